@@ -1,0 +1,1 @@
+"""The networks, their checkpoints, and the graph that the engines run."""

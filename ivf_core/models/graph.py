@@ -1,0 +1,120 @@
+"""The one graph that every engine runs: uint8 pictures in, uint8 pictures out.
+
+Colour conversion, student, head, recolouring and argmax are inside, so that all
+engines compute the same function, data crosses to a device once each way, and
+an export is a single file.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from ivf_core.models.checkpoints import FusionModel
+
+__all__ = ["MINIMUM_SIZE", "FusionGraph", "fold_batch_norm", "luma_chroma", "recolor"]
+
+MINIMUM_SIZE = 16
+"""Smallest height and width: the head's context reaches 1/16."""
+
+# OpenCV's full-range BT.601 in 14-bit fixed point (COLOR_RGB2YCrCb): integers
+# below 2^24, so float32 reproduces its rounding exactly.
+_SCALE = 1 << 14
+_LUMA = (4899.0, 9617.0, 1868.0)
+_CR, _CB = 11682.0, 9241.0
+
+
+def luma_chroma(rgb: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """OpenCV's RGB to YCrCb, to the bit.
+
+    Args:
+        rgb: N x 3 x H x W float32 holding whole numbers 0..255.
+
+    Returns:
+        Y, Cr and Cb, each N x 1 x H x W float32 holding whole numbers 0..255.
+    """
+    red, green, blue = rgb.split(1, dim=1)
+    luma = red * _LUMA[0] + green * _LUMA[1] + blue * _LUMA[2]
+    luma = torch.floor((luma + _SCALE / 2) / _SCALE)
+    offset = 128 * _SCALE + _SCALE / 2
+    cr = torch.floor(((red - luma) * _CR + offset) / _SCALE).clamp(0, 255)
+    cb = torch.floor(((blue - luma) * _CB + offset) / _SCALE).clamp(0, 255)
+    return luma, cr, cb
+
+
+def recolor(fused: Tensor, cr: Tensor, cb: Tensor) -> Tensor:
+    """Give the fused luma the colour of the visible image, as SAGE's code does.
+
+    R = Y + 1.403 (Cr - 0.5), G = Y - 0.714 (Cr - 0.5) - 0.344 (Cb - 0.5),
+    B = Y + 1.773 (Cb - 0.5), all in [0, 1]; then times 255, plus 0.5, clamp, truncate.
+
+    Args:
+        fused: N x 1 x H x W float32, nominally in [0, 1].
+        cr, cb: the same shape, 0..255.
+
+    Returns:
+        N x 3 x H x W float32 holding whole numbers 0..255.
+    """
+    cr = cr / 255 - 0.5
+    cb = cb / 255 - 0.5
+    rgb = torch.cat(
+        (fused + 1.403 * cr, fused - 0.714 * cr - 0.344 * cb, fused + 1.773 * cb), dim=1
+    )
+    return torch.floor((rgb * 255 + 0.5).clamp(0, 255))
+
+
+class FusionGraph(nn.Module):
+    """Student, head and everything around them as one function of two uint8 images.
+
+    Args:
+        model: copied; BatchNorm is folded into the convolutions of the copy.
+    """
+
+    def __init__(self, model: FusionModel) -> None:
+        super().__init__()
+        self.student = fold_batch_norm(model.student)
+        self.head = fold_batch_norm(model.head) if model.head is not None else None
+        self.requires_grad_(False)
+
+    def forward(
+        self, visible: Tensor, infrared: Tensor, want_fused: bool = True, want_labels: bool = True
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Fuse and segment a batch.
+
+        Args:
+            visible: N x H x W x 3 uint8 RGB, H and W at least `MINIMUM_SIZE`.
+            infrared: N x H x W uint8, normalised to the full range.
+            want_fused: False leaves the recolouring out.
+            want_labels: False leaves the head out.
+
+        Returns:
+            The fused picture, N x H x W x 3 uint8 RGB, and class ids,
+            N x H/2 x W/2 uint8 (`LABEL_STRIDE`); None for what is not wanted,
+            and for the ids where there is no head.
+        """
+        rgb = visible.permute(0, 3, 1, 2).float()
+        luma, cr, cb = luma_chroma(rgb)
+        out = self.student(luma / 255, infrared.unsqueeze(1).float() / 255)
+        fused = labels = None
+        if want_fused:
+            fused = recolor(out.fused.float(), cr, cb).permute(0, 2, 3, 1).to(torch.uint8)
+        if want_labels and self.head is not None:
+            labels = self.head(out.features).argmax(dim=1).to(torch.uint8)
+        return fused, labels
+
+
+def fold_batch_norm(module: nn.Module) -> nn.Module:
+    """A copy of `module` whose BatchNorms are folded into the convolutions before them."""
+    module = copy.deepcopy(module).eval()
+    for sequence in module.modules():
+        if not isinstance(sequence, nn.Sequential):
+            continue
+        for index in range(len(sequence) - 1):
+            conv, norm = sequence[index], sequence[index + 1]
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                sequence[index] = fuse_conv_bn_eval(conv, norm)
+                sequence[index + 1] = nn.Identity()
+    return module
