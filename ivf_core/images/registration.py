@@ -1,0 +1,263 @@
+"""Thermal pictures onto the visible camera's pixels."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+import yaml
+
+from ivf_core.images.files import atomic_path
+
+__all__ = ["Registration", "RegistrationError", "fill_uncovered"]
+
+_KEYS = ("homography", "thermal_size", "rgb_size")
+# Of the homography in unit squares; beyond it, the picture collapses to a line.
+_LARGEST_CONDITION_NUMBER = 1e6
+
+
+class RegistrationError(ValueError):
+    """A registration that is missing, incomplete or impossible."""
+
+
+@dataclass(frozen=True)
+class Registration:
+    """Maps thermal pictures onto visible ones, by size or by a homography.
+
+    `Registration()` stretches the thermal picture to the visible size: right
+    for pairs that are registered already. With a homography, the pixel
+    (x, y, 1) of the thermal picture lies at H (x, y, 1) in the visible one.
+    A homography holds for a plane, or for all that is far away against the
+    distance between the two cameras.
+
+    The homography belongs to the two sizes that it was found at and is rescaled
+    for others. Whole coordinates are pixel centres, so that a change of size
+    from w to w' maps x to (x + 0.5) w' / w - 0.5, as `cv2.resize` does.
+
+    The YAML file::
+
+        # thermal pixel -> rgb pixel, row by row
+        homography: [[1.25, 0.01, -80.0],
+                     [0.00, 1.26, -62.5],
+                     [0.00, 0.00, 1.0]]
+        thermal_size: [640, 512]   # width, height
+        rgb_size: [1280, 720]
+
+    Attributes:
+        homography: nine finite numbers, row by row, or None.
+        thermal_size: (width, height) of the thermal picture, or None without
+            a homography.
+        rgb_size: (width, height) of the visible picture, likewise.
+
+    Raises:
+        RegistrationError: names what is wrong.
+    """
+
+    homography: tuple[float, ...] | None = None
+    thermal_size: tuple[int, int] | None = None
+    rgb_size: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        given = [key for key in _KEYS if getattr(self, key) is not None]
+        if not given:
+            return
+        missing = [key for key in _KEYS if key not in given]
+        if missing:
+            raise RegistrationError(
+                f"missing {', '.join(missing)}; needs all of {', '.join(_KEYS)}"
+            )
+        for key in ("thermal_size", "rgb_size"):
+            object.__setattr__(self, key, _checked_size(key, getattr(self, key)))
+        object.__setattr__(self, "homography", self._checked_homography())
+
+    @classmethod
+    def from_yaml(cls, path: str | os.PathLike[str]) -> Registration:
+        """Read a registration; the class says what the file looks like.
+
+        Raises:
+            RegistrationError: names the file, the key and what was expected.
+        """
+        try:
+            entries = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise RegistrationError(f"registration '{path}': cannot be read: {error}") from error
+        if not isinstance(entries, dict):
+            raise RegistrationError(f"registration '{path}': expected keys {', '.join(_KEYS)}")
+        unknown = [str(key) for key in entries if key not in _KEYS]
+        missing = [key for key in _KEYS if entries.get(key) is None]
+        if unknown or missing:
+            raise RegistrationError(
+                f"registration '{path}': unknown keys: {', '.join(unknown) or 'none'}; "
+                f"missing keys: {', '.join(missing) or 'none'}; expected {', '.join(_KEYS)}"
+            )
+        try:
+            return cls(**entries)
+        except RegistrationError as error:
+            raise RegistrationError(f"registration '{path}': {error}") from error
+
+    def to_yaml(self, path: str | os.PathLike[str]) -> None:
+        """Write the homography and its sizes.
+
+        Raises:
+            RegistrationError: there is no homography.
+        """
+        if self.homography is None or self.thermal_size is None or self.rgb_size is None:
+            raise RegistrationError(f"registration '{path}': no homography to write")
+        entries = {
+            "homography": [list(self.homography[row : row + 3]) for row in (0, 3, 6)],
+            "thermal_size": list(self.thermal_size),
+            "rgb_size": list(self.rgb_size),
+        }
+        with atomic_path(path) as temporary:
+            text = yaml.safe_dump(entries, sort_keys=False, default_flow_style=None)
+            temporary.write_text(text, encoding="utf-8")
+
+    def __call__(self, infrared: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """Align one thermal picture.
+
+        Args:
+            infrared: H x W uint8.
+            size: (height, width) of the visible picture.
+
+        Returns:
+            size uint8, 0 outside the thermal view (`coverage`); the input itself
+            where nothing has to be done.
+        """
+        if self.homography is None:
+            if infrared.shape == tuple(size):
+                return infrared
+            return cv2.resize(infrared, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
+        plan = _plan(self, infrared.shape, tuple(size))
+        # The border repeats the edge pixels, so that the last half pixel of the
+        # view does not fade to black; what lies outside is then cut off.
+        aligned = cv2.warpPerspective(
+            infrared,
+            plan.homography,
+            (size[1], size[0]),
+            flags=cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_REPLICATE,
+        )
+        return aligned if plan.mask is None else cv2.bitwise_and(aligned, plan.mask)
+
+    def coverage(self, infrared_shape: tuple[int, int], size: tuple[int, int]) -> np.ndarray | None:
+        """Which visible pixels the thermal camera sees.
+
+        Args:
+            infrared_shape: (height, width) of the thermal picture.
+            size: (height, width) of the visible picture.
+
+        Returns:
+            size bool, read-only and cached, or None when all pixels are covered.
+        """
+        if self.homography is None:
+            return None
+        return _plan(self, tuple(infrared_shape), tuple(size)).coverage
+
+    def _checked_homography(self) -> tuple[float, ...]:
+        try:
+            matrix = np.asarray(self.homography, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise RegistrationError(f"homography: expected 3 x 3 numbers: {error}") from error
+        if matrix.shape not in ((3, 3), (9,)):
+            raise RegistrationError(f"homography: shape {matrix.shape}, expected 3 x 3 numbers")
+        if not np.isfinite(matrix).all():
+            raise RegistrationError("homography: has values that are not finite")
+        matrix = matrix.reshape(3, 3)
+        assert self.thermal_size is not None
+        assert self.rgb_size is not None
+        unit = (
+            _size_change(self.rgb_size, (1, 1)) @ matrix @ _size_change((1, 1), self.thermal_size)
+        )
+        if not np.linalg.cond(unit) < _LARGEST_CONDITION_NUMBER:
+            raise RegistrationError("homography: singular, it does not map an area to an area")
+        width, height = self.thermal_size
+        corners = np.array([(x, y, 1) for x in (0, width - 1) for y in (0, height - 1)])
+        depths = corners @ matrix[2]
+        if not (np.all(depths > 0) or np.all(depths < 0)):
+            raise RegistrationError(
+                "homography: maps part of the thermal picture to infinity; is thermal_size right?"
+            )
+        return tuple(matrix.ravel().tolist())
+
+
+def fill_uncovered(
+    infrared: np.ndarray, visible: np.ndarray, coverage: np.ndarray | None
+) -> np.ndarray:
+    """Put the visible luma where the thermal camera sees nothing.
+
+    Fusion then leaves these pixels much as the visible camera sees them,
+    instead of darkening them.
+
+    Args:
+        infrared: H x W uint8, aligned.
+        visible: H x W x 3 uint8 RGB.
+        coverage: H x W bool as `Registration.coverage` returns it.
+
+    Returns:
+        H x W uint8; `infrared` itself when everything is covered.
+    """
+    if coverage is None:
+        return infrared
+    luma = cv2.cvtColor(visible, cv2.COLOR_RGB2GRAY)
+    return cv2.copyTo(infrared, coverage.view(np.uint8), luma)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What a registration needs for one pair of sizes."""
+
+    homography: np.ndarray
+    coverage: np.ndarray | None
+    mask: np.ndarray | None  # the coverage as 0 and 255
+
+
+@lru_cache(maxsize=8)
+def _plan(
+    registration: Registration, infrared_shape: tuple[int, int], size: tuple[int, int]
+) -> _Plan:
+    assert registration.homography is not None
+    assert registration.thermal_size is not None
+    assert registration.rgb_size is not None
+    homography = (
+        _size_change(registration.rgb_size, (size[1], size[0]))
+        @ np.reshape(registration.homography, (3, 3))
+        @ _size_change((infrared_shape[1], infrared_shape[0]), registration.thermal_size)
+    )
+    covered = _covered(np.linalg.inv(homography), infrared_shape, size)
+    if covered.all():
+        return _Plan(homography, None, None)
+    covered.setflags(write=False)
+    return _Plan(homography, covered, covered.astype(np.uint8) * np.uint8(255))
+
+
+def _covered(
+    inverse: np.ndarray, infrared_shape: tuple[int, int], size: tuple[int, int]
+) -> np.ndarray:
+    """Where `inverse` leads from the visible picture into the thermal one, H x W bool."""
+    y, x = np.ogrid[: size[0], : size[1]]
+    u, v, w = (row[0] * x + row[1] * y + row[2] for row in inverse)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        u, v = u / w, v / w
+    # A thousandth of a pixel makes up for rounding at the outer edges.
+    low, high = -0.501, np.subtract(infrared_shape, 0.499)
+    return (u >= low) & (u <= high[1]) & (v >= low) & (v <= high[0])
+
+
+def _size_change(old: tuple[int, int], new: tuple[int, int]) -> np.ndarray:
+    """3 x 3 matrix from the pixels of a (width, height) picture to those of another size."""
+    sx, sy = new[0] / old[0], new[1] / old[1]
+    return np.array([[sx, 0, (sx - 1) / 2], [0, sy, (sy - 1) / 2], [0, 0, 1]])
+
+
+def _checked_size(key: str, value: object) -> tuple[int, int]:
+    if (
+        not isinstance(value, (list, tuple))
+        or len(value) != 2
+        or not all(type(number) is int and number > 0 for number in value)
+    ):
+        raise RegistrationError(f"{key}: {value!r}, expected [width, height] in pixels")
+    return value[0], value[1]

@@ -1,0 +1,274 @@
+"""Thermal frames of any depth to 8 bits, without flicker.
+
+Counts are never taken for temperatures: only their order and spread matter.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+__all__ = ["MINIMUM_SPANS", "THERMAL_MODES", "GainControl", "ThermalNormalizer"]
+
+THERMAL_MODES = ("auto", "percentile", "full_range")
+"""How frames become 8 bits; see `ThermalNormalizer`."""
+
+MINIMUM_SPANS = {"uint8": 16.0, "uint16": 64.0, "float32": 1 / 256}
+"""Default smallest window. In counts for integers, above the noise of common sensors.
+
+float32 has no unit to know it by, so there the value is a fraction of the
+window's larger magnitude: 1.2 for a scene at 300 K, 0.002 for one at 0.5.
+"""
+
+_SAMPLE_PIXELS = 40_000
+_GAP_IN_TIME_CONSTANTS = 5.0
+
+
+class GainControl:
+    """Percentile gain control whose window of counts moves smoothly in time.
+
+    The counts at two percentiles of a frame are its window: everything below
+    becomes 0, everything above 255, linearly between. The window in use follows
+    the frames' own ones exponentially in stamp time,
+    `window += (1 - exp(-dt / smoothing_seconds)) * (measured - window)`, so that
+    the result depends neither on the processing speed nor, for a given scene,
+    on the frame rate. The first frame, one without a stamp, of another dtype,
+    earlier than its predecessor, or more than five time constants later uses
+    its own window at once.
+
+    Args:
+        low_percentile: share of pixels, in percent, that may turn black.
+        high_percentile: share of pixels, in percent, that stays below white.
+        smoothing_seconds: time constant of the window; 0 turns smoothing off.
+        minimum_span: smallest width of the window in counts, so that a uniform
+            scene shows as grey and not as amplified noise. None takes the
+            dtype's entry of `MINIMUM_SPANS`.
+
+    Attributes:
+        repaired_pixels: non-finite pixels that the last call filled.
+
+    Raises:
+        ValueError: an option is out of range; the message names it.
+    """
+
+    def __init__(
+        self,
+        low_percentile: float = 0.5,
+        high_percentile: float = 99.5,
+        smoothing_seconds: float = 0.5,
+        minimum_span: float | None = None,
+    ) -> None:
+        if not (math.isfinite(smoothing_seconds) and smoothing_seconds >= 0):
+            raise ValueError(f"smoothing_seconds is {smoothing_seconds}, expected 0 or more")
+        if minimum_span is not None and not (math.isfinite(minimum_span) and minimum_span > 0):
+            raise ValueError(f"minimum_span is {minimum_span}, expected more than 0 or None")
+        self.set_percentiles(low_percentile, high_percentile)
+        self.smoothing_seconds = smoothing_seconds
+        self.minimum_span = minimum_span
+        self.repaired_pixels = 0
+        self.reset()
+
+    @property
+    def percentiles(self) -> tuple[float, float]:
+        """The low and the high percentile, 0 to 100."""
+        return self._percentiles
+
+    @property
+    def window(self) -> tuple[float, float] | None:
+        """The counts that map to 0 and to 255, or None before the first frame."""
+        return self._window
+
+    def set_percentiles(self, low_percentile: float, high_percentile: float) -> None:
+        """Change both percentiles; the window moves over to them smoothly.
+
+        Safe while another thread processes a frame.
+
+        Raises:
+            ValueError: not 0 <= low_percentile < high_percentile <= 100.
+        """
+        if not 0 <= low_percentile < high_percentile <= 100:
+            raise ValueError(
+                f"low_percentile is {low_percentile} and high_percentile is {high_percentile}, "
+                "expected 0 <= low_percentile < high_percentile <= 100"
+            )
+        self._percentiles = (float(low_percentile), float(high_percentile))
+
+    def reset(self) -> None:
+        """Forget the window: the next frame uses its own at once."""
+        self._window: tuple[float, float] | None = None
+        self._seconds: float | None = None
+        self._dtype: np.dtype | None = None
+
+    def __call__(self, image: np.ndarray, seconds: float | None = None) -> np.ndarray:
+        """Map one frame to 8 bits.
+
+        Args:
+            image: H x W uint8, uint16 or float32. Non-finite pixels take no part
+                in the percentiles and become 0.
+            seconds: the frame's time stamp.
+
+        Returns:
+            H x W uint8.
+
+        Raises:
+            ValueError: another shape or dtype, or no finite pixel; the state
+                stays as it was.
+        """
+        _check_frame(image)
+        finite = _finite_mask(image)
+        measured = self._measure(image, finite)
+        rate = self._follow_rate(image.dtype, seconds)
+        if self._window is None or rate == 1.0:
+            self._window = measured
+        else:
+            low, high = self._window
+            self._window = (low + rate * (measured[0] - low), high + rate * (measured[1] - high))
+        self._seconds, self._dtype = seconds, image.dtype
+        self.repaired_pixels = _count_false(finite)
+        return _to_bytes(image, *self._window, finite)
+
+    def _measure(self, image: np.ndarray, finite: np.ndarray | None) -> tuple[float, float]:
+        """The frame's own window, widened to the minimum span about its centre."""
+        step = math.ceil(math.sqrt(image.size / _SAMPLE_PIXELS))
+        sample = image[::step, ::step]
+        if finite is None:
+            sample = sample.ravel()
+        else:
+            sample = sample[finite[::step, ::step]]
+            if not sample.size:
+                sample = image[finite]
+        ranks = [round(percent / 100 * (sample.size - 1)) for percent in self._percentiles]
+        ordered = np.partition(sample, ranks)  # several times as fast as np.percentile
+        low, high = (float(ordered[rank]) for rank in ranks)
+        excess = self._smallest_span(image.dtype, max(abs(low), abs(high))) - (high - low)
+        if excess > 0:
+            low, high = low - excess / 2, high + excess / 2
+        return low, high
+
+    def _smallest_span(self, dtype: np.dtype, magnitude: float) -> float:
+        if dtype != np.float32:
+            return self.minimum_span or MINIMUM_SPANS[dtype.name]
+        span = self.minimum_span or MINIMUM_SPANS["float32"] * magnitude
+        # Both ends must remain apart in single precision, at zero as well.
+        return max(span, 2.0**-16 * magnitude, 1e-6)
+
+    def _follow_rate(self, dtype: np.dtype, seconds: float | None) -> float:
+        """How far the window goes towards the measured one, 0 to 1."""
+        if seconds is None or self._seconds is None or dtype != self._dtype:
+            return 1.0
+        elapsed = seconds - self._seconds
+        if not 0 <= elapsed <= _GAP_IN_TIME_CONSTANTS * self.smoothing_seconds:
+            return 1.0
+        if self.smoothing_seconds == 0:
+            return 1.0
+        return -math.expm1(-elapsed / self.smoothing_seconds)
+
+
+class ThermalNormalizer:
+    """Thermal frames to 8 bits in one of `THERMAL_MODES`.
+
+    - "auto": 8-bit frames pass as they are, since their camera has done its
+      gain control; all others go through `GainControl`.
+    - "percentile": every frame goes through `GainControl`.
+    - "full_range": the dtype's range becomes 0..255, for float32 [0, 1].
+      Frames of 14 significant bits in 16 turn out dark in this mode.
+
+    Args:
+        mode: one of `THERMAL_MODES`.
+        gain: the gain control to use; None takes the default one.
+
+    Attributes:
+        gain: the gain control, for changing its percentiles at run time.
+        repaired_pixels: non-finite pixels that the last call filled with 0.
+
+    Raises:
+        ValueError: unknown mode.
+    """
+
+    def __init__(self, mode: str = "auto", gain: GainControl | None = None) -> None:
+        self.mode = mode
+        self.gain = gain or GainControl()
+        self.repaired_pixels = 0
+
+    @property
+    def mode(self) -> str:
+        """The mode in use; can be set at any time."""
+        return self._mode
+
+    @mode.setter
+    def mode(self, mode: str) -> None:
+        if mode not in THERMAL_MODES:
+            raise ValueError(f"mode is '{mode}', expected one of: {', '.join(THERMAL_MODES)}")
+        self._mode = mode
+
+    def reset(self) -> None:
+        """Forget the gain control's past, as after a jump in time."""
+        self.gain.reset()
+
+    def __call__(self, image: np.ndarray, seconds: float | None = None) -> np.ndarray:
+        """Map one frame to 8 bits.
+
+        Args:
+            image: H x W uint8, uint16 or float32.
+            seconds: the frame's time stamp.
+
+        Returns:
+            H x W uint8; the input itself where nothing has to be done.
+
+        Raises:
+            ValueError: another shape or dtype, or no finite pixel.
+        """
+        mode = self._mode  # read once: another thread may change it
+        _check_frame(image)
+        if image.dtype == np.uint8 and mode != "percentile":
+            self.repaired_pixels = 0
+            return image
+        if mode == "full_range":
+            finite = _finite_mask(image)
+            self.repaired_pixels = _count_false(finite)
+            high = 1.0 if image.dtype == np.float32 else float(np.iinfo(image.dtype).max)
+            return _to_bytes(image, 0.0, high, finite)
+        mapped = self.gain(image, seconds)
+        self.repaired_pixels = self.gain.repaired_pixels
+        return mapped
+
+
+def _check_frame(image: np.ndarray) -> None:
+    if image.ndim != 2 or not image.size:
+        raise ValueError(f"thermal frame has shape {image.shape}, expected H x W")
+    if image.dtype not in (np.uint8, np.uint16, np.float32):
+        raise ValueError(f"thermal frame is {image.dtype}, expected uint8, uint16 or float32")
+
+
+def _finite_mask(image: np.ndarray) -> np.ndarray | None:
+    """Which pixels are finite, or None when all are.
+
+    Raises:
+        ValueError: none is.
+    """
+    if image.dtype != np.float32:
+        return None
+    finite = np.isfinite(image)
+    if finite.all():
+        return None
+    if not finite.any():
+        raise ValueError("thermal frame has no finite pixel")
+    return finite
+
+
+def _count_false(mask: np.ndarray | None) -> int:
+    return 0 if mask is None else int(mask.size - np.count_nonzero(mask))
+
+
+def _to_bytes(image: np.ndarray, low: float, high: float, finite: np.ndarray | None) -> np.ndarray:
+    """Map counts [low, high] to 0..255, rounded; pixels that are not finite become 0."""
+    start, end = np.float32(low), np.float32(high)
+    counts = image.astype(np.float32)
+    if finite is not None:
+        counts[~finite] = start
+    np.clip(counts, start, end, out=counts)  # before scaling: huge counts cannot overflow
+    counts -= start
+    counts *= np.float32(255.0 / (float(end) - float(start)))
+    np.rint(counts, out=counts)
+    return counts.astype(np.uint8)
