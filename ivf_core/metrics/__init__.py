@@ -1,0 +1,1 @@
+"""Scores of fused pictures and masks."""

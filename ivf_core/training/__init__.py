@@ -1,0 +1,1 @@
+"""Training of the students and heads, offline."""

@@ -1,0 +1,227 @@
+"""Distil a student from a reference of the same structure.
+
+First each convolution learns for itself: it sees the input of its twin in the
+reference and regresses the twin's output, so that eighteen small problems are
+solved side by side and no error adds up on the way. Then the student runs on
+its own and learns the fused luma and the five stage features end to end, so
+that heads trained on either network read both.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ivf_core.data.pairs import CropSampler, Pair, hold_out, read_pair_folder
+from ivf_core.models.checkpoints import FusionModel, load_model, save_model
+from ivf_core.models.student import FusionStudent
+from ivf_core.training.losses import relative_feature_error
+from ivf_core.training.recipes import data_directory
+
+__all__ = ["StudentRecipe", "learn_alone", "luma_psnr", "train_student"]
+
+
+@dataclass(frozen=True)
+class StudentRecipe:
+    """Distillation of a student from a reference student."""
+
+    reference: str
+    """Weights to learn from: shipped name, or a file relative to the data directory."""
+    folders: tuple[str, ...]
+    """Folders of pairs, relative to the data directory."""
+    output: str
+    """The weights file to write."""
+    hold_out_every: int = 7
+    """Each n-th pair of every folder is kept out of training and scored at the end."""
+    steps: int = 6000
+    """Optimizer steps."""
+    batch_size: int = 4
+    crop: tuple[int, int] = (160, 192)
+    """Height and width of a crop in pixels."""
+    learning_rate: float = 2e-3
+    """Of Adam, falling to `final_learning_rate` along a cosine."""
+    final_learning_rate: float = 1e-5
+    alone_until: float = 0.75
+    """Share of the steps in which each convolution learns for itself."""
+    freeze_norm_at: float = 0.05
+    """Share of the steps after which BatchNorm keeps its running statistics."""
+    feature_weight: float = 1.0
+    """Weight of the relative error of the five features, end to end."""
+    output_weight: float = 20.0
+    """Weight of the absolute error of the fused luma, end to end."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch_size < 1:
+            raise ValueError("steps and batch_size must be at least 1")
+        for name in ("alone_until", "freeze_norm_at"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+
+
+def train_student(recipe: StudentRecipe) -> dict[str, float]:
+    """Run `recipe`, write its weights, and score them on the pairs kept out.
+
+    Returns:
+        PSNR of the fused luma against the reference in dB, the mean of the
+        pairs kept out, by folder.
+
+    Raises:
+        FloatingPointError: the loss is no longer finite.
+    """
+    torch.manual_seed(recipe.seed)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    root = data_directory()
+    path = root / recipe.reference
+    teacher = load_model(path if path.is_file() else recipe.reference).student
+    teacher = teacher.to(device).to(memory_format=torch.channels_last)
+    training: list[Pair] = []
+    kept_out: dict[str, list[Pair]] = {}
+    for folder in recipe.folders:
+        train, kept_out[folder] = hold_out(read_pair_folder(root / folder), recipe.hold_out_every)
+        training += train
+
+    student = FusionStudent().to(device).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.Adam(student.parameters(), lr=recipe.learning_rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
+        optimizer, recipe.steps, eta_min=recipe.final_learning_rate
+    )
+    batches = CropSampler(training, recipe.crop, scales=(0.8, 1.6), seed=recipe.seed).batches(
+        recipe.batch_size
+    )
+    for step in (progress := tqdm(range(recipe.steps), desc="student", mininterval=5)):
+        student.train()
+        if step >= recipe.freeze_norm_at * recipe.steps:
+            _freeze_norm(student)
+        luma, infrared, _ = (torch.from_numpy(part).to(device) for part in next(batches))
+        optimizer.zero_grad()
+        if step < recipe.alone_until * recipe.steps:
+            losses = {"units": learn_alone(student, teacher, luma, infrared)}
+        else:
+            losses = _learn_together(student, teacher, luma, infrared, recipe)
+        if not all(math.isfinite(value) for value in losses.values()):
+            raise FloatingPointError(f"step {step}: a loss is not finite: {losses}")
+        optimizer.step()
+        schedule.step()
+        if step % 50 == 0:
+            progress.set_postfix({name: f"{value:.5f}" for name, value in losses.items()})
+
+    student.eval()
+    scores = {
+        folder: luma_psnr(student, teacher, pairs, device) for folder, pairs in kept_out.items()
+    }
+    save_model(
+        FusionModel(student.to("cpu")),
+        recipe.output,
+        source=f"distilled from {Path(recipe.reference).name} in {recipe.steps} steps",
+    )
+    return scores
+
+
+def learn_alone(student: nn.Module, teacher: nn.Module, luma: Tensor, infrared: Tensor) -> float:
+    """Gradients of every convolution's own problem, as the teacher's pass goes by.
+
+    For each convolution with its BatchNorm the loss is the relative error
+    ||BN(conv(x)) - t||^2 / ||t||^2, x and t the input and output of its twin.
+
+    Args:
+        student, teacher: of one structure; the teacher in evaluation mode.
+        luma, infrared: a batch, N x 1 x H x W in [0, 1].
+
+    Returns:
+        The mean of the losses.
+    """
+    losses: list[float] = []
+    inputs: dict[nn.Module, Tensor] = {}
+    hooks = []
+
+    def remember(conv: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        inputs[conv] = arguments[0]
+
+    def regress(twin: nn.Module, conv: nn.Module, norm: nn.Module | None, target: Tensor) -> None:
+        # Backward here, before the activation overwrites the target in place.
+        with torch.enable_grad():
+            out = conv(inputs.pop(twin))
+            out = norm(out) if norm is not None else out
+            loss = F.mse_loss(out, target) / target.square().mean().clamp_min(1e-12)
+            loss.backward()
+        losses.append(loss.item())
+
+    for (twin, twin_norm), (conv, norm) in zip(_units(teacher), _units(student), strict=True):
+        hooks.append(twin.register_forward_pre_hook(remember))
+        last = twin_norm if twin_norm is not None else twin
+
+        def regress_here(
+            _module: nn.Module,
+            _inputs: object,
+            target: Tensor,
+            twin: nn.Module = twin,
+            conv: nn.Module = conv,
+            norm: nn.Module | None = norm,
+        ) -> None:
+            regress(twin, conv, norm, target)
+
+        hooks.append(last.register_forward_hook(regress_here))
+    try:
+        with torch.no_grad():
+            teacher(luma, infrared)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return sum(losses) / len(losses)
+
+
+def _learn_together(
+    student: nn.Module, teacher: nn.Module, luma: Tensor, infrared: Tensor, recipe: StudentRecipe
+) -> dict[str, float]:
+    """Gradients of the loss end to end; returns its parts."""
+    with torch.no_grad():
+        target = teacher(luma, infrared)
+    out = student(luma, infrared)
+    features = relative_feature_error(out.features, target.features)
+    output = F.l1_loss(out.fused, target.fused)
+    (recipe.feature_weight * features + recipe.output_weight * output).backward()
+    return {"features": features.item(), "output": output.item()}
+
+
+def _units(network: nn.Module) -> Iterator[tuple[nn.Conv2d, nn.BatchNorm2d | None]]:
+    """The convolutions in order, each with the BatchNorm that follows it."""
+    modules = [m for m in network.modules() if isinstance(m, (nn.Conv2d, nn.BatchNorm2d))]
+    for module, after in zip(modules, [*modules[1:], None], strict=True):
+        if isinstance(module, nn.Conv2d):
+            yield module, after if isinstance(after, nn.BatchNorm2d) else None
+
+
+@torch.inference_mode()
+def luma_psnr(
+    student: nn.Module, reference: nn.Module, pairs: Sequence[Pair], device: torch.device
+) -> float:
+    """Mean over `pairs` of the PSNR of one student's fused luma against another's, in dB."""
+    values = []
+    for pair in pairs:
+        luma, infrared = (
+            torch.from_numpy(plane).to(device)[None, None].float() / 255
+            for plane in (pair.luma, pair.infrared)
+        )
+        ours, theirs = (
+            network(luma, infrared).fused.clamp(0, 1) for network in (student, reference)
+        )
+        values.append(_psnr(ours, theirs))
+    return sum(values) / len(values)
+
+
+def _psnr(a: Tensor, b: Tensor) -> float:
+    return -10 * math.log10(max(F.mse_loss(a, b).item(), 1e-10))
+
+
+def _freeze_norm(network: nn.Module) -> None:
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()

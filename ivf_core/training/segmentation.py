@@ -1,0 +1,228 @@
+"""Train a segmentation head on the features of a frozen student.
+
+Half of each batch are real pairs with labels (pseudo-labels where nothing
+better is at hand: then the scores against them measure agreement, not truth),
+half are synthetic scenes with exact labels.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ivf_core.class_sets import CLASS_SETS
+from ivf_core.data.pairs import CropSampler, Pair, hold_out, read_pair_folder
+from ivf_core.data.scenes import random_scene
+from ivf_core.metrics.segmentation import ConfusionMatrix
+from ivf_core.models.checkpoints import load_model, save_model
+from ivf_core.models.graph import fold_batch_norm
+from ivf_core.models.segmentation import LABEL_STRIDE, SegmentationHead
+from ivf_core.training.losses import ohem_cross_entropy
+from ivf_core.training.recipes import data_directory
+
+__all__ = ["HeadRecipe", "class_weights", "score_head", "train_head"]
+
+
+@dataclass(frozen=True)
+class HeadRecipe:
+    """Training of a head on a student's features."""
+
+    student: str
+    """Weights whose student the head reads: shipped name or file."""
+    output: str
+    """The weights file to write: that student with the new head."""
+    class_set: str = "mfnet"
+    """Classes: mfnet, fmb or pst900. Synthetic scenes know mfnet only."""
+    folder: str = "msrs"
+    """Folder of labelled pairs, relative to the data directory; empty for none."""
+    labels: str = "pseudo_labels"
+    """Its folder of class ids."""
+    confidence: str = "pseudo_confidence"
+    """Its folder of confidences; empty where labels are certain."""
+    minimum_confidence: float = 0.8
+    """Labels below it are ignored in training."""
+    hold_out_every: int = 7
+    """Each n-th pair is kept out of training and scored at the end."""
+    scenes: int = 600
+    """Synthetic scenes, drawn once before training."""
+    held_out_scenes: int = 60
+    """Further ones, for the score."""
+    steps: int = 3200
+    """Optimizer steps."""
+    real_per_batch: int = 2
+    """Crops of real pairs in a batch."""
+    synthetic_per_batch: int = 2
+    """Crops of synthetic scenes in a batch."""
+    crop: tuple[int, int] = (240, 320)
+    """Height and width of a crop in pixels."""
+    scales: tuple[float, float] = (0.6, 1.5)
+    """Crops cover this range of sizes before they are resized."""
+    focus: float = 0.6
+    """Share of crops that are placed on a labelled object."""
+    learning_rate: float = 2e-3
+    """Of AdamW, falling to zero along a cosine."""
+    weight_decay: float = 1e-2
+    """Of AdamW."""
+    average_decay: float = 0.998
+    """Of the moving average of the weights, which is what ships."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.class_set not in CLASS_SETS:
+            raise ValueError(f"class_set '{self.class_set}', known: {', '.join(CLASS_SETS)}")
+        if self.scenes and self.class_set != "mfnet":
+            raise ValueError("scenes: synthetic scenes have mfnet's classes only")
+        if not self.folder and not self.scenes:
+            raise ValueError("folder and scenes: there is nothing to train on")
+
+
+def train_head(recipe: HeadRecipe) -> dict[str, dict[str, float]]:
+    """Run `recipe`, write its weights, and score them on what was kept out.
+
+    Returns:
+        By set: IoU of each class that occurs, by name, and "mean".
+
+    Raises:
+        FloatingPointError: the loss is no longer finite.
+    """
+    torch.manual_seed(recipe.seed)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    class_set = CLASS_SETS[recipe.class_set]
+    model = load_model(recipe.student)
+    student = fold_batch_norm(model.student).to(device).to(memory_format=torch.channels_last)
+    head = SegmentationHead(len(class_set), feature_channels=model.student.channels)
+    head = head.to(device).to(memory_format=torch.channels_last)
+
+    real, kept_out = _real_pairs(recipe)
+    scenes = [_scene(recipe.seed, n) for n in tqdm(range(recipe.scenes), desc="draw scenes")]
+    sources = [
+        _crops(pairs, recipe).batches(count)
+        for pairs, count in ((real, recipe.real_per_batch), (scenes, recipe.synthetic_per_batch))
+        if pairs and count
+    ]
+    weights = class_weights([*real, *scenes], len(class_set)).to(device)
+    average = torch.optim.swa_utils.AveragedModel(
+        head,
+        multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.average_decay),
+        use_buffers=True,
+    )
+    optimizer = torch.optim.AdamW(
+        head.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.steps)
+    head.train()
+    for step in (progress := tqdm(range(recipe.steps), desc="head", mininterval=5)):
+        luma, infrared, labels = (
+            torch.from_numpy(np.concatenate(parts)).to(device)
+            for parts in zip(*(next(source) for source in sources), strict=True)
+        )
+        with torch.no_grad():
+            features = student(luma, infrared).features
+        loss = ohem_cross_entropy(
+            head(features), labels[:, ::LABEL_STRIDE, ::LABEL_STRIDE], class_weights=weights
+        )
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"step {step}: the loss is {loss.item()}")
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        average.update_parameters(head)
+        if step % 50 == 0:
+            progress.set_postfix(loss=f"{loss.item():.3f}")
+
+    trained = cast(SegmentationHead, copy.deepcopy(average.module).eval().requires_grad_(False))
+    scores = {}
+    if kept_out:
+        scores[f"{recipe.folder}, {len(kept_out)} pairs kept out, against {recipe.labels}"] = (
+            score_head(student, trained, kept_out, class_set.names, device)
+        )
+    held_out = [_scene(recipe.seed, -1 - n) for n in range(recipe.held_out_scenes)]
+    if held_out:
+        scores[f"{len(held_out)} synthetic scenes kept out"] = score_head(
+            student, trained, held_out, class_set.names, device
+        )
+    save_model(
+        replace(model, head=trained.to("cpu"), class_set=class_set),
+        recipe.output,
+        head_source=f"{recipe.steps} steps on {recipe.folder} {recipe.labels} "
+        f"and {recipe.scenes} synthetic scenes",
+    )
+    return scores
+
+
+def class_weights(pairs: Sequence[Pair], num_classes: int) -> Tensor:
+    """Weights against imbalance, 1 / ln(1.1 + p) by class share p (as in ENet), mean 1."""
+    counts = np.zeros(256)
+    for pair in pairs:
+        if pair.labels is not None:
+            counts += np.bincount(pair.labels.ravel(), minlength=256)
+    share = counts[:num_classes] / max(1.0, counts[:num_classes].sum())
+    weights = torch.from_numpy(1 / np.log(1.1 + share)).float()
+    return weights / weights.mean()
+
+
+@torch.inference_mode()
+def score_head(
+    student: nn.Module,
+    head: nn.Module,
+    pairs: Sequence[Pair],
+    names: Sequence[str],
+    device: torch.device,
+) -> dict[str, float]:
+    """IoU by class name at the pictures' full size, and "mean" of the classes that occur."""
+    matrix = ConfusionMatrix(len(names))
+    for pair in pairs:
+        assert pair.labels is not None
+        luma, infrared = (
+            torch.from_numpy(plane).to(device)[None, None].float() / 255
+            for plane in (pair.luma, pair.infrared)
+        )
+        ids = head(student(luma, infrared).features).argmax(dim=1)[0].to(torch.uint8)
+        height, width = pair.labels.shape
+        predicted = cv2.resize(ids.cpu().numpy(), (width, height), interpolation=cv2.INTER_NEAREST)
+        matrix.update(predicted, pair.labels)
+    scores = {
+        name: float(value)
+        for name, value in zip(names, matrix.iou(), strict=True)
+        if not np.isnan(value)
+    }
+    return {**scores, "mean": matrix.mean_iou()}
+
+
+def _crops(pairs: Sequence[Pair], recipe: HeadRecipe) -> CropSampler:
+    return CropSampler(
+        pairs, recipe.crop, scales=recipe.scales, focus=recipe.focus, seed=recipe.seed
+    )
+
+
+def _real_pairs(recipe: HeadRecipe) -> tuple[list[Pair], list[Pair]]:
+    if not recipe.folder:
+        return [], []
+    root = data_directory() / recipe.folder
+    train, _ = hold_out(
+        read_pair_folder(
+            root,
+            labels=recipe.labels,
+            confidence=recipe.confidence or None,
+            minimum_confidence=recipe.minimum_confidence,
+        ),
+        recipe.hold_out_every,
+    )
+    # Scored on every pixel, the doubtful ones too.
+    _, kept_out = hold_out(read_pair_folder(root, labels=recipe.labels), recipe.hold_out_every)
+    return train, kept_out
+
+
+def _scene(seed: int, number: int) -> Pair:
+    scene = random_scene(np.random.default_rng((seed, number & 0xFFFFFFFF)))
+    luma = cv2.cvtColor(scene.visible, cv2.COLOR_RGB2YCrCb)[..., 0].copy()
+    return Pair(f"scene {number}", luma, scene.infrared, scene.labels)

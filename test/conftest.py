@@ -1,0 +1,40 @@
+"""Fixtures of all tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from ivf_core.class_sets import MFNET
+from ivf_core.models.checkpoints import FusionModel, save_model
+from ivf_core.models.segmentation import SegmentationHead
+from ivf_core.models.student import FusionStudent
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The shared real images; skips the test where they are absent."""
+    root = Path(__file__).parent.parent
+    path = (root / os.environ.get("IVF_DATA", "../shared/data")).resolve()
+    if not path.is_dir():
+        pytest.skip(f"no shared data at {path} (set IVF_DATA)")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> FusionModel:
+    """A narrow student and head with random weights: right in kind, quick to run."""
+    torch.manual_seed(0)
+    student = FusionStudent(8).eval().requires_grad_(False)
+    head = SegmentationHead(len(MFNET), 8, (8, 8, 8)).eval().requires_grad_(False)
+    return FusionModel(student, head, MFNET, name="tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tiny_model: FusionModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_model(tiny_model, path)
+    return path

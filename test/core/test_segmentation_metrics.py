@@ -1,0 +1,39 @@
+"""Intersection over union, by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ivf_core.metrics.segmentation import ConfusionMatrix
+
+
+def test_by_hand() -> None:
+    truth = np.array([[0, 0, 1, 1], [2, 2, 255, 255]])
+    predicted = np.array([[0, 1, 1, 1], [0, 2, 2, 0]])
+    matrix = ConfusionMatrix(4)
+    matrix.update(predicted, truth)
+    # class 0: 1 hit, union {2 true + 1 false}; 1: 2 of 3; 2: 1 of 2; 3 occurs nowhere.
+    np.testing.assert_allclose(matrix.iou(), [1 / 3, 2 / 3, 1 / 2, np.nan])
+    assert matrix.mean_iou() == pytest.approx(0.5)
+    assert matrix.counts.sum() == 6
+    matrix.update(np.full((1, 2), 3), np.array([[0, 255]]))
+    np.testing.assert_allclose(matrix.iou(), [1 / 4, 2 / 3, 1 / 2, 0])
+
+
+def test_nothing_labelled() -> None:
+    matrix = ConfusionMatrix(2)
+    matrix.update(np.zeros((2, 2), np.uint8), np.full((2, 2), 255, np.uint8))
+    assert np.isnan(matrix.iou()).all()
+    assert np.isnan(matrix.mean_iou())
+
+
+def test_refused() -> None:
+    matrix = ConfusionMatrix(3)
+    with pytest.raises(ValueError, match=r"truth has ids 0 to 7, expected 0 to 2"):
+        matrix.update(np.zeros(2, np.uint8), np.array([0, 7], np.uint8))
+    with pytest.raises(ValueError, match=r"predicted has ids 3 to 3"):
+        matrix.update(np.array([3]), np.array([0]))
+    with pytest.raises(ValueError, match=r"predicted is \(2,\), truth is \(3,\)"):
+        matrix.update(np.zeros(2), np.zeros(3))
+    assert not matrix.counts.any()

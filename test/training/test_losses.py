@@ -1,0 +1,69 @@
+"""Losses, by hand or in float64 NumPy."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from ivf_core.training.losses import (
+    cosine_feature_loss,
+    ohem_cross_entropy,
+    relative_feature_error,
+)
+
+
+def test_cosine_feature_loss() -> None:
+    f = torch.tensor([[1.0, 0.0], [1.0, 1.0]]).reshape(2, 2, 1, 1)
+    g = torch.tensor([[0.0, 2.0], [3.0, 3.0]]).reshape(2, 2, 1, 1)
+    # First picture orthogonal, second parallel: mean (1 + 0) / 2, and twice for two stages.
+    assert cosine_feature_loss([f], [g]).item() == pytest.approx(0.5)
+    assert cosine_feature_loss([f, f], [g, g]).item() == pytest.approx(1.0)
+    random = np.random.default_rng(0)
+    a, b = random.standard_normal((2, 3, 4, 5, 6))
+    expected = np.mean(
+        [
+            1 - np.sum(x * y) / np.linalg.norm(x) / np.linalg.norm(y)
+            for x, y in zip(a, b, strict=True)
+        ]
+    )
+    loss = cosine_feature_loss([torch.from_numpy(a)], [torch.from_numpy(b)])
+    assert loss.item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_relative_feature_error() -> None:
+    g = torch.tensor([3.0, 4.0]).reshape(1, 2, 1, 1)
+    assert relative_feature_error([g], [g]).item() == 0
+    assert relative_feature_error([2 * g], [g]).item() == pytest.approx(1.0)
+    assert relative_feature_error([0 * g, g], [g, g]).item() == pytest.approx(1.0)
+
+
+def test_ohem_counts_the_hard_pixels_only() -> None:
+    # Probability of the truth: 0.9 (easy), 0.5 and 0.2 (hard), and an ignored pixel.
+    probability = [0.9, 0.5, 0.2, 0.1]
+    logits = torch.tensor([[math.log(p), math.log(1 - p)] for p in probability])
+    logits = logits.T.reshape(1, 2, 1, 4)
+    labels = torch.tensor([0, 0, 0, 255]).reshape(1, 1, 4)
+    expected = (-math.log(0.5) - math.log(0.2)) / 2
+    assert ohem_cross_entropy(logits, labels).item() == pytest.approx(expected)
+    # None is hard: the hardest share still counts.
+    easiest = ohem_cross_entropy(logits, labels, keep_probability=0.1, keep_share=1 / 3)
+    assert easiest.item() == pytest.approx(-math.log(0.2))
+
+
+def test_ohem_weighs_classes() -> None:
+    logits = torch.zeros(1, 2, 1, 2)
+    labels = torch.tensor([[[0, 1]]])
+    loss = ohem_cross_entropy(logits, labels, class_weights=torch.tensor([1.0, 3.0]))
+    assert loss.item() == pytest.approx(2 * math.log(2))
+
+
+def test_ohem_without_labels_has_no_gradient() -> None:
+    logits = torch.rand(1, 2, 3, 3, requires_grad=True)
+    loss = ohem_cross_entropy(logits, torch.full((1, 3, 3), 255))
+    loss.backward()
+    assert loss.item() == 0
+    assert logits.grad is not None
+    assert not logits.grad.any()

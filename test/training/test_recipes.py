@@ -1,0 +1,164 @@
+"""Recipes parse strictly, train what they say, and the ones that ship are sound."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ivf_core.data.pairs import CropSampler, Pair, hold_out, read_pair_folder
+from ivf_core.images.files import write_image
+from ivf_core.models.checkpoints import FusionModel, load_model, save_model
+from ivf_core.models.student import FusionStudent
+from ivf_core.training.distillation import StudentRecipe, learn_alone, train_student
+from ivf_core.training.recipes import RecipeError, load_recipe
+from ivf_core.training.segmentation import HeadRecipe, class_weights, train_head
+
+RECIPES = Path(__file__).parents[2] / "training"
+
+
+def write_folder(root: Path, count: int = 4) -> None:
+    random = np.random.default_rng(0)
+    for number in range(count):
+        name = f"{number:02d}.png"
+        write_image(root / "visible" / name, random.integers(0, 256, (40, 56, 3), np.uint8))
+        write_image(root / "infrared" / name, random.integers(0, 256, (40, 56), np.uint8))
+        write_image(root / "labels" / name, random.integers(0, 9, (40, 56)).astype(np.uint8))
+        write_image(root / "sure" / name, np.full((40, 56), 60 * number, np.uint8))
+
+
+def test_recipes_that_ship_are_sound() -> None:
+    kinds = {"student": StudentRecipe, "head": HeadRecipe}
+    paths = sorted(RECIPES.glob("*.yaml"))
+    assert paths
+    for path in paths:
+        load_recipe(kinds[path.stem.split("_")[0]], path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("stepz: 3", "unknown option stepz; known: .*steps"),
+        ("reference: a", "missing"),
+        ("[1, 2]", "expected a mapping"),
+        ("a: [", "while parsing"),
+        ("{reference: a, folders: [b], output: c, steps: 0}", "at least 1"),
+        ("{reference: a, folders: [b], output: c, alone_until: 2}", "alone_until must be in"),
+    ],
+)
+def test_bad_recipes(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=f"(?s)bad.yaml: .*{message}"):
+        load_recipe(StudentRecipe, path)
+
+
+def test_changes_to_a_recipe() -> None:
+    path = RECIPES / "student_sage.yaml"
+    recipe = load_recipe(StudentRecipe, path, ["steps=7", "crop=[32, 48]"])
+    assert (recipe.steps, recipe.crop) == (7, (32, 48))
+    with pytest.raises(RecipeError, match="expected key=value"):
+        load_recipe(StudentRecipe, path, ["steps"])
+
+
+def test_pair_folder_and_split(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    pairs = read_pair_folder(tmp_path, labels="labels", confidence="sure", minimum_confidence=0.5)
+    doubtful = [bool((pair.labels == 255).all()) for pair in pairs if pair.labels is not None]
+    assert doubtful == [True, True, True, False]  # 0, 60, 120, 180 of 255
+    train, kept_out = hold_out(pairs, 3)
+    assert [pair.name for pair in train] == ["01", "02"]
+    assert [pair.name for pair in kept_out] == ["00", "03"]
+    (tmp_path / "infrared" / "02.png").unlink()
+    with pytest.raises(ValueError, match=r"infrared: no partner for .*02\.png"):
+        read_pair_folder(tmp_path)
+
+
+def test_crops_move_images_and_labels_together() -> None:
+    """All three planes are one ramp, so that a crop of one tells where it was cut."""
+    ramp = np.arange(60 * 70).reshape(60, 70)
+    luma, labels = (ramp % 251).astype(np.uint8), (ramp % 251).astype(np.uint8)
+    sampler = CropSampler([Pair("ramp", luma, luma, labels)], (20, 30), seed=3)
+    flipped = 0
+    for luma_crop, infrared, ids in (next(sampler.batches(1)) for _ in range(30)):
+        if not np.array_equal(luma_crop[0, 0], (ids[0] / 255).astype(np.float32)):
+            continue  # this one's light was varied
+        np.testing.assert_array_equal(
+            np.diff(ids[0][:, :2])[0] % 251, [(ids[0][0, 1] - ids[0][0, 0]) % 251]
+        )
+        flipped += (int(ids[0][0, 1]) - int(ids[0][0, 0])) % 251 == 250
+        assert infrared.shape == (1, 1, 20, 30)
+    assert flipped
+
+
+def test_crops_never_invent_classes_and_find_objects() -> None:
+    labels = np.zeros((80, 90), np.uint8)
+    labels[70:73, 80:84] = 7
+    labels[0, 0] = 255
+    pair = Pair("x", np.zeros((80, 90), np.uint8), np.zeros((80, 90), np.uint8), labels)
+    sampler = CropSampler([pair], (16, 16), scales=(0.5, 1.7), focus=1.0, seed=1)
+    _, _, ids = next(sampler.batches(20))
+    assert set(np.unique(ids)) <= {0, 7, 255}
+    assert (ids == 7).any((1, 2)).all()
+
+
+def test_small_pairs_grow() -> None:
+    small = np.zeros((10, 12), np.uint8)
+    luma, _, ids = next(CropSampler([Pair("x", small, small)], (32, 32)).batches(2))
+    assert luma.shape == (2, 1, 32, 32)
+    assert (ids == 255).all()
+
+
+def test_each_convolution_learns_its_twin() -> None:
+    """Alone, the problem of each convolution is convex: it is solved where the twin is copied."""
+    torch.manual_seed(0)
+    teacher, student = FusionStudent(4).eval(), FusionStudent(4).eval()
+    images = torch.rand(2, 1, 32, 32), torch.rand(2, 1, 32, 32)
+    far = learn_alone(student, teacher, *images)
+    assert all(p.grad is not None for p in student.parameters())
+    student.load_state_dict(teacher.state_dict())
+    near = learn_alone(student, teacher, *images)
+    assert near < 1e-10 < far
+    assert not any(p.grad is not None for p in teacher.parameters())
+
+
+def test_student_and_head_train(
+    tmp_path: Path, tiny_model: FusionModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both recipes end to end on a few small pairs: better than before, and loadable."""
+    monkeypatch.setenv("IVF_DATA", str(tmp_path))
+    write_folder(tmp_path / "pairs")
+    reference = FusionStudent().eval()
+    torch.nn.init.constant_(reference.decoder.bias, 0.5)  # type: ignore[arg-type]
+    save_model(FusionModel(reference), tmp_path / "reference.safetensors")
+    fields = dict(folders=("pairs",), reference="reference.safetensors", hold_out_every=4,
+                  crop=(32, 32), batch_size=2)  # fmt: skip
+    scores = []
+    for steps in (1, 40):
+        recipe = StudentRecipe(output=str(tmp_path / "student.safetensors"), steps=steps, **fields)  # type: ignore[arg-type]
+        scores.append(train_student(recipe)["pairs"])
+    assert scores[1] > scores[0] + 3
+    recipe = HeadRecipe(
+        student=str(tmp_path / "student.safetensors"), output=str(tmp_path / "all.safetensors"),
+        folder="pairs", labels="labels", confidence="", hold_out_every=4,
+        scenes=2, held_out_scenes=1, steps=2, crop=(32, 32),
+    )  # fmt: skip
+    head_scores = train_head(recipe)
+    assert len(head_scores) == 2
+    assert all(0 <= value <= 1 for table in head_scores.values() for value in table.values())
+    model = load_model(tmp_path / "all.safetensors")
+    assert model.class_set is not None
+    assert model.class_set.name == "mfnet"
+    for key, value in load_model(tmp_path / "student.safetensors").student.state_dict().items():
+        assert torch.equal(model.student.state_dict()[key], value), key
+
+
+def test_class_weights_favour_rare_classes() -> None:
+    labels = np.zeros((10, 10), np.uint8)
+    labels[0, :2] = 1
+    labels[1] = 255
+    weights = class_weights([Pair("x", labels, labels, labels)], 3)
+    assert weights[2] > weights[1] > weights[0]
+    assert weights.mean().item() == pytest.approx(1.0)
