@@ -1,0 +1,158 @@
+"""The node's publishers: results, class names, calibration, latency."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from rclpy.lifecycle import LifecycleNode
+from rclpy.qos import (
+    DurabilityPolicy,
+    QoSProfile,
+    ReliabilityPolicy,
+    qos_profile_system_default,
+)
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import Float64, Header, String
+
+from ivf_core.class_sets import ClassSet
+from ivf_core.images.overlay import draw_overlay
+from ivf_core.inference import FusionResult
+from ivf_core.inference.pipeline import resize_labels
+from ivf_ros.compat import LabelInfo, VisionClass
+from ivf_ros.conversions import to_image
+from ivf_ros.synchronizer import stamp_to_ns
+
+__all__ = ["Outputs", "Wanted", "overlay_of"]
+
+_LATCHED = QoSProfile(
+    depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL, reliability=ReliabilityPolicy.RELIABLE
+)
+_INFOS_KEPT = 60
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which pictures somebody subscribes to."""
+
+    fused: bool
+    mask: bool
+    overlay: bool
+
+    def __bool__(self) -> bool:
+        return self.fused or self.mask or self.overlay
+
+
+class Outputs:
+    """Creates the publishers of a node and publishes its results.
+
+    Args:
+        node: their owner.
+    """
+
+    def __init__(self, node: LifecycleNode) -> None:
+        self._node = node
+        override = QoSOverridingOptions.with_default_policies()
+
+        def publisher(kind: type, topic: str) -> Any:
+            return node.create_publisher(
+                kind, topic, qos_profile_system_default, qos_overriding_options=override
+            )
+
+        self._fused = publisher(Image, "~/fused/image")
+        self._fused_info = publisher(CameraInfo, "~/fused/camera_info")
+        self._mask = publisher(Image, "~/mask/image")
+        self._overlay = publisher(Image, "~/overlay/image")
+        self._latency = publisher(Float64, "~/latency_ms")
+        self._labels = node.create_publisher(String, "~/labels", _LATCHED)
+        self._all = [
+            self._fused, self._fused_info, self._mask, self._overlay, self._latency, self._labels
+        ]  # fmt: skip
+        self._label_info: Any = None
+        if LabelInfo is not None:
+            self._label_info = node.create_publisher(LabelInfo, "~/label_info", _LATCHED)
+            self._all.append(self._label_info)
+        self._infos: dict[int, CameraInfo] = {}
+
+    def destroy(self) -> None:
+        """Destroy the publishers."""
+        for publisher in self._all:
+            self._node.destroy_publisher(publisher)
+
+    def wanted(self) -> Wanted:
+        """What is subscribed to now: nothing else need be computed."""
+        return Wanted(
+            *(p.get_subscription_count() > 0 for p in (self._fused, self._mask, self._overlay))
+        )
+
+    def announce_classes(self, class_set: ClassSet) -> None:
+        """Publish names and colours of the classes for whoever comes, now or later."""
+        self._labels.publish(String(data=class_set.to_json()))
+        if self._label_info is not None:
+            message = LabelInfo()
+            message.header.stamp = self._node.get_clock().now().to_msg()
+            message.class_map = [
+                VisionClass(class_id=index, class_name=name)
+                for index, name in enumerate(class_set.names)
+            ]
+            self._label_info.publish(message)
+
+    def take_camera_info(self, info: CameraInfo) -> None:
+        """Remember a calibration of the RGB camera for the picture of its stamp."""
+        self._infos[stamp_to_ns(info.header.stamp)] = info
+        while len(self._infos) > _INFOS_KEPT:
+            del self._infos[next(iter(self._infos))]
+
+    def publish(
+        self,
+        header: Header,
+        result: FusionResult,
+        wanted: Wanted,
+        class_set: ClassSet | None,
+        settings: dict[str, Any],
+    ) -> None:
+        """Publish what is wanted of a result.
+
+        Args:
+            header: of the RGB image; the results carry it on.
+            settings: the node's parameters by name.
+        """
+        size = result.infrared.shape
+        if wanted.fused and result.fused is not None:
+            self._fused.publish(to_image(result.fused, "rgb8", header))
+            self._publish_info(header)
+        if result.labels is None or class_set is None:
+            return
+        if wanted.mask:
+            at_image_size = settings["mask_size"] == "image"
+            labels = resize_labels(result.labels, size) if at_image_size else result.labels
+            self._mask.publish(to_image(labels, "mono8", header))
+        if wanted.overlay:
+            overlay = overlay_of(result, class_set, settings)
+            self._overlay.publish(to_image(overlay, "rgb8", header))
+
+    def publish_latency(self, milliseconds: float) -> None:
+        self._latency.publish(Float64(data=milliseconds))
+
+    def _publish_info(self, header: Header) -> None:
+        """Pass on the calibration of this stamp, or else the latest."""
+        infos = list(self._infos.values())
+        if infos:
+            info = self._infos.get(stamp_to_ns(header.stamp), infos[-1])
+            info.header = header
+            self._fused_info.publish(info)
+
+
+def overlay_of(result: FusionResult, class_set: ClassSet, settings: dict[str, Any]) -> np.ndarray:
+    """The overlay of a result with picture and labels, H x W x 3 uint8 RGB."""
+    assert result.fused is not None
+    assert result.labels is not None
+    return draw_overlay(
+        result.fused,
+        resize_labels(result.labels, result.infrared.shape),
+        class_set,
+        settings["overlay_opacity"],
+        settings["palette"],
+    )

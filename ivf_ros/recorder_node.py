@@ -1,0 +1,151 @@
+"""Records topics to a rosbag2 bag as the CDR bytes that arrive, with no decoding.
+
+`ros2 bag record` does this where ROS is installed; this node is for the demo
+and for replays without it.
+"""
+
+from __future__ import annotations
+
+import queue
+import signal
+import sys
+import threading
+import time
+from contextlib import suppress
+from typing import Any
+
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
+
+from ivf_core.data.rosbag import BagError, BagWriter
+from ivf_ros.compat import message_class
+from ivf_ros.parameters import Parameter, declare
+
+__all__ = ["PARAMETERS", "Recorder", "main"]
+
+PARAMETERS = (
+    Parameter("output", "fusion_bag", "Bag to write: a folder that does not exist yet."),
+    Parameter(
+        "topics",
+        [
+            "fusion/fused/image",
+            "fusion/mask/image",
+            "fusion/overlay/image",
+            "fusion/labels",
+            "fusion/latency_ms",
+            "/player/stamp_offset_ns",
+            "/diagnostics",
+        ],
+        "Topics to record, from when they appear.",
+    ),
+    Parameter("storage", "mcap", "Storage of the bag.", choices=("mcap", "sqlite3")),
+)
+
+_LOOK_SECONDS = 0.2
+
+
+class Recorder(Node):
+    """Subscribes to topics as they appear, with the QoS of their publishers."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__("recorder", **kwargs)
+        values = declare(self, PARAMETERS)
+        self._missing = [self.resolve_topic_name(topic) for topic in values["topics"] if topic]
+        self._writer = BagWriter(values["output"], values["storage"])
+        self._queue: queue.SimpleQueue[tuple[str, str, int, bytes] | None] = queue.SimpleQueue()
+        self.recorded: dict[str, int] = {}
+        self.create_timer(_LOOK_SECONDS, self._look)
+
+    def _look(self) -> None:
+        """Subscribe to the topics that have a publisher by now."""
+        types = dict(self.get_topic_names_and_types())
+        for topic in list(self._missing):
+            publishers = self.get_publishers_info_by_topic(topic)
+            if topic not in types or not publishers:
+                continue
+            self._missing.remove(topic)
+            name = types[topic][0]
+            kind = message_class(name)
+            if kind is None:
+                self.get_logger().warning(f"not recorded, {name} is not installed: {topic}")
+                continue
+            offers = [p.qos_profile for p in publishers]
+            reliable = all(o.reliability == ReliabilityPolicy.RELIABLE for o in offers)
+            latched = all(o.durability == DurabilityPolicy.TRANSIENT_LOCAL for o in offers)
+            qos = QoSProfile(
+                depth=100,
+                reliability=(
+                    ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
+                ),
+                durability=(
+                    DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE
+                ),
+            )
+
+            def take(data: bytes, topic: str = topic, name: str = name) -> None:
+                self._queue.put((topic, name, time.time_ns(), data))
+
+            self.create_subscription(kind, topic, take, qos, raw=True)
+            self.get_logger().info(f"recording {topic} ({name})")
+
+    def write(self) -> None:
+        """Write until `finish`; run in a thread of its own, for the disk may be slow."""
+        with self._writer as writer:
+            while (item := self._queue.get()) is not None:
+                topic = item[0]
+                writer.write(*item)
+                self.recorded[topic] = self.recorded.get(topic, 0) + 1
+
+    def finish(self) -> None:
+        """End the bag after what has arrived."""
+        self._queue.put(None)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Record until SIGINT or SIGTERM; 1 where the bag cannot be written."""
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    stopping = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopping.set())
+    failures: list[Exception] = []
+    try:
+        recorder = Recorder()
+    except (BagError, ValueError) as error:
+        print(f"recorder_node: {error}", file=sys.stderr)
+        rclpy.shutdown()
+        return 1
+
+    def write() -> None:
+        try:
+            recorder.write()
+        except (BagError, OSError) as error:
+            failures.append(error)
+            stopping.set()
+
+    executor = SingleThreadedExecutor()
+    executor.add_node(recorder)
+    writing = threading.Thread(target=write, name="bag writer")
+    writing.start()
+    try:
+        while not stopping.is_set():
+            executor.spin_once(timeout_sec=0.2)
+    finally:
+        recorder.finish()
+        writing.join()
+        counts = ", ".join(f"{n} {topic}" for topic, n in sorted(recorder.recorded.items()))
+        if failures:
+            recorder.get_logger().error(f"recording ended: {failures[0]}")
+        else:
+            recorder.get_logger().info(f"recorded {counts}")
+        executor.shutdown()
+        with suppress(Exception):  # the bag is closed by now
+            recorder.destroy_node()
+        rclpy.try_shutdown()
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

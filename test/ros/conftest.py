@@ -1,0 +1,21 @@
+"""Keeps the tests' nodes to themselves: a domain of their own, on this machine only."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_ros_domain() -> Iterator[None]:
+    """Set before the first rclpy.init, and inherited by the processes that tests start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
+        if os.environ.get("ROS_DISTRO") == "humble":
+            patch.setenv("ROS_LOCALHOST_ONLY", "1")
+        else:  # later distributions warn about the old variable
+            patch.delenv("ROS_LOCALHOST_ONLY", raising=False)
+            patch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+        yield

@@ -1,0 +1,191 @@
+"""Real nodes in processes of their own, and a node in the test that talks to them."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.srv import ChangeState, GetState
+from rcl_interfaces.srv import SetParameters
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile
+from std_srvs.srv import Trigger
+
+from ivf_core.data.rosbag import BagWriter
+from ivf_ros.transport import environment
+
+START_NS = 1_700_000_000_000_000_000
+PERIOD_NS = 100_000_000
+START_SECONDS = 60.0
+SECONDS = 30.0
+
+
+class Graph:
+    """Starts nodes, collects messages, and ends everything it started."""
+
+    def __init__(self) -> None:
+        self.context = rclpy.Context()
+        rclpy.init(context=self.context)
+        self.node = rclpy.create_node("test", context=self.context)
+        self.executor = SingleThreadedExecutor(context=self.context)
+        self.executor.add_node(self.node)
+        self.messages: dict[str, list[Any]] = defaultdict(list)
+        self._processes: list[subprocess.Popen[str]] = []
+        self.listen("/diagnostics", DiagnosticArray)
+
+    def close(self) -> None:
+        for process in self._processes:
+            stop(process)
+        self.executor.shutdown()
+        self.node.destroy_node()
+        rclpy.shutdown(context=self.context)
+
+    def start(self, name: str, *arguments: str, **parameters: Any) -> subprocess.Popen[str]:
+        """Start a node of this package; arguments go behind --ros-args."""
+        command = [sys.executable, "-m", f"ivf_ros.{name}", "--ros-args", *arguments]
+        for key, value in parameters.items():
+            command += ["-p", f"{key}:={json.dumps(value)}"]
+        process = subprocess.Popen(
+            command, env=environment(), stderr=subprocess.STDOUT, stdout=subprocess.PIPE, text=True
+        )
+        self._processes.append(process)
+        return process
+
+    def start_fusion(
+        self, weights: Path, *arguments: str, **parameters: Any
+    ) -> subprocess.Popen[str]:
+        """Start a fusion node and wait until it is active."""
+        process = self.start(
+            "fusion_node",
+            *arguments,
+            weights=str(weights),
+            diagnostics_period_seconds=0.2,
+            **parameters,
+        )
+        self.until(lambda: self.values().get("state") == "active", START_SECONDS)
+        return process
+
+    def play(self, bag: Path, **parameters: Any) -> None:
+        """Play a bag to its end."""
+        process = self.start("player_node", bag=str(bag), **parameters)
+        self.until(lambda: process.poll() is not None, START_SECONDS)
+        assert process.returncode == 0, process.communicate()[0]
+
+    def listen(self, topic: str, kind: type, qos: QoSProfile | int = 100) -> None:
+        self.node.create_subscription(kind, topic, self.messages[topic].append, qos)
+
+    def until(self, condition: Callable[[], bool], seconds: float = SECONDS) -> None:
+        """Spin until the condition holds; fails after a while."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, f"still not so after {seconds} s; {self.values()}"
+            self.executor.spin_once(timeout_sec=0.05)
+
+    def spin(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        self.until(lambda: time.monotonic() >= end, seconds + SECONDS)
+
+    def call(self, kind: type, service: str, request: Any) -> Any:
+        client = self.node.create_client(kind, service)
+        assert client.wait_for_service(SECONDS), service
+        future = client.call_async(request)
+        self.until(future.done)
+        self.node.destroy_client(client)
+        return future.result()
+
+    def trigger(self, service: str) -> Trigger.Response:
+        return self.call(Trigger, f"/fusion/{service}", Trigger.Request())
+
+    def change_state(self, transition: int) -> bool:
+        request = ChangeState.Request()
+        request.transition.id = transition
+        return self.call(ChangeState, "/fusion/change_state", request).success
+
+    def state(self) -> str:
+        return self.call(GetState, "/fusion/get_state", GetState.Request()).current_state.label
+
+    def set(self, **values: Any) -> list[Any]:
+        """Set parameters of the fusion node one by one; results with `successful`, `reason`."""
+        parameters = [
+            Parameter(name, value=value).to_parameter_msg() for name, value in values.items()
+        ]
+        request = SetParameters.Request(parameters=parameters)
+        return self.call(SetParameters, "/fusion/set_parameters", request).results
+
+    def status(self, ending: str) -> Any:
+        """The latest DiagnosticStatus of the fusion node whose name ends so, or None."""
+        for message in reversed(self.messages["/diagnostics"]):
+            for status in message.status:
+                if status.name == f"/fusion: {ending}":
+                    return status
+        return None
+
+    def values(self, ending: str = "pairs") -> dict[str, str]:
+        status = self.status(ending)
+        return {} if status is None else {pair.key: pair.value for pair in status.values}
+
+    def counts(self) -> tuple[int, int, dict[str, int]]:
+        """Pairs in, pairs out, and dropped by reason."""
+        values = self.values()
+        dropped = {
+            key.removeprefix("dropped."): int(value)
+            for key, value in values.items()
+            if key.startswith("dropped.")
+        }
+        return int(values["pairs_in"]), int(values["pairs_out"]), dropped
+
+    def settle(self, pairs: int) -> None:
+        """Until so many pairs have come in and each is accounted for."""
+
+        def settled() -> bool:
+            came_in, out, dropped = self.counts()
+            return came_in == pairs and came_in == out + sum(dropped.values())
+
+        self.until(settled)
+
+
+def stop(process: subprocess.Popen[str]) -> str:
+    """Interrupt a node; returns what it printed."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+    try:
+        return process.communicate(timeout=SECONDS)[0]
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.communicate()[0]
+
+
+def picture(height: int, width: int, seed: int) -> np.ndarray:
+    """A smooth random RGB picture: neighbours differ, yet it is no noise."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[0:height, 0:width]
+    phase, wave = random.uniform(0, 6, 3), random.uniform(10, 30, 3)
+    values = 127 + 120 * np.sin(x[..., None] / wave + y[..., None] / wave[::-1] + phase)
+    return values.astype(np.uint8)
+
+
+def write_pairs(
+    path: Path,
+    pairs: Sequence[tuple[np.ndarray, np.ndarray]],
+    *,
+    encoding: str = "mono8",
+    start: int = 0,
+) -> Path:
+    """A bag of pairs with equal stamps, ten a second."""
+    with BagWriter(path) as bag:
+        for index, (visible, infrared) in enumerate(pairs, start=start):
+            stamp = START_NS + index * PERIOD_NS
+            bag.write_image("/rgb/image_raw", stamp, visible, "rgb8", f"rgb_{index}")
+            bag.write_image("/thermal/image_raw", stamp, infrared, encoding, "thermal")
+    return path

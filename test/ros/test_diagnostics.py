@@ -1,0 +1,159 @@
+"""Counters, percentiles, the watch on a camera, and the mailbox, without a graph."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from diagnostic_msgs.msg import DiagnosticStatus
+
+from ivf_ros.diagnostics import CameraWatch, PairStatistics, percentiles
+from ivf_ros.worker import Mailbox, Worker
+
+OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
+
+
+def test_percentiles() -> None:
+    assert percentiles([]) == {}
+    assert percentiles([3.0]) == {"median": 3.0, "p95": 3.0, "p99": 3.0}
+    assert percentiles(range(101)) == {"median": 50, "p95": 95, "p99": 99}
+
+
+def test_counts_add_up() -> None:
+    statistics = PairStatistics()
+    for _ in range(5):
+        statistics.came_in()
+    statistics.drop("replaced_by_newer", 2)
+    statistics.drop("nothing", 0)
+    statistics.went_out({"model_ms": 4.0}, repaired=True)
+    statistics.went_out({"model_ms": 6.0, "latency_ms": 9.0}, repaired=False)
+    report = statistics.report()
+    assert report["pairs_in"] == "5"
+    assert report["pairs_out"] == "2"
+    assert report["pairs_pending"] == "1"
+    assert report["dropped.replaced_by_newer"] == "2"
+    assert "dropped.nothing" not in report
+    assert report["repaired_thermal_frames"] == "1"
+    assert float(report["model_ms.median"]) == 5.0
+    assert float(report["latency_ms.p99"]) == 9.0
+    assert statistics.check()[0] == OK  # replacing is what live mode does
+    statistics.drop("rgb_bad_step")
+    level, text = statistics.check()
+    assert level == WARN
+    assert "5 pairs in, 2 out; dropped: 2 replaced_by_newer, 1 rgb_bad_step" in text
+
+
+def watch_stream(kept: list[int], infos: int = 0, rate: float = 30.0) -> CameraWatch:
+    watch = CameraWatch("/rgb/image_raw")
+    for index in kept:
+        watch.image(index / rate, now=100 + index / rate)
+    for index in range(infos):
+        watch.camera_info(index / rate)
+    return watch
+
+
+def check(watch: CameraWatch, now: float, publishers: int = 1) -> tuple[bytes, str]:
+    return watch.check(now, since=100.0, timeout=2.0, publishers=publishers)
+
+
+def test_a_healthy_camera() -> None:
+    watch = watch_stream(list(range(60)))
+    assert watch.lost_share() == 0
+    assert check(watch, 102.0) == (OK, "receiving")
+
+
+@pytest.mark.parametrize("infos", [0, 90])
+def test_images_lost_now_and_then(infos: int) -> None:
+    watch = watch_stream([n for n in range(90) if n % 5], infos)
+    assert watch.lost_share() == pytest.approx(0.2, abs=0.03)
+    level, text = check(watch, 103.0)
+    assert level == WARN
+    assert "/rgb/image_raw are lost" in text
+    assert "FASTRTPS_DEFAULT_PROFILES_FILE" in text
+
+
+def test_camera_info_shows_a_steady_loss() -> None:
+    """Every third image only: the gaps are even, but the camera's own rate tells."""
+    assert watch_stream(list(range(0, 90, 3))).lost_share() == 0
+    assert watch_stream(list(range(0, 90, 3)), infos=90).lost_share() > 0.6
+
+
+def test_jitter_is_no_loss() -> None:
+    watch = CameraWatch("/t")
+    for index in range(60):
+        watch.image(index / 30 + 0.004 * (index % 3), now=0.0)
+    assert watch.lost_share() < 0.05
+
+
+def test_a_bag_that_loops_is_no_loss() -> None:
+    watch = watch_stream([*range(40), *range(40)])
+    assert watch.lost_share() == 0
+
+
+def test_silence() -> None:
+    watch = CameraWatch("/rgb/image_raw")
+    assert check(watch, 101.0) == (OK, "waiting for /rgb/image_raw")
+    level, text = check(watch, 103.0, publishers=0)
+    assert (level, text) == (WARN, "no publisher on /rgb/image_raw")
+    level, text = check(watch, 103.0)
+    assert level == ERROR
+    assert "1 publisher(s) on /rgb/image_raw, but no image has arrived in 3.0 s" in text
+    watch.image(0.0, now=103.0)
+    assert check(watch, 104.0)[0] == OK
+    assert check(watch, 106.0) == (WARN, "no image on /rgb/image_raw for 3.0 s")
+
+
+def test_mismatched_qos() -> None:
+    watch = CameraWatch("/rgb/image_raw")
+    watch.mismatches, watch.mismatch = 1, "RELIABILITY"
+    level, text = check(watch, 103.0)
+    assert level == ERROR
+    assert "policy: RELIABILITY" in text
+    watch.image(0.0, now=103.0)  # another publisher matches
+    assert check(watch, 103.5)[0] == WARN
+
+
+def test_live_mailbox_keeps_the_newest() -> None:
+    mailbox: Mailbox[int] = Mailbox(keep_all=False)
+    assert [mailbox.put(n) for n in range(3)] == [False, True, True]
+    assert mailbox.get() == 2
+    assert mailbox.close(discard=True) == 0
+    assert mailbox.get() is None
+    assert mailbox.put(4), "refused after closing"
+
+
+def test_replay_mailbox_keeps_all() -> None:
+    mailbox: Mailbox[int] = Mailbox(keep_all=True)
+    assert not any(mailbox.put(n) for n in range(3))
+    assert [mailbox.get(), mailbox.get()] == [0, 1]
+    assert mailbox.close(discard=False) == 0
+    assert [mailbox.get(), mailbox.get()] == [2, None]
+
+
+def test_closing_can_discard() -> None:
+    mailbox: Mailbox[int] = Mailbox(keep_all=True)
+    mailbox.put(1)
+    assert mailbox.close(discard=True) == 1
+    assert mailbox.get() is None
+
+
+def test_worker_survives_errors_and_ends() -> None:
+    mailbox: Mailbox[int] = Mailbox(keep_all=True)
+    done: list[int] = []
+    errors: list[Exception] = []
+    third = threading.Event()
+
+    def process(number: int) -> None:
+        if number == 1:
+            raise RuntimeError("one")
+        done.append(number)
+        if number == 2:
+            third.set()
+
+    worker = Worker(mailbox, process, errors.append)
+    for number in range(3):
+        mailbox.put(number)
+    assert third.wait(10)
+    assert worker.stop(discard=False) == 0
+    assert done == [0, 2]
+    assert [str(error) for error in errors] == ["one"]

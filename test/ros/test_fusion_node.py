@@ -1,0 +1,358 @@
+"""The node in a process of its own, cameras in another, the subscriber here, over DDS."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from harness import PERIOD_NS, START_NS, Graph, picture, stop, write_pairs
+from lifecycle_msgs.msg import Transition
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import Float64, String
+
+from ivf_core.class_sets import MFNET
+from ivf_core.data.rosbag import BagWriter
+from ivf_core.images.files import list_images, read_infrared, read_visible
+from ivf_core.images.overlay import draw_overlay
+from ivf_core.inference import FusionPipeline, ImagePair
+from ivf_core.inference.pipeline import resize_labels
+from ivf_core.models.checkpoints import load_model
+from ivf_ros.conversions import to_infrared, to_visible
+
+pytestmark = pytest.mark.dds
+
+FUSED, MASK, OVERLAY = "/fusion/fused/image", "/fusion/mask/image", "/fusion/overlay/image"
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+
+@pytest.fixture
+def graph() -> Iterator[Graph]:
+    graph = Graph()
+    try:
+        yield graph
+    finally:
+        graph.close()
+
+
+@pytest.fixture(scope="module")
+def pairs() -> list[tuple[np.ndarray, np.ndarray]]:
+    return [(picture(66, 98, n), picture(66, 98, 100 + n)[..., 0].copy()) for n in range(6)]
+
+
+@pytest.fixture
+def bag(tmp_path: Path, pairs: list[tuple[np.ndarray, np.ndarray]]) -> Path:
+    return write_pairs(tmp_path / "bag", pairs)
+
+
+def listen_to_pictures(graph: Graph) -> None:
+    for topic in (FUSED, MASK, OVERLAY):
+        graph.listen(topic, Image)
+
+
+def received(graph: Graph, topic: str, count: int) -> list[Any]:
+    graph.until(lambda: len(graph.messages[topic]) >= count)
+    return graph.messages[topic]
+
+
+def test_pixels_headers_and_counts(
+    graph: Graph, tiny_weights: Path, bag: Path, pairs: list[tuple[np.ndarray, np.ndarray]]
+) -> None:
+    listen_to_pictures(graph)
+    graph.listen("/fusion/latency_ms", Float64)
+    graph.start_fusion(tiny_weights, mode="replay")
+    graph.play(bag)
+    graph.settle(len(pairs))
+    assert graph.counts() == (len(pairs), len(pairs), {})
+
+    pipeline = FusionPipeline(load_model(tiny_weights), device="cpu")
+    outputs = [received(graph, topic, len(pairs)) for topic in (FUSED, MASK, OVERLAY)]
+    for index, (given, fused, mask, overlay) in enumerate(zip(pairs, *outputs, strict=True)):
+        stamp = START_NS + index * PERIOD_NS
+        expected = pipeline(ImagePair(*given, stamp / 1e9))
+        assert expected.fused is not None
+        assert expected.labels is not None
+        labels = resize_labels(expected.labels, given[1].shape)
+        for message in (fused, mask, overlay):
+            header = message.header
+            assert header.stamp.sec * 10**9 + header.stamp.nanosec == stamp
+            assert header.frame_id == f"rgb_{index}"
+        assert (fused.encoding, mask.encoding) == ("rgb8", "mono8")
+        np.testing.assert_array_equal(to_visible(fused), expected.fused)
+        np.testing.assert_array_equal(to_infrared(mask), labels)
+        np.testing.assert_array_equal(
+            to_visible(overlay), draw_overlay(expected.fused, labels, MFNET, 0.5)
+        )
+    assert len(received(graph, "/fusion/latency_ms", len(pairs))) == len(pairs)
+
+
+def test_live_mode_counts_what_it_replaces(
+    graph: Graph, tiny_weights: Path, tmp_path: Path
+) -> None:
+    visible, infrared = picture(480, 640, 1), picture(480, 640, 2)[..., 0].copy()
+    bag = write_pairs(tmp_path / "fast", [(visible, infrared)] * 60)
+    graph.listen(FUSED, Image)
+    graph.start_fusion(tiny_weights)
+    graph.play(bag, rate=20.0)
+    graph.until(lambda: graph.counts()[0] > 0 and graph.values()["pairs_pending"] == "0")
+    graph.spin(1.0)
+    came_in, out, dropped = graph.counts()
+    assert came_in == out + sum(dropped.values())
+    assert dropped.get("replaced_by_newer", 0) > 0
+    assert set(dropped) == {"replaced_by_newer"}
+    assert len(graph.messages[FUSED]) == out
+
+
+def test_real_pair_with_the_shipped_weights(graph: Graph, tmp_path: Path, data: Path) -> None:
+    name, path = next(iter(list_images(data / "msrs" / "visible").items()))
+    visible = read_visible(path)
+    infrared = read_infrared(list_images(data / "msrs" / "infrared")[name])
+    listen_to_pictures(graph)
+    graph.start_fusion(Path("sage"), mode="replay")
+    graph.play(write_pairs(tmp_path / "real", [(visible, infrared)]))
+    (fused,) = received(graph, FUSED, 1)
+    expected = FusionPipeline(load_model("sage"), device="cpu")(ImagePair(visible, infrared))
+    np.testing.assert_array_equal(to_visible(fused), expected.fused)
+
+
+def test_sixteen_bit_compressed_thermal(graph: Graph, tiny_weights: Path, tmp_path: Path) -> None:
+    visible = picture(64, 80, 3)
+    counts = (7000 + 20 * picture(64, 80, 4)[..., 0].astype(np.uint16)).astype(np.uint16)
+    with BagWriter(tmp_path / "bag") as bag:
+        bag.write_image("/rgb/image_raw", START_NS, visible, "rgb8", "rgb")
+        bag.write_compressed(
+            "/thermal/image_raw/compressed", START_NS, counts, "mono16", "thermal", "png"
+        )
+    graph.listen(FUSED, Image)
+    graph.start_fusion(tiny_weights, mode="replay", thermal_transport="compressed")
+    graph.play(tmp_path / "bag")
+    (fused,) = received(graph, FUSED, 1)
+    expected = FusionPipeline(load_model(tiny_weights), device="cpu")(ImagePair(visible, counts))
+    np.testing.assert_array_equal(to_visible(fused), expected.fused)
+
+
+def test_camera_info_labels_and_model_sized_mask(
+    graph: Graph, tiny_weights: Path, tmp_path: Path, pairs: list[tuple[np.ndarray, np.ndarray]]
+) -> None:
+    visible, infrared = pairs[0]
+    publisher = graph.node.create_publisher(CameraInfo, "/rgb/camera_info", 10)
+    graph.listen("/fusion/fused/camera_info", CameraInfo)
+    graph.listen("/fusion/labels", String, LATCHED)
+    listen_to_pictures(graph)
+    graph.start_fusion(tiny_weights, mode="replay", mask_size="model")
+    graph.until(lambda: publisher.get_subscription_count() > 0)
+    info = CameraInfo(width=98, height=66, distortion_model="plumb_bob")
+    info.header.stamp.sec, info.header.stamp.nanosec = divmod(START_NS, 10**9)
+    info.k = np.arange(9.0)
+    publisher.publish(info)
+    graph.spin(0.5)
+    graph.play(write_pairs(tmp_path / "bag", [(visible, infrared)]))
+    (mask,) = received(graph, MASK, 1)
+    assert (mask.height, mask.width) == (33, 49)
+    (got,) = received(graph, "/fusion/fused/camera_info", 1)
+    assert got.distortion_model == "plumb_bob"
+    assert list(got.k) == list(range(9))
+    assert got.header.frame_id == "rgb_0"
+    (labels,) = received(graph, "/fusion/labels", 1)
+    assert json.loads(labels.data)["names"] == list(MFNET.names)
+
+
+def test_nothing_is_computed_without_a_subscriber(
+    graph: Graph, tiny_weights: Path, bag: Path, pairs: list[Any]
+) -> None:
+    graph.start_fusion(tiny_weights, mode="replay")
+    graph.play(bag)
+    graph.settle(len(pairs))
+    assert graph.counts() == (len(pairs), 0, {"no_subscriber": len(pairs)})
+    assert not [key for key in graph.values() if key.startswith("model_ms")]
+
+
+def test_lifecycle(graph: Graph, tiny_weights: Path, bag: Path, pairs: list[Any]) -> None:
+    graph.listen(FUSED, Image)
+    graph.start("fusion_node", weights=str(tiny_weights), mode="replay", autostart=False)
+    assert graph.state() == "unconfigured"
+    assert not graph.trigger("reload_weights").success
+    assert graph.change_state(Transition.TRANSITION_CONFIGURE)
+    assert graph.state() == "inactive"
+    assert "not active" in graph.trigger("save_snapshot").message
+    assert graph.change_state(Transition.TRANSITION_ACTIVATE)
+    graph.play(bag)
+    received(graph, FUSED, len(pairs))
+    assert graph.change_state(Transition.TRANSITION_DEACTIVATE)
+    graph.until(lambda: graph.values()["state"] == "inactive")
+    graph.play(bag, wait_for_subscribers_seconds=0.0)  # into the void
+    assert graph.change_state(Transition.TRANSITION_ACTIVATE)
+    graph.play(bag)
+    received(graph, FUSED, 2 * len(pairs))
+    assert graph.counts() == (2 * len(pairs), 2 * len(pairs), {})
+    assert graph.change_state(Transition.TRANSITION_DEACTIVATE)
+    assert graph.change_state(Transition.TRANSITION_CLEANUP)
+    assert graph.state() == "unconfigured"
+
+
+def test_publisher_with_the_wrong_qos_is_reported(
+    graph: Graph, tiny_weights: Path, bag: Path
+) -> None:
+    process = graph.start_fusion(tiny_weights, mode="replay", timeout_seconds=0.5)
+    graph.play(bag, qos_reliability="sensor_data", wait_for_subscribers_seconds=1.0)
+    graph.spin(1.0)
+    status = graph.status("rgb camera")
+    assert "QoS" in status.message
+    assert "RELIABILITY" in status.message
+    assert int(graph.values("rgb camera")["qos_mismatches"]) > 0
+    assert "/rgb/image_raw: a publisher offers a QoS that does not match" in stop(process)
+
+
+def test_malformed_messages_are_counted_and_the_node_goes_on(
+    graph: Graph, tiny_weights: Path, tmp_path: Path
+) -> None:
+    visible, infrared = picture(48, 64, 5), picture(48, 64, 6)[..., 0].copy()
+    good = dict(height=48, width=64, encoding="rgb8", step=192, data=visible)
+    gray = dict(height=48, width=64, encoding="mono8", step=64, data=infrared)
+    hot = np.full((48, 64), 300.0, np.float32)
+    hot[::2] = 310
+    spotted, blind = hot.copy(), np.full_like(hot, np.nan)
+    spotted[3:5, 3:5] = np.nan
+    large = dict(height=96, width=64, encoding="rgb8", step=192, data=np.vstack([visible] * 2))
+    counts = dict(height=48, width=64, encoding="32FC1", step=256)
+    cases: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        (good, gray),
+        ({**good, "step": 100}, gray),
+        ({**good, "data": visible[:20]}, gray),
+        ({**good, "encoding": "rgb9"}, gray),
+        ({**good, "width": 0}, gray),
+        (good, {**gray, "step": 3}),
+        (good, {**counts, "data": blind}),
+        (good, {**counts, "data": spotted}),
+        (good, gray),
+        (large, gray),  # the size changes mid-stream
+        (good, gray),
+    ]
+    with BagWriter(tmp_path / "bag") as bag:
+        for index, pair in enumerate(cases):
+            stamp = START_NS + index * PERIOD_NS
+            for topic, fields in zip(("/rgb/image_raw", "/thermal/image_raw"), pair, strict=True):
+                write_raw(bag, topic, stamp, **fields)
+    graph.listen(FUSED, Image)
+    process = graph.start_fusion(tiny_weights, mode="replay")
+    graph.play(tmp_path / "bag")
+    graph.settle(len(cases))
+    assert graph.counts() == (
+        len(cases),
+        5,
+        {
+            "rgb_bad_step": 1,
+            "rgb_short_data": 1,
+            "rgb_unknown_encoding": 1,
+            "rgb_zero_size": 1,
+            "thermal_bad_step": 1,
+            "unusable_pair": 1,
+        },
+    )
+    assert graph.values()["repaired_thermal_frames"] == "1"
+    assert [message.height for message in received(graph, FUSED, 5)] == [48, 48, 48, 96, 48]
+    log = stop(process)
+    assert process.returncode == 0
+    assert log.count("rgb9") == 1
+    assert "Traceback" not in log
+
+
+def write_raw(bag: BagWriter, topic: str, stamp: int, **fields: Any) -> None:
+    """Write an Image with whatever fields, sound or not."""
+    data = np.ascontiguousarray(fields.pop("data")).reshape(-1).view(np.uint8)
+    message = Image(**fields)
+    message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp, 10**9)
+    message.data = data.tobytes()
+    bag.write(topic, "sensor_msgs/msg/Image", stamp, serialize(message))
+
+
+def serialize(message: Any) -> bytes:
+    from rclpy.serialization import serialize_message
+
+    return serialize_message(message)
+
+
+def test_a_camera_that_stops_is_reported(graph: Graph, tiny_weights: Path, tmp_path: Path) -> None:
+    visible, infrared = picture(48, 64, 5), picture(48, 64, 6)[..., 0].copy()
+    with BagWriter(tmp_path / "bag") as bag:
+        for index in range(30):
+            stamp = START_NS + index * PERIOD_NS
+            bag.write_image("/rgb/image_raw", stamp, visible, "rgb8", "rgb")
+            if index < 5:
+                bag.write_image("/thermal/image_raw", stamp, infrared, "mono8", "thermal")
+    graph.listen(FUSED, Image)
+    graph.start_fusion(tiny_weights, mode="replay", timeout_seconds=0.5, queue_size=10)
+    graph.play(tmp_path / "bag", rate=10.0)
+    received(graph, FUSED, 5)
+    graph.until(lambda: "no image" in graph.status("thermal camera").message
+                or "no publisher" in graph.status("thermal camera").message)  # fmt: skip
+    graph.until(lambda: graph.values("rgb camera")["received"] == "30")
+    graph.until(lambda: int(graph.values().get("frames.queue_full_visible", 0)) == 15)
+    assert graph.counts() == (5, 5, {})
+
+
+def test_parameters(graph: Graph, tiny_weights: Path, bag: Path, pairs: list[Any]) -> None:
+    graph.listen(OVERLAY, Image)
+    graph.start_fusion(tiny_weights, mode="replay")
+    refused = {
+        "overlay_opacity": (2.0, "overlay_opacity"),
+        "palette": ("sepia", "expected one of natural"),
+        "low_percentile": (99.9, "must be below"),
+        "tolerance_seconds": (-0.1, "tolerance_seconds"),
+        "mode": ("live", "read-only"),
+        "class_names": (["a"], "read only"),
+        "thermal_mode": ("celsius", "expected one of auto"),
+    }
+    for name, (value, reason) in refused.items():
+        (result,) = graph.set(**{name: value})
+        assert not result.successful, name
+        assert reason in result.reason, result.reason
+    accepted = graph.set(palette="inferno", overlay_opacity=0.0, tolerance_seconds=0.001)
+    assert [result.successful for result in accepted] == [True] * 3
+    graph.play(bag)
+    overlays = received(graph, OVERLAY, len(pairs))
+    pipeline = FusionPipeline(load_model(tiny_weights), device="cpu")
+    for given, overlay in zip(pairs, overlays, strict=True):
+        result = pipeline(ImagePair(*given))
+        assert result.fused is not None
+        labels = np.zeros(given[1].shape, np.uint8)
+        np.testing.assert_array_equal(
+            to_visible(overlay), draw_overlay(result.fused, labels, MFNET, 0.0, "inferno")
+        )
+
+
+def test_services(graph: Graph, tiny_weights: Path, bag: Path, tmp_path: Path) -> None:
+    graph.start_fusion(tiny_weights, mode="replay", snapshot_directory=str(tmp_path / "shots"))
+    assert graph.set(weights="nowhere.safetensors")[0].successful
+    response = graph.trigger("reload_weights")
+    assert not response.success
+    assert "nowhere.safetensors" in response.message
+    assert graph.set(weights=str(tiny_weights))[0].successful
+    assert graph.trigger("reload_weights").success
+
+    player = graph.start("player_node", bag=str(bag), loop=True)
+    response = graph.trigger("save_snapshot")  # nobody subscribes, and yet
+    stop(player)
+    assert response.success, response.message
+    written = {path.name.rsplit("_")[-1] for path in (tmp_path / "shots").iterdir()}
+    assert written == {"visible.png", "infrared.png", "fused.png", "mask.png", "overlay.png"}
+
+
+def test_weights_that_are_not_there(graph: Graph) -> None:
+    process = graph.start("fusion_node", weights="nowhere.safetensors")
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "weights 'nowhere.safetensors': no such file" in output
+    assert "Traceback" not in output
+
+
+def test_a_parameter_refused_at_the_start(graph: Graph, tiny_weights: Path) -> None:
+    process = graph.start("fusion_node", weights=str(tiny_weights), mode="fast")
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "mode is 'fast', expected one of live, replay" in output
+    assert "Traceback" not in output
