@@ -1,0 +1,291 @@
+"""The `ivf` command."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from ivf_core import __version__
+
+__all__ = ["build_parser", "main"]
+
+# Heavy modules are imported by the commands that use them: `ivf --help` is quick.
+
+
+def _fuse(args: argparse.Namespace) -> int:
+    from ivf_core.images.files import open_pairs
+    from ivf_core.images.registration import Registration
+    from ivf_core.images.thermal import ThermalNormalizer
+    from ivf_core.inference import FusionPipeline
+    from ivf_core.inference.fuse_files import fuse_files
+    from ivf_core.inference.memory import keep_freed_memory
+    from ivf_core.models.checkpoints import load_model
+
+    keep_freed_memory()
+    source = open_pairs(args.visible, args.infrared)
+    registration = (
+        Registration.from_yaml(args.registration) if args.registration else Registration()
+    )
+    pipeline = FusionPipeline(
+        load_model(args.weights),
+        device=args.device,
+        normalizer=ThermalNormalizer(args.thermal_mode),
+        registration=registration,
+    )
+    with tqdm(total=source.length, desc="fuse", unit="pair", disable=None) as bar:
+        done = fuse_files(
+            source,
+            pipeline,
+            args.output,
+            opacity=args.opacity,
+            palette=args.palette,
+            progress=lambda _: bar.update(),
+        )
+    for line in [*source.unmatched, *done.failed]:
+        print(f"ivf fuse: left out: {line}", file=sys.stderr)
+    if not done.pairs:
+        raise ValueError(f"no pair of {args.visible} and {args.infrared} could be fused")
+    print(
+        f"{done.pairs} pairs fused with '{pipeline.weights}' on {pipeline.engine.device}, "
+        f"model {statistics.median(done.model_ms):.1f} ms at the median"
+    )
+    for path in done.written:
+        print(f"  {path}")
+    if pipeline.class_set is None:
+        print("  these weights have no segmentation head: no masks")
+    return 1 if done.failed else 0
+
+
+def _add_fuse(parser: argparse.ArgumentParser) -> None:
+    from ivf_core.images.overlay import OVERLAY_PALETTES
+    from ivf_core.images.thermal import THERMAL_MODES
+
+    parser.add_argument(
+        "--visible", required=True, type=Path, help="picture, folder of pictures, or video"
+    )
+    parser.add_argument(
+        "--infrared", required=True, type=Path, help="the same kind; folders match by file name"
+    )
+    parser.add_argument("--output", required=True, type=Path, help="folder for the results")
+    parser.add_argument("--weights", default="sage", help="shipped name or file (%(default)s)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (%(default)s)")
+    parser.add_argument(
+        "--thermal-mode", default="auto", choices=THERMAL_MODES, help="gain control (%(default)s)"
+    )
+    parser.add_argument(
+        "--registration", type=Path, help="YAML file with the homography from thermal to RGB"
+    )
+    parser.add_argument(
+        "--palette", default="natural", choices=OVERLAY_PALETTES, help="overlay (%(default)s)"
+    )
+    parser.add_argument(
+        "--opacity", default=0.5, type=float, help="of the class colours, 0 to 1 (%(default)s)"
+    )
+
+
+def _bag_from_video(args: argparse.Namespace) -> int:
+    from ivf_core.data.rosbag import bag_info, from_video
+
+    with tqdm(desc="write", unit="pair", disable=None) as bar:
+
+        def progress(done: int, total: int | None) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        converted = from_video(
+            args.visible,
+            args.infrared,
+            args.output,
+            rate_hz=args.rate,
+            compressed=args.compressed,
+            infrared_offset_seconds=args.offset_seconds,
+            storage=args.storage,
+            progress=progress,
+        )
+    for line in converted.unmatched:
+        print(f"ivf bag from-video: left out: {line}", file=sys.stderr)
+    _print_bag(bag_info(args.output))
+    return 0
+
+
+def _add_bag_from_video(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--visible", required=True, type=Path, help="video or folder of pictures")
+    parser.add_argument("--infrared", required=True, type=Path, help="the same kind")
+    parser.add_argument("--output", required=True, type=Path, help="bag folder to make")
+    parser.add_argument("--rate", type=float, help="frames a second; folders need it")
+    parser.add_argument(
+        "--offset-seconds", type=float, default=0.0, help="added to thermal stamps (%(default)s)"
+    )
+    parser.add_argument("--compressed", action="store_true", help="write JPEG or 16-bit PNG")
+    parser.add_argument(
+        "--storage", default="mcap", choices=("mcap", "sqlite3"), help="(%(default)s)"
+    )
+
+
+def _bag_info(args: argparse.Namespace) -> int:
+    from ivf_core.data.rosbag import bag_info
+
+    _print_bag(bag_info(args.bag))
+    return 0
+
+
+def _add_bag_info(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bag", type=Path, help="rosbag2 folder or file, or rosbag1 file")
+
+
+def _print_bag(info: object) -> None:
+    from ivf_core.data.rosbag import BagInfo
+
+    assert isinstance(info, BagInfo)
+    print(f"{info.path}: {info.format}, {info.duration_seconds:.2f} s, {info.messages} messages")
+    width = max((len(topic.name) for topic in info.topics), default=0)
+    for topic in info.topics:
+        rate = f"{topic.rate_hz:.1f} Hz" if topic.rate_hz else ""
+        print(f"  {topic.name:<{width}}  {topic.count:>7}  {rate:>9}  {topic.type}")
+
+
+def _weights(_args: argparse.Namespace) -> int:
+    from ivf_core.models.checkpoints import load_model, shipped_weights
+
+    for name, path in shipped_weights().items():
+        model = load_model(name)
+        head = f"masks: {', '.join(model.class_set.names)}" if model.class_set else "no masks"
+        size = path.stat().st_size / 1e6
+        print(f"{name}  {size:.1f} MB  student '{model.structure}'  {head}")
+        print(f"  {path}\n  model card: {path.with_suffix('.md')}")
+    return 0
+
+
+def _no_arguments(_parser: argparse.ArgumentParser) -> None:
+    pass
+
+
+def _train_student(args: argparse.Namespace) -> int:
+    from ivf_core.inference.memory import keep_freed_memory
+    from ivf_core.training.distillation import StudentRecipe, train_student
+    from ivf_core.training.recipes import load_recipe
+
+    keep_freed_memory()
+    recipe = load_recipe(StudentRecipe, args.config, args.set)
+    print("PSNR against the reference on pairs kept out of training:")
+    for folder, decibel in train_student(recipe).items():
+        print(f"  {folder}: {decibel:.2f} dB")
+    print(f"written to {recipe.output}")
+    return 0
+
+
+def _train_head(args: argparse.Namespace) -> int:
+    from ivf_core.inference.memory import keep_freed_memory
+    from ivf_core.training.recipes import load_recipe
+    from ivf_core.training.segmentation import HeadRecipe, train_head
+
+    keep_freed_memory()
+    recipe = load_recipe(HeadRecipe, args.config, args.set)
+    for title, scores in train_head(recipe).items():
+        print(title)
+        for name, value in scores.items():
+            print(f"  {name:<12} {value:.3f}")
+    print(f"written to {recipe.output}")
+    return 0
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", required=True, type=Path, help="recipe, a YAML file")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change an option of it"
+    )
+
+
+class _Command(NamedTuple):
+    """One command: its words, what it does, an example, its options, and the function."""
+
+    words: str
+    help: str
+    example: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+_COMMANDS = (
+    _Command(
+        "fuse",
+        "fuse a picture, a folder or a video",
+        "ivf fuse --visible rgb.mp4 --infrared thermal.mp4 --output fused",
+        _add_fuse,
+        _fuse,
+    ),
+    _Command(
+        "bag from-video",
+        "make a bag of two videos or folders",
+        "ivf bag from-video --visible rgb.mp4 --infrared thermal.mp4 --output drive",
+        _add_bag_from_video,
+        _bag_from_video,
+    ),
+    _Command("bag info", "show what a bag holds", "ivf bag info drive", _add_bag_info, _bag_info),
+    _Command("weights", "list the weights that ship", "ivf weights", _no_arguments, _weights),
+    _Command(
+        "train student",
+        "distil a student from a reference",
+        "ivf train student --config training/student_sage.yaml --set steps=100",
+        _add_train,
+        _train_student,
+    ),
+    _Command(
+        "train head",
+        "train a segmentation head",
+        "ivf train head --config training/head_mfnet.yaml",
+        _add_train,
+        _train_head,
+    ),
+)
+
+_GROUPS = {"bag": "make bags, look into them", "train": "train students and heads"}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="ivf", description="Infrared and visible image fusion with semantic masks."
+    )
+    parser.add_argument("--version", action="version", version=f"ivf {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    groups = {
+        group: commands.add_parser(group, help=text, description=text.capitalize() + ".")
+        .add_subparsers(metavar="COMMAND", required=True)
+        for group, text in _GROUPS.items()
+    }  # fmt: skip
+    for command in _COMMANDS:
+        *group, word = command.words.split()
+        parent = groups[group[0]] if group else commands
+        sub = parent.add_parser(
+            word,
+            help=command.help,
+            description=command.help.capitalize() + ".",
+            epilog=f"example:\n  {command.example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.add_arguments(sub)
+        sub.set_defaults(run=command.run)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status: 1 where an input is bad, 2 for bad options."""
+    args = build_parser().parse_args(arguments)
+    try:
+        return args.run(args)
+    except (ValueError, OSError) as error:
+        print(f"ivf: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,142 @@
+"""The networks and the graph, against OpenCV, the published weights and their own promises."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ivf_core.class_sets import MFNET
+from ivf_core.images.files import list_images, read_infrared, read_visible
+from ivf_core.models.checkpoints import FusionModel
+from ivf_core.models.graph import FusionGraph, fold_batch_norm, luma_chroma, recolor
+from ivf_core.models.segmentation import SegmentationHead
+from ivf_core.models.student import FEATURE_STRIDES, FusionStudent
+
+
+def parameters(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def macs(network: nn.Module, *inputs: object) -> int:
+    with FlopCounterMode(display=False) as counter:
+        network(*inputs)
+    return counter.get_total_flops() // 2
+
+
+def test_student_is_the_published_structure() -> None:
+    student = FusionStudent().eval()
+    assert parameters(student) == 135_617
+    image = torch.rand(1, 1, 64, 64)
+    assert macs(student, image, image) / 64**2 == pytest.approx(65_060, rel=1e-3)
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 96), (65, 97), (37, 50), (17, 16)])
+def test_feature_sizes_at_any_input_size(height: int, width: int) -> None:
+    student = FusionStudent(4).eval()
+    out = student(torch.rand(2, 1, height, width), torch.rand(2, 1, height, width))
+    assert out.fused.shape == (2, 1, height, width)
+    for feature, stride in zip(out.features, FEATURE_STRIDES, strict=True):
+        assert feature.shape == (2, 4, height // stride, width // stride)
+    logits = SegmentationHead(5, 4, (8, 8, 8)).eval()(out.features)
+    assert logits.shape == (2, 5, height // 2, width // 2)
+
+
+def test_head_keeps_to_its_budget() -> None:
+    student, head = FusionStudent().eval(), SegmentationHead(len(MFNET)).eval()
+    assert parameters(head) <= 800_000
+    image = torch.rand(1, 1, 128, 128)
+    features = student(image, image).features
+    assert macs(head, features) <= 0.35 * macs(student, image, image)
+
+
+def test_head_sees_a_whole_car() -> None:
+    """A pixel's logits depend on pixels 100 away, half of a car that fills the picture."""
+    torch.manual_seed(0)
+    head = SegmentationHead(3, 4, (8, 8, 8)).eval()
+    head.scene = nn.Identity()  # the average over the whole picture would see everything
+    features = [
+        torch.rand(1, 4, 512 // stride, 512 // stride, requires_grad=True)
+        for stride in FEATURE_STRIDES
+    ]
+    head(features)[0, :, 128, 128].sum().backward()
+    gradient = features[4].grad
+    assert gradient is not None
+    rows = torch.nonzero(gradient.abs().sum((0, 1, 3))).flatten()
+    assert rows.min() <= 256 - 100
+    assert rows.max() >= 256 + 100
+
+
+def test_luma_and_chroma_are_opencvs_to_the_bit() -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (64, 4096, 3), np.uint8)
+    rgb[0, :2] = [[0, 0, 0], [255, 255, 255]]
+    rgb[0, 2:5] = [[255, 0, 0], [0, 255, 0], [0, 0, 255]]
+    expected = cv2.cvtColor(rgb, cv2.COLOR_RGB2YCrCb)
+    planes = luma_chroma(torch.from_numpy(rgb).permute(2, 0, 1)[None].float())
+    for plane, channel in zip(planes, range(3), strict=True):
+        np.testing.assert_array_equal(plane[0, 0].numpy(), expected[..., channel])
+
+
+def test_recolouring_by_hand() -> None:
+    fused = torch.tensor([0.5, 2.0]).reshape(1, 1, 1, 2)
+    cr, cb = torch.tensor([255.0, 0.0]).reshape(1, 1, 1, 2), torch.full((1, 1, 1, 2), 127.5)
+    # Cr = 1: R = 0.5 + 0.7015, above white; G = 0.5 - 0.357; B = 0.5.
+    # Cr = 0: R = 2 - 0.7015, G = 2 + 0.357, B = 2: all white.
+    expected = [[255, 255], [int(0.143 * 255 + 0.5), 255], [128, 255]]
+    assert recolor(fused, cr, cb)[0, :, 0].tolist() == expected
+
+
+def test_folding_keeps_the_function() -> None:
+    torch.manual_seed(1)
+    student = FusionStudent(8)
+    for _ in range(3):  # running statistics that are not the identity
+        student(torch.rand(2, 1, 32, 32), torch.rand(2, 1, 32, 32))
+    student.eval()
+    folded = fold_batch_norm(student)
+    assert not [m for m in folded.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert [m for m in student.modules() if isinstance(m, nn.BatchNorm2d)]
+    images = torch.rand(1, 1, 48, 48), torch.rand(1, 1, 48, 48)
+    torch.testing.assert_close(folded(*images).fused, student(*images).fused, atol=1e-5, rtol=1e-5)
+
+
+def test_graph_computes_what_is_wanted_only(tiny_model: FusionModel) -> None:
+    graph = FusionGraph(tiny_model)
+    visible = torch.randint(0, 256, (1, 33, 47, 3), dtype=torch.uint8)
+    infrared = torch.randint(0, 256, (1, 33, 47), dtype=torch.uint8)
+    fused, labels = graph(visible, infrared)
+    assert fused.shape == visible.shape
+    assert labels.shape == (1, 16, 23)
+    assert fused.dtype == labels.dtype == torch.uint8
+    assert int(labels.max()) < len(MFNET)
+    assert graph(visible, infrared, want_labels=False)[1] is None
+    alone, same = graph(visible, infrared, want_fused=False)
+    assert alone is None
+    assert torch.equal(same, labels)
+    headless = FusionGraph(FusionModel(tiny_model.student))
+    assert torch.equal(headless(visible, infrared)[0], fused)
+    assert headless(visible, infrared)[1] is None
+
+
+def test_published_pictures_are_reproduced(data: Path) -> None:
+    from ivf_core.inference import FusionPipeline, ImagePair
+    from ivf_core.models.checkpoints import load_model
+
+    root = data / "sage_m3fd"
+    pipeline = FusionPipeline(load_model(root / "sage_student_published.pt"), device="cpu")
+    pictures = list_images(root / "fused_published")
+    assert len(pictures) == 3
+    for name, path in pictures.items():
+        pair = ImagePair(
+            read_visible(root / "visible" / f"{name}.png"),
+            read_infrared(root / "infrared" / f"{name}.png"),
+        )
+        fused = pipeline(pair).fused
+        assert fused is not None
+        difference = np.abs(fused.astype(int) - read_visible(path))
+        assert difference.max() <= 1, name
+        assert difference.mean() < 1e-4, name

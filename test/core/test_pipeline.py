@@ -1,0 +1,110 @@
+"""The pipeline: sizes, types, registration, bad pairs, and fusing files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ivf_core.images.files import open_pairs, read_visible, write_image
+from ivf_core.images.registration import Registration
+from ivf_core.inference import FusionPipeline, ImagePair
+from ivf_core.inference.fuse_files import fuse_files
+from ivf_core.inference.pipeline import resize_labels
+from ivf_core.inference.torch_engine import TorchEngine, choose_device
+from ivf_core.models.checkpoints import FusionModel
+
+
+def pair(height: int, width: int, seed: int = 0, thermal: type = np.uint8) -> ImagePair:
+    random = np.random.default_rng(seed)
+    visible = random.integers(0, 256, (height, width, 3), np.uint8)
+    infrared = random.integers(0, 256, (height, width)).astype(thermal)
+    return ImagePair(visible, infrared)
+
+
+@pytest.fixture
+def pipeline(tiny_model: FusionModel) -> FusionPipeline:
+    return FusionPipeline(tiny_model, device="cpu")
+
+
+@pytest.mark.parametrize("size", [(48, 64), (47, 63), (16, 16), (31, 200)])
+def test_any_size(pipeline: FusionPipeline, size: tuple[int, int]) -> None:
+    result = pipeline(pair(*size))
+    assert result.fused is not None
+    assert result.labels is not None
+    assert result.fused.shape == (*size, 3)
+    assert result.labels.shape == (size[0] // 2, size[1] // 2)
+    labels = resize_labels(result.labels, size)
+    assert labels.shape == size
+    assert set(np.unique(labels)) == set(np.unique(result.labels))
+
+
+@pytest.mark.parametrize("thermal", [np.uint8, np.uint16, np.float32])
+def test_thermal_types(pipeline: FusionPipeline, thermal: type) -> None:
+    assert pipeline(pair(32, 48, thermal=thermal)).fused is not None
+
+
+def test_thermal_of_another_size_goes_by_size(pipeline: FusionPipeline) -> None:
+    small, large = pair(24, 32), pair(48, 64)
+    result = pipeline(ImagePair(large.visible, small.infrared))
+    assert result.infrared.shape == (48, 64)
+
+
+def test_uncovered_pixels_show_the_visible_image(tiny_model: FusionModel) -> None:
+    """Where the thermal camera sees nothing, the student gets the visible luma, not black."""
+    shift = Registration((1, 0, 20, 0, 1, 0, 0, 0, 1), (64, 48), (64, 48))
+    pipeline = FusionPipeline(tiny_model, device="cpu", registration=shift)
+    given = ImagePair(np.full((48, 64, 3), 90, np.uint8), np.full((48, 64), 200, np.uint8))
+    infrared = pipeline(given).infrared
+    assert (infrared[:, :19] == 90).all()
+    assert (infrared[:, 22:] == 200).all()
+
+
+def test_arrays_that_torch_does_not_take(pipeline: FusionPipeline) -> None:
+    given = pair(32, 48)
+    expected = pipeline(given).fused
+    mirrored = given.visible[:, ::-1].copy()[:, ::-1]
+    mirrored.flags.writeable = False
+    np.testing.assert_array_equal(pipeline(ImagePair(mirrored, given.infrared)).fused, expected)
+
+
+@pytest.mark.parametrize(
+    ("visible", "infrared", "message"),
+    [
+        (np.zeros((32, 32), np.uint8), np.zeros((32, 32), np.uint8), r"expected uint8 \(H, W, 3\)"),
+        (np.zeros((32, 32, 3), np.float32), np.zeros((32, 32), np.uint8), "visible image is float"),
+        (np.zeros((32, 32, 3), np.uint8), np.zeros((32, 32), np.int64), "infrared image is int64"),
+        (np.zeros((8, 32, 3), np.uint8), np.zeros((32, 32), np.uint8), "visible image is 32x8"),
+        (np.zeros((32, 32, 3), np.uint8), np.full((32, 32), np.nan, np.float32), "finite"),
+    ],
+)  # fmt: skip
+def test_bad_pairs(
+    pipeline: FusionPipeline, visible: np.ndarray, infrared: np.ndarray, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        pipeline(ImagePair(visible, infrared))
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:99", "meta", ""])
+def test_unknown_devices(name: str, tiny_model: FusionModel) -> None:
+    with pytest.raises(ValueError, match=f"device '{name}'"):
+        TorchEngine(tiny_model, name)
+
+
+def test_auto_is_a_device_that_is_there() -> None:
+    assert choose_device("auto").type in ("cpu", "cuda")
+
+
+def test_fuse_folder_reports_what_it_leaves_out(pipeline: FusionPipeline, tmp_path: Path) -> None:
+    for number, size in enumerate([(32, 48), (8, 8), (33, 47)]):
+        given = pair(*size, seed=number)
+        write_image(tmp_path / "v" / f"{number}.png", given.visible)
+        write_image(tmp_path / "i" / f"{number}.png", given.infrared)
+    done = fuse_files(open_pairs(tmp_path / "v", tmp_path / "i"), pipeline, tmp_path / "out")
+    assert done.pairs == 2
+    assert len(done.failed) == 1
+    assert done.failed[0].startswith("1: visible image is 8x8")
+    expected = pipeline(pair(33, 47, seed=2))
+    np.testing.assert_array_equal(read_visible(tmp_path / "out/fused/2.png"), expected.fused)
+    assert sorted(p.name for p in (tmp_path / "out/mask").iterdir()) == ["0.png", "2.png"]
