@@ -1,0 +1,60 @@
+# make help lists the targets.
+
+PYTHON ?= python3
+OUTPUT ?= demo_output
+BAG ?=
+VISIBLE ?=
+INFRARED ?=
+
+SOURCE = $(if $(BAG),--bag "$(BAG)") $(if $(VISIBLE),--visible "$(VISIBLE)") $(if $(INFRARED),--infrared "$(INFRARED)")
+
+VENV := .venv
+RUN := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+
+# The environment has ROS wheels of its own; a sourced distribution must not mix with them.
+ifdef ROS_DISTRO
+unexport AMENT_PREFIX_PATH COLCON_PREFIX_PATH LD_LIBRARY_PATH PYTHONPATH
+endif
+
+.PHONY: help setup demo test lint docs clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
+
+setup: $(INSTALLED)  ## make the virtual environment .venv (PYTHON=python3.12 chooses the interpreter)
+
+demo: $(INSTALLED)  ## play a synthetic drive, BAG=... or VISIBLE=... INFRARED=..., fuse and record it to OUTPUT=demo_output
+	$(RUN) -m ivf_ros.demo --output "$(OUTPUT)" $(SOURCE)
+
+test: $(INSTALLED)  ## run the tests
+	$(RUN) -m pytest
+
+lint: $(INSTALLED)  ## check style, types and the direction of imports
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+	$(VENV)/bin/lint-imports
+
+docs: $(INSTALLED)  ## write config/fusion.yaml and docs/interfaces.md anew
+	$(RUN) -m ivf_ros.interfaces
+
+clean:  ## remove .venv and everything that was built
+	rm -rf $(VENV) build install log ./*.egg-info demo_output .*_cache .hypothesis
+
+$(INSTALLED): setup.py setup.cfg pyproject.toml
+	@[ "$$(uname -sm)" = "Linux x86_64" ] || { \
+	  echo "make: the ROS wheels on PyPI are for Linux on x86-64, this is $$(uname -sm)." \
+	       "With a ROS distribution, build with colcon: see README.md" >&2; exit 1; }
+	@command -v "$(PYTHON)" > /dev/null || { \
+	  echo "make: no '$(PYTHON)' here. Choose one: make setup PYTHON=/path/to/python3" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 14))' || { \
+	  echo "make: Python 3.10 to 3.14 is needed, '$(PYTHON)' is $$("$(PYTHON)" -V)." \
+	       "Choose another: make setup PYTHON=python3.12" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2> /dev/null || { \
+	  echo "make: '$(PYTHON)' cannot make virtual environments." \
+	       "On Debian and Ubuntu: sudo apt install python3-venv" >&2; exit 1; }
+	[ -x $(RUN) ] && $(RUN) -m pip --version > /dev/null || "$(PYTHON)" -m venv --clear $(VENV)
+	$(RUN) -m pip install --upgrade pip
+	$(RUN) -m pip install --editable '.[ros,test,lint]'
+	@touch $@

@@ -1,0 +1,77 @@
+"""Package `ivf_ros`: built by colcon as an ament_python package, by pip as a plain one."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+NAME = "ivf_ros"
+
+# The ROS 2 Jazzy client from PyPI, for machines without a ROS distribution.
+ROS_WHEELS = [
+    "ros-rclpy[fastrtps]==7.1.*",
+    "ros-sensor-msgs==5.3.*",
+    "ros-std-msgs==5.3.*",
+    "ros-diagnostic-msgs==5.3.*",
+    "ros-std-srvs==5.3.*",
+    "ros-builtin-interfaces==2.0.*",
+    "ros-lifecycle-msgs==2.0.*",
+    "ros-rcl-interfaces==2.0.*",
+    "ros-rosgraph-msgs==2.0.*",
+]
+
+
+def files(folder: str, pattern: str) -> list[str]:
+    """Paths as data_files wants them: relative to this file."""
+    return sorted(str(path) for path in Path(folder).glob(pattern))
+
+
+setup(
+    name=NAME,
+    version="0.1.0",
+    description="Fuses thermal and RGB camera topics into one picture with a semantic mask.",
+    long_description=Path("README.md").read_text() if Path("README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    maintainer="ivf_ros maintainers",
+    maintainer_email="maintainers@example.com",
+    python_requires=">=3.10",
+    packages=find_packages(include=["ivf_core", "ivf_core.*", "ivf_ros", "ivf_ros.*"]),
+    package_data={"ivf_core": ["weights/*.safetensors", "weights/*.md"]},
+    data_files=[
+        ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
+        (f"share/{NAME}", ["package.xml"]),
+        (f"share/{NAME}/launch", files("launch", "*.launch.py")),
+        (f"share/{NAME}/config", files("config", "*.*")),
+    ],
+    zip_safe=False,
+    install_requires=[
+        "numpy>=1.26",
+        "opencv-python-headless>=4.6",
+        "pyyaml>=5.4",
+        "rosbags>=0.11",
+        "safetensors>=0.4",
+        "torch>=2.2",
+        "tqdm>=4.57",
+    ],
+    extras_require={
+        "ros": ROS_WHEELS,
+        # colcon brings setuptools below 80 with it: it calls setup.py, and needs the
+        # options of `develop` that 80 dropped.
+        "test": [
+            "colcon-common-extensions",
+            "colcon-ros",
+            "hypothesis>=6.80",
+            "pytest>=7.4",
+            "rosbags-image>=0.10",
+        ],
+        "lint": ["import-linter>=2.0", "mypy>=1.10", "ruff>=0.6", "types-PyYAML"],
+    },
+    entry_points={
+        "console_scripts": [
+            "fusion_node = ivf_ros.fusion_node:main",
+            "player_node = ivf_ros.player_node:main",
+            "recorder_node = ivf_ros.recorder_node:main",
+            "ivf = ivf_core.cli:main",
+        ]
+    },
+)

@@ -1,0 +1,253 @@
+"""The launch files load, declare what the tables say, and start the nodes with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from ivf_core.data.rosbag import BagWriter
+from ivf_ros.launch_arguments import FUSION_ARGUMENTS, REPLAY_ARGUMENTS
+from ivf_ros.transport import PROFILE_VARIABLES, profile_path
+
+# Not `launch`: our own folder of that name would be taken for it.
+pytest.importorskip("launch_ros", reason="launch_ros is not installed")
+
+from launch import LaunchContext, LaunchDescription, LaunchService
+from launch.actions import IncludeLaunchDescription
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+
+LAUNCH = Path(__file__).resolve().parents[2] / "launch"
+
+# Stands in for the executables: writes what it was started with, then ends.
+SPY = f"""#!{sys.executable}
+import json, os, sys
+from pathlib import Path
+import yaml
+arguments = sys.argv[1:]
+parameters = {{}}
+for flag, value in zip(arguments, arguments[1:]):
+    if flag == "--params-file":
+        for block in yaml.safe_load(Path(value).read_text()).values():
+            parameters.update(block["ros__parameters"])
+    elif flag == "-p":
+        name, _, text = value.partition(":=")
+        parameters[name] = yaml.safe_load(text)
+report = {{
+    "arguments": arguments,
+    "parameters": parameters,
+    "environment": {{k: v for k, v in os.environ.items() if k.startswith("FAST")}},
+}}
+Path(os.environ["REPORTS"], Path(sys.argv[0]).name + ".json").write_text(json.dumps(report))
+print("recording /fusion/fused/image (sensor_msgs/msg/Image)", flush=True)
+if Path(sys.argv[0]).name != "player_node":  # the others are ended by launch
+    import signal
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
+    signal.signal(signal.SIGALRM, lambda *_: sys.exit(0))
+    signal.alarm(int(os.environ["LIFETIME"]))
+    signal.pause()
+"""
+
+
+@pytest.fixture
+def prefix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An install space whose executables report what they were started with."""
+    index = tmp_path / "prefix" / "share" / "ament_index" / "resource_index" / "packages"
+    executables = tmp_path / "prefix" / "lib" / "ivf_ros"
+    reports = tmp_path / "reports"
+    for folder in (index, executables, reports):
+        folder.mkdir(parents=True)
+    (index / "ivf_ros").touch()
+    for name in ("fusion_node", "player_node", "recorder_node", "ivf"):
+        (executables / name).write_text(SPY)
+        (executables / name).chmod(0o755)
+    monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path / "prefix"))
+    monkeypatch.setenv("REPORTS", str(reports))
+    monkeypatch.setenv("LIFETIME", "1")
+    for name in (*PROFILE_VARIABLES, "FASTDDS_BUILTIN_TRANSPORTS", "RMW_IMPLEMENTATION"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def bag(tmp_path: Path) -> Path:
+    path = tmp_path / "drive"
+    with BagWriter(path) as writer:
+        writer.write_image(
+            "/front/color/image_raw", 10**9, np.zeros((4, 6, 3), np.uint8), "rgb8", "a"
+        )
+        writer.write_compressed(
+            "/front/thermal/image_raw/compressed", 10**9, np.zeros((4, 6), np.uint8), "mono8", "a"
+        )
+    return path
+
+
+def description(name: str) -> LaunchDescription:
+    source = PythonLaunchDescriptionSource(str(LAUNCH / f"{name}.launch.py"))
+    return source.get_launch_description(LaunchContext())
+
+
+def launch(prefix: Path, file: str, /, **arguments: object) -> tuple[int, dict[str, dict]]:
+    """Launch, and return the exit status and what each executable reported."""
+    environment = dict(os.environ)
+    service = LaunchService(noninteractive=True)
+    service.include_launch_description(
+        LaunchDescription(
+            [
+                IncludeLaunchDescription(
+                    PythonLaunchDescriptionSource(str(LAUNCH / f"{file}.launch.py")),
+                    launch_arguments=[(k, str(v)) for k, v in arguments.items()],
+                )
+            ]
+        )
+    )
+    try:
+        status = service.run()
+    finally:
+        os.environ.clear()
+        os.environ.update(environment)
+    reports = (prefix / "reports").glob("*.json")
+    return status, {report.stem: json.loads(report.read_text()) for report in reports}
+
+
+def remappings(report: dict) -> dict[str, str]:
+    arguments = report["arguments"]
+    pairs = [b for a, b in pairwise(arguments) if a == "-r"]
+    return dict(pair.split(":=") for pair in pairs)
+
+
+@pytest.mark.parametrize(
+    ("name", "table"), [("fusion", FUSION_ARGUMENTS), ("replay", REPLAY_ARGUMENTS)]
+)
+def test_arguments_are_those_of_the_table(name: str, table: tuple) -> None:
+    declared = {argument.name: argument for argument in description(name).get_launch_arguments()}
+    assert list(declared) == [argument.name for argument in table]
+    for argument in table:
+        assert declared[argument.name].description.startswith(argument.description)
+        default = declared[argument.name].default_value
+        assert (default is None) == (argument.default is None)
+        if default:
+            assert default[0].text == argument.default
+
+
+def test_without_arguments_params_file_decides(prefix: Path) -> None:
+    status, reports = launch(prefix, "fusion")
+    assert status == 0
+    assert list(reports) == ["fusion_node"]
+    shipped = yaml.safe_load(profile_path().with_name("fusion.yaml").read_text())
+    assert reports["fusion_node"]["parameters"] == shipped["/**"]["ros__parameters"]
+    assert remappings(reports["fusion_node"]) == {"__node": "fusion"}
+    profile = reports["fusion_node"]["environment"]
+    assert profile == dict.fromkeys(PROFILE_VARIABLES, str(profile_path()))
+
+
+def test_given_arguments_override_with_the_parameters_type(prefix: Path, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("/**:\n  ros__parameters: {palette: turbo, queue_size: 7, autostart: false}\n")
+    _, reports = launch(
+        prefix,
+        "fusion",
+        params_file=file,
+        name="night",
+        namespace="front",
+        queue_size="20",
+        tolerance_seconds="0",
+        weights="123",
+        use_sim_time="True",
+        log_level="debug",
+        fastdds_profile="false",
+        rgb_topic="camera/color/image_raw",
+        thermal_topic="/lepton/image_raw/compressed",
+    )
+    report = reports["fusion_node"]
+    expected = {
+        "palette": "turbo",
+        "queue_size": 20,
+        "autostart": False,
+        "tolerance_seconds": 0.0,
+        "weights": "123",
+        "use_sim_time": True,
+        "thermal_transport": "compressed",
+    }
+    assert report["parameters"] == expected
+    assert {k: type(v) for k, v in report["parameters"].items()} == {
+        k: type(v) for k, v in expected.items()
+    }
+    assert remappings(report) == {
+        "__node": "night",
+        "__ns": "/front",
+        "rgb/image_raw": "camera/color/image_raw",
+        "rgb/image_raw/compressed": "camera/color/image_raw/compressed",
+        "rgb/camera_info": "camera/color/camera_info",
+        "thermal/image_raw": "/lepton/image_raw",
+        "thermal/image_raw/compressed": "/lepton/image_raw/compressed",
+        "thermal/camera_info": "/lepton/camera_info",
+    }
+    assert "--log-level" in report["arguments"]
+    assert report["environment"] == {}
+
+
+def test_users_own_transport_stays(prefix: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTDDS_BUILTIN_TRANSPORTS", "LARGE_DATA")
+    _, reports = launch(prefix, "fusion")
+    environment = reports["fusion_node"]["environment"]
+    assert environment == {"FASTDDS_BUILTIN_TRANSPORTS": "LARGE_DATA"}
+
+
+def test_bag_is_played_into_the_node(prefix: Path, bag: Path) -> None:
+    _, reports = launch(prefix, "fusion", bag=bag, rate="2", loop="true")
+    assert reports["player_node"]["parameters"] == {
+        "bag": str(bag),
+        "progress_topic": "fusion/latency_ms",
+        "rate": 2.0,
+        "loop": True,
+        "restamp": True,
+        "publish_clock": False,
+    }
+    node = reports["fusion_node"]
+    assert remappings(node)["rgb/image_raw"] == "/front/color/image_raw"
+    assert remappings(node)["thermal/image_raw/compressed"] == "/front/thermal/image_raw/compressed"
+    assert node["parameters"]["rgb_transport"] == "raw"
+    assert node["parameters"]["thermal_transport"] == "compressed"
+
+
+def test_replay_records_every_pair_and_ends_with_the_player(
+    prefix: Path, bag: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIFETIME", "60")  # they live until launch ends them
+    status, reports = launch(prefix, "replay", bag=bag, output=tmp_path / "out", device="cpu")
+    assert status == 0
+    assert set(reports) == {"fusion_node", "player_node", "recorder_node"}
+    assert reports["fusion_node"]["parameters"]["mode"] == "replay"
+    assert reports["fusion_node"]["parameters"]["device"] == "cpu"
+    assert reports["player_node"]["parameters"]["as_fast_as_taken"] is True
+    assert reports["recorder_node"]["parameters"]["output"] == str(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("fusion", {"palette": "rainbow"}),
+        ("fusion", {"queue_size": "many"}),
+        ("fusion", {"loop": "perhaps", "bag": "{bag}"}),
+        ("fusion", {"params_file": "/nowhere.yaml"}),
+        ("fusion", {"fastdds_profile": "/nowhere.xml"}),
+        ("fusion", {"bag": "/nowhere"}),
+        ("fusion", {"visible": "{bag}"}),
+        ("replay", {}),
+        ("replay", {"bag": "{bag}", "output": "{bag}"}),
+    ],
+)
+def test_wrong_arguments_end_the_launch(
+    prefix: Path, bag: Path, name: str, arguments: dict[str, str]
+) -> None:
+    filled = {key: value.format(bag=bag) for key, value in arguments.items()}
+    status, reports = launch(prefix, name, **filled)
+    assert status != 0
+    assert "fusion_node" not in reports
