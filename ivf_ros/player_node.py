@@ -117,6 +117,9 @@ PARAMETERS = (
 _READ_AHEAD = 8
 """Frames, with all that belongs to them, waiting in memory."""
 
+_OFFSETS_QOS = QoSProfile(depth=10_000, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+"""Whoever subscribes after the first frames gets their offsets too."""
+
 _LONGEST_GROUP_NS = 10**9
 _LATE_NS = 10**7
 _SETTLE_SECONDS = 0.2
@@ -292,7 +295,7 @@ class Player(Node):
             self._create_clock_publisher() if self._value("publish_clock") else None
         )
         self._offset_publisher = (
-            self.create_publisher(Int64, "~/stamp_offset_ns", 100)
+            self.create_publisher(Int64, "~/stamp_offset_ns", _OFFSETS_QOS)
             if self._value("restamp")
             else None
         )

@@ -359,7 +359,7 @@ class TestRefusals:
             ({"bag": "BAG", "rate": -1.0}, "rate"),
             ({"bag": "BAG", "rate": "fast"}, "rate"),
             ({"bag": "BAG", "window": 0}, "window"),
-            ({"bag": "BAG", "qos_reliability": "perfect"}, "reliable or sensor_data"),
+            ({"bag": "BAG", "qos_reliability": "perfect"}, "one of reliable, sensor_data"),
             ({"bag": "BAG", "restamp": True, "publish_clock": True}, "exclude each other"),
             ({"bag": "BAG", "topics": ["/lidar"]}, "no topic /lidar; it has: /big_endian"),
         ],

@@ -1,0 +1,299 @@
+"""The demo: player, fusion node and recorder in processes of their own, over real DDS.
+
+Makes a bag (a synthetic drive, or of two videos) unless it is given one, runs
+the node on it live, and leaves pictures, a video, the output bag and a summary.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from rclpy.node import Node
+from std_msgs.msg import Float64
+from tqdm import tqdm
+
+from ivf_core.data.rosbag import (
+    BagInfo,
+    bag_info,
+    from_video,
+    guess_camera_topics,
+    write_drive_bag,
+)
+from ivf_core.data.scenes import SyntheticDrive
+from ivf_core.images.files import atomic_path
+from ivf_ros.demo_results import print_summary, summarize, write_pictures
+from ivf_ros.transport import environment
+
+__all__ = ["main"]
+
+_DRIVE_RATE_HZ = 30.0
+_START_SECONDS = 60.0
+_QUIET_SECONDS = 3.0
+_STOP_SECONDS = 30.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the demo; returns the exit status."""
+    args = _parser().parse_args(arguments)
+    try:
+        return _run(args)
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m ivf_ros.demo", description="Run the fusion node on a bag, and show it."
+    )
+    parser.add_argument("--output", type=Path, default=Path("demo_output"), help="%(default)s")
+    parser.add_argument("--bag", type=Path, help="rosbag2 or rosbag1 with both cameras")
+    parser.add_argument("--visible", type=Path, help="video, with --infrared")
+    parser.add_argument("--infrared", type=Path, help="video, with --visible")
+    parser.add_argument("--seconds", type=float, default=12.0, help="of the synthetic drive")
+    parser.add_argument("--rate", type=float, default=1.0, help="speed of the player")
+    parser.add_argument("--weights", default="sage", help="shipped name or file")
+    return parser
+
+
+def _run(args: argparse.Namespace) -> int:
+    if (args.visible is None) != (args.infrared is None):
+        raise ValueError("VISIBLE and INFRARED go together: give both or neither")
+    if args.bag is not None and args.visible is not None:
+        raise ValueError("give BAG, or VISIBLE and INFRARED, not both")
+    args.output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=args.output, prefix=".input-") as scratch:
+        bag = _input_bag(args, Path(scratch))
+        cameras = guess_camera_topics(bag.topics)
+        print(f"[2/4] playing {bag.path.name} into the node: {' and '.join(cameras)}")
+        output_bag = args.output / "bag"
+        shutil.rmtree(output_bag, ignore_errors=True)
+        values, images = _run_processes(args, bag, cameras, output_bag)
+        pictures: list[str] = []
+        size = [0, 0]
+        if int(values["pairs_out"]):
+            print("[3/4] writing pictures and the video")
+            pictures, size = write_pictures(args.output, bag, cameras, output_bag)
+        else:
+            print("[3/4] nothing to show: no pair was fused")
+    summary = summarize(values, images, size, pictures)
+    with atomic_path(args.output / "summary.json") as temporary:
+        temporary.write_text(json.dumps(summary, indent=2) + "\n")
+    print_summary(summary, args.output)
+    return 0 if summary["pairs_out"] else 1
+
+
+def _input_bag(args: argparse.Namespace, scratch: Path) -> BagInfo:
+    """The bag to play, made where none is given."""
+    if args.bag is not None:
+        print(f"[1/4] using {args.bag}")
+        return bag_info(args.bag)
+    path = scratch / "drive"
+    if args.visible is not None:
+        print(f"[1/4] reading {args.visible} and {args.infrared}")
+        with _progress() as bar:
+            from_video(
+                args.visible, args.infrared, path, progress=lambda n, total: _show(bar, n, total)
+            )
+    else:
+        print(f"[1/4] drawing {args.seconds:g} s of a synthetic drive: day, night, smoke")
+        drive = SyntheticDrive(rate_hz=_DRIVE_RATE_HZ, seconds=args.seconds)
+        with _progress() as bar:
+            write_drive_bag(
+                path, drive, _DRIVE_RATE_HZ, progress=lambda n, _: _show(bar, n, len(drive))
+            )
+    return bag_info(path)
+
+
+def _progress(total: int | None = None) -> tqdm[NoReturn]:
+    """A progress bar; in a log file a line now and then."""
+    quick = sys.stderr.isatty()
+    return tqdm(total=total, unit="pair", mininterval=0.2 if quick else 5.0, leave=quick)
+
+
+def _show(bar: tqdm[NoReturn], done: int, total: int | None) -> None:
+    bar.total = total
+    bar.update(done - bar.n)
+
+
+# The processes
+
+
+def _run_processes(
+    args: argparse.Namespace, bag: BagInfo, cameras: tuple[str, str], output_bag: Path
+) -> tuple[dict[str, str], dict[str, dict[str, int]]]:
+    """Play `bag` through the node.
+
+    Returns:
+        The node's last report, and the images published and received by camera.
+    """
+    rgb, thermal = cameras
+    compressed = [topic.endswith("/compressed") for topic in cameras]
+    env = environment()
+    env.setdefault("PYTHONUNBUFFERED", "1")
+    os.environ.update(env)  # for the watcher in this process
+    with ExitStack() as stack:
+        node = stack.enter_context(
+            _process(
+                "fusion_node",
+                {
+                    "weights": args.weights,
+                    "rgb_transport": "compressed" if compressed[0] else "raw",
+                    "thermal_transport": "compressed" if compressed[1] else "raw",
+                    "diagnostics_period_seconds": 0.5,
+                },
+                {
+                    "rgb/image_raw": rgb.removesuffix("/compressed"),
+                    "thermal/image_raw": thermal.removesuffix("/compressed"),
+                    "rgb/image_raw/compressed": rgb,
+                    "thermal/image_raw/compressed": thermal,
+                },
+            )
+        )
+        recorder = stack.enter_context(_process("recorder_node", {"output": str(output_bag)}))
+        watcher = stack.enter_context(_watcher())
+        watcher.wait_until_active((node, recorder))
+        player = stack.enter_context(
+            _process(
+                "player_node",
+                {
+                    "bag": str(bag.path),
+                    "rate": args.rate,
+                    "restamp": True,
+                    "topics": [rgb, thermal],
+                },
+            )
+        )
+        total = min(topic.count for topic in bag.topics if topic.name in cameras)
+        watcher.watch((node, player, recorder), player, total)
+        watcher.deactivate()
+    for name, process in (("fusion_node", node), ("recorder_node", recorder)):
+        if process.returncode:
+            raise RuntimeError(f"{name} ended with status {process.returncode}")
+    counts = {topic.name: topic.count for topic in bag.topics}
+    images = {
+        camera: {"published": counts[topic], "received": watcher.received[camera]}
+        for camera, topic in zip(("rgb", "thermal"), cameras, strict=True)
+    }
+    return watcher.values, images
+
+
+@contextmanager
+def _process(
+    module: str, parameters: dict[str, Any], remaps: dict[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A node in a process of its own; interrupted and waited for at the end."""
+    command = [sys.executable, "-m", f"ivf_ros.{module}", "--ros-args", "--log-level", "warn"]
+    for name, value in parameters.items():
+        command += ["-p", f"{name}:={json.dumps(value)}"]
+    for old, new in (remaps or {}).items():
+        if old != new.lstrip("/"):
+            command += ["-r", f"{old}:={new}"]
+    process = subprocess.Popen(command)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+        try:
+            process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+class _Watcher(Node):
+    """Follows the node by its small topics only, so as not to disturb it."""
+
+    def __init__(self) -> None:
+        super().__init__("demo_watcher")
+        self.done = 0
+        self.values: dict[str, str] = {}
+        self.received: dict[str, int] = {}
+        self.create_subscription(Float64, "fusion/latency_ms", self._on_latency, 100)
+        self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
+        self._change_state = self.create_client(ChangeState, "fusion/change_state")
+
+    def _on_latency(self, _message: Float64) -> None:
+        self.done += 1
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            values = {value.key: value.value for value in status.values}
+            if status.name == "/fusion: pairs":
+                self.values = values
+            elif status.name.startswith("/fusion: "):  # "rgb camera", "thermal camera"
+                self.received[status.name.split()[1]] = int(values["received"])
+
+    def _spin_until(self, condition: Any, seconds: float, processes: Sequence[Any] = ()) -> bool:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            for process in processes:
+                if process.poll() is not None:
+                    raise RuntimeError(f"{process.args[2]} ended early")
+            if time.monotonic() > deadline:
+                return False
+            rclpy.spin_once(self, timeout_sec=0.1)
+        return True
+
+    def wait_until_active(self, processes: Sequence[Any]) -> None:
+        active = lambda: self.values.get("state") == "active"  # noqa: E731
+        if not self._spin_until(active, _START_SECONDS, processes):
+            raise RuntimeError(f"the node is not active after {_START_SECONDS:.0f} s")
+
+    def watch(self, processes: Sequence[Any], player: Any, total: int) -> None:
+        """Until the player has ended and the node has been quiet for a while."""
+        with _progress(total) as bar:
+
+            def ended() -> bool:
+                bar.set_postfix(fused=self.done, refresh=False)
+                _show(bar, min(int(self.values.get("pairs_in", 0)), total), total)
+                return player.poll() is not None
+
+            self._spin_until(ended, float("inf"), [p for p in processes if p is not player])
+            if player.returncode:
+                raise RuntimeError(f"player_node ended with status {player.returncode}")
+            quiet_from = time.monotonic()
+            self._spin_until(lambda: time.monotonic() - quiet_from > _QUIET_SECONDS, 60.0)
+            ended()
+
+    def deactivate(self) -> None:
+        """Deactivate the node, which makes it report its last counts."""
+        request = ChangeState.Request()
+        request.transition.id = Transition.TRANSITION_DEACTIVATE
+        future = self._change_state.call_async(request)
+        if not self._spin_until(
+            lambda: future.done() and self.values.get("state") == "inactive", _STOP_SECONDS
+        ):
+            raise RuntimeError("the node has not deactivated")
+
+
+@contextmanager
+def _watcher() -> Iterator[_Watcher]:
+    rclpy.init()
+    watcher = _Watcher()
+    try:
+        yield watcher
+    finally:
+        watcher.destroy_node()
+        rclpy.try_shutdown()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,164 @@
+"""The ivf command: real runs, clear errors, and examples that are true."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ivf_core.cli import _COMMANDS, build_parser, main
+from ivf_core.images.files import VideoWriter, open_pairs, read_infrared, read_visible, write_image
+from ivf_core.inference import FusionPipeline, ImagePair
+from ivf_core.inference.pipeline import resize_labels
+from ivf_core.models.checkpoints import load_model
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*words: object) -> int:
+    return main([str(word) for word in words])
+
+
+def make_picture(
+    path: Path, seed: int, *, gray: bool = False, size: tuple[int, int] = (48, 64)
+) -> Path:
+    values = np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
+    write_image(path, values[..., 0].copy() if gray else values)
+    return path
+
+
+def test_fuse_a_picture(
+    tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    visible = make_picture(tmp_path / "rgb.png", 1)
+    infrared = make_picture(tmp_path / "ir.png", 2, gray=True)
+    output = tmp_path / "out"
+    assert run("fuse", "--visible", visible, "--infrared", infrared, "--output", output,
+               "--weights", tiny_weights, "--device", "cpu") == 0  # fmt: skip
+    result = FusionPipeline(load_model(tiny_weights), device="cpu")(
+        ImagePair(read_visible(visible), read_infrared(infrared))
+    )
+    assert result.labels is not None
+    np.testing.assert_array_equal(read_visible(output / "fused/rgb.png"), result.fused)
+    np.testing.assert_array_equal(
+        read_infrared(output / "mask/rgb.png"), resize_labels(result.labels, (48, 64))
+    )
+    assert (output / "overlay/rgb.png").is_file()
+    assert "1 pairs fused" in capsys.readouterr().out
+
+
+def test_fuse_a_folder_with_a_stray_file(
+    tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in "ab":
+        make_picture(tmp_path / "v" / f"{name}.png", 1)
+        make_picture(tmp_path / "i" / f"{name}.png", 2, gray=True)
+    make_picture(tmp_path / "v" / "alone.png", 3)
+    output = tmp_path / "out"
+    run("fuse", "--visible", tmp_path / "v", "--infrared", tmp_path / "i", "--output", output,
+        "--weights", tiny_weights)  # fmt: skip
+    assert sorted(p.name for p in (output / "fused").iterdir()) == ["a.png", "b.png"]
+    assert "alone" in capsys.readouterr().err
+
+
+def make_videos(folder: Path, frames: int = 6) -> tuple[Path, Path]:
+    paths = folder / "rgb.mp4", folder / "thermal.mp4"
+    for path in paths:
+        with VideoWriter(path, 10.0, (48, 64)) as video:
+            for number in range(frames):
+                video.write(np.full((48, 64, 3), 30 * number, np.uint8))
+    return paths
+
+
+def test_fuse_a_video(tiny_weights: Path, tmp_path: Path) -> None:
+    visible, infrared = make_videos(tmp_path)
+    output = tmp_path / "out"
+    assert run("fuse", "--visible", visible, "--infrared", infrared, "--output", output,
+               "--weights", tiny_weights) == 0  # fmt: skip
+    frames = list(open_pairs(output / "fused.mp4", output / "overlay.mp4"))
+    assert len(frames) == 6
+    assert len(list((output / "mask").iterdir())) == 6
+    assert not list(output.glob(".*")), "no temporary file is left"
+
+
+def test_bag_from_video_and_info(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    visible, infrared = make_videos(tmp_path)
+    bag = tmp_path / "drive"
+    arguments = ["bag", "from-video", "--visible", visible, "--infrared", infrared, "--output", bag]
+    assert run(*arguments) == 0
+    capsys.readouterr()
+    assert run("bag", "info", bag) == 0
+    text = capsys.readouterr().out
+    assert "rosbag2 mcap" in text
+    assert re.search(r"/rgb/image_raw +6 +10\.0 Hz +sensor_msgs/msg/Image", text)
+    assert run(*arguments) == 1
+    assert f"ivf: bag '{bag}'" in capsys.readouterr().err
+
+
+def test_weights(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("weights") == 0
+    text = capsys.readouterr().out
+    assert text.startswith("sage ")
+    assert "color_cone" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("fuse --visible {here}/no.png --infrared {here}/no.png --output {here}/o", "no.png"),
+        ("fuse --visible {here} --infrared {here}/a.png --output {here}/o", "{here}"),
+        (
+            "fuse --visible {here}/a.png --infrared {here}/a.png --output {here}/o --weights x",
+            "weights 'x': no such file",
+        ),
+        (
+            "fuse --visible {here}/a.png --infrared {here}/a.png --output {here}/o --device tpu",
+            "device 'tpu'",
+        ),
+        ("bag info {here}/nothing", "{here}/nothing"),
+        ("train head --config {here}/no.yaml", "recipe {here}/no.yaml"),
+        ("train student --config {here}/no.yaml", "recipe {here}/no.yaml"),
+    ],
+)
+def test_errors_are_one_line(
+    words: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_picture(tmp_path / "a.png", 0)
+    assert run(*shlex.split(words.format(here=tmp_path))) == 1
+    error = capsys.readouterr().err.strip()
+    assert message.format(here=tmp_path) in error
+    assert "Traceback" not in error
+    assert error.splitlines()[-1].startswith("ivf: ")
+
+
+def test_every_command_has_help_and_an_example_that_parses(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for command in _COMMANDS:
+        with pytest.raises(SystemExit) as ended:
+            run(*command.words.split(), "--help")
+        assert ended.value.code == 0
+        assert command.example in capsys.readouterr().out
+        program, *words = shlex.split(command.example)
+        assert program == "ivf"
+        assert build_parser().parse_args(words).run is command.run
+
+
+def test_commands_in_the_docs_parse() -> None:
+    """Every `ivf ...` line in a code block of README and docs is a command of ours."""
+    found = 0
+    for path in (
+        ROOT / "README.md",
+        *sorted((ROOT / "docs").glob("*.md")),
+        ROOT / "training/README.md",
+    ):
+        for block in re.findall(r"```(?:bash|sh|console)\n(.*?)```", path.read_text(), re.S):
+            for line in block.replace("\\\n", " ").splitlines():
+                words = shlex.split(line.strip().removeprefix("$ "), comments=True)
+                if words[:1] == [".venv/bin/ivf"] or words[:1] == ["ivf"]:
+                    build_parser().parse_args(words[1:])
+                    found += 1
+    assert found >= 3
