@@ -15,6 +15,7 @@ from rclpy.node import Node
 
 from ivf_core.images.overlay import OVERLAY_PALETTES
 from ivf_core.images.thermal import THERMAL_MODES
+from ivf_core.models.checkpoints import WeightsError, find_weights
 
 __all__ = [
     "PARAMETERS",
@@ -184,6 +185,11 @@ def refusal(values: Mapping[str, Value], changed: Iterable[str]) -> str | None:
             continue
         if (reason := _refusal(parameter, values[name])) is not None:
             return reason
+    if "weights" in changed:
+        try:
+            find_weights(values["weights"])
+        except WeightsError as error:
+            return str(error)
     if not values["low_percentile"] < values["high_percentile"]:
         return (
             f"low_percentile ({values['low_percentile']}) must be below "

@@ -16,10 +16,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from ivf_core.class_sets import ClassSet
+from ivf_core.images.files import atomic_path
 from ivf_core.models.segmentation import SegmentationHead
 from ivf_core.models.student import FusionStudent
 
@@ -130,14 +131,8 @@ def save_model(model: FusionModel, path: str | os.PathLike[str], **metadata: str
         )
         entries["ivf_class_set"] = model.class_set.to_json()
     tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        save_file(tensors, temporary, metadata=entries)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(save(tensors, metadata=entries))
 
 
 def _load_safetensors(path: Path, name: str) -> FusionModel:

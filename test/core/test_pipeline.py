@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -108,3 +109,15 @@ def test_fuse_folder_reports_what_it_leaves_out(pipeline: FusionPipeline, tmp_pa
     expected = pipeline(pair(33, 47, seed=2))
     np.testing.assert_array_equal(read_visible(tmp_path / "out/fused/2.png"), expected.fused)
     assert sorted(p.name for p in (tmp_path / "out/mask").iterdir()) == ["0.png", "2.png"]
+
+
+def test_readme_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Python of README runs as it stands."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", readme, re.S)
+    given = pair(48, 64)
+    write_image(tmp_path / "rgb.png", given.visible)
+    write_image(tmp_path / "thermal.png", given.infrared)
+    monkeypatch.chdir(tmp_path)
+    exec(example, {})
+    assert read_visible("fused.png").shape == (48, 64, 3)

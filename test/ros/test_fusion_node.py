@@ -306,6 +306,7 @@ def test_parameters(graph: Graph, tiny_weights: Path, bag: Path, pairs: list[Any
         "mode": ("live", "read-only"),
         "class_names": (["a"], "read only"),
         "thermal_mode": ("celsius", "expected one of auto"),
+        "weights": ("nowhere", "no such file"),
     }
     for name, (value, reason) in refused.items():
         (result,) = graph.set(**{name: value})
@@ -327,10 +328,13 @@ def test_parameters(graph: Graph, tiny_weights: Path, bag: Path, pairs: list[Any
 
 def test_services(graph: Graph, tiny_weights: Path, bag: Path, tmp_path: Path) -> None:
     graph.start_fusion(tiny_weights, mode="replay", snapshot_directory=str(tmp_path / "shots"))
-    assert graph.set(weights="nowhere.safetensors")[0].successful
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(tiny_weights.read_bytes()[:500])
+    assert graph.set(weights=str(damaged))[0].successful
     response = graph.trigger("reload_weights")
     assert not response.success
-    assert "nowhere.safetensors" in response.message
+    assert "damaged.safetensors" in response.message
+    assert "the old weights stay" in response.message
     assert graph.set(weights=str(tiny_weights))[0].successful
     assert graph.trigger("reload_weights").success
 
