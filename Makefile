@@ -17,6 +17,9 @@ ifdef ROS_DISTRO
 unexport AMENT_PREFIX_PATH COLCON_PREFIX_PATH LD_LIBRARY_PATH PYTHONPATH
 endif
 
+# The wheels bring Fast DDS only.
+unexport RMW_IMPLEMENTATION
+
 .PHONY: help setup demo test lint docs clean
 
 help:  ## list the targets

@@ -202,14 +202,24 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     )
 
 
+# What is the fault of an input or of the machine, and is told in one line.
+_BAD_INPUT = (ValueError, OSError)
+# A run that diverges, or for which memory is too small (torch: a RuntimeError).
+_BAD_RUN = (*_BAD_INPUT, FloatingPointError, MemoryError, RuntimeError)
+
+
 class _Command(NamedTuple):
-    """One command: its words, what it does, an example, its options, and the function."""
+    """One command: its words, what it does, an example, its options, and the function.
+
+    Of the exceptions in `failures` the user sees the message, of others the traceback.
+    """
 
     words: str
     help: str
     example: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int]
+    failures: tuple[type[Exception], ...] = _BAD_INPUT
 
 
 _COMMANDS = (
@@ -235,6 +245,7 @@ _COMMANDS = (
         "ivf train student --config training/student_sage.yaml --set steps=100",
         _add_train,
         _train_student,
+        _BAD_RUN,
     ),
     _Command(
         "train head",
@@ -242,6 +253,7 @@ _COMMANDS = (
         "ivf train head --config training/head_mfnet.yaml",
         _add_train,
         _train_head,
+        _BAD_RUN,
     ),
 )
 
@@ -271,17 +283,18 @@ def build_parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.add_arguments(sub)
-        sub.set_defaults(run=command.run)
+        sub.set_defaults(run=command.run, failures=command.failures)
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status: 1 where an input is bad, 2 for bad options."""
+    """Entry point; returns the exit status: 1 where input or run is bad, 2 for bad options."""
     args = build_parser().parse_args(arguments)
     try:
         return args.run(args)
-    except (ValueError, OSError) as error:
-        print(f"ivf: {error}", file=sys.stderr)
+    except args.failures as error:
+        lines = (str(error) or type(error).__name__).splitlines()
+        print(f"ivf: {' '.join(line.strip() for line in lines)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

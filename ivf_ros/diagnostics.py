@@ -6,10 +6,18 @@ import statistics
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
+from rclpy.qos import (
+    QoSCompatibility,
+    QoSProfile,
+    qos_check_compatible,
+    qos_profile_sensor_data,
+)
+from rclpy.topic_endpoint_info import TopicEndpointInfo
 
 __all__ = ["CameraWatch", "PairStatistics", "percentiles", "status"]
 
@@ -26,8 +34,11 @@ _TIMINGS = (
 )
 _KEPT_TIMINGS = 2000
 _NO_FAULTS = frozenset({"replaced_by_newer", "no_subscriber", "deactivated"})
-_WATCHED_FRAMES = 90
+_BACKLOG_TO_REPORT = 50
+_WATCHED_FRAMES = 60
 _LOSS_TO_REPORT = 0.05
+_PAUSE_SECONDS = 0.5
+"""A longer gap is a pause of the camera (thermal ones close their shutter now and then)."""
 
 LOSS_REMEDY = (
     "Fast DDS drops messages larger than its shared-memory segment: start the camera drivers "
@@ -58,7 +69,9 @@ class PairStatistics:
         self.pairs_out = 0
         self.dropped: Counter[str] = Counter()
         self.repaired_frames = 0
-        self._first_out = self._last_out = 0.0
+        self._out_times: deque[float] = deque(maxlen=_KEPT_TIMINGS)
+        self._faults_before = 0
+        self._off_clock = False
         self._timings = {name: deque[float](maxlen=_KEPT_TIMINGS) for name in _TIMINGS}
 
     def came_in(self) -> None:
@@ -80,20 +93,38 @@ class PairStatistics:
         with self._lock:
             self.pairs_out += 1
             self.repaired_frames += repaired
-            self._last_out = time.monotonic()
-            self._first_out = self._first_out or self._last_out
+            self._out_times.append(time.monotonic())
+            self._off_clock = "latency_ms" not in timings
             for name, value in timings.items():
                 self._timings[name].append(value)
 
+    def settled(self) -> int:
+        """Pairs that went out or were dropped."""
+        with self._lock:
+            return self.pairs_out + sum(self.dropped.values())
+
     def check(self) -> tuple[bytes, str]:
-        """Level and message: pairs lost to faults, not to speed, are worth a warning."""
+        """Level and message: what went wrong since the last check, and the counts."""
         with self._lock:
             faults = sum(n for reason, n in self.dropped.items() if reason not in _NO_FAULTS)
+            pending = self.pairs_in - self.pairs_out - sum(self.dropped.values())
             text = f"{self.pairs_in} pairs in, {self.pairs_out} out"
             if self.dropped:
                 reasons = ", ".join(f"{n} {reason}" for reason, n in self.dropped.most_common())
                 text += f"; dropped: {reasons}"
-            return (WARN if faults else OK), text
+            level = WARN if faults > self._faults_before else OK
+            self._faults_before = faults
+            if pending > _BACKLOG_TO_REPORT:
+                level = WARN
+                text += (
+                    f"; {pending} pairs wait: the bag is played faster than the model works "
+                    "(the player's as_fast_as_taken waits for it)"
+                )
+            if self._off_clock:
+                text += (
+                    "; no latency: stamps and clock are more than a minute apart (use_sim_time?)"
+                )
+            return level, text
 
     def report(self) -> dict[str, str]:
         """Counters and percentiles as text by key."""
@@ -106,9 +137,9 @@ class PairStatistics:
                 "pairs_pending": str(pending),
                 "repaired_thermal_frames": str(self.repaired_frames),
             }
-            seconds = self._last_out - self._first_out
-            rate = (self.pairs_out - 1) / seconds if seconds > 0 else 0.0
-            values["throughput_hz"] = f"{rate:.3f}"
+            times = self._out_times
+            seconds = times[-1] - times[0] if times else 0.0
+            values["throughput_hz"] = f"{(len(times) - 1) / seconds if seconds else 0.0:.3f}"
             values |= {f"dropped.{reason}": str(n) for reason, n in sorted(self.dropped.items())}
         for name, numbers in timings.items():
             values |= {f"{name}.{key}": f"{v:.3f}" for key, v in percentiles(numbers).items()}
@@ -123,16 +154,16 @@ class CameraWatch:
 
     Attributes:
         topic: the resolved image topic.
+        qos: of the subscription.
         received: images so far.
         lost_events: losses that the middleware itself reported.
-        mismatches: publishers whose QoS does not match, policy names by report.
+        last_arrival: monotonic time of the last image in seconds, None before the first.
     """
 
     topic: str
+    qos: QoSProfile = field(default_factory=lambda: qos_profile_sensor_data)
     received: int = 0
     lost_events: int = 0
-    mismatch: str = ""
-    mismatches: int = 0
     last_arrival: float | None = None
     _stamps: deque[float] = field(default_factory=lambda: deque(maxlen=_WATCHED_FRAMES))
     _info_stamps: deque[float] = field(default_factory=lambda: deque(maxlen=_WATCHED_FRAMES))
@@ -154,65 +185,78 @@ class CameraWatch:
         stamps.append(stamp)
 
     def lost_share(self) -> float:
-        """Estimated share of the recent images that never arrived, from gaps between stamps.
+        """Estimated share of the recent images that never arrived.
 
-        The camera's period is taken from its CameraInfo where there is one, else
-        from the images; intervals much longer than the short ones are gaps.
+        Where the camera sends a CameraInfo with each image, these are counted;
+        else gaps between stamps are, in units of the short intervals.
         """
-        infos, images = self._info_stamps, self._stamps
-        reference = infos if len(infos) >= 10 else images
-        if len(images) < 5 or len(reference) < 5 or images[-1] <= images[0]:
+        images, infos = list(self._stamps), list(self._info_stamps)
+        if len(images) < 5 or images[-1] <= images[0]:
             return 0.0
-        intervals = sorted(b - a for a, b in zip(reference, list(reference)[1:], strict=False))
-        short = intervals[len(intervals) // 10]
+        if len(infos) >= 10 and infos[-1] >= images[-1] - _PAUSE_SECONDS:
+            since = max(images[0], infos[0])
+            sent = sum(since <= stamp <= images[-1] for stamp in infos)
+            came = sum(since <= stamp for stamp in images)
+            return max(0.0, 1 - came / sent) if sent else 0.0
+        intervals = [b - a for a, b in pairwise(images)]
+        short = sorted(intervals)[len(intervals) // 10]
         if short <= 0:
             return 0.0
         period = statistics.mean(i for i in intervals if short <= i < 1.6 * short)
-        expected = round((images[-1] - images[0]) / period) + 1
-        return max(0.0, 1 - len(images) / expected)
+        lost = sum(round(i / period) - 1 for i in intervals if i < _PAUSE_SECONDS)
+        return max(0.0, lost / (len(images) + lost))
 
-    def check(self, now: float, since: float, timeout: float, publishers: int) -> tuple[bytes, str]:
+    def check(
+        self, now: float, since: float, timeout: float, publishers: Sequence[TopicEndpointInfo]
+    ) -> tuple[bytes, str]:
         """Level and message for diagnostics.
 
         Args:
             now, since: the time, and when watching began, in seconds.
             timeout: silence of this many seconds is reported.
-            publishers: publishers on the topic now.
+            publishers: those on the topic now.
         """
         last = self.last_arrival
         silence = now - (since if last is None else last)
+        mismatched = self._mismatched(publishers)
+        if mismatched and len(mismatched) == len(publishers):
+            return ERROR, "; ".join(mismatched)
         if silence > timeout:
-            if self.mismatches:
-                return ERROR, self._mismatch_text()
-            if publishers == 0:
+            if not publishers:
                 return WARN, f"no publisher on {self.topic}"
             if last is None:
                 return ERROR, (
-                    f"{publishers} publisher(s) on {self.topic}, but no image has arrived in "
-                    f"{silence:.1f} s. {LOSS_REMEDY}"
+                    f"{len(publishers)} publisher(s) on {self.topic}, but no image has arrived "
+                    f"in {silence:.1f} s. {LOSS_REMEDY}"
                 )
             return WARN, f"no image on {self.topic} for {silence:.1f} s"
-        if self.mismatches:
-            return WARN, self._mismatch_text()
+        if mismatched:
+            return WARN, "; ".join(mismatched)
         share = self.lost_share()
         if share > _LOSS_TO_REPORT:
             return WARN, f"{share:.0%} of the images on {self.topic} are lost. {LOSS_REMEDY}"
         return OK, "receiving" if last is not None else f"waiting for {self.topic}"
 
-    def _mismatch_text(self) -> str:
-        return (
-            f"a publisher on {self.topic} offers a QoS that does not match this subscription "
-            f"(policy: {self.mismatch}); set qos_overrides.{self.topic}.subscription.* or the "
-            "publisher's"
-        )
+    def _mismatched(self, publishers: Sequence[TopicEndpointInfo]) -> list[str]:
+        """A sentence for each publisher whose offer does not match."""
+        sentences = []
+        for publisher in publishers:
+            verdict, reason = qos_check_compatible(publisher.qos_profile, self.qos)
+            if verdict == QoSCompatibility.ERROR:
+                sentences.append(
+                    f"{publisher.node_name} offers a QoS on {self.topic} that does not match "
+                    f"({reason.rstrip(';')}): change it there, or here by "
+                    f"qos_overrides.{self.topic}.subscription.*"
+                )
+        return sentences
 
     def report(self) -> dict[str, str]:
+        """What diagnostics shows of the camera."""
         return {
             "topic": self.topic,
             "received": str(self.received),
             "lost_share_estimate": f"{self.lost_share():.3f}",
             "lost_events": str(self.lost_events),
-            "qos_mismatches": str(self.mismatches),
         }
 
 

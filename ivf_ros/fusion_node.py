@@ -4,16 +4,23 @@ Subscriptions feed the synchronizer, whose pairs go into a mailbox; a worker
 takes them from there, so that neither the model nor a decoder ever runs inside
 a callback. The life of a node: weights are loaded on configure, subscriptions
 and worker live from activate to deactivate, which also frees the model.
+
+All callbacks run in one thread, the executor's. Two other threads exist: the
+worker, and for a moment the one that loads new weights.
 """
 
 from __future__ import annotations
 
+import copy
 import functools
+import math
 import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,21 +30,23 @@ import torch
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
-from rclpy.executors import MultiThreadedExecutor
+from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import InvalidHandle
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter as RosParameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.signals import SignalHandlerOptions
-from rclpy.time import Time
+from rclpy.task import Future
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_srvs.srv import Trigger
 
 from ivf_core.images.files import write_image
 from ivf_core.images.registration import Registration
-from ivf_core.images.thermal import GainControl, ThermalNormalizer
+from ivf_core.images.thermal import ThermalNormalizer
 from ivf_core.inference import FusionPipeline, FusionResult, ImagePair
-from ivf_core.inference.memory import keep_freed_memory
+from ivf_core.inference.memory import keep_freed_memory, return_freed_memory
 from ivf_core.inference.pipeline import resize_labels
 from ivf_core.models.checkpoints import load_model
 from ivf_ros.compat import Subscriber, SubscriptionEventCallbacks
@@ -53,7 +62,8 @@ __all__ = ["FusionNode", "main"]
 _NS = 1_000_000_000
 _REPLAY = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
 _LOG_PERIOD_SECONDS = 10.0
-_SNAPSHOT_TIMEOUT_SECONDS = 10.0
+_SNAPSHOT_SECONDS = 10.0
+_LOOK_SECONDS = 0.2
 _CLOCK_LIMIT_MS = 60_000.0
 """A latency beyond this says that stamps and clock have nothing to do with each other."""
 
@@ -68,13 +78,12 @@ class _Job:
 
 
 class _Snapshot:
-    """A request for the next result's files; the service waits for `done`."""
+    """A request for the next result's files; `done` gets success and message."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, asked: float) -> None:
         self.directory = directory
-        self.done = threading.Event()
-        self.success = False
-        self.message = ""
+        self.asked = asked
+        self.done: Future = Future()
 
 
 def _transition(
@@ -88,6 +97,8 @@ def _transition(
             step(node, state)
         except Exception as error:
             node.get_logger().error(f"{step.__name__} failed: {error}")
+            node.get_logger().debug(traceback.format_exc())
+            node.abandon()
             return TransitionCallbackReturn.FAILURE
         return TransitionCallbackReturn.SUCCESS
 
@@ -114,9 +125,10 @@ class FusionNode(LifecycleNode):
         self.add_on_set_parameters_callback(self._on_set_parameters)
 
         self._pipeline: FusionPipeline | None = None
-        self._pipeline_lock = threading.Lock()  # held while a pair is fused or weights change
+        self._normalizer = ThermalNormalizer()
         self._worker: Worker[_Job] | None = None
-        self._snapshot: _Snapshot | None = None
+        self._snapshot: _Snapshot | None = None  # for the worker to take
+        self._pending: _Snapshot | None = None  # for the service to answer
         self._last_log: dict[str, float] = {}
         self._outputs: Outputs | None = None
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
@@ -126,8 +138,10 @@ class FusionNode(LifecycleNode):
         self._statistics = PairStatistics()
         self._watches: dict[str, CameraWatch] = {}
         self._active_since = 0.0
-        self._timer: Any = None
-        # Services wait for the worker; in a group of their own they hold up no image.
+        self._timers: list[Any] = []
+        self._apply()
+        self._guard_transitions()
+        # Both services wait for another thread; in a group of their own they hold up no image.
         services = MutuallyExclusiveCallbackGroup()
         self.create_service(
             Trigger, "~/reload_weights", self._on_reload_weights, callback_group=services
@@ -136,33 +150,47 @@ class FusionNode(LifecycleNode):
             Trigger, "~/save_snapshot", self._on_save_snapshot, callback_group=services
         )
 
+    def _guard_transitions(self) -> None:
+        """Answer an impossible transition with "no": rclpy lets it end the process."""
+        service = self._service_change_state
+        change_state = service.callback
+
+        def guarded(request: Any, response: Any) -> Any:
+            try:
+                return change_state(request, response)
+            except Exception as error:
+                self.get_logger().warning(f"transition {request.transition.id} refused: {error}")
+                response.success = False
+                return response
+
+        service.callback = guarded
+
     # Parameters
 
     def _on_set_parameters(self, parameters: list[RosParameter]) -> SetParametersResult:
-        changes = {p.name: p.value for p in parameters if p.name in self._values}
         if not self._setting_class_names and any(p.name == "class_names" for p in parameters):
             return SetParametersResult(
                 successful=False, reason="class_names is read only: it follows from the weights"
             )
+        changes = {p.name: p.value for p in parameters if p.name in self._values}
+        if not changes:
+            return SetParametersResult(successful=True)
         values = {**self._values, **changes}
         reason = refusal(values, changes)
         if reason is not None:
             return SetParametersResult(successful=False, reason=reason)
         self._values = values
-        self._apply(changes)
+        self._apply()
         return SetParametersResult(successful=True)
 
-    def _apply(self, changes: dict[str, Any]) -> None:
-        """Hand changed values to the parts that keep them; the rest is read where it is used."""
-        pipeline = self._pipeline
-        if pipeline is not None:
-            normalizer = pipeline.normalizer
-            normalizer.mode = self._values["thermal_mode"]
-            normalizer.gain.smoothing_seconds = self._values["gain_smoothing_seconds"]
-            if changes.keys() & {"low_percentile", "high_percentile"}:
-                normalizer.gain.set_percentiles(
-                    self._values["low_percentile"], self._values["high_percentile"]
-                )
+    def _apply(self) -> None:
+        """Hand values to the parts that keep them; the rest is read where it is used."""
+        self._normalizer.mode = self._values["thermal_mode"]
+        gain = self._normalizer.gain
+        gain.smoothing_seconds = self._values["gain_smoothing_seconds"]
+        percentiles = self._values["low_percentile"], self._values["high_percentile"]
+        if percentiles != gain.percentiles:
+            gain.set_percentiles(*percentiles)
         if self._synchronizer is not None:
             self._synchronizer.set_tolerance(self._ns("tolerance_seconds"))
             self._synchronizer.set_offset(self._ns("offset_seconds"))
@@ -176,8 +204,7 @@ class FusionNode(LifecycleNode):
     @_transition
     def on_configure(self, state: LifecycleState) -> None:
         """Load the weights and create the publishers."""
-        self._load()
-        self._statistics = PairStatistics()
+        self._pipeline = self._load()
         self._outputs = Outputs(self)
         self._announce_classes()
 
@@ -185,20 +212,28 @@ class FusionNode(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> None:
         """Subscribe and start the worker; loads the model again after a deactivate."""
         if self._pipeline is None:
-            self._load()
+            self._pipeline = self._load()
+            self._announce_classes()
+        self._normalizer.reset()
+        self._statistics = PairStatistics()
+        self._active_since = time.monotonic()
         replay = self._values["mode"] == "replay"
         self._mailbox = Mailbox(keep_all=replay)
         self._worker = Worker(self._mailbox, self._process, self._on_worker_error)
-        self._active_since = time.monotonic()
         self._subscribe(_REPLAY if replay else qos_profile_sensor_data)
-        self._timer = self.create_timer(
-            self._values["diagnostics_period_seconds"], self._publish_diagnostics
-        )
+        # On steady time: a simulation that stands still is worth a report, too.
+        self._timers = [
+            self.create_timer(period, callback, clock=Clock(clock_type=ClockType.STEADY_TIME))
+            for period, callback in (
+                (self._values["diagnostics_period_seconds"], self._publish_diagnostics),
+                (_LOOK_SECONDS, self._look),
+            )
+        ]
 
     @_transition
     def on_deactivate(self, state: LifecycleState) -> None:
-        """Stop the worker after the pair in work, unsubscribe, free the model."""
-        self._stop()
+        """Stop the worker, unsubscribe, free the model; a replay finishes what has come in."""
+        self._stop(finish=self._values["mode"] == "replay")
         self._publish_diagnostics()
         self._free()
 
@@ -220,36 +255,48 @@ class FusionNode(LifecycleNode):
     def close(self) -> None:
         """Stop and free everything; the worker must end before the ROS context does."""
         if self._worker is not None:
-            self._stop()
+            self._stop(finish=False)
             self._publish_diagnostics()
         self._free()
         if self._outputs is not None:
             self._outputs.destroy()
             self._outputs = None
 
-    def _stop(self) -> None:
+    def abandon(self) -> None:
+        """Undo half a transition."""
+        self._stop(finish=False)
+        self._free()
+
+    def _stop(self, *, finish: bool) -> None:
+        """Unsubscribe and join the worker.
+
+        Args:
+            finish: work on what has come in; otherwise it is dropped and counted.
+        """
         for subscription in self._subscriptions_in_use:
             self.destroy_subscription(subscription)
         self._subscriptions_in_use = []
-        if self._timer is not None:
-            self.destroy_timer(self._timer)
-            self._timer = None
-        replay = self._values["mode"] == "replay"
+        for timer in self._timers:
+            self.destroy_timer(timer)
+        self._timers = []
         if self._synchronizer is not None:
             # The last frames of a replay may still be waiting for a nearer partner.
-            self._synchronizer.flush() if replay else self._synchronizer.reset()
+            self._synchronizer.flush() if finish else self._synchronizer.reset()
         if self._worker is not None:
-            self._statistics.drop("deactivated", self._worker.stop(discard=not replay))
+            self._statistics.drop("deactivated", self._worker.stop(discard=not finish))
             self._worker = None
+        self._end_snapshot("the node was deactivated")
 
     def _free(self) -> None:
         self._pipeline = None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+        return_freed_memory()
 
     # The model
 
-    def _load(self) -> None:
+    def _load(self) -> FusionPipeline:
+        """A pipeline of the weights and settings in force; it keeps the stream's gain control."""
         values = self._values
         if values["threads"]:
             torch.set_num_threads(values["threads"])
@@ -257,37 +304,44 @@ class FusionNode(LifecycleNode):
         registration = Registration()
         if values["registration_file"]:
             registration = Registration.from_yaml(values["registration_file"])
-        gain = GainControl(
-            values["low_percentile"], values["high_percentile"], values["gain_smoothing_seconds"]
-        )
         pipeline = FusionPipeline(
             model,
             device=values["device"],
-            normalizer=ThermalNormalizer(values["thermal_mode"], gain),
+            normalizer=self._normalizer,
             registration=registration,
         )
-        with self._pipeline_lock:
-            self._pipeline = pipeline
         classes = f"{len(model.class_set)} classes" if model.class_set else "no masks"
         self.get_logger().info(
             f"weights '{model.name}' ({classes}), engine {pipeline.engine.name} "
             f"on {pipeline.engine.device}"
         )
+        return pipeline
 
-    def _on_reload_weights(
+    async def _on_reload_weights(
         self, _request: Trigger.Request, response: Trigger.Response
     ) -> Trigger.Response:
         if self._pipeline is None:
             response.message = "not configured: configure or activate the node first"
             return response
-        try:
-            self._load()
-        except Exception as error:
-            response.message = f"{error}; the old weights stay in use"
-            return response
-        self._announce_classes()
-        response.success = True
-        response.message = f"loaded '{self._values['weights']}'"
+        loaded: Future = Future()
+
+        def load() -> None:
+            try:
+                loaded.set_result(self._load())
+            except Exception as error:
+                loaded.set_result(error)
+
+        threading.Thread(target=load, name="load weights", daemon=True).start()
+        result = await loaded  # images are taken meanwhile, and fused with the old weights
+        if isinstance(result, Exception):
+            response.message = f"{result}; the old weights stay in use"
+        elif self._pipeline is None:
+            response.message = "the node was deactivated meanwhile"
+        else:
+            self._pipeline = result
+            self._announce_classes()
+            response.success = True
+            response.message = f"loaded '{result.weights}'"
         return response
 
     # Topics
@@ -303,7 +357,7 @@ class FusionNode(LifecycleNode):
             )
         finally:
             self._setting_class_names = False
-        if class_set is not None and self._outputs is not None:
+        if self._outputs is not None:
             self._outputs.announce_classes(class_set)
 
     def _subscribe(self, qos: QoSProfile) -> None:
@@ -322,16 +376,16 @@ class FusionNode(LifecycleNode):
         topic, kind = f"{camera}/image_raw", Image
         if self._values[f"{camera}_transport"] == "compressed":
             topic, kind = f"{topic}/compressed", CompressedImage
-        watch = CameraWatch(self.resolve_topic_name(topic))
+        # rclpy writes overrides into the profile that it is given: each has its own.
+        watch = CameraWatch(self.resolve_topic_name(topic), copy.copy(qos))
         self._watches[camera] = watch
 
         def on_mismatch(event: Any) -> None:
-            watch.mismatches = event.total_count
-            watch.mismatch = str(event.last_policy_kind).rsplit(".", maxsplit=1)[-1]
+            policy = str(event.last_policy_kind).rsplit("QOS_POLICY_", maxsplit=1)[-1]
             self._warn(
                 f"{camera} QoS",
                 f"{watch.topic}: a publisher offers a QoS that does not match "
-                f"(policy: {watch.mismatch}); its images will not come",
+                f"(policy: {policy}); its images will not come",
             )
 
         def on_lost(event: Any) -> None:
@@ -341,7 +395,7 @@ class FusionNode(LifecycleNode):
             self,
             kind,
             topic,
-            qos_profile=qos,
+            qos_profile=watch.qos,
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
             event_callbacks=SubscriptionEventCallbacks(
                 incompatible_qos=on_mismatch, message_lost=on_lost
@@ -359,7 +413,9 @@ class FusionNode(LifecycleNode):
 
         self._subscriptions_in_use += [
             subscriber.sub,
-            self.create_subscription(CameraInfo, f"{camera}/camera_info", on_info, qos),
+            self.create_subscription(
+                CameraInfo, f"{camera}/camera_info", on_info, copy.copy(qos)
+            ),
         ]
         return subscriber
 
@@ -373,12 +429,16 @@ class FusionNode(LifecycleNode):
     def _process(self, job: _Job) -> None:
         """In the worker: decode, fuse, publish, count."""
         start = time.perf_counter()
-        outputs = self._outputs
-        assert outputs is not None  # they outlive the worker
+        outputs, pipeline = self._outputs, self._pipeline
+        assert outputs is not None  # both outlive the worker
+        assert pipeline is not None
         wanted = outputs.wanted()
         snapshot, self._snapshot = self._snapshot, None
         if not wanted and snapshot is None:
             self._statistics.drop("no_subscriber")
+            return
+        if pipeline.class_set is None and not (wanted.fused or snapshot):
+            self._drop("no_head", f"weights '{pipeline.weights}' have no head: no masks", snapshot)
             return
         camera = "rgb"
         try:
@@ -389,27 +449,26 @@ class FusionNode(LifecycleNode):
             self._drop(f"{camera}_{error.reason}", f"{camera} image: {error}", snapshot)
             return
         decoded = time.perf_counter()
-        with self._pipeline_lock:
-            pipeline = self._pipeline
-            assert pipeline is not None  # the worker lives only while one is loaded
-            try:
-                result = pipeline(
-                    ImagePair(visible, infrared, _seconds(job.thermal.header)),
-                    fused=wanted.fused or wanted.overlay or snapshot is not None,
-                    labels=wanted.mask or wanted.overlay or snapshot is not None,
-                )
-            except ValueError as error:
-                self._drop("unusable_pair", str(error), snapshot)
-                return
-            except RuntimeError as error:  # PyTorch's: out of memory, a lost device
-                self._drop("model_error", str(error), snapshot)
-                return
+        try:
+            result = pipeline(
+                ImagePair(visible, infrared, _seconds(job.thermal.header)),
+                fused=wanted.fused or wanted.overlay or snapshot is not None,
+                labels=wanted.mask or wanted.overlay or snapshot is not None,
+            )
+        except ValueError as error:
+            self._drop("unusable_pair", str(error), snapshot)
+            return
+        except RuntimeError as error:  # PyTorch's: out of memory, a lost device
+            self._drop("model_error", str(error), snapshot)
+            return
         if result.repaired_pixels:
             self._warn(
                 "thermal NaN", f"thermal image: {result.repaired_pixels} pixels are not finite"
             )
         modelled = time.perf_counter()
         outputs.publish(job.rgb.header, result, wanted, pipeline.class_set, self._values)
+        latency = self._age_ms(job.rgb.header)
+        outputs.publish_latency(latency)
         done = time.perf_counter()
         timings = {
             "wait_ms": (start - job.arrival) * 1e3,
@@ -418,27 +477,27 @@ class FusionNode(LifecycleNode):
             "model_ms": result.model_ms,
             "publish_ms": (done - modelled) * 1e3,
         }
-        latency = self._age_ms(job.rgb.header)
-        if 0 <= latency < _CLOCK_LIMIT_MS:
+        if not math.isnan(latency):
             timings["latency_ms"] = latency
             timings["overhead_ms"] = latency - timings["wait_ms"] - timings["model_ms"]
         self._statistics.went_out(timings, repaired=result.repaired_pixels > 0)
-        outputs.publish_latency(latency)
         if snapshot is not None:
-            self._save(snapshot, visible, result, pipeline)
+            self._save(snapshot, job, visible, result, pipeline)
 
     def _age_ms(self, header: Any) -> float:
-        now = self.get_clock().now()
-        return (now - Time.from_msg(header.stamp, clock_type=now.clock_type)).nanoseconds / 1e6
+        """Time since a stamp; NaN where stamps and clock have nothing to do with each other."""
+        age = (self.get_clock().now().nanoseconds - stamp_to_ns(header.stamp)) / 1e6
+        return age if abs(age) < _CLOCK_LIMIT_MS else math.nan
 
     def _drop(self, reason: str, text: str, snapshot: _Snapshot | None) -> None:
         self._statistics.drop(reason)
         self._warn(reason, f"pair dropped: {text}")
-        self._snapshot = self._snapshot or snapshot  # let the next pair serve it
+        self._snapshot = self._snapshot or snapshot  # the next pair may serve it
 
     def _on_worker_error(self, error: Exception) -> None:
         self._statistics.drop("internal_error")
         self._warn("internal_error", f"pair dropped: {type(error).__name__}: {error}")
+        self._end_snapshot(f"{type(error).__name__}: {error}")
 
     def _warn(self, kind: str, text: str) -> None:
         """Warn once per kind in a while; the counters in diagnostics tell the rest."""
@@ -449,40 +508,63 @@ class FusionNode(LifecycleNode):
 
     # Snapshots
 
-    def _on_save_snapshot(
+    async def _on_save_snapshot(
         self, _request: Trigger.Request, response: Trigger.Response
     ) -> Trigger.Response:
         if self._worker is None:
             response.message = "not active: there are no pairs"
             return response
-        snapshot = _Snapshot(Path(self._values["snapshot_directory"]).expanduser())
-        self._snapshot = snapshot
-        if not snapshot.done.wait(_SNAPSHOT_TIMEOUT_SECONDS):
-            self._snapshot = None
-            response.message = f"no pair came within {_SNAPSHOT_TIMEOUT_SECONDS:.0f} s"
-            return response
-        response.success, response.message = snapshot.success, snapshot.message
+        directory = Path(self._values["snapshot_directory"]).expanduser()
+        self._pending = self._snapshot = _Snapshot(directory, time.monotonic())
+        response.success, response.message = await self._pending.done
         return response
 
+    def _end_snapshot(self, message: str) -> None:
+        """Answer a snapshot that cannot be taken."""
+        if self._pending is not None and not self._pending.done.done():
+            self._snapshot = None
+            self._pending.done.set_result((False, message))
+
     def _save(
-        self, snapshot: _Snapshot, visible: Any, result: FusionResult, pipeline: FusionPipeline
+        self,
+        snapshot: _Snapshot,
+        job: _Job,
+        visible: Any,
+        result: FusionResult,
+        pipeline: FusionPipeline,
     ) -> None:
-        stem = snapshot.directory / time.strftime("%Y%m%d-%H%M%S")
+        stem = snapshot.directory / f"{stamp_to_ns(job.rgb.header.stamp)}"
         pictures = {"visible": visible, "infrared": result.infrared, "fused": result.fused}
         if result.labels is not None and pipeline.class_set is not None:
             pictures["mask"] = resize_labels(result.labels, result.infrared.shape)
             pictures["overlay"] = overlay_of(result, pipeline.class_set, self._values)
         try:
-            snapshot.directory.mkdir(parents=True, exist_ok=True)
             for name, picture in pictures.items():
                 write_image(f"{stem}_{name}.png", picture)
         except (OSError, ValueError) as error:
-            snapshot.message = f"cannot write {stem}_*.png: {error}"
+            snapshot.done.set_result((False, f"cannot write {stem}_*.png: {error}"))
         else:
-            snapshot.success, snapshot.message = True, f"{stem}_*.png"
-        snapshot.done.set()
+            snapshot.done.set_result((True, f"{stem}_*.png"))
 
     # Diagnostics
+
+    def _look(self) -> None:
+        """Several times a second: end what has waited too long."""
+        now = time.monotonic()
+        if self._pending is not None and now - self._pending.asked > _SNAPSHOT_SECONDS:
+            self._end_snapshot(f"no pair came within {_SNAPSHOT_SECONDS:.0f} s")
+        if self._values["mode"] == "replay" and self._synchronizer is not None:
+            arrivals = [w.last_arrival for w in self._watches.values() if w.last_arrival]
+            if arrivals and now - max(arrivals) > self._values["timeout_seconds"]:
+                self._synchronizer.flush()  # the bag has ended: no nearer partner will come
+        self._count_frames_done()
+
+    def _count_frames_done(self) -> None:
+        """In replay mode tell the player how many RGB frames are settled."""
+        if self._values["mode"] == "replay" and self._synchronizer and self._outputs:
+            pairing = self._synchronizer.counters()
+            unpaired = sum(n for why, n in pairing.dropped.items() if why.endswith("_visible"))
+            self._outputs.publish_frames_done(unpaired + self._statistics.settled())
 
     def _publish_diagnostics(self) -> None:
         name, now = self.get_fully_qualified_name(), time.monotonic()
@@ -502,7 +584,7 @@ class FusionNode(LifecycleNode):
         level, text = self._statistics.check()
         message.status = [status(f"{name}: pairs", name, level, text, values)]
         for camera, watch in self._watches.items():
-            publishers = self.count_publishers(watch.topic)
+            publishers = self.get_publishers_info_by_topic(watch.topic)
             level, text = watch.check(
                 now, self._active_since, self._values["timeout_seconds"], publishers
             )
@@ -530,7 +612,7 @@ def main(args: list[str] | None = None) -> int:
         print(f"fusion_node: {error}", file=sys.stderr)
         rclpy.shutdown()
         return 1
-    executor = MultiThreadedExecutor(num_threads=2)
+    executor = SingleThreadedExecutor()
     executor.add_node(node)
     try:
         if node.get_parameter("autostart").value:
@@ -538,11 +620,13 @@ def main(args: list[str] | None = None) -> int:
             if node.trigger_configure() != success or node.trigger_activate() != success:
                 return 1
         while not stopping.is_set():
-            executor.spin_once(timeout_sec=0.2)
+            # A transition may destroy a subscription that this round still waits for.
+            with suppress(InvalidHandle):
+                executor.spin_once(timeout_sec=0.2)
         return 0
     finally:
-        executor.shutdown()
         node.close()
+        executor.shutdown()
         node.destroy_node()
         rclpy.try_shutdown()
 

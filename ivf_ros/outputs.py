@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +17,7 @@ from rclpy.qos import (
 )
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, Image
-from std_msgs.msg import Float64, Header, String
+from std_msgs.msg import Float64, Header, String, UInt64
 
 from ivf_core.class_sets import ClassSet
 from ivf_core.images.overlay import draw_overlay
@@ -31,6 +33,7 @@ _LATCHED = QoSProfile(
     depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL, reliability=ReliabilityPolicy.RELIABLE
 )
 _INFOS_KEPT = 60
+_NO_CLASSES = json.dumps({"name": "", "names": [], "colors": []})
 
 
 @dataclass(frozen=True)
@@ -57,18 +60,21 @@ class Outputs:
         override = QoSOverridingOptions.with_default_policies()
 
         def publisher(kind: type, topic: str) -> Any:
-            return node.create_publisher(
-                kind, topic, qos_profile_system_default, qos_overriding_options=override
-            )
+            # rclpy writes overrides into the profile that it is given: each has its own.
+            qos = copy.copy(qos_profile_system_default)
+            return node.create_publisher(kind, topic, qos, qos_overriding_options=override)
 
         self._fused = publisher(Image, "~/fused/image")
         self._fused_info = publisher(CameraInfo, "~/fused/camera_info")
         self._mask = publisher(Image, "~/mask/image")
         self._overlay = publisher(Image, "~/overlay/image")
         self._latency = publisher(Float64, "~/latency_ms")
+        self._frames_done = node.create_publisher(UInt64, "~/rgb_frames_done", _LATCHED)
+        self._frames = -1
         self._labels = node.create_publisher(String, "~/labels", _LATCHED)
         self._all = [
-            self._fused, self._fused_info, self._mask, self._overlay, self._latency, self._labels
+            self._fused, self._fused_info, self._mask, self._overlay, self._latency,
+            self._frames_done, self._labels,
         ]  # fmt: skip
         self._label_info: Any = None
         if LabelInfo is not None:
@@ -87,15 +93,19 @@ class Outputs:
             *(p.get_subscription_count() > 0 for p in (self._fused, self._mask, self._overlay))
         )
 
-    def announce_classes(self, class_set: ClassSet) -> None:
-        """Publish names and colours of the classes for whoever comes, now or later."""
-        self._labels.publish(String(data=class_set.to_json()))
+    def announce_classes(self, class_set: ClassSet | None) -> None:
+        """Publish names and colours of the classes for whoever comes, now or later.
+
+        Args:
+            class_set: None for weights without a head: no classes.
+        """
+        self._labels.publish(String(data=class_set.to_json() if class_set else _NO_CLASSES))
         if self._label_info is not None:
             message = LabelInfo()
             message.header.stamp = self._node.get_clock().now().to_msg()
             message.class_map = [
                 VisionClass(class_id=index, class_name=name)
-                for index, name in enumerate(class_set.names)
+                for index, name in enumerate(class_set.names if class_set else ())
             ]
             self._label_info.publish(message)
 
@@ -136,11 +146,17 @@ class Outputs:
     def publish_latency(self, milliseconds: float) -> None:
         self._latency.publish(Float64(data=milliseconds))
 
+    def publish_frames_done(self, frames: int) -> None:
+        """Publish a count of settled RGB frames where it has changed."""
+        if frames != self._frames:
+            self._frames = frames
+            self._frames_done.publish(UInt64(data=frames))
+
     def _publish_info(self, header: Header) -> None:
         """Pass on the calibration of this stamp, or else the latest."""
         infos = list(self._infos.values())
         if infos:
-            info = self._infos.get(stamp_to_ns(header.stamp), infos[-1])
+            info = copy.copy(self._infos.get(stamp_to_ns(header.stamp), infos[-1]))
             info.header = header
             self._fused_info.publish(info)
 

@@ -107,12 +107,13 @@ PUBLISHED = (
     Topic("~/overlay/image", "sensor_msgs/msg/Image", "Fused picture tinted with the class colours, rgb8."),
     Topic("~/label_info", "vision_msgs/msg/LabelInfo", "Class names by id, transient local; where vision_msgs is installed."),
     Topic("~/labels", "std_msgs/msg/String", "Class set as JSON (name, names, colors), transient local."),
-    Topic("~/latency_ms", "std_msgs/msg/Float64", "Stamp of the RGB image to the last publish of its results, in ms; one message a pair."),
+    Topic("~/latency_ms", "std_msgs/msg/Float64", "Stamp of the RGB image to the last publish of its results, in ms; one message a pair, NaN where stamps and clock have nothing to do with each other."),
+    Topic("~/rgb_frames_done", "std_msgs/msg/UInt64", "In replay mode, transient local: RGB frames since activation whose fate is decided, whether published, dropped or without a partner."),
     Topic("/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", "State, counters, timings, and what is wrong with the inputs."),
 )  # fmt: skip
 
 SERVICES = (
-    Topic("~/reload_weights", "std_srvs/srv/Trigger", "Load the weights that the parameter `weights` names, without missing a pair; the old ones stay where that fails."),
+    Topic("~/reload_weights", "std_srvs/srv/Trigger", "Load the weights that the parameter `weights` names; pairs are fused with the old ones meanwhile, and after a failure."),
     Topic("~/save_snapshot", "std_srvs/srv/Trigger", "Write the next pair and its results as PNG files to snapshot_directory."),
 )  # fmt: skip
 

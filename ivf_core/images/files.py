@@ -6,7 +6,7 @@ import math
 import os
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -191,12 +191,22 @@ class PairSource(ABC):
     rate_hz: float | None = None
     unmatched: list[str]
 
-    @abstractmethod
     def __iter__(self) -> Iterator[PairFrame]:
+        return self.frames()
+
+    @abstractmethod
+    def frames(
+        self, on_error: Callable[[ImageFileError], None] | None = None
+    ) -> Iterator[PairFrame]:
         """Read the pairs in order.
 
+        Args:
+            on_error: called with the error where a picture cannot be read; its
+                pair is left out. Without it the error is raised.
+
         Raises:
-            ImageFileError: a picture cannot be read.
+            ImageFileError: a picture cannot be read and there is no `on_error`,
+                or a video cannot be opened.
         """
 
 
@@ -322,9 +332,18 @@ class _PicturePairs(PairSource):
         self.unmatched = unmatched
         self._pairs = pairs
 
-    def __iter__(self) -> Iterator[PairFrame]:
+    def frames(
+        self, on_error: Callable[[ImageFileError], None] | None = None
+    ) -> Iterator[PairFrame]:
         for name, (visible, infrared) in self._pairs.items():
-            yield PairFrame(name, None, read_visible(visible), read_infrared(infrared))
+            try:
+                frame = PairFrame(name, None, read_visible(visible), read_infrared(infrared))
+            except ImageFileError as error:
+                if on_error is None:
+                    raise
+                on_error(error)
+                continue
+            yield frame
 
 
 class _FolderPairs(_PicturePairs):
@@ -362,7 +381,10 @@ class _VideoPairs(PairSource):
         self.length = min(counts) if min(counts) > 0 else None
         self._announced = counts
 
-    def __iter__(self) -> Iterator[PairFrame]:
+    def frames(
+        self, on_error: Callable[[ImageFileError], None] | None = None
+    ) -> Iterator[PairFrame]:
+        # Of a video whatever cannot be decoded is its end, see `_missing`.
         index = 0
         with _open_video(self._paths[0]) as visible, _open_video(self._paths[1]) as infrared:
             while True:

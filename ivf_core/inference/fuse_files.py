@@ -44,6 +44,8 @@ def fuse_files(
 ) -> FusedFiles:
     """Fuse every pair of a source.
 
+    A pair that cannot be read or fused is listed in `failed`; the rest goes on.
+
     Pictures go to `output/fused`, class ids to `output/mask` and overlays to
     `output/overlay`, as PNG by the pair's name. Of a video the fused pictures
     and overlays become `fused.mp4` and `overlay.mp4` instead. Without a head
@@ -51,20 +53,29 @@ def fuse_files(
 
     Args:
         opacity, palette: of the overlay, as in `draw_overlay`.
-        progress: called with the number of pairs done.
+        progress: called with the number of pairs looked at, fused or failed.
 
     Raises:
         OSError: a file cannot be written.
     """
     done = FusedFiles()
     kinds = ["fused"] + (["mask", "overlay"] if pipeline.class_set is not None else [])
+
+    def advance() -> None:
+        if progress is not None:
+            progress(done.pairs + len(done.failed))
+
+    def leave_out(reason: str) -> None:
+        done.failed.append(reason)
+        advance()
+
     with ExitStack() as stack:
         films: dict[str, VideoWriter] = {}
-        for frame in source:
+        for frame in source.frames(on_error=lambda error: leave_out(str(error))):
             try:
                 result = pipeline(ImagePair(frame.visible, frame.infrared, frame.seconds))
             except ValueError as error:
-                done.failed.append(f"{frame.name}: {error}")
+                leave_out(f"{frame.name}: {error}")
                 continue
             pictures: dict[str, np.ndarray] = {}
             if result.fused is not None:
@@ -89,8 +100,7 @@ def fuse_files(
                     write_image(output / kind / f"{frame.name}.png", picture)
             done.pairs += 1
             done.model_ms.append(result.model_ms)
-            if progress is not None:
-                progress(done.pairs)
+            advance()
         done.written = [
             output / (f"{kind}.mp4" if kind in films else kind) for kind in kinds if done.pairs
         ]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import logging
+from contextlib import suppress
 
-__all__ = ["keep_freed_memory"]
+__all__ = ["keep_freed_memory", "return_freed_memory"]
 
 # Parameters of glibc's mallopt(3).
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
@@ -28,3 +29,9 @@ def keep_freed_memory() -> bool:
         return False
     settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 1 << 28))
     return all(mallopt(parameter, value) == 1 for parameter, value in settings)
+
+
+def return_freed_memory() -> None:
+    """Return freed memory to the system now, where the C library can (glibc)."""
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)

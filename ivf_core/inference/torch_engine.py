@@ -44,6 +44,9 @@ class TorchEngine:
 
     def __init__(self, model: FusionModel, device: str = "auto") -> None:
         self.device = choose_device(device)
+        if self.device.type == "cuda":
+            # TensorFloat-32 would move pixels by a grey level; the results are those of a CPU.
+            torch.backends.cudnn.allow_tf32 = False
         # Channels last: its convolutions take 0.6 of the time on a CPU.
         self._graph = FusionGraph(model).to(self.device).to(memory_format=torch.channels_last)
 

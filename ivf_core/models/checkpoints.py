@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -60,6 +61,7 @@ class FusionModel:
         class_set: the classes of the head's logits, or None without a head.
         name: what the user called the weights, for logs.
         structure: the student's structure, "sage".
+        metadata: what else the file says, such as where the weights come from.
     """
 
     student: FusionStudent
@@ -67,6 +69,7 @@ class FusionModel:
     class_set: ClassSet | None = None
     name: str = "unnamed"
     structure: str = "sage"
+    metadata: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if (self.head is None) != (self.class_set is None):
@@ -114,12 +117,18 @@ def save_model(model: FusionModel, path: str | os.PathLike[str], **metadata: str
     """Write `model` to a safetensors file, under a temporary name first.
 
     Args:
-        metadata: further entries for the file's metadata, such as where the
-            weights come from; keys starting with "ivf_" are reserved.
+        metadata: entries for the file's metadata, such as where the weights
+            come from, beside those of `model`.
+
+    Raises:
+        ValueError: a key of the metadata starts with "ivf_": those are reserved.
     """
+    notes = {**model.metadata, **metadata}
+    if reserved := [key for key in notes if key.startswith("ivf_")]:
+        raise ValueError(f"metadata {', '.join(reserved)}: keys with ivf_ are reserved")
     tensors = {f"student.{k}": v for k, v in model.student.state_dict().items()}
     entries = {
-        **metadata,
+        **notes,
         "ivf_format": _FORMAT,
         "ivf_structure": model.structure,
         "ivf_student": json.dumps({"channels": model.student.channels}),
@@ -147,29 +156,68 @@ def _load_safetensors(path: Path, name: str) -> FusionModel:
             f"weights '{path}': metadata ivf_format is {entries.get('ivf_format')!r}, "
             f"expected {_FORMAT!r}"
         )
-    structure = entries["ivf_structure"]
+    structure = _entry(entries, "ivf_structure", path)
     if structure not in _STUDENTS:
         raise WeightsError(
             f"weights '{path}': student structure {structure!r}, known: {', '.join(_STUDENTS)}"
         )
-    student = _STUDENTS[structure](**json.loads(entries["ivf_student"]))
+    options = _entry(entries, "ivf_student", path)
+    with _built_from("ivf_student", options, path):
+        student = _STUDENTS[structure](**json.loads(options))
     _fill(student, tensors, "student.", path)
     head = class_set = None
     if "ivf_head" in entries:
-        class_set = ClassSet.from_json(entries["ivf_class_set"])
-        head = SegmentationHead(len(class_set), **json.loads(entries["ivf_head"]))
+        classes = _entry(entries, "ivf_class_set", path)
+        with _built_from("ivf_class_set", classes, path):
+            class_set = ClassSet.from_json(classes)
+        options = entries["ivf_head"]
+        with _built_from("ivf_head", options, path):
+            head = SegmentationHead(len(class_set), **json.loads(options))
+        if head.feature_channels != student.channels:
+            raise WeightsError(
+                f"weights '{path}': the head expects {head.feature_channels} feature channels, "
+                f"the student has {student.channels}"
+            )
         _fill(head, tensors, "head.", path)
-    return FusionModel(student, head, class_set, name, structure)
+    known = ("student.",) if head is None else ("student.", "head.")
+    if left_over := sorted(key for key in tensors if not key.startswith(known)):
+        raise WeightsError(
+            f"weights '{path}': expected tensors {' and '.join(f'{k}*' for k in known)} only, "
+            f"found {', '.join(left_over)}"
+        )
+    notes = {key: value for key, value in entries.items() if not key.startswith("ivf_")}
+    return FusionModel(student, head, class_set, name, structure, notes)
+
+
+def _entry(entries: dict[str, str], key: str, path: Path) -> str:
+    if key not in entries:
+        raise WeightsError(f"weights '{path}': metadata {key} is missing")
+    return entries[key]
+
+
+@contextmanager
+def _built_from(key: str, value: str, path: Path) -> Iterator[None]:
+    """Turn whatever goes wrong when something is built from an entry into a WeightsError."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as e:
+        raise WeightsError(
+            f"weights '{path}': metadata {key} is {value!r}, expected JSON as save_model "
+            f"writes it: {type(e).__name__}: {e}"
+        ) from e
 
 
 def _load_published(path: Path) -> FusionStudent:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+    except Exception as error:  # the bytes of a foreign file can end the unpickler in any way
         raise WeightsError(
-            f"weights '{path}': neither safetensors nor a plain PyTorch state dict: {error}"
+            f"weights '{path}': neither safetensors nor a plain PyTorch state dict: "
+            f"{type(error).__name__}: {error}"
         ) from error
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+    ):
         raise WeightsError(f"weights '{path}': expected a state dict of tensors")
     student = FusionStudent()
     _fill(student, {_our_name(key): value for key, value in state.items()}, "", path)

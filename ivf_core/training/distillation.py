@@ -23,7 +23,7 @@ from ivf_core.data.pairs import CropSampler, Pair, hold_out, read_pair_folder
 from ivf_core.models.checkpoints import FusionModel, load_model, save_model
 from ivf_core.models.student import FusionStudent
 from ivf_core.training.losses import relative_feature_error
-from ivf_core.training.recipes import data_directory
+from ivf_core.training.recipes import data_directory, provenance
 
 __all__ = ["StudentRecipe", "learn_alone", "luma_psnr", "train_student"]
 
@@ -61,6 +61,8 @@ class StudentRecipe:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch_size < 1:
             raise ValueError("steps and batch_size must be at least 1")
+        if min(self.crop) < 16:
+            raise ValueError(f"crop must be at least 16 x 16 pixels, got {self.crop}")
         for name in ("alone_until", "freeze_norm_at"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
@@ -69,6 +71,8 @@ class StudentRecipe:
 def train_student(recipe: StudentRecipe) -> dict[str, float]:
     """Run `recipe`, write its weights, and score them on the pairs kept out.
 
+    The recipe and the code's revision go into the file's metadata.
+
     Returns:
         PSNR of the fused luma against the reference in dB, the mean of the
         pairs kept out, by folder.
@@ -76,6 +80,7 @@ def train_student(recipe: StudentRecipe) -> dict[str, float]:
     Raises:
         FloatingPointError: the loss is no longer finite.
     """
+    origin = provenance("student", recipe)
     torch.manual_seed(recipe.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     root = data_directory()
@@ -121,6 +126,7 @@ def train_student(recipe: StudentRecipe) -> dict[str, float]:
         FusionModel(student.to("cpu")),
         recipe.output,
         source=f"distilled from {Path(recipe.reference).name} in {recipe.steps} steps",
+        **origin,
     )
     return scores
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ivf_core.class_sets import CLASS_SETS
+from ivf_core.class_sets import CLASS_SETS, UNLABELED
 from ivf_core.data.pairs import CropSampler, Pair, hold_out, read_pair_folder
 from ivf_core.data.scenes import random_scene
 from ivf_core.metrics.segmentation import ConfusionMatrix
@@ -26,7 +26,7 @@ from ivf_core.models.checkpoints import load_model, save_model
 from ivf_core.models.graph import fold_batch_norm
 from ivf_core.models.segmentation import LABEL_STRIDE, SegmentationHead
 from ivf_core.training.losses import ohem_cross_entropy
-from ivf_core.training.recipes import data_directory
+from ivf_core.training.recipes import data_directory, provenance
 
 __all__ = ["HeadRecipe", "class_weights", "score_head", "train_head"]
 
@@ -83,21 +83,39 @@ class HeadRecipe:
     def __post_init__(self) -> None:
         if self.class_set not in CLASS_SETS:
             raise ValueError(f"class_set '{self.class_set}', known: {', '.join(CLASS_SETS)}")
-        if self.scenes and self.class_set != "mfnet":
-            raise ValueError("scenes: synthetic scenes have mfnet's classes only")
-        if not self.folder and not self.scenes:
-            raise ValueError("folder and scenes: there is nothing to train on")
+        if (self.scenes or self.held_out_scenes) and self.class_set != "mfnet":
+            raise ValueError("scenes and held_out_scenes: these have mfnet's classes only")
+        for name in ("scenes", "held_out_scenes", "real_per_batch", "synthetic_per_batch"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        real = self.folder and self.real_per_batch
+        if not real and not (self.scenes and self.synthetic_per_batch):
+            raise ValueError(
+                "there is nothing to train on: give folder and real_per_batch, "
+                "or scenes and synthetic_per_batch, or all"
+            )
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
+        if min(self.crop) < 32 or any(side % LABEL_STRIDE for side in self.crop):
+            raise ValueError(f"crop must be even and at least 32 x 32 pixels, got {self.crop}")
+        if not 0 < self.scales[0] <= self.scales[1]:
+            raise ValueError(f"scales must be a range of positive sizes, got {self.scales}")
 
 
 def train_head(recipe: HeadRecipe) -> dict[str, dict[str, float]]:
     """Run `recipe`, write its weights, and score them on what was kept out.
+
+    The recipe and the code's revision go into the file's metadata, beside what
+    the student's file says of the student.
 
     Returns:
         By set: IoU of each class that occurs, by name, and "mean".
 
     Raises:
         FloatingPointError: the loss is no longer finite.
+        ValueError: no pairs are left to train on, or a label is not of the class set.
     """
+    origin = provenance("head", recipe)
     torch.manual_seed(recipe.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     class_set = CLASS_SETS[recipe.class_set]
@@ -113,6 +131,8 @@ def train_head(recipe: HeadRecipe) -> dict[str, dict[str, float]]:
         for pairs, count in ((real, recipe.real_per_batch), (scenes, recipe.synthetic_per_batch))
         if pairs and count
     ]
+    if not sources:
+        raise ValueError(f"folder '{recipe.folder}': all of its pairs are kept out of training")
     weights = class_weights([*real, *scenes], len(class_set)).to(device)
     average = torch.optim.swa_utils.AveragedModel(
         head,
@@ -167,16 +187,27 @@ def train_head(recipe: HeadRecipe) -> dict[str, dict[str, float]]:
         recipe.output,
         head_source=f"{recipe.steps} steps on {recipe.folder} {recipe.labels} "
         f"and {recipe.scenes} synthetic scenes",
+        **origin,
     )
     return scores
 
 
 def class_weights(pairs: Sequence[Pair], num_classes: int) -> Tensor:
-    """Weights against imbalance, 1 / ln(1.1 + p) by class share p (as in ENet), mean 1."""
+    """Weights against imbalance, 1 / ln(1.1 + p) by class share p (as in ENet), mean 1.
+
+    Raises:
+        ValueError: a label is neither below `num_classes` nor 255.
+    """
     counts = np.zeros(256)
     for pair in pairs:
         if pair.labels is not None:
             counts += np.bincount(pair.labels.ravel(), minlength=256)
+    unknown = num_classes + np.flatnonzero(counts[num_classes:UNLABELED])
+    if unknown.size:
+        raise ValueError(
+            f"labels have ids {', '.join(map(str, unknown))}, expected 0 to {num_classes - 1}, "
+            f"or {UNLABELED} for none"
+        )
     share = counts[:num_classes] / max(1.0, counts[:num_classes].sum())
     weights = torch.from_numpy(1 / np.log(1.1 + share)).float()
     return weights / weights.mean()

@@ -36,8 +36,9 @@ def test_round_trip(tiny_model: FusionModel, tmp_path: Path) -> None:
         for key, value in theirs.state_dict().items():
             assert torch.equal(ours.state_dict()[key], value), key
         assert not ours.training
-    with safe_open(path, "pt") as file:
-        assert file.metadata()["source"] == "a test"
+    assert loaded.metadata == {"source": "a test"}
+    save_model(loaded, path, more="of it")
+    assert load_model(path).metadata == {"source": "a test", "more": "of it"}
     assert [p.name for p in path.parent.iterdir()] == ["weights.safetensors"]
 
 
@@ -76,19 +77,26 @@ def foreign(path: Path, tiny: Path) -> None:
     save_file({"weight": torch.zeros(3)}, path)
 
 
-def incomplete(path: Path, tiny: Path) -> None:
+def parts(tiny: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     with safe_open(tiny, "pt") as file:
         tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
-        metadata = file.metadata()
+        return tensors, file.metadata()
+
+
+def incomplete(path: Path, tiny: Path) -> None:
+    tensors, metadata = parts(tiny)
     del tensors["student.decoder.weight"]
     save_file(tensors, path, metadata)
 
 
-def other_structure(path: Path, tiny: Path) -> None:
-    with safe_open(tiny, "pt") as file:
-        tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
-        metadata = file.metadata()
-    save_file(tensors, path, {**metadata, "ivf_structure": "huge"})
+def left_over(path: Path, tiny: Path) -> None:
+    tensors, metadata = parts(tiny)
+    save_file({**tensors, "neck.weight": torch.zeros(3)}, path, metadata)
+
+
+def head_without_metadata(path: Path, tiny: Path) -> None:
+    tensors, metadata = parts(tiny)
+    save_file(tensors, path, {k: v for k, v in metadata.items() if k != "ivf_head"})
 
 
 @pytest.mark.parametrize(
@@ -97,7 +105,8 @@ def other_structure(path: Path, tiny: Path) -> None:
         (damaged, "not a readable safetensors file"),
         (foreign, "expected 'ivf-weights-1'"),
         (incomplete, "decoder.weight"),
-        (other_structure, "student structure 'huge', known: sage"),
+        (left_over, r"student\.\* and head\.\* only, found neck\.weight"),
+        (head_without_metadata, r"expected tensors student\.\* only, found head\."),
     ],
 )
 def test_bad_safetensors(spoil: object, message: str, tiny_weights: Path, tmp_path: Path) -> None:
@@ -107,6 +116,44 @@ def test_bad_safetensors(spoil: object, message: str, tiny_weights: Path, tmp_pa
     with pytest.raises(WeightsError, match=message) as caught:
         load_model(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("ivf_structure", "huge", "student structure 'huge', known: sage"),
+        ("ivf_structure", None, "metadata ivf_structure is missing"),
+        ("ivf_student", None, "metadata ivf_student is missing"),
+        ("ivf_student", '{"channels": ', "metadata ivf_student is .*expected JSON"),
+        ("ivf_student", "[8]", "metadata ivf_student is .*expected JSON"),
+        ("ivf_student", '{"width": 8}', "metadata ivf_student is .*width"),
+        ("ivf_student", '{"channels": "8"}', "metadata ivf_student is"),
+        ("ivf_student", '{"channels": -8}', "metadata ivf_student is"),
+        ("ivf_student", '{"channels": 4}', "do not fit FusionStudent"),
+        ("ivf_class_set", None, "metadata ivf_class_set is missing"),
+        ("ivf_class_set", "{}", "metadata ivf_class_set is .*names?"),
+        ("ivf_class_set", '{"name": "x", "names": ["a", "b"], "colors": []}', "2 names but 0"),
+        ("ivf_class_set", '{"name": "x", "names": ["a", "b"], "colors": [0, 0]}', "ivf_class_set"),
+        ("ivf_head", "null", "metadata ivf_head is 'null', expected JSON"),
+        ("ivf_head", '{"feature_channels": 8, "widths": [8]}', "metadata ivf_head is"),
+        ("ivf_head", '{"feature_channels": 4, "widths": [8, 8, 8]}', "4 feature channels"),
+    ],
+)
+def test_bad_metadata(
+    key: str, value: str | None, message: str, tiny_weights: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "bad.safetensors"
+    tensors, metadata = parts(tiny_weights)
+    metadata.pop(key)
+    save_file(tensors, path, metadata if value is None else {**metadata, key: value})
+    with pytest.raises(WeightsError, match=f"bad.safetensors.*{message}"):
+        load_model(path)
+
+
+def test_metadata_that_is_reserved(tiny_model: FusionModel, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"ivf_head: .*reserved"):
+        save_model(tiny_model, tmp_path / "w.safetensors", ivf_head="{}")
+    assert not list(tmp_path.iterdir())
 
 
 def test_pickles_that_are_no_state_dict(tmp_path: Path) -> None:
@@ -121,9 +168,13 @@ def test_pickles_that_are_no_state_dict(tmp_path: Path) -> None:
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(WeightsError, match="expected a state dict"):
         load_model(tmp_path / "list.pt")
-    (tmp_path / "text.pt").write_text("no weights")
-    with pytest.raises(WeightsError, match="neither safetensors nor"):
-        load_model(tmp_path / "text.pt")
+    torch.save({0: torch.zeros(1)}, tmp_path / "numbered.pt")
+    with pytest.raises(WeightsError, match="expected a state dict"):
+        load_model(tmp_path / "numbered.pt")
+    for text in ("no weights", "hello", "", "version https://git-lfs.github.com/spec/v1\n"):
+        (tmp_path / "text.pt").write_text(text)
+        with pytest.raises(WeightsError, match=r"text\.pt': neither safetensors nor"):
+            load_model(tmp_path / "text.pt")
 
 
 def test_head_and_class_set_go_together(tiny_model: FusionModel) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -13,7 +14,8 @@ from ivf_core.cli import _COMMANDS, build_parser, main
 from ivf_core.images.files import VideoWriter, open_pairs, read_infrared, read_visible, write_image
 from ivf_core.inference import FusionPipeline, ImagePair
 from ivf_core.inference.pipeline import resize_labels
-from ivf_core.models.checkpoints import load_model
+from ivf_core.models.checkpoints import FusionModel, load_model, save_model
+from ivf_core.models.student import FusionStudent
 
 ROOT = Path(__file__).parents[2]
 
@@ -105,6 +107,65 @@ def test_weights(capsys: pytest.CaptureFixture[str]) -> None:
     assert "color_cone" in text
 
 
+def test_a_damaged_picture_is_left_out(
+    tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in "ab":
+        make_picture(tmp_path / "v" / f"{name}.png", 1)
+        make_picture(tmp_path / "i" / f"{name}.png", 2, gray=True)
+    (tmp_path / "v" / "a.png").write_text("damaged")
+    output = tmp_path / "out"
+    assert run("fuse", "--visible", tmp_path / "v", "--infrared", tmp_path / "i",
+               "--output", output, "--weights", tiny_weights) == 1  # fmt: skip
+    assert [p.name for p in (output / "fused").iterdir()] == ["b.png"]
+    assert f"left out: picture '{tmp_path / 'v/a.png'}'" in capsys.readouterr().err
+
+
+def make_recipe(folder: Path, weights: Path, **changes: object) -> Path:
+    """A recipe for a student of four noisy pairs, below the data directory `folder`."""
+    for number in range(4):
+        make_picture(folder / "pairs/visible" / f"{number}.png", number)
+        make_picture(folder / "pairs/infrared" / f"{number}.png", number, gray=True)
+    options = {
+        "reference": str(weights), "folders": ["pairs"], "output": str(folder / "w.safetensors"),
+        "steps": 5, "batch_size": 1, "crop": [32, 32], **changes,
+    }  # fmt: skip
+    (folder / "recipe.yaml").write_text(json.dumps(options))
+    return folder / "recipe.yaml"
+
+
+def test_training_that_diverges_ends_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("IVF_DATA", str(tmp_path))
+    save_model(FusionModel(FusionStudent().eval()), tmp_path / "reference.safetensors")
+    recipe = make_recipe(tmp_path, tmp_path / "reference.safetensors", learning_rate=1e30)
+    assert run("train", "student", "--config", recipe, "--set", "alone_until=0") == 1
+    assert re.match(r"ivf: step \d: a loss is not finite", capsys.readouterr().err.splitlines()[-1])
+    assert not (tmp_path / "w.safetensors").exists()
+
+
+def test_running_out_of_memory_is_one_line_in_training_only(
+    tiny_weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Elsewhere a RuntimeError may be a bug: its traceback stays."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("out of\n  memory")
+
+    monkeypatch.setattr("ivf_core.training.distillation.train_student", fail)
+    monkeypatch.setattr("ivf_core.inference.fuse_files.fuse_files", fail)
+    assert run("train", "student", "--config", make_recipe(tmp_path, tiny_weights)) == 1
+    assert capsys.readouterr().err == "ivf: out of memory\n"
+    picture = make_picture(tmp_path / "a.png", 0)
+    with pytest.raises(RuntimeError, match="out of"):
+        run("fuse", "--visible", picture, "--infrared", picture, "--output", tmp_path,
+            "--weights", tiny_weights)  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -121,17 +182,22 @@ def test_weights(capsys: pytest.CaptureFixture[str]) -> None:
         ("bag info {here}/nothing", "{here}/nothing"),
         ("train head --config {here}/no.yaml", "recipe {here}/no.yaml"),
         ("train student --config {here}/no.yaml", "recipe {here}/no.yaml"),
+        ("train student --config {here}/recipe.yaml --set 'steps=['", "--set steps=[: while"),
+        ("train student --config {here}/recipe.yaml --set steps=x", "steps: expected int, got 'x'"),
     ],
 )
 def test_errors_are_one_line(
     words: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_picture(tmp_path / "a.png", 0)
+    (tmp_path / "recipe.yaml").write_text("{reference: r, folders: [pairs], output: o}")
     assert run(*shlex.split(words.format(here=tmp_path))) == 1
     error = capsys.readouterr().err.strip()
     assert message.format(here=tmp_path) in error
     assert "Traceback" not in error
-    assert error.splitlines()[-1].startswith("ivf: ")
+    *before, last = error.splitlines()
+    assert last.startswith("ivf: ")
+    assert not any(line.startswith(" ") for line in before)
 
 
 def test_every_command_has_help_and_an_example_that_parses(

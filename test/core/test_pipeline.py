@@ -102,10 +102,25 @@ def test_fuse_folder_reports_what_it_leaves_out(pipeline: FusionPipeline, tmp_pa
         given = pair(*size, seed=number)
         write_image(tmp_path / "v" / f"{number}.png", given.visible)
         write_image(tmp_path / "i" / f"{number}.png", given.infrared)
-    done = fuse_files(open_pairs(tmp_path / "v", tmp_path / "i"), pipeline, tmp_path / "out")
+    for name, folder in (("11", "v"), ("12", "i")):
+        for other in "vi":
+            write_image(tmp_path / other / f"{name}.png", np.zeros((32, 32), np.uint8))
+        (tmp_path / folder / f"{name}.png").write_bytes(b"damaged")
+    looked_at: list[int] = []
+    done = fuse_files(
+        open_pairs(tmp_path / "v", tmp_path / "i"),
+        pipeline,
+        tmp_path / "out",
+        progress=looked_at.append,
+    )
     assert done.pairs == 2
-    assert len(done.failed) == 1
-    assert done.failed[0].startswith("1: visible image is 8x8")
+    assert looked_at == [1, 2, 3, 4, 5]
+    too_small, *damaged = done.failed
+    assert too_small.startswith("1: visible image is 8x8")
+    assert damaged == [
+        f"picture '{tmp_path / name}': damaged or not a picture"
+        for name in ("v/11.png", "i/12.png")
+    ]
     expected = pipeline(pair(33, 47, seed=2))
     np.testing.assert_array_equal(read_visible(tmp_path / "out/fused/2.png"), expected.fused)
     assert sorted(p.name for p in (tmp_path / "out/mask").iterdir()) == ["0.png", "2.png"]

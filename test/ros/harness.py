@@ -70,10 +70,13 @@ class Graph:
             "fusion_node",
             *arguments,
             weights=str(weights),
-            diagnostics_period_seconds=0.2,
-            **parameters,
+            **{"device": "cpu", "diagnostics_period_seconds": 0.2, **parameters},
         )
-        self.until(lambda: self.values().get("state") == "active", START_SECONDS)
+        self.until(
+            lambda: self.values().get("state") == "active" or process.poll() is not None,
+            START_SECONDS,
+        )
+        assert process.poll() is None, process.communicate()[0]
         return process
 
     def play(self, bag: Path, **parameters: Any) -> None:

@@ -6,6 +6,8 @@ import threading
 
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.topic_endpoint_info import TopicEndpointInfo
 
 from ivf_ros.diagnostics import CameraWatch, PairStatistics, percentiles
 from ivf_ros.worker import Mailbox, Worker
@@ -41,6 +43,17 @@ def test_counts_add_up() -> None:
     level, text = statistics.check()
     assert level == WARN
     assert "5 pairs in, 2 out; dropped: 2 replaced_by_newer, 1 rgb_bad_step" in text
+    assert statistics.check()[0] == OK, "nothing has gone wrong since"
+    assert statistics.settled() == 5
+
+
+def test_a_backlog_is_reported() -> None:
+    statistics = PairStatistics()
+    for _ in range(60):
+        statistics.came_in()
+    level, text = statistics.check()
+    assert level == WARN
+    assert "60 pairs wait" in text
 
 
 def watch_stream(kept: list[int], infos: int = 0, rate: float = 30.0) -> CameraWatch:
@@ -52,8 +65,12 @@ def watch_stream(kept: list[int], infos: int = 0, rate: float = 30.0) -> CameraW
     return watch
 
 
+def publisher(name: str = "driver", **policies: object) -> TopicEndpointInfo:
+    return TopicEndpointInfo(node_name=name, qos_profile=QoSProfile(depth=5, **policies))
+
+
 def check(watch: CameraWatch, now: float, publishers: int = 1) -> tuple[bytes, str]:
-    return watch.check(now, since=100.0, timeout=2.0, publishers=publishers)
+    return watch.check(now, since=100.0, timeout=2.0, publishers=[publisher()] * publishers)
 
 
 def test_a_healthy_camera() -> None:
@@ -74,8 +91,13 @@ def test_images_lost_now_and_then(infos: int) -> None:
 
 def test_camera_info_shows_a_steady_loss() -> None:
     """Every third image only: the gaps are even, but the camera's own rate tells."""
-    assert watch_stream(list(range(0, 90, 3))).lost_share() == 0
-    assert watch_stream(list(range(0, 90, 3)), infos=90).lost_share() > 0.6
+    assert watch_stream(list(range(0, 180, 3))).lost_share() == 0
+    watch = CameraWatch("/t")
+    for index in range(180):
+        watch.camera_info(index / 30)
+        if index % 3 == 0:
+            watch.image(index / 30, now=0.0)
+    assert watch.lost_share() == pytest.approx(2 / 3, abs=0.05)
 
 
 def test_jitter_is_no_loss() -> None:
@@ -104,13 +126,26 @@ def test_silence() -> None:
 
 
 def test_mismatched_qos() -> None:
-    watch = CameraWatch("/rgb/image_raw")
-    watch.mismatches, watch.mismatch = 1, "RELIABILITY"
-    level, text = check(watch, 103.0)
+    watch = CameraWatch("/rgb/image_raw", QoSProfile(depth=5))  # reliable
+    bad = publisher("lepton", reliability=ReliabilityPolicy.BEST_EFFORT)
+    level, text = watch.check(101.0, 100.0, 2.0, [bad])
     assert level == ERROR
-    assert "policy: RELIABILITY" in text
+    assert "lepton offers a QoS on /rgb/image_raw that does not match" in text
+    assert "eliab" in text
     watch.image(0.0, now=103.0)  # another publisher matches
-    assert check(watch, 103.5)[0] == WARN
+    assert watch.check(103.5, 100.0, 2.0, [bad, publisher()])[0] == WARN
+    assert watch.check(103.5, 100.0, 2.0, [publisher()])[0] == OK
+
+
+def test_a_shutter_pause_is_no_loss() -> None:
+    stamps = [n / 30 for n in range(30)] + [2.0 + n / 30 for n in range(20)]
+    for infos in (False, True):
+        watch = CameraWatch("/t")
+        for stamp in stamps:
+            watch.image(stamp, now=0.0)
+            if infos:
+                watch.camera_info(stamp)
+        assert watch.lost_share() == 0
 
 
 def test_live_mailbox_keeps_the_newest() -> None:

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from diagnostic_msgs.msg import DiagnosticStatus
 from harness import PERIOD_NS, START_NS, Graph, picture, stop, write_pairs
 from lifecycle_msgs.msg import Transition
-from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image
-from std_msgs.msg import Float64, String
+from std_msgs.msg import Float64, String, UInt64
 
 from ivf_core.class_sets import MFNET
 from ivf_core.data.rosbag import BagWriter
@@ -21,7 +22,7 @@ from ivf_core.images.files import list_images, read_infrared, read_visible
 from ivf_core.images.overlay import draw_overlay
 from ivf_core.inference import FusionPipeline, ImagePair
 from ivf_core.inference.pipeline import resize_labels
-from ivf_core.models.checkpoints import load_model
+from ivf_core.models.checkpoints import FusionModel, load_model, save_model
 from ivf_ros.conversions import to_infrared, to_visible
 
 pytestmark = pytest.mark.dds
@@ -188,7 +189,9 @@ def test_lifecycle(graph: Graph, tiny_weights: Path, bag: Path, pairs: list[Any]
     assert graph.change_state(Transition.TRANSITION_ACTIVATE)
     graph.play(bag)
     received(graph, FUSED, 2 * len(pairs))
-    assert graph.counts() == (2 * len(pairs), 2 * len(pairs), {})
+    graph.settle(len(pairs))
+    assert graph.counts() == (len(pairs), len(pairs), {}), "counted anew since the activation"
+    assert not graph.change_state(Transition.TRANSITION_ACTIVATE), "it is active"
     assert graph.change_state(Transition.TRANSITION_DEACTIVATE)
     assert graph.change_state(Transition.TRANSITION_CLEANUP)
     assert graph.state() == "unconfigured"
@@ -198,12 +201,14 @@ def test_publisher_with_the_wrong_qos_is_reported(
     graph: Graph, tiny_weights: Path, bag: Path
 ) -> None:
     process = graph.start_fusion(tiny_weights, mode="replay", timeout_seconds=0.5)
-    graph.play(bag, qos_reliability="sensor_data", wait_for_subscribers_seconds=1.0)
-    graph.spin(1.0)
-    status = graph.status("rgb camera")
-    assert "QoS" in status.message
-    assert "RELIABILITY" in status.message
-    assert int(graph.values("rgb camera")["qos_mismatches"]) > 0
+    player = graph.start(
+        "player_node", bag=str(bag), qos_reliability="sensor_data", loop=True,
+        wait_for_subscribers_seconds=1.0,
+    )  # fmt: skip
+    graph.until(lambda: "player offers a QoS on /rgb" in graph.status("rgb camera").message)
+    assert graph.status("rgb camera").level == DiagnosticStatus.ERROR
+    stop(player)
+    graph.until(lambda: "no publisher" in graph.status("rgb camera").message)
     assert "/rgb/image_raw: a publisher offers a QoS that does not match" in stop(process)
 
 
@@ -360,3 +365,62 @@ def test_a_parameter_refused_at_the_start(graph: Graph, tiny_weights: Path) -> N
     assert process.returncode == 1
     assert "mode is 'fast', expected one of live, replay" in output
     assert "Traceback" not in output
+
+
+def test_deactivating_under_traffic(graph: Graph, tiny_weights: Path, bag: Path) -> None:
+    """Subscriptions come and go while images arrive; nothing crashes, nothing goes uncounted."""
+    graph.listen(FUSED, Image)
+    process = graph.start_fusion(tiny_weights)
+    graph.start("player_node", bag=str(bag), loop=True, rate=10.0)
+    for _ in range(15):
+        graph.spin(0.1)
+        assert graph.change_state(Transition.TRANSITION_DEACTIVATE)
+        assert graph.change_state(Transition.TRANSITION_ACTIVATE)
+    seen = len(graph.messages[FUSED])
+    graph.until(lambda: len(graph.messages[FUSED]) > seen + 5)
+    assert process.poll() is None
+    assert "Traceback" not in stop(process)
+    assert process.returncode == 0
+
+
+def test_qos_override_stays_with_its_topic(graph: Graph, tiny_weights: Path, bag: Path) -> None:
+    """A reliable RGB subscription must not make the thermal one reliable as well."""
+    graph.start_fusion(
+        tiny_weights, **{"qos_overrides./rgb/image_raw.subscription.reliability": "reliable"}
+    )
+    offers = {}
+    for camera in ("rgb", "thermal"):
+        (info,) = graph.node.get_subscriptions_info_by_topic(f"/{camera}/image_raw")
+        offers[camera] = info.qos_profile.reliability
+    assert offers == {
+        "rgb": ReliabilityPolicy.RELIABLE,
+        "thermal": ReliabilityPolicy.BEST_EFFORT,
+    }
+
+
+def test_the_last_inexact_pair_of_a_replay_comes_out(
+    graph: Graph, tiny_weights: Path, tmp_path: Path
+) -> None:
+    visible, infrared = picture(48, 64, 5), picture(48, 64, 6)[..., 0].copy()
+    with BagWriter(tmp_path / "bag") as bag:
+        for index in range(4):
+            stamp = START_NS + index * PERIOD_NS
+            bag.write_image("/rgb/image_raw", stamp, visible, "rgb8", "rgb")
+            bag.write_image("/thermal/image_raw", stamp + 12_000_000, infrared, "mono8", "thermal")
+    graph.listen(FUSED, Image)
+    graph.listen("/fusion/rgb_frames_done", UInt64, LATCHED)
+    graph.start_fusion(tiny_weights, mode="replay", timeout_seconds=0.5)
+    graph.play(tmp_path / "bag")
+    received(graph, FUSED, 4)
+    graph.until(lambda: graph.messages["/fusion/rgb_frames_done"][-1].data == 4)
+
+
+def test_weights_without_a_head(graph: Graph, tiny_model: FusionModel, tmp_path: Path, bag: Path,
+                                pairs: list[Any]) -> None:  # fmt: skip
+    """Masks that are asked for and cannot be had are counted, not silently left out."""
+    save_model(FusionModel(tiny_model.student), tmp_path / "student.safetensors")
+    graph.listen(MASK, Image)
+    graph.start_fusion(tmp_path / "student.safetensors", mode="replay")
+    graph.play(bag)
+    graph.settle(len(pairs))
+    assert graph.counts() == (len(pairs), 0, {"no_head": len(pairs)})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +14,9 @@ from ivf_core.data.pairs import CropSampler, Pair, hold_out, read_pair_folder
 from ivf_core.images.files import write_image
 from ivf_core.models.checkpoints import FusionModel, load_model, save_model
 from ivf_core.models.student import FusionStudent
+from ivf_core.training import recipes
 from ivf_core.training.distillation import StudentRecipe, learn_alone, train_student
-from ivf_core.training.recipes import RecipeError, load_recipe
+from ivf_core.training.recipes import RecipeError, git_revision, load_recipe
 from ivf_core.training.segmentation import HeadRecipe, class_weights, train_head
 
 RECIPES = Path(__file__).parents[2] / "training"
@@ -46,6 +49,21 @@ def test_recipes_that_ship_are_sound() -> None:
         ("a: [", "while parsing"),
         ("{reference: a, folders: [b], output: c, steps: 0}", "at least 1"),
         ("{reference: a, folders: [b], output: c, alone_until: 2}", "alone_until must be in"),
+        ("{reference: a, folders: [b], output: c, crop: [8, 32]}", "crop must be at least 16"),
+        ("{1: 2, x: 3}", "unknown option 1, x"),
+        ("reference: 2026-13-01", "month must be"),
+        ("steps: '1e3'", "steps: expected int, got '1e3'"),
+        ("steps: 1.5", "steps: expected int"),
+        ("steps: true", "steps: expected int, got True"),
+        ("learning_rate: quick", "learning_rate: expected float, got 'quick'"),
+        ("learning_rate: .nan", "learning_rate: expected float"),
+        ("learning_rate: true", "learning_rate: expected float"),
+        ("output: 3", "output: expected str, got 3"),
+        ("folders: msrs", r"folders: expected tuple\[str, ...\], got 'msrs'"),
+        ("folders: [a, 1]", "folders: expected str, got 1"),
+        ("crop: [32]", r"crop: expected tuple\[int, int\], got \[32\]"),
+        ("crop: 32", r"crop: expected tuple\[int, int\], got 32"),
+        ("crop: [32, 32.5]", "crop: expected int, got 32.5"),
     ],
 )
 def test_bad_recipes(tmp_path: Path, text: str, message: str) -> None:
@@ -53,6 +71,73 @@ def test_bad_recipes(tmp_path: Path, text: str, message: str) -> None:
     path.write_text(text)
     with pytest.raises(RecipeError, match=f"(?s)bad.yaml: .*{message}"):
         load_recipe(StudentRecipe, path)
+
+
+def test_recipe_that_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(RecipeError, match=r"bad\.yaml"):
+        load_recipe(StudentRecipe, path)
+
+
+def test_numbers_that_yaml_takes_for_text(tmp_path: Path) -> None:
+    path = tmp_path / "head.yaml"
+    path.write_text(
+        "{student: s, output: o, learning_rate: 3e-3, focus: 1, scales: [1, 2e0], bfloat16: no}"
+    )
+    recipe = load_recipe(HeadRecipe, path)
+    assert recipe == HeadRecipe(
+        student="s", output="o", learning_rate=3e-3, focus=1.0, scales=(1.0, 2.0), bfloat16=False
+    )
+    assert isinstance(recipe.focus, float)
+    with pytest.raises(RecipeError, match="bfloat16: expected bool, got 'maybe'"):
+        load_recipe(HeadRecipe, path, ["bfloat16=maybe"])
+    with pytest.raises(RecipeError, match=r"(?s)--set steps=\[: while parsing"):
+        load_recipe(HeadRecipe, path, ["steps=["])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"crop": (33, 64)}, "crop must be even"),
+        ({"crop": (64, 16)}, "at least 32 x 32"),
+        ({"real_per_batch": 0, "synthetic_per_batch": 0}, "nothing to train on"),
+        ({"real_per_batch": 0, "scenes": 0}, "nothing to train on"),
+        ({"folder": "", "synthetic_per_batch": 0}, "nothing to train on"),
+        ({"synthetic_per_batch": -1}, "synthetic_per_batch must be at least 0"),
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"scales": (2.0, 1.0)}, "scales must be"),
+        ({"class_set": "fmb"}, "mfnet's classes only"),
+        ({"class_set": "fmb", "scenes": 0}, "mfnet's classes only"),
+        ({"class_set": "coco"}, "class_set 'coco', known: mfnet"),
+    ],
+)
+def test_impossible_heads(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        HeadRecipe(student="s", output="o", **options)
+
+
+def test_revision_is_that_of_the_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The helper's own file, in a checkout of its own: untracked, committed, changed."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-c", "user.name=t", "-c", "user.email=t@t", *words]
+        return subprocess.run(
+            command, cwd=tmp_path, check=True, capture_output=True, text=True
+        ).stdout.strip()
+
+    copy = tmp_path / "recipes.py"
+    copy.write_text("")
+    monkeypatch.setattr(recipes, "__file__", str(copy))
+    git("init")
+    assert git_revision() == "unknown"
+    git("add", ".")
+    git("commit", "-m", "one")
+    assert git_revision() == git("rev-parse", "HEAD")
+    copy.write_text("changed")
+    assert git_revision() == git("rev-parse", "HEAD") + "-dirty"
+    monkeypatch.setenv("PATH", "")
+    assert git_revision() == "unknown"
 
 
 def test_changes_to_a_recipe() -> None:
@@ -140,12 +225,12 @@ def test_student_and_head_train(
         recipe = StudentRecipe(output=str(tmp_path / "student.safetensors"), steps=steps, **fields)  # type: ignore[arg-type]
         scores.append(train_student(recipe)["pairs"])
     assert scores[1] > scores[0] + 3
-    recipe = HeadRecipe(
+    head_recipe = HeadRecipe(
         student=str(tmp_path / "student.safetensors"), output=str(tmp_path / "all.safetensors"),
         folder="pairs", labels="labels", confidence="", hold_out_every=4,
         scenes=2, held_out_scenes=1, steps=2, crop=(32, 32),
     )  # fmt: skip
-    head_scores = train_head(recipe)
+    head_scores = train_head(head_recipe)
     assert len(head_scores) == 2
     assert all(0 <= value <= 1 for table in head_scores.values() for value in table.values())
     model = load_model(tmp_path / "all.safetensors")
@@ -153,6 +238,25 @@ def test_student_and_head_train(
     assert model.class_set.name == "mfnet"
     for key, value in load_model(tmp_path / "student.safetensors").student.state_dict().items():
         assert torch.equal(model.student.state_dict()[key], value), key
+    assert model.metadata["source"] == "distilled from reference.safetensors in 40 steps"
+    for part, used in (("student", recipe), ("head", head_recipe)):
+        saved = tmp_path / f"{part}.yaml"
+        saved.write_text(model.metadata[f"{part}_recipe"])
+        assert load_recipe(type(used), saved) == used
+        assert model.metadata[f"{part}_revision"] == git_revision()
+
+
+def test_head_without_a_pair_to_learn_from(
+    tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IVF_DATA", str(tmp_path))
+    write_folder(tmp_path / "pairs", count=1)
+    recipe = HeadRecipe(
+        student=str(tiny_weights), output=str(tmp_path / "o.safetensors"), folder="pairs",
+        labels="labels", confidence="", scenes=0, held_out_scenes=0,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="'pairs': all of its pairs are kept out"):
+        train_head(recipe)
 
 
 def test_class_weights_favour_rare_classes() -> None:
@@ -162,3 +266,5 @@ def test_class_weights_favour_rare_classes() -> None:
     weights = class_weights([Pair("x", labels, labels, labels)], 3)
     assert weights[2] > weights[1] > weights[0]
     assert weights.mean().item() == pytest.approx(1.0)
+    with pytest.raises(ValueError, match="labels have ids 1, expected 0 to 0"):
+        class_weights([Pair("x", labels, labels, labels)], 1)
