@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shutil
 import signal
@@ -25,6 +26,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import Float64
 from tqdm import tqdm
 
@@ -51,11 +53,16 @@ _STOP_SECONDS = 30.0
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo; returns the exit status."""
     args = _parser().parse_args(arguments)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)  # ends the processes, as Ctrl-C does
     try:
         return _run(args)
     except (ValueError, OSError, RuntimeError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("demo: interrupted", file=sys.stderr)
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -78,25 +85,40 @@ def _run(args: argparse.Namespace) -> int:
     if args.bag is not None and args.visible is not None:
         raise ValueError("give BAG, or VISIBLE and INFRARED, not both")
     args.output.mkdir(parents=True, exist_ok=True)
+    _clear(args.output)
     with tempfile.TemporaryDirectory(dir=args.output, prefix=".input-") as scratch:
         bag = _input_bag(args, Path(scratch))
         cameras = guess_camera_topics(bag.topics)
         print(f"[2/4] playing {bag.path.name} into the node: {' and '.join(cameras)}")
         output_bag = args.output / "bag"
-        shutil.rmtree(output_bag, ignore_errors=True)
-        values, images = _run_processes(args, bag, cameras, output_bag)
-        pictures: list[str] = []
-        size = [0, 0]
-        if int(values["pairs_out"]):
-            print("[3/4] writing pictures and the video")
-            pictures, size = write_pictures(args.output, bag, cameras, output_bag)
-        else:
-            print("[3/4] nothing to show: no pair was fused")
-    summary = summarize(values, images, size, pictures)
-    with atomic_path(args.output / "summary.json") as temporary:
-        temporary.write_text(json.dumps(summary, indent=2) + "\n")
+        values, images, failure = _run_processes(args, bag, cameras, output_bag)
+        summary = summarize(values, images)
+        _write_summary(args.output, summary)
+        print("[3/4] writing pictures and the video")
+        try:
+            summary["pictures"], summary["size"] = write_pictures(
+                args.output, bag, cameras, output_bag
+            )
+        except (ValueError, OSError) as error:
+            print(f"demo: pictures: {error}", file=sys.stderr)
+    _write_summary(args.output, summary)
     print_summary(summary, args.output)
-    return 0 if summary["pairs_out"] else 1
+    if failure is not None:
+        print(f"demo: {failure}", file=sys.stderr)
+    return 0 if summary["pairs_out"] and failure is None else 1
+
+
+def _clear(output: Path) -> None:
+    """Remove what an earlier run has left."""
+    for name in ("bag", "pictures"):
+        shutil.rmtree(output / name, ignore_errors=True)
+    for name in ("side_by_side.mp4", "summary.json"):
+        (output / name).unlink(missing_ok=True)
+
+
+def _write_summary(output: Path, summary: dict[str, Any]) -> None:
+    with atomic_path(output / "summary.json") as temporary:
+        temporary.write_text(json.dumps(summary, indent=2) + "\n")
 
 
 def _input_bag(args: argparse.Namespace, scratch: Path) -> BagInfo:
@@ -137,17 +159,22 @@ def _show(bar: tqdm[NoReturn], done: int, total: int | None) -> None:
 
 def _run_processes(
     args: argparse.Namespace, bag: BagInfo, cameras: tuple[str, str], output_bag: Path
-) -> tuple[dict[str, str], dict[str, dict[str, int]]]:
+) -> tuple[dict[str, str], dict[str, dict[str, int]], Exception | None]:
     """Play `bag` through the node.
 
     Returns:
-        The node's last report, and the images published and received by camera.
+        The node's last report, the images published and received by camera, and what
+        went wrong after the node had become active.
+
+    Raises:
+        RuntimeError: the node did not become active.
     """
     rgb, thermal = cameras
     compressed = [topic.endswith("/compressed") for topic in cameras]
     env = environment()
     env.setdefault("PYTHONUNBUFFERED", "1")
     os.environ.update(env)  # for the watcher in this process
+    failure: Exception | None = None
     with ExitStack() as stack:
         node = stack.enter_context(
             _process(
@@ -169,48 +196,52 @@ def _run_processes(
         recorder = stack.enter_context(_process("recorder_node", {"output": str(output_bag)}))
         watcher = stack.enter_context(_watcher())
         watcher.wait_until_active((node, recorder))
-        player = stack.enter_context(
-            _process(
-                "player_node",
-                {
-                    "bag": str(bag.path),
-                    "rate": args.rate,
-                    "restamp": True,
-                    "topics": [rgb, thermal],
-                },
+        try:
+            player = stack.enter_context(
+                _process(
+                    "player_node",
+                    {
+                        "bag": str(bag.path),
+                        "rate": args.rate,
+                        "restamp": True,
+                        "topics": [rgb, thermal],
+                    },
+                )
             )
-        )
-        total = min(topic.count for topic in bag.topics if topic.name in cameras)
-        watcher.watch((node, player, recorder), player, total)
-        watcher.deactivate()
+            total = min(topic.count for topic in bag.topics if topic.name in cameras)
+            watcher.watch((node, player, recorder), player, total)
+            watcher.deactivate()
+        except RuntimeError as error:
+            failure = error
     for name, process in (("fusion_node", node), ("recorder_node", recorder)):
-        if process.returncode:
-            raise RuntimeError(f"{name} ended with status {process.returncode}")
+        if process.returncode and failure is None:
+            failure = RuntimeError(f"{name} ended with status {process.returncode}")
     counts = {topic.name: topic.count for topic in bag.topics}
     images = {
-        camera: {"published": counts[topic], "received": watcher.received[camera]}
+        camera: {"published": counts[topic], "received": watcher.received.get(camera, 0)}
         for camera, topic in zip(("rgb", "thermal"), cameras, strict=True)
     }
-    return watcher.values, images
+    return watcher.values, images, failure
 
 
 @contextmanager
 def _process(
     module: str, parameters: dict[str, Any], remaps: dict[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A node in a process of its own; interrupted and waited for at the end."""
+    """A node in a process of its own; terminated and waited for at the end."""
     command = [sys.executable, "-m", f"ivf_ros.{module}", "--ros-args", "--log-level", "warn"]
     for name, value in parameters.items():
         command += ["-p", f"{name}:={json.dumps(value)}"]
     for old, new in (remaps or {}).items():
         if old != new.lstrip("/"):
             command += ["-r", f"{old}:={new}"]
-    process = subprocess.Popen(command)
+    # Out of Ctrl-C's reach: they end in order, and without a traceback while they import.
+    process = subprocess.Popen(command, start_new_session=True)
     try:
         yield process
     finally:
         if process.poll() is None:
-            process.send_signal(signal.SIGINT)
+            process.terminate()
         try:
             process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:
@@ -238,7 +269,7 @@ class _Watcher(Node):
             values = {value.key: value.value for value in status.values}
             if status.name == "/fusion: pairs":
                 self.values = values
-            elif status.name.startswith("/fusion: "):  # "rgb camera", "thermal camera"
+            elif "received" in values:  # "/fusion: rgb camera", "/fusion: thermal camera"
                 self.received[status.name.split()[1]] = int(values["received"])
 
     def _spin_until(self, condition: Any, seconds: float, processes: Sequence[Any] = ()) -> bool:
@@ -258,20 +289,32 @@ class _Watcher(Node):
             raise RuntimeError(f"the node is not active after {_START_SECONDS:.0f} s")
 
     def watch(self, processes: Sequence[Any], player: Any, total: int) -> None:
-        """Until the player has ended and the node has been quiet for a while."""
+        """Until the player has ended and the node has taken no more pairs for a while."""
+        others = [process for process in processes if process is not player]
         with _progress(total) as bar:
 
             def ended() -> bool:
                 bar.set_postfix(fused=self.done, refresh=False)
-                _show(bar, min(int(self.values.get("pairs_in", 0)), total), total)
+                _show(bar, min(self._pairs_in, total), total)
                 return player.poll() is not None
 
-            self._spin_until(ended, float("inf"), [p for p in processes if p is not player])
+            self._spin_until(ended, math.inf, others)
             if player.returncode:
                 raise RuntimeError(f"player_node ended with status {player.returncode}")
-            quiet_from = time.monotonic()
-            self._spin_until(lambda: time.monotonic() - quiet_from > _QUIET_SECONDS, 60.0)
+            taken, since = self._pairs_in, time.monotonic()
+
+            def quiet() -> bool:
+                nonlocal taken, since
+                if self._pairs_in != taken:
+                    taken, since = self._pairs_in, time.monotonic()
+                return time.monotonic() - since > _QUIET_SECONDS
+
+            self._spin_until(quiet, math.inf, others)
             ended()
+
+    @property
+    def _pairs_in(self) -> int:
+        return int(self.values.get("pairs_in", 0))
 
     def deactivate(self) -> None:
         """Deactivate the node, which makes it report its last counts."""
@@ -286,7 +329,8 @@ class _Watcher(Node):
 
 @contextmanager
 def _watcher() -> Iterator[_Watcher]:
-    rclpy.init()
+    # Ctrl-C shall end the processes first: rclpy's handler would end the context.
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     watcher = _Watcher()
     try:
         yield watcher

@@ -63,7 +63,7 @@ _NS = 1_000_000_000
 _REPLAY = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
 _LOG_PERIOD_SECONDS = 10.0
 _SNAPSHOT_SECONDS = 10.0
-_LOOK_SECONDS = 0.2
+_LOOK_SECONDS = 0.05
 _CLOCK_LIMIT_MS = 60_000.0
 """A latency beyond this says that stamps and clock have nothing to do with each other."""
 
@@ -413,9 +413,7 @@ class FusionNode(LifecycleNode):
 
         self._subscriptions_in_use += [
             subscriber.sub,
-            self.create_subscription(
-                CameraInfo, f"{camera}/camera_info", on_info, copy.copy(qos)
-            ),
+            self.create_subscription(CameraInfo, f"{camera}/camera_info", on_info, copy.copy(qos)),
         ]
         return subscriber
 
@@ -555,7 +553,8 @@ class FusionNode(LifecycleNode):
             self._end_snapshot(f"no pair came within {_SNAPSHOT_SECONDS:.0f} s")
         if self._values["mode"] == "replay" and self._synchronizer is not None:
             arrivals = [w.last_arrival for w in self._watches.values() if w.last_arrival]
-            if arrivals and now - max(arrivals) > self._values["timeout_seconds"]:
+            idle = self._statistics.settled() == self._statistics.pairs_in
+            if idle and arrivals and now - max(arrivals) > self._values["timeout_seconds"]:
                 self._synchronizer.flush()  # the bag has ended: no nearer partner will come
         self._count_frames_done()
 

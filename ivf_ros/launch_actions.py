@@ -154,7 +154,7 @@ def fusion_node(
 
 def player(context: LaunchContext, bag: str, **parameters: Value) -> Node:
     """The player on a bag; it publishes the bag's own topic names."""
-    progress = f"{given(context, 'name') or NODE_NAME}/latency_ms"
+    progress = f"{given(context, 'name') or NODE_NAME}/rgb_frames_done"
     values = {"bag": bag, "progress_topic": progress, **parameters}
     return _node(context, "player_node", "player", values)
 

@@ -24,7 +24,7 @@ from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
-from std_msgs.msg import Float64, Int64
+from std_msgs.msg import Int64MultiArray, UInt64
 
 from ivf_core.data.rosbag import (
     BagError,
@@ -63,25 +63,26 @@ PARAMETERS = (
         "as_fast_as_taken",
         False,
         "Ignore the recorded times: keep `window` frames under way, and publish the next one "
-        "when progress_topic acknowledges one.",
+        "when progress_topic says that one is done.",
     ),
     Parameter(
         "window",
-        2,
-        "Frames published but not yet acknowledged, with as_fast_as_taken.",
+        16,
+        "RGB frames published but not yet done, with as_fast_as_taken. More than the fusion "
+        "node's queue_size, for it needs later frames to decide on one.",
         1,
         100,
     ),
     Parameter(
         "progress_topic",
-        "fusion/latency_ms",
-        "Float64 topic with one message per processed pair, for as_fast_as_taken.",
+        "fusion/rgb_frames_done",
+        "UInt64 topic with the number of RGB frames that are done, for as_fast_as_taken.",
     ),
     Parameter(
         "stall_seconds",
-        5.0,
-        "Without an acknowledgement for this long the frames under way count as lost, "
-        "and playing goes on.",
+        1.0,
+        "When no frame has been done for this long, frames are lost or more are needed: the "
+        "window grows one by one until something moves.",
         0.1,
         3600.0,
     ),
@@ -105,7 +106,8 @@ PARAMETERS = (
         "restamp",
         False,
         "Move header stamps to the time of publication; stamps of one frame keep their "
-        "differences. ~/stamp_offset_ns (std_msgs/msg/Int64) tells by how much, frame by frame.",
+        "differences. ~/restamped_ns (std_msgs/msg/Int64MultiArray) has the recorded and the "
+        "published stamp of each RGB frame.",
     ),
     Parameter(
         "publish_clock",
@@ -117,12 +119,14 @@ PARAMETERS = (
 _READ_AHEAD = 8
 """Frames, with all that belongs to them, waiting in memory."""
 
-_OFFSETS_QOS = QoSProfile(depth=10_000, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-"""Whoever subscribes after the first frames gets their offsets too."""
+_RESTAMPED_DEPTH = 10_000
+"""Whoever subscribes after the first frames gets their stamps too."""
 
 _LONGEST_GROUP_NS = 10**9
 _LATE_NS = 10**7
 _SETTLE_SECONDS = 0.2
+_FIRST_REPORT_SECONDS = 2.0
+_DRAIN_SECONDS = 5.0  # the fusion node decides on the last frames after a silence of 2 s
 _DELIVERY_SECONDS = 4.0  # Fast DDS asks for acknowledgements every three seconds
 _LARGEST_STAMP_NS = 2**31 * 10**9
 
@@ -204,50 +208,79 @@ def _stamp_format(cdr: bytes) -> str:
 class Window:
     """Counts the frames under way, and waits while there are too many.
 
+    No progress for `stall_seconds`, or for the longest pause so far where the
+    receiver is slower, means that frames were lost or that the receiver needs
+    more of them. The window then grows, one by one until something moves.
+
     Args:
-        size: frames that may be under way.
-        stall_seconds: without an acknowledgement for this long, frames under
-            way count as lost.
+        size: frames that may be under way at first.
+        stall_seconds: shortest time without progress that is a stall.
 
     Attributes:
-        stalls: how often that happened.
+        stalls: how often there was no progress for too long.
+        under_way: frames published and not done.
     """
 
     def __init__(self, size: int, stall_seconds: float) -> None:
         self._size = size
-        self._stall_seconds = stall_seconds
+        self._patience = stall_seconds
         self._changed = threading.Condition()
-        self._under_way = 0
+        self._reported: int | None = None
+        self._moved = 0.0
+        self._stalled = False
+        self._released = False
+        self.under_way = 0
         self.stalls = 0
+
+    def report(self, done: int) -> None:
+        """Take the receiver's count of frames done.
+
+        The first one is where it stood before. One that has gone back is of a receiver that
+        has started anew, and has lost what was under way.
+        """
+        with self._changed:
+            before, self._reported = self._reported, done
+            if done == before:
+                return  # no progress
+            if before is not None:
+                self.under_way = max(self.under_way - (done - before), 0) if done > before else 0
+                now = time.monotonic()
+                self._patience = max(self._patience, now - self._moved)
+                self._moved, self._stalled = now, False
+            self._changed.notify_all()
+
+    def wait_for_report(self, seconds: float) -> bool:
+        """Whether there has been a report after that time at the latest."""
+        with self._changed:
+            return self._changed.wait_for(
+                lambda: self._reported is not None or self._released, seconds
+            )
 
     def enter(self) -> None:
         """Wait for room, then count one more frame."""
         with self._changed:
-            self._wait_until_at_most(self._size - 1)
-            self._under_way += 1
+            while not self._released and self.under_way >= self._size:
+                pause = self._patience / self._size if self._stalled else self._patience
+                if not self._changed.wait(pause):
+                    self.stalls += not self._stalled
+                    self._stalled = True
+                    self._size += 1
+            if not self.under_way:
+                self._moved = time.monotonic()
+            self.under_way += 1
 
-    def acknowledge(self) -> None:
-        """One frame is done."""
+    def drain(self, seconds: float) -> None:
+        """Wait until no frame is under way, or nothing has moved for so many seconds."""
         with self._changed:
-            self._under_way = max(self._under_way - 1, 0)
-            self._changed.notify_all()
-
-    def drain(self) -> None:
-        """Wait until no frame is under way."""
-        with self._changed:
-            self._wait_until_at_most(0)
+            while self.under_way and not self._released:
+                if not self._changed.wait(max(seconds, self._patience)):
+                    return
 
     def release(self) -> None:
-        """Wake whoever waits; the frames under way are forgotten."""
+        """Let whoever waits go, for good."""
         with self._changed:
-            self._under_way = 0
+            self._released = True
             self._changed.notify_all()
-
-    def _wait_until_at_most(self, frames: int) -> None:
-        while self._under_way > frames:
-            if not self._changed.wait(self._stall_seconds):
-                self.stalls += 1
-                self._under_way = 0
 
 
 @dataclass
@@ -279,6 +312,7 @@ class Player(Node):
         BagError: the bag cannot be read or has nothing to publish.
         ParameterException: a parameter has the wrong type, is out of range, or
             excludes another.
+        ValueError: a parameter is not among its choices.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -294,10 +328,8 @@ class Player(Node):
         self._clock_publisher = (
             self._create_clock_publisher() if self._value("publish_clock") else None
         )
-        self._offset_publisher = (
-            self.create_publisher(Int64, "~/stamp_offset_ns", _OFFSETS_QOS)
-            if self._value("restamp")
-            else None
+        self._restamped_publisher = (
+            self._create_restamped_publisher() if self._value("restamp") else None
         )
         self._window = self._create_window() if self._value("as_fast_as_taken") else None
         self._queue: queue.Queue[tuple[int, FrameGroup] | Exception | None] = queue.Queue(
@@ -315,6 +347,11 @@ class Player(Node):
             BagError: the bag turns out to be damaged.
         """
         self._wait_for_subscribers()
+        if self._window is not None and not self._window.wait_for_report(_FIRST_REPORT_SECONDS):
+            self.get_logger().warning(
+                f"nothing on {self.resolve_topic_name(self._value('progress_topic'))}: "
+                "is the fusion node active, and in replay mode?"
+            )
         self.get_logger().info(
             f"playing '{self._bag.path}': {self._bag.format}, "
             f"{self._bag.duration_seconds:.1f} s, {self._bag.messages} messages"
@@ -346,12 +383,6 @@ class Player(Node):
     def _check_parameters(self) -> None:
         if not self._value("bag"):
             raise InvalidParameterValueException("bag", "", "give the path of a bag")
-        for parameter in PARAMETERS:
-            value = self._value(parameter.name)
-            if parameter.choices and value not in parameter.choices:
-                raise InvalidParameterValueException(
-                    parameter.name, value, f"expected {' or '.join(parameter.choices)}"
-                )
         if self._value("restamp") and self._value("publish_clock"):
             raise InvalidParameterValueException(
                 "publish_clock",
@@ -409,11 +440,22 @@ class Player(Node):
             )
         return self.create_publisher(clock, "/clock", 10)
 
+    def _create_restamped_publisher(self) -> Publisher:
+        qos = QoSProfile(depth=_RESTAMPED_DEPTH, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        return self.create_publisher(Int64MultiArray, "~/restamped_ns", qos)
+
     def _create_window(self) -> Window:
         window = Window(self._value("window"), self._value("stall_seconds"))
-        self.create_subscription(
-            Float64, self._value("progress_topic"), lambda _: window.acknowledge(), 100
+        qos = QoSProfile(
+            depth=10,
+            reliability=ReliabilityPolicy.RELIABLE,
+            durability=DurabilityPolicy.TRANSIENT_LOCAL,
         )
+
+        def on_progress(message: UInt64) -> None:
+            window.report(message.data)
+
+        self.create_subscription(UInt64, self._value("progress_topic"), on_progress, qos)
         return window
 
     def _wait_for_subscribers(self) -> None:
@@ -504,7 +546,7 @@ class Player(Node):
             offset_ns = self._stamp_offset(group, time.time_ns())
             for message in group.messages:
                 self._publish(message, offset_ns)
-        window.drain()
+        window.drain(_DRAIN_SECONDS)
 
     def _frame_period_ns(self) -> float:
         rates = [t.rate_hz for t in self._bag.topics if t.name == self._leading and t.rate_hz]
@@ -512,13 +554,14 @@ class Player(Node):
 
     def _stamp_offset(self, group: FrameGroup, wall_ns: int) -> int | None:
         """What moves the group's frame to `wall_ns`; None where stamps stay."""
-        if self._offset_publisher is None:
+        if self._restamped_publisher is None:
             return None
         frame = group.reference
         has_header = self._streams[frame.topic, frame.type].has_header
-        offset_ns = wall_ns - (read_stamp(frame.message) if has_header else frame.time_ns)
-        self._offset_publisher.publish(Int64(data=offset_ns))
-        return offset_ns
+        stamp_ns = read_stamp(frame.message) if has_header else frame.time_ns
+        if group.frame is not None:
+            self._restamped_publisher.publish(Int64MultiArray(data=[stamp_ns, wall_ns]))
+        return wall_ns - stamp_ns
 
     def _publish(self, message: BagMessage, offset_ns: int | None) -> None:
         if self._stop.is_set():
@@ -555,7 +598,7 @@ class Player(Node):
         counts = ", ".join(stream.summary() for stream in self._streams.values())
         text = f"published in {seconds:.2f} s: {counts}"
         if self._window is not None:
-            text += f"; {self._window.stalls} stalls"
+            text += f"; {self._window.stalls} stalls, {self._window.under_way} frames never done"
         else:
             text += (
                 f"; {self._late} messages more than {_LATE_NS / 1e6:.0f} ms late, "
@@ -576,7 +619,7 @@ def main(args: list[str] | None = None) -> int:
         executor.add_node(player)
         spinner.start()
         player.play()
-    except (BagError, ParameterException) as error:
+    except (ValueError, ParameterException) as error:  # BagError is a ValueError
         get_logger("player").fatal(str(error))
         return 1
     except (KeyboardInterrupt, ExternalShutdownException):

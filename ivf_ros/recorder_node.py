@@ -11,10 +11,11 @@ import signal
 import sys
 import threading
 import time
-from contextlib import suppress
 from typing import Any
 
 import rclpy
+from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import ParameterException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -36,7 +37,7 @@ PARAMETERS = (
             "fusion/overlay/image",
             "fusion/labels",
             "fusion/latency_ms",
-            "/player/stamp_offset_ns",
+            "/player/restamped_ns",
             "/diagnostics",
         ],
         "Topics to record, from when they appear.",
@@ -57,7 +58,9 @@ class Recorder(Node):
         self._writer = BagWriter(values["output"], values["storage"])
         self._queue: queue.SimpleQueue[tuple[str, str, int, bytes] | None] = queue.SimpleQueue()
         self.recorded: dict[str, int] = {}
-        self.create_timer(_LOOK_SECONDS, self._look)
+        # Not the node's clock: with use_sim_time it may stand still.
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(_LOOK_SECONDS, self._look, clock=steady)
 
     def _look(self) -> None:
         """Subscribe to the topics that have a publisher by now."""
@@ -113,7 +116,7 @@ def main(args: list[str] | None = None) -> int:
     failures: list[Exception] = []
     try:
         recorder = Recorder()
-    except (BagError, ValueError) as error:
+    except (ParameterException, ValueError) as error:
         print(f"recorder_node: {error}", file=sys.stderr)
         rclpy.shutdown()
         return 1
@@ -141,8 +144,7 @@ def main(args: list[str] | None = None) -> int:
         else:
             recorder.get_logger().info(f"recorded {counts}")
         executor.shutdown()
-        with suppress(Exception):  # the bag is closed by now
-            recorder.destroy_node()
+        recorder.destroy_node()
         rclpy.try_shutdown()
     return 1 if failures else 0
 

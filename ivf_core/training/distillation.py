@@ -25,7 +25,7 @@ from ivf_core.models.student import FusionStudent
 from ivf_core.training.losses import relative_feature_error
 from ivf_core.training.recipes import data_directory, provenance
 
-__all__ = ["StudentRecipe", "learn_alone", "luma_psnr", "train_student"]
+__all__ = ["StudentRecipe", "freeze_norm", "learn_alone", "luma_psnr", "train_student"]
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def train_student(recipe: StudentRecipe) -> dict[str, float]:
     for step in (progress := tqdm(range(recipe.steps), desc="student", mininterval=5)):
         student.train()
         if step >= recipe.freeze_norm_at * recipe.steps:
-            _freeze_norm(student)
+            freeze_norm(student)
         luma, infrared, _ = (torch.from_numpy(part).to(device) for part in next(batches))
         optimizer.zero_grad()
         if step < recipe.alone_until * recipe.steps:
@@ -227,7 +227,8 @@ def _psnr(a: Tensor, b: Tensor) -> float:
     return -10 * math.log10(max(F.mse_loss(a, b).item(), 1e-10))
 
 
-def _freeze_norm(network: nn.Module) -> None:
+def freeze_norm(network: nn.Module) -> None:
+    """Have BatchNorm use and keep its running statistics, in training mode too."""
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()

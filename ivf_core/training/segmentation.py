@@ -1,8 +1,8 @@
 """Train a segmentation head on the features of a frozen student.
 
-Half of each batch are real pairs with labels (pseudo-labels where nothing
-better is at hand: then the scores against them measure agreement, not truth),
-half are synthetic scenes with exact labels.
+Each batch mixes crops of real pairs with labels (pseudo-labels where nothing
+better is at hand: then the scores against them measure agreement, not truth)
+and of synthetic scenes with exact labels.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ from ivf_core.metrics.segmentation import ConfusionMatrix
 from ivf_core.models.checkpoints import load_model, save_model
 from ivf_core.models.graph import fold_batch_norm
 from ivf_core.models.segmentation import LABEL_STRIDE, SegmentationHead
+from ivf_core.training.distillation import freeze_norm
 from ivf_core.training.losses import ohem_cross_entropy
 from ivf_core.training.recipes import data_directory, provenance
 
-__all__ = ["HeadRecipe", "class_weights", "score_head", "train_head"]
+__all__ = ["HeadRecipe", "background_offset", "class_weights", "score_head", "train_head"]
 
 
 @dataclass(frozen=True)
@@ -51,22 +52,27 @@ class HeadRecipe:
     """Labels below it are ignored in training."""
     hold_out_every: int = 7
     """Each n-th pair is kept out of training and scored at the end."""
-    scenes: int = 600
+    scenes: int = 300
     """Synthetic scenes, drawn once before training."""
     held_out_scenes: int = 60
     """Further ones, for the score."""
-    steps: int = 7500
+    steps: int = 2600
     """Optimizer steps."""
-    real_per_batch: int = 2
+    real_per_batch: int = 3
     """Crops of real pairs in a batch."""
-    synthetic_per_batch: int = 2
+    synthetic_per_batch: int = 1
     """Crops of synthetic scenes in a batch."""
     crop: tuple[int, int] = (240, 320)
     """Height and width of a crop in pixels."""
-    scales: tuple[float, float] = (0.8, 2.0)
+    scales: tuple[float, float] = (1.0, 1.6)
     """Crops cover this range of sizes before they are resized."""
-    focus: float = 0.5
+    focus: float = 0.6
     """Share of crops that are placed on a labelled object."""
+    start_from_head: bool = False
+    """Go on with the head that the student's weights file has."""
+    freeze_norm_at: float = 0.3
+    """Share of the steps after which BatchNorm keeps its running statistics: those of a few
+    crops by day and night differ far more than what the head meets later."""
     hard_below: float = 1.0
     """Pixels count whose class has less than this probability. 1 counts all: where labels are
     another network's guesses, the hard pixels are often the wrong ones."""
@@ -74,7 +80,7 @@ class HeadRecipe:
     """The highest of AdamW's, in one cycle."""
     weight_decay: float = 1e-2
     """Of AdamW."""
-    average_decay: float = 0.998
+    average_decay: float = 0.99
     """Of the moving average of the weights, which is what ships."""
     bfloat16: bool = True
     """Run the networks in bfloat16; quicker where the hardware has it."""
@@ -122,6 +128,10 @@ def train_head(recipe: HeadRecipe) -> dict[str, dict[str, float]]:
     model = load_model(recipe.student)
     student = fold_batch_norm(model.student).to(device).to(memory_format=torch.channels_last)
     head = SegmentationHead(len(class_set), feature_channels=model.student.channels)
+    if recipe.start_from_head:
+        if model.head is None or model.class_set != class_set:
+            raise ValueError(f"student '{recipe.student}': has no head for '{recipe.class_set}'")
+        head = copy.deepcopy(model.head).requires_grad_(True)
     head = head.to(device).to(memory_format=torch.channels_last)
 
     real, kept_out = _real_pairs(recipe)
@@ -133,7 +143,7 @@ def train_head(recipe: HeadRecipe) -> dict[str, dict[str, float]]:
     ]
     if not sources:
         raise ValueError(f"folder '{recipe.folder}': all of its pairs are kept out of training")
-    weights = class_weights([*real, *scenes], len(class_set)).to(device)
+    weights = class_weights(real or scenes, len(class_set)).to(device)
     average = torch.optim.swa_utils.AveragedModel(
         head,
         multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.average_decay),
@@ -145,8 +155,10 @@ def train_head(recipe: HeadRecipe) -> dict[str, dict[str, float]]:
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, recipe.learning_rate, total_steps=recipe.steps, pct_start=0.1
     )
-    head.train()
     for step in (progress := tqdm(range(recipe.steps), desc="head", mininterval=5)):
+        head.train()
+        if step >= recipe.freeze_norm_at * recipe.steps:
+            freeze_norm(head)
         luma, infrared, labels = (
             torch.from_numpy(np.concatenate(parts)).to(device)
             for parts in zip(*(next(source) for source in sources), strict=True)
@@ -172,6 +184,9 @@ def train_head(recipe: HeadRecipe) -> dict[str, dict[str, float]]:
             progress.set_postfix(loss=f"{loss.item():.3f}")
 
     trained = cast(SegmentationHead, copy.deepcopy(average.module).eval().requires_grad_(False))
+    offset = background_offset(student, trained, [*real[::12], *scenes[:8]], device)
+    with torch.no_grad():
+        trained.classify.bias[0] += offset  # type: ignore[index]
     scores = {}
     if kept_out:
         scores[f"{recipe.folder}, {len(kept_out)} pairs kept out, against {recipe.labels}"] = (
@@ -214,6 +229,31 @@ def class_weights(pairs: Sequence[Pair], num_classes: int) -> Tensor:
 
 
 @torch.inference_mode()
+def background_offset(
+    student: nn.Module, head: SegmentationHead, pairs: Sequence[Pair], device: torch.device
+) -> float:
+    """What to add to the logit of class 0, the rest of the world.
+
+    Crops are placed on objects and class weights favour them, so a head meets
+    far fewer objects in whole pictures than in training. The offset is the one of
+    0, 0.5, ... 4 with the best mean IoU on whole pictures of the training set.
+    """
+    candidates = [step / 2 for step in range(9)]
+    matrices = [ConfusionMatrix(head.num_classes) for _ in candidates]
+    for pair in pairs:
+        assert pair.labels is not None
+        logits = head(student(*_to_tensors(pair, device)).features)
+        height, width = logits.shape[-2:]
+        truth = pair.labels[::LABEL_STRIDE, ::LABEL_STRIDE][:height, :width]
+        for candidate, matrix in zip(candidates, matrices, strict=True):
+            shifted = logits.clone()
+            shifted[:, 0] += candidate
+            matrix.update(shifted.argmax(dim=1)[0].cpu().numpy(), truth)
+    scores = [matrix.mean_iou() for matrix in matrices]
+    return candidates[int(np.argmax(scores))]
+
+
+@torch.inference_mode()
 def score_head(
     student: nn.Module,
     head: nn.Module,
@@ -225,11 +265,7 @@ def score_head(
     matrix = ConfusionMatrix(len(names))
     for pair in pairs:
         assert pair.labels is not None
-        luma, infrared = (
-            torch.from_numpy(plane).to(device)[None, None].float() / 255
-            for plane in (pair.luma, pair.infrared)
-        )
-        ids = head(student(luma, infrared).features).argmax(dim=1)[0].to(torch.uint8)
+        ids = head(student(*_to_tensors(pair, device)).features).argmax(dim=1)[0].to(torch.uint8)
         height, width = pair.labels.shape
         predicted = cv2.resize(ids.cpu().numpy(), (width, height), interpolation=cv2.INTER_NEAREST)
         matrix.update(predicted, pair.labels)
@@ -239,6 +275,14 @@ def score_head(
         if not np.isnan(value)
     }
     return {**scores, "mean": matrix.mean_iou()}
+
+
+def _to_tensors(pair: Pair, device: torch.device) -> tuple[Tensor, Tensor]:
+    luma, infrared = (
+        torch.from_numpy(plane).to(device)[None, None].float() / 255
+        for plane in (pair.luma, pair.infrared)
+    )
+    return luma, infrared
 
 
 def _crops(pairs: Sequence[Pair], recipe: HeadRecipe) -> CropSampler:

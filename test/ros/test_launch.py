@@ -204,7 +204,7 @@ def test_bag_is_played_into_the_node(prefix: Path, bag: Path) -> None:
     _, reports = launch(prefix, "fusion", bag=bag, rate="2", loop="true")
     assert reports["player_node"]["parameters"] == {
         "bag": str(bag),
-        "progress_topic": "fusion/latency_ms",
+        "progress_topic": "fusion/rgb_frames_done",
         "rate": 2.0,
         "loop": True,
         "restamp": True,
@@ -227,6 +227,7 @@ def test_replay_records_every_pair_and_ends_with_the_player(
     assert reports["fusion_node"]["parameters"]["mode"] == "replay"
     assert reports["fusion_node"]["parameters"]["device"] == "cpu"
     assert reports["player_node"]["parameters"]["as_fast_as_taken"] is True
+    assert reports["player_node"]["parameters"]["progress_topic"] == "fusion/rgb_frames_done"
     assert reports["recorder_node"]["parameters"]["output"] == str(tmp_path / "out")
 
 

@@ -17,14 +17,15 @@ from typing import Any
 import numpy as np
 import pytest
 import rclpy
+from harness import Graph
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
-from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rosbags.rosbag1 import Writer as Writer1
 from rosbags.typesys import Stores, get_typestore
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image
-from std_msgs.msg import Float64
+from std_msgs.msg import Int64MultiArray, UInt64
 
 from ivf_core.data.rosbag import (
     IMAGE_TYPE,
@@ -43,6 +44,7 @@ PERIOD_NS = 50_000_000
 TIMEOUT_SECONDS = 60.0
 # Deep queues: a slow machine must not lose what the player sent.
 RELIABLE = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
+LATCHED = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 BEST_EFFORT = QoSProfile(depth=100, reliability=ReliabilityPolicy.BEST_EFFORT)
 
 
@@ -132,6 +134,15 @@ def listener() -> Iterator[Listener]:
 
 
 @pytest.fixture
+def graph() -> Iterator[Graph]:
+    graph = Graph()
+    try:
+        yield graph
+    finally:
+        graph.close()
+
+
+@pytest.fixture
 def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Starts players; those that still run are killed at the end."""
     processes = []
@@ -218,6 +229,7 @@ class TestPlaying:
         lag = 7_000_000
         for topic in (RGB_TOPIC, THERMAL_TOPIC, "/big_endian"):
             listener.listen(topic)
+        listener.listen("/player/restamped_ns", Int64MultiArray, LATCHED)
         bag = write_bag(tmp_path / "bag", 6, lag)
         before = time.time_ns()
         listener.hear_out(start(bag=bag, restamp=True, stall_seconds=0.1, **mode))
@@ -230,6 +242,9 @@ class TestPlaying:
         assert rgb[-1] < time.time_ns()
         np.testing.assert_array_equal(pixels(listener.received[RGB_TOPIC][5]), rgb_frame(5))
         assert stamp_ns(listener.received["/big_endian"][-1]) == rgb[-1]
+        recorded = [START_NS + k * PERIOD_NS for k in range(6)] * (len(rgb) // 6)
+        restamped = [list(m.data) for m in listener.received["/player/restamped_ns"]]
+        assert restamped == [list(stamps) for stamps in zip(recorded, rgb, strict=True)]
 
     def test_rosbag1_and_types_that_are_not_installed(
         self, tmp_path: Path, listener: Listener, start: Callable
@@ -275,44 +290,127 @@ class TestPlaying:
 
 @pytest.mark.dds
 class TestAsFastAsTaken:
-    def test_waits_for_acknowledgements(
+    def test_keeps_a_window_of_frames_under_way(
         self, tmp_path: Path, listener: Listener, start: Callable
     ) -> None:
         for topic in (RGB_TOPIC, THERMAL_TOPIC):
             listener.listen(topic)
-        progress = listener.node.create_publisher(Float64, "/fusion/latency_ms", 10)
+        progress = listener.node.create_publisher(UInt64, "/fusion/rgb_frames_done", LATCHED)
+        progress.publish(UInt64(data=100))  # of an earlier replay
         process = start(
             bag=write_bag(tmp_path / "bag", 5), as_fast_as_taken=True, window=2, stall_seconds=30.0
         )
         rgb, thermal = listener.received[RGB_TOPIC], listener.received[THERMAL_TOPIC]
-        listener.spin_until(lambda: progress.get_subscription_count() > 0)
-        for taken in range(4):
-            expected = min(2 + taken, 5)
+        for done in range(5):
+            expected = min(2 + done, 5)
             listener.spin_until(lambda n=expected: len(rgb) >= n and len(thermal) >= n)
             listener.spin_for(0.3)  # more must not come
             assert (len(rgb), len(thermal)) == (expected, expected)
             assert process.poll() is None
-            progress.publish(Float64(data=1.0))
-        progress.publish(Float64(data=1.0))
-        output = listener.hear_out(process)
-        assert "; 0 stalls" in output
-        assert len(rgb) == 5
+            progress.publish(UInt64(data=101 + done))
+        assert "; 0 stalls, 0 frames never done" in listener.hear_out(process)
 
-    def test_goes_on_when_pairs_are_lost(
+    def test_goes_on_when_frames_are_lost(
         self, tmp_path: Path, listener: Listener, start: Callable
     ) -> None:
         for topic in (RGB_TOPIC, THERMAL_TOPIC):
             listener.listen(topic)
         output = listener.hear_out(
             start(
-                bag=write_bag(tmp_path / "bag", 4),
+                bag=write_bag(tmp_path / "bag", 6),
                 as_fast_as_taken=True,
                 window=2,
                 stall_seconds=0.2,
             )
         )
-        assert len(listener.received[RGB_TOPIC]) == 4
-        assert "; 2 stalls" in output  # before the third frame, and at the end
+        assert len(listener.received[RGB_TOPIC]) == 6
+        assert "nothing on /fusion/rgb_frames_done" in output
+        assert "; 1 stalls, 6 frames never done" in output
+
+    def test_every_pair_of_cameras_with_different_rates(
+        self, tmp_path: Path, graph: Graph, tiny_weights: Path
+    ) -> None:
+        """The last pair too, which no later frame decides."""
+        with BagWriter(tmp_path / "bag") as writer:
+            for k in range(58):
+                stamp = START_NS + k * 33_333_333
+                writer.write_image(RGB_TOPIC, stamp, rgb_frame(k), "rgb8", "rgb")
+                if k % 3 == 0:
+                    stamp += 10_000_000
+                    writer.write_image(THERMAL_TOPIC, stamp, thermal_frame(k), "mono8", "thermal")
+        graph.listen("/fusion/fused/image", Image)
+        graph.start_fusion(tiny_weights, mode="replay")
+        player = graph.start(
+            "player_node", bag=str(tmp_path / "bag"), as_fast_as_taken=True, stall_seconds=60.0
+        )
+        graph.until(lambda: player.poll() is not None, TIMEOUT_SECONDS)
+        output = player.communicate()[0]
+        assert "; 0 stalls, 0 frames never done" in output
+        graph.until(lambda: len(graph.messages["/fusion/fused/image"]) == 20)
+        graph.until(lambda: graph.counts() == (20, 20, {}))
+
+
+class TestWindow:
+    def test_lets_in_as_many_as_it_holds(self) -> None:
+        window = Window(size=2, stall_seconds=60.0)
+        window.report(0)
+        entered = threading.Semaphore(0)
+
+        def enter_three() -> None:
+            for _ in range(3):
+                window.enter()
+                entered.release()
+
+        thread = threading.Thread(target=enter_three, daemon=True)
+        thread.start()
+        assert entered.acquire(timeout=10)
+        assert entered.acquire(timeout=10)
+        assert not entered.acquire(timeout=0.2)
+        window.report(1)
+        assert entered.acquire(timeout=10)
+        assert window.stalls == 0
+
+    def test_first_report_is_where_the_receiver_stood(self) -> None:
+        window = Window(size=10, stall_seconds=0.1)
+        assert not window.wait_for_report(0.0)
+        window.report(100)
+        assert window.wait_for_report(0.0)
+        for _ in range(3):
+            window.enter()
+        window.report(102)
+        assert window.under_way == 1
+
+    def test_receiver_that_starts_anew_has_lost_what_was_under_way(self) -> None:
+        window = Window(size=10, stall_seconds=0.1)
+        window.report(5)
+        for _ in range(3):
+            window.enter()
+        window.report(0)
+        assert window.under_way == 0
+        window.enter()
+        window.report(1)
+        assert window.under_way == 0
+
+    def test_grows_as_long_as_nothing_moves(self) -> None:
+        window = Window(size=2, stall_seconds=0.01)
+        for _ in range(20):
+            window.enter()
+        assert (window.stalls, window.under_way) == (1, 20)
+        window.report(0)
+        window.report(20)
+        assert window.under_way == 0
+        for _ in range(20):
+            window.enter()  # the receiver needs so many: that is known now
+        assert window.stalls == 1
+
+    def test_release(self) -> None:
+        window = Window(size=1, stall_seconds=3600.0)
+        window.enter()
+        waiting = threading.Thread(target=window.enter)
+        waiting.start()
+        window.release()
+        waiting.join()
+        window.drain(3600.0)
 
 
 @pytest.mark.dds
@@ -420,39 +518,3 @@ def test_only_the_stamp_is_moved(little_endian: bool) -> None:
     assert shift_stamp(cdr, -200 * 10**9) == cdr
     with pytest.raises(BagError, match="8 bytes is too short"):
         read_stamp(cdr[:8])
-
-
-class TestWindow:
-    def test_lets_in_as_many_as_it_holds(self) -> None:
-        window = Window(2, stall_seconds=60.0)
-        entered = threading.Semaphore(0)
-
-        def enter_three() -> None:
-            for _ in range(3):
-                window.enter()
-                entered.release()
-
-        thread = threading.Thread(target=enter_three, daemon=True)
-        thread.start()
-        assert entered.acquire(timeout=10)
-        assert entered.acquire(timeout=10)
-        assert not entered.acquire(timeout=0.2)
-        window.acknowledge()
-        assert entered.acquire(timeout=10)
-        thread.join()
-        assert window.stalls == 0
-
-    def test_more_acknowledgements_than_frames(self) -> None:
-        window = Window(1, stall_seconds=0.05)
-        for _ in range(3):
-            window.acknowledge()
-        window.enter()
-        window.enter()  # the early acknowledgements do not count
-        assert window.stalls == 1
-
-    def test_release_wakes_the_waiting(self) -> None:
-        window = Window(1, stall_seconds=60.0)
-        window.enter()
-        threading.Timer(0.1, window.release).start()
-        window.drain()
-        assert window.stalls == 0
