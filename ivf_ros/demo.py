@@ -53,7 +53,7 @@ _STOP_SECONDS = 30.0
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo; returns the exit status."""
     args = _parser().parse_args(arguments)
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)  # ends the processes, as Ctrl-C does
     try:
         return _run(args)

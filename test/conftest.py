@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,11 @@ from ivf_core.class_sets import MFNET
 from ivf_core.models.checkpoints import FusionModel, save_model
 from ivf_core.models.segmentation import SegmentationHead
 from ivf_core.models.student import FusionStudent
+
+# A job that a script has put in the background ignores Ctrl-C, and so would the
+# processes that tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -89,7 +89,10 @@ def test_ctrl_c_ends_the_demo_and_its_processes(tmp_path: Path, tiny_weights: Pa
         children = Path(f"/proc/{demo.pid}/task/{demo.pid}/children").read_text().split()
     time.sleep(2)  # the player is up
     demo.send_signal(signal.SIGINT)
-    errors = demo.communicate(timeout=60)[1]
+    try:
+        errors = demo.communicate(timeout=60)[1]
+    finally:
+        demo.terminate()  # leave nothing behind where Ctrl-C has failed
     assert demo.returncode == 130, errors
     assert "Traceback" not in errors
     assert not [pid for pid in children if Path("/proc", pid).exists()]
