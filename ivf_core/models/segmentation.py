@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ivf_core.models.student import up_and_concat
+
 __all__ = ["LABEL_STRIDE", "SegmentationHead"]
 
 LABEL_STRIDE = 2
@@ -111,9 +113,9 @@ class SegmentationHead(nn.Module):
         x8 = self.encode8(self.down8(x4))
         x16 = self.encode16(self.down16(x8))
         x16 = x16 * self.scene(x16)
-        y8 = self.decode8(self.merge8(_up_and_concat(x16, x8)))
-        y4 = self.decode4(self.merge4(_up_and_concat(y8, x4)))
-        y2 = self.decode2(self.merge2(_up_and_concat(y4, features[3])))
+        y8 = self.decode8(self.merge8(up_and_concat(x16, x8)))
+        y4 = self.decode4(self.merge4(up_and_concat(y8, x4)))
+        y2 = self.decode2(self.merge2(up_and_concat(y4, features[3])))
         return self.classify(y2)
 
 
@@ -122,8 +124,3 @@ def _pool_to(feature: Tensor, size: torch.Size) -> Tensor:
     while feature.shape[-1] != size[-1] or feature.shape[-2] != size[-2]:
         feature = F.avg_pool2d(feature, 2)
     return feature
-
-
-def _up_and_concat(low: Tensor, skip: Tensor) -> Tensor:
-    low = F.interpolate(low, size=skip.shape[-2:], mode="bilinear", align_corners=False)
-    return torch.cat((low, skip), dim=1)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["FEATURE_STRIDES", "FusionStudent", "StudentOutput"]
+__all__ = ["FEATURE_STRIDES", "FusionStudent", "StudentOutput", "up_and_concat"]
 
 FEATURE_STRIDES = (1, 2, 4, 2, 1)
 """Down-sampling of each of the five stage features against the input."""
@@ -86,13 +86,13 @@ class FusionStudent(nn.Module):
         full = self.stages[0](torch.cat((visible_luma, infrared), dim=1))
         half = self.stages[1](F.max_pool2d(full, 2))
         quarter = self.stages[2](F.max_pool2d(half, 2))
-        half_up = self.stages[3](self.merges[0](_up_and_concat(quarter, half)))
-        full_up = self.stages[4](self.merges[1](_up_and_concat(half_up, full)))
+        half_up = self.stages[3](self.merges[0](up_and_concat(quarter, half)))
+        full_up = self.stages[4](self.merges[1](up_and_concat(half_up, full)))
         fused = torch.tanh(self.decoder(full_up))
         return StudentOutput(fused, (full, half, quarter, half_up, full_up))
 
 
-def _up_and_concat(low: Tensor, skip: Tensor) -> Tensor:
+def up_and_concat(low: Tensor, skip: Tensor) -> Tensor:
     """Bring `low` to the size of `skip` and concatenate: low first, skip second."""
     low = F.interpolate(low, size=skip.shape[-2:], mode="bilinear", align_corners=False)
     return torch.cat((low, skip), dim=1)
