@@ -26,6 +26,9 @@ help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED)  ## make the virtual environment .venv (PYTHON=python3.12 chooses the interpreter)
+	@[ "$(origin PYTHON)" = file ] || [ "$$($(RUN) -V)" = "$$("$(PYTHON)" -V)" ] || { \
+	  echo "make: $(VENV) has $$($(RUN) -V), '$(PYTHON)' is $$("$(PYTHON)" -V)." \
+	       "To change it: make clean && make setup PYTHON=$(PYTHON)" >&2; exit 1; }
 
 demo: $(INSTALLED)  ## play a synthetic drive, BAG=... or VISIBLE=... INFRARED=..., fuse and record it to OUTPUT=demo_output
 	$(RUN) -m ivf_ros.demo --output "$(OUTPUT)" $(SOURCE)

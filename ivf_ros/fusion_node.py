@@ -310,6 +310,7 @@ class FusionNode(LifecycleNode):
             normalizer=self._normalizer,
             registration=registration,
         )
+        pipeline.warm_up()
         classes = f"{len(model.class_set)} classes" if model.class_set else "no masks"
         self.get_logger().info(
             f"weights '{model.name}' ({classes}), engine {pipeline.engine.name} "

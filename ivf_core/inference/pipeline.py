@@ -82,6 +82,13 @@ class FusionPipeline:
         self.normalizer = normalizer if normalizer is not None else ThermalNormalizer()
         self.registration = registration if registration is not None else Registration()
 
+    def warm_up(self, size: tuple[int, int] = (480, 640)) -> None:
+        """Run the engine once on black pictures of this height and width.
+
+        What libraries set up at first use then does not delay the first pair.
+        """
+        self.engine(np.zeros((*size, 3), np.uint8), np.zeros(size, np.uint8))
+
     def __call__(self, pair: ImagePair, *, fused: bool = True, labels: bool = True) -> FusionResult:
         """Fuse one pair.
 

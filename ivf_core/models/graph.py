@@ -100,7 +100,8 @@ class FusionGraph(nn.Module):
         out = self.student(luma / 255, infrared.unsqueeze(1).float() / 255)
         fused = labels = None
         if want_fused:
-            fused = recolor(out.fused.float(), cr, cb).permute(0, 2, 3, 1).to(torch.uint8)
+            fused = recolor(out.fused.float(), cr, cb).to(torch.uint8).permute(0, 2, 3, 1)
+            fused = fused.contiguous()  # here, where all threads share the work
         if want_labels and self.head is not None:
             labels = self.head(out.features).argmax(dim=1).to(torch.uint8)
         return fused, labels

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["cosine_feature_loss", "ohem_cross_entropy", "relative_feature_error"]
+__all__ = ["cosine_feature_loss", "dice_loss", "ohem_cross_entropy", "relative_feature_error"]
 
 
 def cosine_feature_loss(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> Tensor:
@@ -75,3 +75,31 @@ def ohem_cross_entropy(
         fewest = max(1, int(keep_share * probability.numel()))
         limit = max(keep_probability, probability.kthvalue(fewest).values.item())
     return losses[labelled][probability <= limit].mean()
+
+
+def dice_loss(logits: Tensor, labels: Tensor, *, ignore: int = 255) -> Tensor:
+    """One minus the soft Dice coefficient, the mean of the classes in the batch.
+
+    For a class with probabilities p and truth t, 1 - 2 sum(p t) / (sum(p) + sum(t)),
+    over all labelled pixels of the batch together (Milletari et al., V-Net, 2016, with
+    plain sums below the line). A class of few pixels counts as much as one of many, and
+    too much of it costs as much as too little.
+
+    Args:
+        logits: N x C x H x W float.
+        labels: N x H x W int64; `ignore` is left out.
+
+    Returns:
+        A scalar in [0, 1]; zero, with a gradient of zero, where no pixel is labelled.
+    """
+    labelled = labels != ignore
+    if not labelled.any():
+        return logits.sum() * 0
+    num_classes = logits.shape[1]
+    probability = logits.softmax(dim=1) * labelled.unsqueeze(1)
+    truth = F.one_hot(labels.where(labelled, num_classes), num_classes + 1)[..., :num_classes]
+    truth = truth.movedim(-1, 1).to(probability.dtype)
+    overlap, predicted, actual = (
+        x.sum(dim=(0, 2, 3)) for x in (probability * truth, probability, truth)
+    )
+    return (1 - 2 * overlap / (predicted + actual))[actual > 0].mean()

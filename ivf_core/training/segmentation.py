@@ -26,7 +26,7 @@ from ivf_core.models.checkpoints import load_model, save_model
 from ivf_core.models.graph import fold_batch_norm
 from ivf_core.models.segmentation import LABEL_STRIDE, SegmentationHead
 from ivf_core.training.distillation import freeze_norm
-from ivf_core.training.losses import ohem_cross_entropy
+from ivf_core.training.losses import dice_loss, ohem_cross_entropy
 from ivf_core.training.recipes import data_directory, provenance
 
 __all__ = ["HeadRecipe", "background_offset", "class_weights", "score_head", "train_head"]
@@ -56,7 +56,7 @@ class HeadRecipe:
     """Synthetic scenes, drawn once before training."""
     held_out_scenes: int = 60
     """Further ones, for the score."""
-    steps: int = 2600
+    steps: int = 12000
     """Optimizer steps."""
     real_per_batch: int = 3
     """Crops of real pairs in a batch."""
@@ -64,9 +64,9 @@ class HeadRecipe:
     """Crops of synthetic scenes in a batch."""
     crop: tuple[int, int] = (240, 320)
     """Height and width of a crop in pixels."""
-    scales: tuple[float, float] = (1.0, 1.6)
+    scales: tuple[float, float] = (0.75, 1.6)
     """Crops cover this range of sizes before they are resized."""
-    focus: float = 0.6
+    focus: float = 0.5
     """Share of crops that are placed on a labelled object."""
     start_from_head: bool = False
     """Go on with the head that the student's weights file has."""
@@ -76,11 +76,16 @@ class HeadRecipe:
     hard_below: float = 1.0
     """Pixels count whose class has less than this probability. 1 counts all: where labels are
     another network's guesses, the hard pixels are often the wrong ones."""
-    learning_rate: float = 4e-3
+    dice: float = 1.0
+    """Weight of the Dice loss beside the cross-entropy: it keeps rare classes alive."""
+    balance: float = 0.25
+    """Exponent on the class weights of the cross-entropy: 0 counts all pixels the same,
+    1 is ENet's weighting, which with so much background paints objects too large."""
+    learning_rate: float = 3e-3
     """The highest of AdamW's, in one cycle."""
     weight_decay: float = 1e-2
     """Of AdamW."""
-    average_decay: float = 0.99
+    average_decay: float = 0.999
     """Of the moving average of the weights, which is what ships."""
     bfloat16: bool = True
     """Run the networks in bfloat16; quicker where the hardware has it."""
@@ -143,7 +148,7 @@ def train_head(recipe: HeadRecipe) -> dict[str, dict[str, float]]:
     ]
     if not sources:
         raise ValueError(f"folder '{recipe.folder}': all of its pairs are kept out of training")
-    weights = class_weights(real or scenes, len(class_set)).to(device)
+    weights = class_weights(real or scenes, len(class_set)).pow(recipe.balance).to(device)
     average = torch.optim.swa_utils.AveragedModel(
         head,
         multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.average_decay),
@@ -167,12 +172,15 @@ def train_head(recipe: HeadRecipe) -> dict[str, dict[str, float]]:
             with torch.no_grad():
                 features = student(luma, infrared).features
             logits = head(features)
+        targets = labels[:, ::LABEL_STRIDE, ::LABEL_STRIDE]
         loss = ohem_cross_entropy(
             logits.float(),
-            labels[:, ::LABEL_STRIDE, ::LABEL_STRIDE],
+            targets,
             class_weights=weights,
             keep_probability=recipe.hard_below,
         )
+        if recipe.dice:
+            loss = loss + recipe.dice * dice_loss(logits.float(), targets)
         if not torch.isfinite(loss):
             raise FloatingPointError(f"step {step}: the loss is {loss.item()}")
         optimizer.zero_grad()

@@ -1,4 +1,4 @@
-"""Keeps the tests' nodes to themselves: a domain of their own, on this machine only."""
+"""A ROS domain of the tests' own, on this machine only, and a graph in it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from harness import Graph
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -19,3 +20,12 @@ def own_ros_domain() -> Iterator[None]:
             patch.delenv("ROS_LOCALHOST_ONLY", raising=False)
             patch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
         yield
+
+
+@pytest.fixture
+def graph() -> Iterator[Graph]:
+    graph = Graph()
+    try:
+        yield graph
+    finally:
+        graph.close()

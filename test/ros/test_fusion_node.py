@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +28,6 @@ pytestmark = pytest.mark.dds
 
 FUSED, MASK, OVERLAY = "/fusion/fused/image", "/fusion/mask/image", "/fusion/overlay/image"
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-
-
-@pytest.fixture
-def graph() -> Iterator[Graph]:
-    graph = Graph()
-    try:
-        yield graph
-    finally:
-        graph.close()
 
 
 @pytest.fixture(scope="module")

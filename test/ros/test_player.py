@@ -134,15 +134,6 @@ def listener() -> Iterator[Listener]:
 
 
 @pytest.fixture
-def graph() -> Iterator[Graph]:
-    graph = Graph()
-    try:
-        yield graph
-    finally:
-        graph.close()
-
-
-@pytest.fixture
 def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Starts players; those that still run are killed at the end."""
     processes = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,15 +11,6 @@ from std_msgs.msg import String
 from ivf_core.data.rosbag import BagReader
 
 pytestmark = pytest.mark.dds
-
-
-@pytest.fixture
-def graph() -> Iterator[Graph]:
-    graph = Graph()
-    try:
-        yield graph
-    finally:
-        graph.close()
 
 
 def test_records_with_a_clock_that_stands_still(graph: Graph, tmp_path: Path) -> None:

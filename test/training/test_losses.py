@@ -10,6 +10,7 @@ import torch
 
 from ivf_core.training.losses import (
     cosine_feature_loss,
+    dice_loss,
     ohem_cross_entropy,
     relative_feature_error,
 )
@@ -63,6 +64,26 @@ def test_ohem_weighs_classes() -> None:
 def test_ohem_without_labels_has_no_gradient() -> None:
     logits = torch.rand(1, 2, 3, 3, requires_grad=True)
     loss = ohem_cross_entropy(logits, torch.full((1, 3, 3), 255))
+    loss.backward()
+    assert loss.item() == 0
+    assert logits.grad is not None
+    assert not logits.grad.any()
+
+
+def test_dice_of_the_classes_that_occur() -> None:
+    # Of three labelled pixels two are class 0, predicted with 0.9 and 0.6, and one is
+    # class 1, predicted with 0.8. Class 2 has a probability of 0 and does not occur.
+    probability = torch.tensor([[0.9, 0.1, 0.0], [0.6, 0.4, 0.0], [0.2, 0.8, 0.0], [0.0, 1.0, 0.0]])
+    logits = probability.clamp_min(1e-30).log().T.reshape(1, 3, 2, 2)
+    labels = torch.tensor([0, 0, 1, 255]).reshape(1, 2, 2)
+    zero = 2 * (0.9 + 0.6) / ((0.9 + 0.6 + 0.2) + 2)
+    one = 2 * 0.8 / ((0.1 + 0.4 + 0.8) + 1)
+    assert dice_loss(logits, labels).item() == pytest.approx(1 - (zero + one) / 2)
+
+
+def test_dice_without_labels_has_no_gradient() -> None:
+    logits = torch.rand(1, 2, 3, 3, requires_grad=True)
+    loss = dice_loss(logits, torch.full((1, 3, 3), 255))
     loss.backward()
     assert loss.item() == 0
     assert logits.grad is not None
