@@ -55,6 +55,9 @@ setup(
     ],
     extras_require={
         "ros": ROS_WHEELS,
+        # Engines; without them PyTorch runs the model, several times slower on a CPU.
+        "openvino": ["openvino>=2024.4"],
+        "onnxruntime": ["onnxruntime>=1.17"],
         # colcon brings setuptools below 80 with it: it calls setup.py, and needs the
         # options of `develop` that 80 dropped.
         "test": [

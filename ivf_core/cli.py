@@ -12,6 +12,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from ivf_core import __version__
+from ivf_core.defaults import DEFAULT_WEIGHTS, ENGINES, PRECISIONS
 
 __all__ = ["build_parser", "main"]
 
@@ -23,6 +24,7 @@ def _fuse(args: argparse.Namespace) -> int:
     from ivf_core.images.registration import Registration
     from ivf_core.images.thermal import ThermalNormalizer
     from ivf_core.inference import FusionPipeline
+    from ivf_core.inference.engine import describe
     from ivf_core.inference.fuse_files import fuse_files
     from ivf_core.inference.memory import keep_freed_memory
     from ivf_core.models.checkpoints import load_model
@@ -34,7 +36,9 @@ def _fuse(args: argparse.Namespace) -> int:
     )
     pipeline = FusionPipeline(
         load_model(args.weights),
+        engine=args.engine,
         device=args.device,
+        precision=args.precision,
         normalizer=ThermalNormalizer(args.thermal_mode),
         registration=registration,
     )
@@ -52,7 +56,7 @@ def _fuse(args: argparse.Namespace) -> int:
     if not done.pairs:
         raise ValueError(f"no pair of {args.visible} and {args.infrared} could be fused")
     print(
-        f"{done.pairs} pairs fused with '{pipeline.weights}' on {pipeline.engine.device}, "
+        f"{done.pairs} pairs fused with '{pipeline.weights}', {describe(pipeline.engine)}, "
         f"model {statistics.median(done.model_ms):.1f} ms at the median"
     )
     for path in done.written:
@@ -60,6 +64,26 @@ def _fuse(args: argparse.Namespace) -> int:
     if pipeline.class_set is None:
         print("  these weights have no segmentation head: no masks")
     return 1 if done.failed else 0
+
+
+def _add_weights(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--weights", default=DEFAULT_WEIGHTS, help="shipped name or file (%(default)s)"
+    )
+
+
+def _add_engine(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--engine", default="auto", choices=("auto", *ENGINES), help="runs the model (%(default)s)"
+    )
+    parser.add_argument(
+        "--device",
+        default="auto",
+        help="auto, cpu, cuda or cuda:N, openvino's gpu, onnxruntime's tensorrt (%(default)s)",
+    )
+    parser.add_argument(
+        "--precision", default="auto", choices=("auto", *PRECISIONS), help="(%(default)s)"
+    )
 
 
 def _add_fuse(parser: argparse.ArgumentParser) -> None:
@@ -73,8 +97,8 @@ def _add_fuse(parser: argparse.ArgumentParser) -> None:
         "--infrared", required=True, type=Path, help="the same kind; folders match by file name"
     )
     parser.add_argument("--output", required=True, type=Path, help="folder for the results")
-    parser.add_argument("--weights", default="sage", help="shipped name or file (%(default)s)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (%(default)s)")
+    _add_weights(parser)
+    _add_engine(parser)
     parser.add_argument(
         "--thermal-mode", default="auto", choices=THERMAL_MODES, help="gain control (%(default)s)"
     )
@@ -162,6 +186,71 @@ def _weights(_args: argparse.Namespace) -> int:
     return 0
 
 
+def _benchmark(args: argparse.Namespace) -> int:
+    import json
+    from dataclasses import asdict
+
+    from ivf_core.images.files import atomic_path
+    from ivf_core.inference.benchmark import Candidate, run, table
+
+    candidates = [
+        Candidate(weights, head, engine, precision, size, args.device, args.threads)
+        for size in args.size
+        for weights in args.weights
+        for head in {"no": (False,), "yes": (True,), "both": (False, True)}[args.head]
+        for engine in args.engine
+        for precision in args.precision
+    ]
+    rows = run(candidates, rounds=args.rounds)
+    print(table(rows))
+    if args.json is not None:
+        with atomic_path(args.json) as temporary:
+            temporary.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+    return 0
+
+
+def _add_benchmark(parser: argparse.ArgumentParser) -> None:
+    def size(text: str) -> tuple[int, int]:
+        width, _, height = text.partition("x")
+        return int(width), int(height)
+
+    parser.add_argument("--weights", nargs="+", default=[DEFAULT_WEIGHTS], help="names or files")
+    parser.add_argument("--head", default="both", choices=("yes", "no", "both"), help="(both)")
+    parser.add_argument(
+        "--engine", nargs="+", default=["auto"], choices=("auto", *ENGINES), help="(auto)"
+    )
+    parser.add_argument(
+        "--precision", nargs="+", default=["auto"], choices=("auto", *PRECISIONS), help="(auto)"
+    )
+    parser.add_argument("--device", default="auto", help="(%(default)s)")
+    parser.add_argument("--threads", type=int, default=0, help="of the CPU; 0: the engine's choice")
+    parser.add_argument(
+        "--size", nargs="+", type=size, default=[(640, 480)], metavar="WxH", help="(640x480)"
+    )
+    parser.add_argument("--rounds", type=int, default=10, help="turns of each (%(default)s)")
+    parser.add_argument("--json", type=Path, help="also write the rows to this file")
+
+
+def _export(args: argparse.Namespace) -> int:
+    from ivf_core.images.files import atomic_path
+    from ivf_core.inference.export import export_onnx
+    from ivf_core.models.checkpoints import load_model
+
+    model = load_model(args.weights)
+    content = export_onnx(model, fused=not args.no_fused, labels=not args.no_labels)
+    with atomic_path(args.output) as temporary:
+        temporary.write_bytes(content)
+    print(f"{args.output}: {len(content) / 1e6:.1f} MB, weights '{model.name}'")
+    return 0
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    _add_weights(parser)
+    parser.add_argument("--output", required=True, type=Path, help="ONNX file to write")
+    parser.add_argument("--no-fused", action="store_true", help="leave the picture out")
+    parser.add_argument("--no-labels", action="store_true", help="leave the head out")
+
+
 def _no_arguments(_parser: argparse.ArgumentParser) -> None:
     pass
 
@@ -240,6 +329,20 @@ _COMMANDS = (
     _Command("bag info", "show what a bag holds", "ivf bag info drive", _add_bag_info, _bag_info),
     _Command("weights", "list the weights that ship", "ivf weights", _no_arguments, _weights),
     _Command(
+        "benchmark",
+        "time engines and weights beside the published student",
+        "ivf benchmark --weights sage --precision fp32 auto --json benchmark.json",
+        _add_benchmark,
+        _benchmark,
+    ),
+    _Command(
+        "export",
+        "write student and head as an ONNX file",
+        "ivf export --weights sage --output sage.onnx",
+        _add_export,
+        _export,
+    ),
+    _Command(
         "train student",
         "distil a student from a reference",
         "ivf train student --config training/student_sage.yaml --set steps=100",
@@ -250,7 +353,7 @@ _COMMANDS = (
     _Command(
         "train head",
         "train a segmentation head",
-        "ivf train head --config training/head_mfnet.yaml",
+        "ivf train head --config training/head_sage.yaml",
         _add_train,
         _train_head,
         _BAD_RUN,

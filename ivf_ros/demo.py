@@ -38,6 +38,7 @@ from ivf_core.data.rosbag import (
     write_drive_bag,
 )
 from ivf_core.data.scenes import SyntheticDrive
+from ivf_core.defaults import DEFAULT_WEIGHTS
 from ivf_core.images.files import atomic_path
 from ivf_ros.demo_results import print_summary, summarize, write_pictures
 from ivf_ros.transport import environment
@@ -75,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--infrared", type=Path, help="video, with --visible")
     parser.add_argument("--seconds", type=float, default=12.0, help="of the synthetic drive")
     parser.add_argument("--rate", type=float, default=1.0, help="speed of the player")
-    parser.add_argument("--weights", default="sage", help="shipped name or file")
+    parser.add_argument("--weights", default=DEFAULT_WEIGHTS, help="shipped name or file")
     return parser
 
 

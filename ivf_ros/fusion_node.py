@@ -46,6 +46,7 @@ from ivf_core.images.files import write_image
 from ivf_core.images.registration import Registration
 from ivf_core.images.thermal import ThermalNormalizer
 from ivf_core.inference import FusionPipeline, FusionResult, ImagePair
+from ivf_core.inference.engine import describe
 from ivf_core.inference.memory import keep_freed_memory, return_freed_memory
 from ivf_core.inference.pipeline import resize_labels
 from ivf_core.models.checkpoints import load_model
@@ -63,7 +64,7 @@ _NS = 1_000_000_000
 _REPLAY = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
 _LOG_PERIOD_SECONDS = 10.0
 _SNAPSHOT_SECONDS = 10.0
-_LOOK_SECONDS = 0.05
+_LOOK_SECONDS = {"live": 0.5, "replay": 0.05}  # a replay's player waits for what we tell it
 _CLOCK_LIMIT_MS = 60_000.0
 """A latency beyond this says that stamps and clock have nothing to do with each other."""
 
@@ -226,7 +227,7 @@ class FusionNode(LifecycleNode):
             self.create_timer(period, callback, clock=Clock(clock_type=ClockType.STEADY_TIME))
             for period, callback in (
                 (self._values["diagnostics_period_seconds"], self._publish_diagnostics),
-                (_LOOK_SECONDS, self._look),
+                (_LOOK_SECONDS["replay" if replay else "live"], self._look),
             )
         ]
 
@@ -298,24 +299,19 @@ class FusionNode(LifecycleNode):
     def _load(self) -> FusionPipeline:
         """A pipeline of the weights and settings in force; it keeps the stream's gain control."""
         values = self._values
-        if values["threads"]:
-            torch.set_num_threads(values["threads"])
         model = load_model(values["weights"])
         registration = Registration()
         if values["registration_file"]:
             registration = Registration.from_yaml(values["registration_file"])
         pipeline = FusionPipeline(
             model,
-            device=values["device"],
+            **{name: values[name] for name in ("engine", "device", "precision", "threads")},
             normalizer=self._normalizer,
             registration=registration,
         )
         pipeline.warm_up()
         classes = f"{len(model.class_set)} classes" if model.class_set else "no masks"
-        self.get_logger().info(
-            f"weights '{model.name}' ({classes}), engine {pipeline.engine.name} "
-            f"on {pipeline.engine.device}"
-        )
+        self.get_logger().info(f"weights '{model.name}' ({classes}), {describe(pipeline.engine)}")
         return pipeline
 
     async def _on_reload_weights(
@@ -578,7 +574,7 @@ class FusionNode(LifecycleNode):
         pipeline = self._pipeline
         if pipeline is not None:
             values["weights"] = pipeline.weights
-            values["engine"] = f"{pipeline.engine.name} on {pipeline.engine.device}"
+            values["engine"] = describe(pipeline.engine)
         values["mode"] = self._values["mode"]
         values["state"] = "active" if self._worker is not None else "inactive"
         level, text = self._statistics.check()

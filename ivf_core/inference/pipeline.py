@@ -11,7 +11,7 @@ import numpy as np
 from ivf_core.class_sets import ClassSet
 from ivf_core.images.registration import Registration, fill_uncovered
 from ivf_core.images.thermal import ThermalNormalizer
-from ivf_core.inference.torch_engine import TorchEngine
+from ivf_core.inference.engine import create_engine
 from ivf_core.models.checkpoints import FusionModel
 from ivf_core.models.graph import MINIMUM_SIZE
 
@@ -63,7 +63,7 @@ class FusionPipeline:
 
     Args:
         model: networks from `load_model`.
-        device: "auto", "cpu", "cuda" or "cuda:N".
+        engine, device, precision, threads: as for `create_engine`.
         normalizer: thermal counts to 8 bit; the default leaves 8-bit frames as they are.
         registration: thermal onto RGB; the default goes by size.
     """
@@ -72,22 +72,31 @@ class FusionPipeline:
         self,
         model: FusionModel,
         *,
+        engine: str = "auto",
         device: str = "auto",
+        precision: str = "auto",
+        threads: int = 0,
         normalizer: ThermalNormalizer | None = None,
         registration: Registration | None = None,
     ) -> None:
-        self.engine = TorchEngine(model, device)
+        self.engine = create_engine(
+            model, engine=engine, device=device, precision=precision, threads=threads
+        )
         self.weights = model.name
         self.class_set: ClassSet | None = model.class_set
         self.normalizer = normalizer if normalizer is not None else ThermalNormalizer()
         self.registration = registration if registration is not None else Registration()
 
     def warm_up(self, size: tuple[int, int] = (480, 640)) -> None:
-        """Run the engine once on black pictures of this height and width.
+        """Run the engine on black pictures of this height and width, for every choice of results.
 
-        What libraries set up at first use then does not delay the first pair.
+        What engines set up at first use then does not delay the first pair. Pairs of
+        another size still wait for what an engine compiles for theirs.
         """
-        self.engine(np.zeros((*size, 3), np.uint8), np.zeros(size, np.uint8))
+        visible, infrared = np.zeros((*size, 3), np.uint8), np.zeros(size, np.uint8)
+        self.engine(visible, infrared)
+        self.engine(visible, infrared, labels=False)
+        self.engine(visible, infrared, fused=False)
 
     def __call__(self, pair: ImagePair, *, fused: bool = True, labels: bool = True) -> FusionResult:
         """Fuse one pair.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 
@@ -9,6 +11,8 @@ from ivf_core.models.checkpoints import FusionModel
 from ivf_core.models.graph import FusionGraph
 
 __all__ = ["TorchEngine", "choose_device"]
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def choose_device(name: str) -> torch.device:
@@ -32,38 +36,60 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def _has_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16: where it does not, it is slower than fp32."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return torch.backends.mkldnn.is_available() and ("avx512_bf16" in flags or "amx_bf16" in flags)
+
+
 class TorchEngine:
-    """Runs `FusionGraph` on one image pair at a time.
+    """Runs `FusionGraph` on PyTorch.
 
     Args:
         model: the networks.
         device: as for `choose_device`.
+        precision: "fp32", "bf16" or "fp16".
+        threads: of a CPU, for the whole process; 0 leaves PyTorch's own number.
+
+    Raises:
+        ValueError: a device that is not there, or fp16 on a CPU.
     """
 
     name = "torch"
 
-    def __init__(self, model: FusionModel, device: str = "auto") -> None:
-        self.device = choose_device(device)
-        if self.device.type == "cuda":
+    def __init__(
+        self,
+        model: FusionModel,
+        device: str = "auto",
+        precision: str = "fp32",
+        threads: int = 0,
+    ) -> None:
+        chosen = choose_device(device)
+        self._device = chosen
+        self.device = str(chosen)
+        self.precision = precision
+        if threads:
+            torch.set_num_threads(threads)
+        self.native_precisions: tuple[str, ...] = ()
+        if chosen.type == "cuda":
             # TensorFloat-32 would move pixels by a grey level; the results are those of a CPU.
             torch.backends.cudnn.allow_tf32 = False
+            self.native_precisions = ("fp16",)
+        elif precision == "fp16":
+            raise ValueError("precision 'fp16': PyTorch has fp32 and bf16 on a CPU")
+        elif _has_bfloat16():
+            self.native_precisions = ("bf16",)
         # Channels last: its convolutions take 0.6 of the time on a CPU.
-        self._graph = FusionGraph(model).to(self.device).to(memory_format=torch.channels_last)
+        graph = FusionGraph(model, _DTYPES[precision])
+        self._graph = graph.to(chosen).to(memory_format=torch.channels_last)
 
     def __call__(
         self, visible: np.ndarray, infrared: np.ndarray, *, fused: bool = True, labels: bool = True
     ) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """Fuse and segment one pair.
-
-        Args:
-            visible: H x W x 3 uint8 RGB.
-            infrared: H x W uint8.
-            fused, labels: which results are wanted; the head runs for labels only.
-
-        Returns:
-            H x W x 3 uint8 RGB and H/2 x W/2 uint8 class ids, None for what was
-            not wanted or cannot be had.
-        """
+        """Fuse and segment one pair; see `Engine`."""
         with torch.inference_mode():
             out = self._graph(self._upload(visible), self._upload(infrared), fused, labels)
         picture, ids = (None if part is None else part[0].cpu().numpy() for part in out)
@@ -72,4 +98,4 @@ class TorchEngine:
     def _upload(self, image: np.ndarray) -> torch.Tensor:
         if not (image.flags.c_contiguous and image.flags.writeable):
             image = image.copy()  # PyTorch takes neither negative strides nor read-only arrays
-        return torch.from_numpy(image).to(self.device)[None]
+        return torch.from_numpy(image).to(self._device)[None]

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ivf_core.class_sets import ClassSet
 from ivf_core.images.files import atomic_path
 from ivf_core.models.segmentation import SegmentationHead
-from ivf_core.models.student import FusionStudent
+from ivf_core.models.student import STUDENTS, FastStudent, FusionStudent
 
 __all__ = [
     "FusionModel",
@@ -36,7 +36,6 @@ __all__ = [
 
 _FORMAT = "ivf-weights-1"
 _SHIPPED_DIRECTORY = Path(__file__).resolve().parent.parent / "weights"
-_STUDENTS = {"sage": FusionStudent}
 
 # Names in the published file (REFERENCE: module1..module5, ...) and ours.
 _PUBLISHED_PREFIXES = {
@@ -60,20 +59,23 @@ class FusionModel:
         head: in evaluation mode, or None: then there are no masks.
         class_set: the classes of the head's logits, or None without a head.
         name: what the user called the weights, for logs.
-        structure: the student's structure, "sage".
         metadata: what else the file says, such as where the weights come from.
     """
 
-    student: FusionStudent
+    student: FusionStudent | FastStudent
     head: SegmentationHead | None = None
     class_set: ClassSet | None = None
     name: str = "unnamed"
-    structure: str = "sage"
     metadata: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if (self.head is None) != (self.class_set is None):
             raise ValueError("head and class_set go together: give both or neither")
+
+    @property
+    def structure(self) -> str:
+        """The student's structure, one of `STUDENTS`."""
+        return next(name for name, kind in STUDENTS.items() if type(self.student) is kind)
 
 
 def shipped_weights() -> dict[str, Path]:
@@ -131,7 +133,7 @@ def save_model(model: FusionModel, path: str | os.PathLike[str], **metadata: str
         **notes,
         "ivf_format": _FORMAT,
         "ivf_structure": model.structure,
-        "ivf_student": json.dumps({"channels": model.student.channels}),
+        "ivf_student": json.dumps(_options_of(model.student)),
     }
     if model.head is not None and model.class_set is not None:
         tensors |= {f"head.{k}": v for k, v in model.head.state_dict().items()}
@@ -142,6 +144,13 @@ def save_model(model: FusionModel, path: str | os.PathLike[str], **metadata: str
     tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     with atomic_path(path) as temporary:
         temporary.write_bytes(save(tensors, metadata=entries))
+
+
+def _options_of(student: FusionStudent | FastStudent) -> dict[str, int]:
+    options = {"channels": student.channels}
+    if isinstance(student, FastStudent):
+        options["convolutions"] = student.convolutions
+    return options
 
 
 def _load_safetensors(path: Path, name: str) -> FusionModel:
@@ -157,13 +166,13 @@ def _load_safetensors(path: Path, name: str) -> FusionModel:
             f"expected {_FORMAT!r}"
         )
     structure = _entry(entries, "ivf_structure", path)
-    if structure not in _STUDENTS:
+    if structure not in STUDENTS:
         raise WeightsError(
-            f"weights '{path}': student structure {structure!r}, known: {', '.join(_STUDENTS)}"
+            f"weights '{path}': student structure {structure!r}, known: {', '.join(STUDENTS)}"
         )
     options = _entry(entries, "ivf_student", path)
     with _built_from("ivf_student", options, path):
-        student = _STUDENTS[structure](**json.loads(options))
+        student = STUDENTS[structure](**json.loads(options))
     _fill(student, tensors, "student.", path)
     head = class_set = None
     if "ivf_head" in entries:
@@ -172,7 +181,7 @@ def _load_safetensors(path: Path, name: str) -> FusionModel:
             class_set = ClassSet.from_json(classes)
         options = entries["ivf_head"]
         with _built_from("ivf_head", options, path):
-            head = SegmentationHead(len(class_set), **json.loads(options))
+            head = SegmentationHead(len(class_set), **json.loads(options), layout=student.layout)
         if head.feature_channels != student.channels:
             raise WeightsError(
                 f"weights '{path}': the head expects {head.feature_channels} feature channels, "
@@ -186,7 +195,7 @@ def _load_safetensors(path: Path, name: str) -> FusionModel:
             f"found {', '.join(left_over)}"
         )
     notes = {key: value for key, value in entries.items() if not key.startswith("ivf_")}
-    return FusionModel(student, head, class_set, name, structure, notes)
+    return FusionModel(student, head, class_set, name, notes)
 
 
 def _entry(entries: dict[str, str], key: str, path: Path) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ivf_core.models.checkpoints import FusionModel
+from ivf_core.models.segmentation import LABEL_STRIDE
 
 __all__ = ["MINIMUM_SIZE", "FusionGraph", "fold_batch_norm", "luma_chroma", "recolor"]
 
@@ -71,12 +72,14 @@ class FusionGraph(nn.Module):
 
     Args:
         model: copied; BatchNorm is folded into the convolutions of the copy.
+        dtype: of the networks; colour stays in float32.
     """
 
-    def __init__(self, model: FusionModel) -> None:
+    def __init__(self, model: FusionModel, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        self.student = fold_batch_norm(model.student)
-        self.head = fold_batch_norm(model.head) if model.head is not None else None
+        self.dtype = dtype
+        self.student = fold_batch_norm(model.student).to(dtype)
+        self.head = fold_batch_norm(model.head).to(dtype) if model.head is not None else None
         self.requires_grad_(False)
 
     def forward(
@@ -97,13 +100,17 @@ class FusionGraph(nn.Module):
         """
         rgb = visible.permute(0, 3, 1, 2).float()
         luma, cr, cb = luma_chroma(rgb)
-        out = self.student(luma / 255, infrared.unsqueeze(1).float() / 255)
+        thermal = infrared.unsqueeze(1).float() / 255
+        out = self.student((luma / 255).to(self.dtype), thermal.to(self.dtype))
         fused = labels = None
         if want_fused:
             fused = recolor(out.fused.float(), cr, cb).to(torch.uint8).permute(0, 2, 3, 1)
             fused = fused.contiguous()  # here, where all threads share the work
         if want_labels and self.head is not None:
             labels = self.head(out.features).argmax(dim=1).to(torch.uint8)
+            height, width = infrared.shape[1:]
+            labels = labels[:, : height // LABEL_STRIDE, : width // LABEL_STRIDE]
+            labels = labels.contiguous()
         return fused, labels
 
 

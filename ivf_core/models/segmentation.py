@@ -2,9 +2,10 @@
 
 The student has already looked at every pixel of both cameras, so the head
 spends its budget on context: it gathers the features at 1/4, goes down to 1/16
-where one 3x3 convolution spans 48 pixels, and comes back to 1/2 beside the
-student's fourth feature. It may not exceed 0.8 M parameters nor 35 % of the
-student's multiply-accumulates; a test counts both.
+where one 3x3 convolution spans 48 pixels, and comes back. From 1/4 to 1/2 it
+goes beside the student's fourth feature where that is at 1/2, and otherwise by
+sub-pixel logits: four for each class and place. On the student `sage` it may not
+exceed 0.8 M parameters nor 35 % of the multiply-accumulates; a test counts both.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ivf_core.models.student import up_and_concat
+from ivf_core.models.student import FeatureLayout, FusionStudent, MergeUp
 
 __all__ = ["LABEL_STRIDE", "SegmentationHead"]
 
 LABEL_STRIDE = 2
-"""The logits have half the input's height and width, rounded down."""
+"""The logits have half the input's height and width, rounded as the student's features are."""
 
 
 def _conv_unit(
@@ -39,6 +40,10 @@ def _conv_unit(
         nn.BatchNorm2d(out_channels),
         nn.ReLU(inplace=True),
     )
+
+
+def _merge_unit(in_channels: int, out_channels: int) -> MergeUp:
+    return MergeUp(in_channels, out_channels, nn.ReLU(inplace=True), bias=False)
 
 
 class _ResidualUnit(nn.Module):
@@ -63,6 +68,7 @@ class SegmentationHead(nn.Module):
         num_classes: number of logits.
         feature_channels: width of the student's features.
         widths: channels at 1/4, 1/8 and 1/16.
+        layout: where the student's features lie.
     """
 
     def __init__(
@@ -70,6 +76,7 @@ class SegmentationHead(nn.Module):
         num_classes: int,
         feature_channels: int = 32,
         widths: Sequence[int] = (56, 80, 96),
+        layout: FeatureLayout = FusionStudent.layout,
     ) -> None:
         super().__init__()
         if num_classes < 2:
@@ -78,7 +85,10 @@ class SegmentationHead(nn.Module):
         self.feature_channels = feature_channels
         self.widths = tuple(widths)
         quarter, eighth, sixteenth = self.widths
-        self.gather = _conv_unit(5 * feature_channels, quarter, 1)
+        self.layout = layout
+        # What is coarser than 1/4 is part of the features that follow it.
+        gathered = sum(stride <= 4 for stride in layout.strides)
+        self.gather = _conv_unit(gathered * feature_channels, quarter, 1)
         self.encode4 = _ResidualUnit(quarter)
         self.down8 = _conv_unit(quarter, eighth, stride=2)
         self.encode8 = _ResidualUnit(eighth)
@@ -89,13 +99,17 @@ class SegmentationHead(nn.Module):
         self.scene = nn.Sequential(  # what the whole picture says: road by night, smoke, ...
             nn.AdaptiveAvgPool2d(1), nn.Conv2d(sixteenth, sixteenth, 1), nn.Sigmoid()
         )
-        self.merge8 = _conv_unit(sixteenth + eighth, eighth, 1)
+        self.merge8 = _merge_unit(sixteenth + eighth, eighth)
         self.decode8 = _conv_unit(eighth, eighth)
-        self.merge4 = _conv_unit(eighth + quarter, quarter, 1)
+        self.merge4 = _merge_unit(eighth + quarter, quarter)
         self.decode4 = _conv_unit(quarter, quarter)
-        self.merge2 = _conv_unit(quarter + feature_channels, feature_channels, 1)
-        self.decode2 = _conv_unit(feature_channels, feature_channels)
-        self.classify = nn.Conv2d(feature_channels, num_classes, 1)
+        self.subpixel = layout.strides[3] > LABEL_STRIDE
+        if self.subpixel:
+            self.classify = nn.Conv2d(quarter, 4 * num_classes, 1)
+        else:
+            self.merge2 = _merge_unit(quarter + feature_channels, feature_channels)
+            self.decode2 = _conv_unit(feature_channels, feature_channels)
+            self.classify = nn.Conv2d(feature_channels, num_classes, 1)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Logits of a batch.
@@ -105,22 +119,39 @@ class SegmentationHead(nn.Module):
                 of an input at least 16 pixels high and wide.
 
         Returns:
-            N x num_classes x H/2 x W/2 float, sizes rounded down.
+            N x num_classes x H/2 x W/2 float, sizes rounded as the features' are.
         """
-        size4 = features[2].shape[-2:]
-        x4 = self.gather(torch.cat([_pool_to(feature, size4) for feature in features], dim=1))
+        strides, round_up = self.layout
+        gathered = [
+            _to_quarter(feature, stride, round_up)
+            for feature, stride in zip(features, strides, strict=True)
+            if stride <= 4
+        ]
+        x4 = self.gather(torch.cat(gathered, dim=1))
         x4 = self.encode4(x4)
         x8 = self.encode8(self.down8(x4))
         x16 = self.encode16(self.down16(x8))
         x16 = x16 * self.scene(x16)
-        y8 = self.decode8(self.merge8(up_and_concat(x16, x8)))
-        y4 = self.decode4(self.merge4(up_and_concat(y8, x4)))
-        y2 = self.decode2(self.merge2(up_and_concat(y4, features[3])))
+        y8 = self.decode8(self.merge8(x16, x8))
+        y4 = self.decode4(self.merge4(y8, x4))
+        if self.subpixel:
+            logits = F.pixel_shuffle(self.classify(y4), 2)
+            height, width = features[4].shape[-2:]
+            return logits[..., :height, :width]
+        y2 = self.decode2(self.merge2(y4, features[3]))
         return self.classify(y2)
 
+    @torch.no_grad()
+    def raise_class(self, class_id: int, offset: float) -> None:
+        """Add `offset` to all logits of a class, for good."""
+        places = self.classify.out_channels // self.num_classes
+        assert self.classify.bias is not None
+        self.classify.bias[class_id * places : (class_id + 1) * places] += offset
 
-def _pool_to(feature: Tensor, size: torch.Size) -> Tensor:
-    """Average down to 1/4. Halving rounds odd sizes down, as the student's pooling does."""
-    while feature.shape[-1] != size[-1] or feature.shape[-2] != size[-2]:
-        feature = F.avg_pool2d(feature, 2)
+
+def _to_quarter(feature: Tensor, stride: int, round_up: bool) -> Tensor:
+    """Average down to 1/4, rounding odd sizes as the student's pooling does."""
+    while stride < 4:
+        feature = F.avg_pool2d(feature, 2, ceil_mode=round_up, count_include_pad=False)
+        stride *= 2
     return feature

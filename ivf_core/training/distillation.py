@@ -1,10 +1,12 @@
-"""Distil a student from a reference of the same structure.
+"""Distil a student from a reference.
 
-First each convolution learns for itself: it sees the input of its twin in the
-reference and regresses the twin's output, so that eighteen small problems are
-solved side by side and no error adds up on the way. Then the student runs on
-its own and learns the fused luma and the five stage features end to end, so
-that heads trained on either network read both.
+A student of the same structure learns convolution by convolution at first: each
+sees the input of its twin in the reference and regresses the twin's output, so
+that eighteen small problems are solved side by side and no error adds up on the
+way. Then the student runs on its own and learns the fused luma and the five
+stage features end to end, so that heads trained on either network read both.
+
+One of another structure imitates the fused luma (`imitation`).
 """
 
 from __future__ import annotations
@@ -21,11 +23,13 @@ from tqdm import tqdm
 
 from ivf_core.data.pairs import CropSampler, Pair, hold_out, read_pair_folder
 from ivf_core.models.checkpoints import FusionModel, load_model, save_model
-from ivf_core.models.student import FusionStudent
+from ivf_core.models.student import STUDENTS, FusionStudent, MergeUp
+from ivf_core.training.batch_norm import freeze_norm
+from ivf_core.training.imitation import draw_pool, imitate
 from ivf_core.training.losses import relative_feature_error
 from ivf_core.training.recipes import data_directory, provenance
 
-__all__ = ["StudentRecipe", "freeze_norm", "learn_alone", "luma_psnr", "train_student"]
+__all__ = ["StudentRecipe", "learn_alone", "luma_psnr", "train_student"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,9 @@ class StudentRecipe:
     """Folders of pairs, relative to the data directory."""
     output: str
     """The weights file to write."""
+    structure: str = "sage"
+    """sage learns convolution by convolution and then end to end; fast has no twins in
+    the reference and imitates its fused luma."""
     hold_out_every: int = 7
     """Each n-th pair of every folder is kept out of training and scored at the end."""
     steps: int = 6000
@@ -46,23 +53,35 @@ class StudentRecipe:
     crop: tuple[int, int] = (160, 192)
     """Height and width of a crop in pixels."""
     learning_rate: float = 2e-3
-    """Of Adam, falling to `final_learning_rate` along a cosine."""
+    """sage: of Adam, falling to `final_learning_rate` along a cosine; fast: the highest of
+    AdamW's, in one cycle."""
     final_learning_rate: float = 1e-5
+    """sage only."""
     alone_until: float = 0.75
-    """Share of the steps in which each convolution learns for itself."""
+    """Share of the steps in which each convolution learns for itself; sage only."""
     freeze_norm_at: float = 0.05
     """Share of the steps after which BatchNorm keeps its running statistics."""
     feature_weight: float = 1.0
-    """Weight of the relative error of the five features, end to end."""
+    """Weight of the relative error of the five features, end to end; sage only."""
     output_weight: float = 20.0
-    """Weight of the absolute error of the fused luma, end to end."""
+    """Weight of the absolute error of the fused luma, end to end; sage only."""
+    pool: int = 2000
+    """fast only: crops that the reference sees; the student learns from parts of them."""
+    part: int = 128
+    """fast only: height and width of these parts in pixels."""
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.structure not in STUDENTS:
+            raise ValueError(f"structure '{self.structure}', known: {', '.join(STUDENTS)}")
         if self.steps < 1 or self.batch_size < 1:
             raise ValueError("steps and batch_size must be at least 1")
         if min(self.crop) < 16:
             raise ValueError(f"crop must be at least 16 x 16 pixels, got {self.crop}")
+        if self.pool < 1:
+            raise ValueError(f"pool must be at least 1, got {self.pool}")
+        if self.structure == "fast" and not 16 <= self.part <= min(self.crop):
+            raise ValueError(f"part must be 16 to {min(self.crop)}, as crop is, got {self.part}")
         for name in ("alone_until", "freeze_norm_at"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
@@ -93,7 +112,48 @@ def train_student(recipe: StudentRecipe) -> dict[str, float]:
         train, kept_out[folder] = hold_out(read_pair_folder(root / folder), recipe.hold_out_every)
         training += train
 
-    student = FusionStudent().to(device).to(memory_format=torch.channels_last)
+    student = STUDENTS[recipe.structure]().to(device).to(memory_format=torch.channels_last)
+    if isinstance(student, FusionStudent):
+        if not isinstance(teacher, FusionStudent):
+            raise ValueError(f"reference '{recipe.reference}': not of the structure sage")
+        _learn_from_twin(student, teacher, training, recipe, device)
+    else:
+        pool = draw_pool(
+            teacher, training, recipe.pool, recipe.crop, seed=recipe.seed, device=device
+        )
+        imitate(
+            student,
+            pool,
+            steps=recipe.steps,
+            batch_size=recipe.batch_size,
+            crop=recipe.part,
+            learning_rate=recipe.learning_rate,
+            freeze_norm_at=recipe.freeze_norm_at,
+            seed=recipe.seed,
+            device=device,
+        )
+
+    student.eval()
+    scores = {
+        folder: luma_psnr(student, teacher, pairs, device) for folder, pairs in kept_out.items()
+    }
+    save_model(
+        FusionModel(student.to("cpu")),
+        recipe.output,
+        source=f"distilled from {Path(recipe.reference).name} in {recipe.steps} steps",
+        **origin,
+    )
+    return scores
+
+
+def _learn_from_twin(
+    student: FusionStudent,
+    teacher: nn.Module,
+    training: Sequence[Pair],
+    recipe: StudentRecipe,
+    device: torch.device,
+) -> None:
+    """Each convolution alone first, then all together."""
     optimizer = torch.optim.Adam(student.parameters(), lr=recipe.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
         optimizer, recipe.steps, eta_min=recipe.final_learning_rate
@@ -117,18 +177,6 @@ def train_student(recipe: StudentRecipe) -> dict[str, float]:
         schedule.step()
         if step % 50 == 0:
             progress.set_postfix({name: f"{value:.5f}" for name, value in losses.items()})
-
-    student.eval()
-    scores = {
-        folder: luma_psnr(student, teacher, pairs, device) for folder, pairs in kept_out.items()
-    }
-    save_model(
-        FusionModel(student.to("cpu")),
-        recipe.output,
-        source=f"distilled from {Path(recipe.reference).name} in {recipe.steps} steps",
-        **origin,
-    )
-    return scores
 
 
 def learn_alone(student: nn.Module, teacher: nn.Module, luma: Tensor, infrared: Tensor) -> float:
@@ -175,10 +223,15 @@ def learn_alone(student: nn.Module, teacher: nn.Module, luma: Tensor, infrared: 
             regress(twin, conv, norm, target)
 
         hooks.append(last.register_forward_hook(regress_here))
+    merges = [module for module in teacher.modules() if isinstance(module, MergeUp)]
     try:
+        for merge in merges:
+            merge.commuted = False  # so that its convolution is called as one
         with torch.no_grad():
             teacher(luma, infrared)
     finally:
+        for merge in merges:
+            merge.commuted = True
         for hook in hooks:
             hook.remove()
     return sum(losses) / len(losses)
@@ -225,10 +278,3 @@ def luma_psnr(
 
 def _psnr(a: Tensor, b: Tensor) -> float:
     return -10 * math.log10(max(F.mse_loss(a, b).item(), 1e-10))
-
-
-def freeze_norm(network: nn.Module) -> None:
-    """Have BatchNorm use and keep its running statistics, in training mode too."""
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eval()

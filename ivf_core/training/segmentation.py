@@ -25,7 +25,7 @@ from ivf_core.metrics.segmentation import ConfusionMatrix
 from ivf_core.models.checkpoints import load_model, save_model
 from ivf_core.models.graph import fold_batch_norm
 from ivf_core.models.segmentation import LABEL_STRIDE, SegmentationHead
-from ivf_core.training.distillation import freeze_norm
+from ivf_core.training.batch_norm import freeze_norm
 from ivf_core.training.losses import dice_loss, ohem_cross_entropy
 from ivf_core.training.recipes import data_directory, provenance
 
@@ -42,6 +42,8 @@ class HeadRecipe:
     """The weights file to write: that student with the new head."""
     class_set: str = "mfnet"
     """Classes: mfnet, fmb or pst900. Synthetic scenes know mfnet only."""
+    widths: tuple[int, int, int] = (56, 80, 96)
+    """The head's channels at 1/4, 1/8 and 1/16; one to go on with keeps its own."""
     folder: str = "msrs"
     """Folder of labelled pairs, relative to the data directory; empty for none."""
     labels: str = "pseudo_labels"
@@ -132,7 +134,9 @@ def train_head(recipe: HeadRecipe) -> dict[str, dict[str, float]]:
     class_set = CLASS_SETS[recipe.class_set]
     model = load_model(recipe.student)
     student = fold_batch_norm(model.student).to(device).to(memory_format=torch.channels_last)
-    head = SegmentationHead(len(class_set), feature_channels=model.student.channels)
+    head = SegmentationHead(
+        len(class_set), model.student.channels, recipe.widths, model.student.layout
+    )
     if recipe.start_from_head:
         if model.head is None or model.class_set != class_set:
             raise ValueError(f"student '{recipe.student}': has no head for '{recipe.class_set}'")
@@ -158,7 +162,10 @@ def train_head(recipe: HeadRecipe) -> dict[str, dict[str, float]]:
         head.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
     )
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, recipe.learning_rate, total_steps=recipe.steps, pct_start=0.1
+        optimizer,
+        recipe.learning_rate,
+        total_steps=recipe.steps,
+        pct_start=max(0.1, 2 / (recipe.steps + 1)),
     )
     for step in (progress := tqdm(range(recipe.steps), desc="head", mininterval=5)):
         head.train()
@@ -193,8 +200,7 @@ def train_head(recipe: HeadRecipe) -> dict[str, dict[str, float]]:
 
     trained = cast(SegmentationHead, copy.deepcopy(average.module).eval().requires_grad_(False))
     offset = background_offset(student, trained, [*real[::12], *scenes[:8]], device)
-    with torch.no_grad():
-        trained.classify.bias[0] += offset  # type: ignore[index]
+    trained.raise_class(0, offset)
     scores = {}
     if kept_out:
         scores[f"{recipe.folder}, {len(kept_out)} pairs kept out, against {recipe.labels}"] = (

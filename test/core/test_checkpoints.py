@@ -10,6 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ivf_core.class_sets import CLASS_SETS, FMB, ClassSet
+from ivf_core.defaults import DEFAULT_WEIGHTS
 from ivf_core.models.checkpoints import (
     FusionModel,
     WeightsError,
@@ -55,7 +56,7 @@ def test_published_checkpoint(data: Path) -> None:
 
 def test_what_ships() -> None:
     shipped = shipped_weights()
-    assert "sage" in shipped
+    assert {"sage", DEFAULT_WEIGHTS} <= shipped.keys()
     for name, path in shipped.items():
         assert path.stat().st_size < 5_000_000
         assert path.with_suffix(".md").is_file(), "a model card"

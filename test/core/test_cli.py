@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -103,7 +105,10 @@ def test_bag_from_video_and_info(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_weights(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("weights") == 0
     text = capsys.readouterr().out
-    assert text.startswith("sage ")
+    assert [line.split()[0] for line in text.splitlines() if "student '" in line] == [
+        "fast",
+        "sage",
+    ]
     assert "color_cone" in text
 
 
@@ -228,3 +233,38 @@ def test_commands_in_the_docs_parse() -> None:
                     build_parser().parse_args(words[1:])
                     found += 1
     assert found >= 3
+
+
+def test_benchmark(tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every candidate in a process of its own, beside both yardsticks."""
+    path = tmp_path / "benchmark.json"
+    assert run("benchmark", "--weights", tiny_weights, "--engine", "torch", "--precision", "fp32",
+               "--size", "64x48", "--rounds", 2, "--json", path) == 0  # fmt: skip
+    rows = json.loads(path.read_text())
+    assert [(row["engine"], row["head"]) for row in rows] == [
+        ("eager, as it is", False), ("eager", False), ("torch", False), ("torch", True),
+    ]  # fmt: skip
+    for row in rows:
+        assert row["size"] == [64, 48]
+        assert 0 < row["min_ms"] <= row["median_ms"] <= row["p95_ms"]
+        assert row["ratio_eager_kept"] == pytest.approx(rows[1]["median_ms"] / row["median_ms"])
+        assert row["ratio_eager"] == pytest.approx(rows[0]["median_ms"] / row["median_ms"])
+        assert row["max_abs_diff_255"] == 0
+        assert 0 < row["peak_share"] < 1
+    assert rows[0]["params"] == 135_617
+    assert rows[0]["gmacs"] == pytest.approx(65_060 * 64 * 48 / 1e9, rel=0.01)
+    assert rows[3]["gmacs"] > rows[2]["gmacs"]
+    assert "| eager, as it is |" in capsys.readouterr().out
+
+
+def test_benchmark_of_what_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("benchmark", "--weights", tmp_path / "none.safetensors", "--size", "64x48") == 1
+    assert "no such file" in capsys.readouterr().err
+
+
+def test_parser_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; from ivf_core.cli import build_parser; build_parser(); "
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
@@ -12,11 +10,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ivf_core.class_sets import MFNET
-from ivf_core.images.files import list_images, read_infrared, read_visible
 from ivf_core.models.checkpoints import FusionModel
 from ivf_core.models.graph import FusionGraph, fold_batch_norm, luma_chroma, recolor
 from ivf_core.models.segmentation import SegmentationHead
-from ivf_core.models.student import FEATURE_STRIDES, FusionStudent
+from ivf_core.models.student import STUDENTS, FastStudent, FusionStudent, MergeUp
 
 
 def parameters(network: nn.Module) -> int:
@@ -32,19 +29,79 @@ def macs(network: nn.Module, *inputs: object) -> int:
 def test_student_is_the_published_structure() -> None:
     student = FusionStudent().eval()
     assert parameters(student) == 135_617
+    for merge in student.merges:
+        merge.commuted = False  # in the order of the paper
     image = torch.rand(1, 1, 64, 64)
     assert macs(student, image, image) / 64**2 == pytest.approx(65_060, rel=1e-3)
 
 
-@pytest.mark.parametrize(("height", "width"), [(64, 96), (65, 97), (37, 50), (17, 16)])
-def test_feature_sizes_at_any_input_size(height: int, width: int) -> None:
-    student = FusionStudent(4).eval()
+def test_fast_student_is_a_sixth_of_the_published_one() -> None:
+    image = torch.rand(1, 1, 64, 64)
+    fast = macs(FastStudent().eval(), image, image)
+    assert fast <= macs(FusionStudent().eval(), image, image) / 6
+    assert fast / 64**2 == pytest.approx(10_580, rel=0.001)
+
+
+def test_merging_commutes_with_the_way_up() -> None:
+    torch.manual_seed(0)
+    merge = MergeUp(3 + 5, 4).eval()
+    coarse, fine = torch.rand(2, 3, 7, 9), torch.rand(2, 5, 15, 18)
+    commuted = merge(coarse, fine)
+    merge.commuted = False
+    torch.testing.assert_close(commuted, merge(coarse, fine))
+
+
+@pytest.mark.parametrize("build", STUDENTS.values())
+@pytest.mark.parametrize(("height", "width"), [(64, 96), (65, 97), (37, 50), (17, 16), (18, 23)])
+def test_feature_sizes_at_any_input_size(
+    build: type[FusionStudent] | type[FastStudent], height: int, width: int
+) -> None:
+    student = build(4).eval()
     out = student(torch.rand(2, 1, height, width), torch.rand(2, 1, height, width))
     assert out.fused.shape == (2, 1, height, width)
-    for feature, stride in zip(out.features, FEATURE_STRIDES, strict=True):
-        assert feature.shape == (2, 4, height // stride, width // stride)
-    logits = SegmentationHead(5, 4, (8, 8, 8)).eval()(out.features)
-    assert logits.shape == (2, 5, height // 2, width // 2)
+
+    def size(stride: int) -> tuple[int, int]:
+        if student.layout.round_up:
+            return -(-height // stride), -(-width // stride)
+        return height // stride, width // stride
+
+    for feature, stride in zip(out.features, student.layout.strides, strict=True):
+        assert feature.shape == (2, 4, *size(stride))
+    logits = SegmentationHead(5, 4, (8, 8, 8), student.layout).eval()(out.features)
+    assert logits.shape == (2, 5, *size(2))
+
+
+def test_fast_student_starts_as_the_mean() -> None:
+    visible, infrared = torch.rand(1, 1, 33, 46), torch.rand(1, 1, 33, 46)
+    fused = FastStudent(4).eval()(visible, infrared).fused
+    torch.testing.assert_close(fused, (visible + infrared) / 2)
+
+
+def test_filters_of_the_fast_student_lie_where_they_belong() -> None:
+    """What a corner of the picture shows changes the result there and not elsewhere."""
+    torch.manual_seed(0)
+    student = FastStudent(4).eval()
+    for decoder in student.decoders:
+        nn.init.normal_(decoder.weight)
+    visible, infrared = torch.rand(1, 1, 129, 131), torch.rand(1, 1, 129, 131)
+    changed = infrared.clone()
+    changed[..., -1, -1] = 1 - changed[..., -1, -1]
+    off = (student(visible, changed).fused - student(visible, infrared).fused).abs()[0, 0]
+    assert off[-1, -1] > 0
+    assert off[:40, :40].max() == 0
+    weights = off.sum(0), off.sum(1)
+    assert [int(w.argmax()) for w in weights] == pytest.approx([130, 128], abs=6)
+
+
+@pytest.mark.parametrize("build", STUDENTS.values())
+def test_a_class_is_raised_everywhere(build: type[FusionStudent] | type[FastStudent]) -> None:
+    torch.manual_seed(0)
+    head = SegmentationHead(3, 4, (8, 8, 8), build.layout).eval()
+    features = build(4).eval()(torch.rand(1, 1, 33, 46), torch.rand(1, 1, 33, 46)).features
+    before = head(features)
+    head.raise_class(1, 2.5)
+    expected = before + torch.tensor([0.0, 2.5, 0.0]).reshape(1, 3, 1, 1)
+    torch.testing.assert_close(head(features), expected)
 
 
 def test_head_keeps_to_its_budget() -> None:
@@ -62,7 +119,7 @@ def test_head_sees_a_whole_car() -> None:
     head.scene = nn.Identity()  # the average over the whole picture would see everything
     features = [
         torch.rand(1, 4, 512 // stride, 512 // stride, requires_grad=True)
-        for stride in FEATURE_STRIDES
+        for stride in FusionStudent.layout.strides
     ]
     head(features)[0, :, 128, 128].sum().backward()
     gradient = features[4].grad
@@ -120,23 +177,3 @@ def test_graph_computes_what_is_wanted_only(tiny_model: FusionModel) -> None:
     headless = FusionGraph(FusionModel(tiny_model.student))
     assert torch.equal(headless(visible, infrared)[0], fused)
     assert headless(visible, infrared)[1] is None
-
-
-def test_published_pictures_are_reproduced(data: Path) -> None:
-    from ivf_core.inference import FusionPipeline, ImagePair
-    from ivf_core.models.checkpoints import load_model
-
-    root = data / "sage_m3fd"
-    pipeline = FusionPipeline(load_model(root / "sage_student_published.pt"), device="cpu")
-    pictures = list_images(root / "fused_published")
-    assert len(pictures) == 3
-    for name, path in pictures.items():
-        pair = ImagePair(
-            read_visible(root / "visible" / f"{name}.png"),
-            read_infrared(root / "infrared" / f"{name}.png"),
-        )
-        fused = pipeline(pair).fused
-        assert fused is not None
-        difference = np.abs(fused.astype(int) - read_visible(path))
-        assert difference.max() <= 1, name
-        assert difference.mean() < 1e-4, name

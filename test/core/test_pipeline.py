@@ -26,7 +26,7 @@ def pair(height: int, width: int, seed: int = 0, thermal: type = np.uint8) -> Im
 
 @pytest.fixture
 def pipeline(tiny_model: FusionModel) -> FusionPipeline:
-    return FusionPipeline(tiny_model, device="cpu")
+    return FusionPipeline(tiny_model, engine="torch", device="cpu", precision="fp32")
 
 
 @pytest.mark.parametrize("size", [(48, 64), (47, 63), (16, 16), (31, 200)])
@@ -63,7 +63,7 @@ def test_thermal_of_another_size_goes_by_size(pipeline: FusionPipeline) -> None:
 def test_uncovered_pixels_show_the_visible_image(tiny_model: FusionModel) -> None:
     """Where the thermal camera sees nothing, the student gets the visible luma, not black."""
     shift = Registration((1, 0, 20, 0, 1, 0, 0, 0, 1), (64, 48), (64, 48))
-    pipeline = FusionPipeline(tiny_model, device="cpu", registration=shift)
+    pipeline = FusionPipeline(tiny_model, engine="torch", device="cpu", registration=shift)
     given = ImagePair(np.full((48, 64, 3), 90, np.uint8), np.full((48, 64), 200, np.uint8))
     infrared = pipeline(given).infrared
     assert (infrared[:, :19] == 90).all()

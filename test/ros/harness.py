@@ -31,6 +31,14 @@ START_SECONDS = 60.0
 SECONDS = 30.0
 
 
+_QUICK_TO_START = {
+    "engine": "torch",
+    "device": "cpu",
+    "precision": "fp32",
+    "diagnostics_period_seconds": 0.2,
+}
+
+
 class Graph:
     """Starts nodes, collects messages, and ends everything it started."""
 
@@ -70,7 +78,7 @@ class Graph:
             "fusion_node",
             *arguments,
             weights=str(weights),
-            **{"device": "cpu", "diagnostics_period_seconds": 0.2, **parameters},
+            **{**_QUICK_TO_START, **parameters},
         )
         self.until(
             lambda: self.values().get("state") == "active" or process.poll() is not None,

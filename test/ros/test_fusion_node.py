@@ -17,6 +17,7 @@ from std_msgs.msg import Float64, String, UInt64
 
 from ivf_core.class_sets import MFNET
 from ivf_core.data.rosbag import BagWriter
+from ivf_core.defaults import ENGINES
 from ivf_core.images.files import list_images, read_infrared, read_visible
 from ivf_core.images.overlay import draw_overlay
 from ivf_core.inference import FusionPipeline, ImagePair
@@ -50,6 +51,11 @@ def received(graph: Graph, topic: str, count: int) -> list[Any]:
     return graph.messages[topic]
 
 
+def quick_pipeline(weights: Path) -> FusionPipeline:
+    """What the tests' node runs."""
+    return FusionPipeline(load_model(weights), engine="torch", device="cpu", precision="fp32")
+
+
 def test_pixels_headers_and_counts(
     graph: Graph, tiny_weights: Path, bag: Path, pairs: list[tuple[np.ndarray, np.ndarray]]
 ) -> None:
@@ -60,7 +66,7 @@ def test_pixels_headers_and_counts(
     graph.settle(len(pairs))
     assert graph.counts() == (len(pairs), len(pairs), {})
 
-    pipeline = FusionPipeline(load_model(tiny_weights), device="cpu")
+    pipeline = quick_pipeline(tiny_weights)
     outputs = [received(graph, topic, len(pairs)) for topic in (FUSED, MASK, OVERLAY)]
     for index, (given, fused, mask, overlay) in enumerate(zip(pairs, *outputs, strict=True)):
         stamp = START_NS + index * PERIOD_NS
@@ -103,7 +109,7 @@ def test_real_pair_with_the_shipped_weights(graph: Graph, tmp_path: Path, data: 
     visible = read_visible(path)
     infrared = read_infrared(list_images(data / "msrs" / "infrared")[name])
     listen_to_pictures(graph)
-    graph.start_fusion(Path("sage"), mode="replay")
+    graph.start_fusion(Path("sage"), mode="replay", engine="auto", precision="auto")
     graph.play(write_pairs(tmp_path / "real", [(visible, infrared)]))
     (fused,) = received(graph, FUSED, 1)
     expected = FusionPipeline(load_model("sage"), device="cpu")(ImagePair(visible, infrared))
@@ -122,7 +128,7 @@ def test_sixteen_bit_compressed_thermal(graph: Graph, tiny_weights: Path, tmp_pa
     graph.start_fusion(tiny_weights, mode="replay", thermal_transport="compressed")
     graph.play(tmp_path / "bag")
     (fused,) = received(graph, FUSED, 1)
-    expected = FusionPipeline(load_model(tiny_weights), device="cpu")(ImagePair(visible, counts))
+    expected = quick_pipeline(tiny_weights)(ImagePair(visible, counts))
     np.testing.assert_array_equal(to_visible(fused), expected.fused)
 
 
@@ -185,6 +191,21 @@ def test_lifecycle(graph: Graph, tiny_weights: Path, bag: Path, pairs: list[Any]
     assert graph.change_state(Transition.TRANSITION_DEACTIVATE)
     assert graph.change_state(Transition.TRANSITION_CLEANUP)
     assert graph.state() == "unconfigured"
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_every_engine_ends_in_order(
+    engine: str, graph: Graph, tiny_weights: Path, bag: Path, pairs: list[Any]
+) -> None:
+    """Also after the model was freed: a signal then met a stack that OpenVINO had freed too."""
+    pytest.importorskip(engine)
+    listen_to_pictures(graph)
+    process = graph.start_fusion(tiny_weights, mode="replay", engine=engine)
+    graph.play(bag)
+    graph.settle(len(pairs))
+    assert graph.change_state(Transition.TRANSITION_DEACTIVATE)
+    stop(process)
+    assert process.returncode == 0
 
 
 def test_publisher_with_the_wrong_qos_is_reported(
@@ -311,7 +332,7 @@ def test_parameters(graph: Graph, tiny_weights: Path, bag: Path, pairs: list[Any
     assert [result.successful for result in accepted] == [True] * 3
     graph.play(bag)
     overlays = received(graph, OVERLAY, len(pairs))
-    pipeline = FusionPipeline(load_model(tiny_weights), device="cpu")
+    pipeline = quick_pipeline(tiny_weights)
     for given, overlay in zip(pairs, overlays, strict=True):
         result = pipeline(ImagePair(*given))
         assert result.fused is not None

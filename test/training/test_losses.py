@@ -11,6 +11,7 @@ import torch
 from ivf_core.training.losses import (
     cosine_feature_loss,
     dice_loss,
+    mean_psnr_loss,
     ohem_cross_entropy,
     relative_feature_error,
 )
@@ -88,3 +89,12 @@ def test_dice_without_labels_has_no_gradient() -> None:
     assert loss.item() == 0
     assert logits.grad is not None
     assert not logits.grad.any()
+
+
+def test_mean_psnr() -> None:
+    # Errors of 0.1 and 0.01: 20 and 40 dB, but for the floor of 1e-5.
+    theirs = torch.full((2, 1, 4, 4), 0.5)
+    ours = theirs + torch.tensor([0.1, 0.01]).reshape(2, 1, 1, 1)
+    expected = -(20 + 40) / 2
+    assert mean_psnr_loss(ours, theirs).item() == pytest.approx(expected, abs=0.3)
+    assert mean_psnr_loss(theirs, theirs).item() == pytest.approx(-50)

@@ -13,7 +13,7 @@ import torch
 from ivf_core.data.pairs import CropSampler, Pair, hold_out, read_pair_folder
 from ivf_core.images.files import write_image
 from ivf_core.models.checkpoints import FusionModel, load_model, save_model
-from ivf_core.models.student import FusionStudent
+from ivf_core.models.student import STUDENTS, FusionStudent
 from ivf_core.training import recipes
 from ivf_core.training.distillation import StudentRecipe, learn_alone, train_student
 from ivf_core.training.recipes import RecipeError, git_revision, load_recipe
@@ -209,8 +209,9 @@ def test_each_convolution_learns_its_twin() -> None:
     assert not any(p.grad is not None for p in teacher.parameters())
 
 
+@pytest.mark.parametrize("structure", STUDENTS)
 def test_student_and_head_train(
-    tmp_path: Path, tiny_model: FusionModel, monkeypatch: pytest.MonkeyPatch
+    structure: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both recipes end to end on a few small pairs: better than before, and loadable."""
     monkeypatch.setenv("IVF_DATA", str(tmp_path))
@@ -219,7 +220,7 @@ def test_student_and_head_train(
     torch.nn.init.constant_(reference.decoder.bias, 0.5)  # type: ignore[arg-type]
     save_model(FusionModel(reference), tmp_path / "reference.safetensors")
     fields = dict(folders=("pairs",), reference="reference.safetensors", hold_out_every=4,
-                  crop=(32, 32), batch_size=2)  # fmt: skip
+                  crop=(32, 32), batch_size=2, structure=structure, pool=8, part=32)  # fmt: skip
     scores = []
     for steps in (1, 40):
         recipe = StudentRecipe(output=str(tmp_path / "student.safetensors"), steps=steps, **fields)  # type: ignore[arg-type]
@@ -234,6 +235,7 @@ def test_student_and_head_train(
     assert len(head_scores) == 2
     assert all(0 <= value <= 1 for table in head_scores.values() for value in table.values())
     model = load_model(tmp_path / "all.safetensors")
+    assert model.structure == structure
     assert model.class_set is not None
     assert model.class_set.name == "mfnet"
     for key, value in load_model(tmp_path / "student.safetensors").student.state_dict().items():

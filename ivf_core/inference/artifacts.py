@@ -1,0 +1,110 @@
+"""Compiled models on disk, rebuilt whenever in doubt."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from ivf_core.images.files import atomic_path
+
+__all__ = ["ArtifactCache", "cache_directory"]
+
+_MAGIC = b"ivf-artifact-1\n"
+_DIGEST_BYTES = 32
+_KEPT_BYTES = 500_000_000
+
+
+def cache_directory() -> Path:
+    """Where compiled models are kept: IVF_CACHE, or ivf_ros in the user's cache folder."""
+    if path := os.environ.get("IVF_CACHE"):
+        return Path(path)
+    if path := os.environ.get("XDG_CACHE_HOME"):
+        return Path(path) / "ivf_ros"
+    try:
+        return Path.home() / ".cache" / "ivf_ros"
+    except RuntimeError:  # a user without a home, as in some containers
+        return Path(tempfile.gettempdir()) / f"ivf_ros-{os.getuid()}"
+
+
+class ArtifactCache:
+    """Files that can be built again, by everything that they depend on.
+
+    A file holds its whole key and a SHA-256 of key and content. One that was cut
+    off, damaged, or made for another key is built anew; a folder that cannot be
+    written only costs the time to build. Beyond half a gigabyte the oldest files go.
+
+    Args:
+        directory: the folder; `cache_directory()` by default.
+    """
+
+    def __init__(self, directory: Path | None = None) -> None:
+        self.directory = directory if directory is not None else cache_directory()
+        self._log = logging.getLogger(__name__)
+
+    def get(self, key: Mapping[str, object], build: Callable[[], bytes]) -> bytes:
+        """The content for `key`, from disk or else from `build`, which is then stored.
+
+        Args:
+            key: what the content depends on, as JSON values.
+        """
+        path, encoded = self._locate(key)
+        content = self._read(path, encoded)
+        if content is None:
+            content = build()
+            self._write(path, encoded, content)
+        return content
+
+    def discard(self, key: Mapping[str, object]) -> None:
+        """Remove what is stored for `key`: the reader found it of no use."""
+        path, _ = self._locate(key)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            self._log.info("%s: cannot be removed: %s", path, error)
+
+    def _locate(self, key: Mapping[str, object]) -> tuple[Path, bytes]:
+        encoded = json.dumps(key, sort_keys=True).encode()
+        return self.directory / f"{hashlib.sha256(encoded).hexdigest()[:32]}.bin", encoded
+
+    def _read(self, path: Path, key: bytes) -> bytes | None:
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self._log.info("%s: cannot be read, built anew: %s", path, error)
+            return None
+        start = len(_MAGIC) + _DIGEST_BYTES
+        digest, body = data[len(_MAGIC) : start], data[start:]
+        head = key + b"\n"
+        if (
+            data.startswith(_MAGIC)
+            and body.startswith(head)
+            and hashlib.sha256(body).digest() == digest
+        ):
+            return body[len(head) :]
+        self._log.warning("%s: damaged or out of date, built anew", path)
+        return None
+
+    def _write(self, path: Path, key: bytes, content: bytes) -> None:
+        body = key + b"\n" + content
+        try:
+            with atomic_path(path) as temporary:
+                temporary.write_bytes(_MAGIC + hashlib.sha256(body).digest() + body)
+            self._remove_oldest()
+        except OSError as error:
+            self._log.info("%s: cannot be written, not kept: %s", path, error)
+
+    def _remove_oldest(self) -> None:
+        files = [(path, path.stat()) for path in self.directory.glob("*.bin")]
+        left = sum(facts.st_size for _, facts in files)
+        for path, facts in sorted(files, key=lambda file: file[1].st_mtime):
+            if left <= _KEPT_BYTES:
+                break
+            path.unlink(missing_ok=True)
+            left -= facts.st_size

@@ -1,0 +1,138 @@
+"""The fusion graph as an ONNX file, for other engines and other programs."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import json
+import threading
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ivf_core import __version__
+from ivf_core.models.checkpoints import FusionModel
+from ivf_core.models.graph import MINIMUM_SIZE, FusionGraph
+from ivf_core.models.segmentation import LABEL_STRIDE
+
+__all__ = ["INPUT_NAMES", "OUTPUT_NAMES", "export_onnx"]
+
+INPUT_NAMES = ("visible", "infrared")
+OUTPUT_NAMES = ("fused", "labels")
+
+_OPSET = 17
+_TRACED_SIZE = (64, 96)
+_EXPORTING = threading.Lock()  # the exporter and the warnings' filters are the process's
+# The newer exporter takes twenty times as long for the same graph.
+_OLD_EXPORTER: dict[str, Any] = (
+    {"dynamo": False} if "dynamo" in inspect.signature(torch.onnx.export).parameters else {}
+)
+
+
+class _Outputs(nn.Module):
+    """The graph with its choice of outputs fixed, as an export needs it."""
+
+    def __init__(self, graph: FusionGraph, fused: bool, labels: bool) -> None:
+        super().__init__()
+        self.graph = graph
+        self.wanted = fused, labels
+
+    def forward(self, visible: Tensor, infrared: Tensor) -> tuple[Tensor, ...]:
+        parts = self.graph(visible, infrared, *self.wanted)
+        return tuple(part for part in parts if part is not None)
+
+
+def export_onnx(
+    model: FusionModel,
+    *,
+    fused: bool = True,
+    labels: bool = True,
+    dtype: torch.dtype = torch.float32,
+) -> bytes:
+    """Write `FusionGraph` of a model as ONNX.
+
+    Inputs are `visible`, N x H x W x 3 uint8 RGB, and `infrared`, N x H x W uint8;
+    outputs `fused`, N x H x W x 3 uint8, and `labels`, N x H/2 x W/2 uint8. N, height
+    and width are dynamic, at least `MINIMUM_SIZE`. The metadata have the weights'
+    name and notes, the class set as JSON and the stride of the labels.
+
+    Args:
+        model: the networks; they stay as they are.
+        fused, labels: which outputs; labels only where the model has a head.
+        dtype: of the networks inside the graph.
+
+    Raises:
+        ValueError: no output is left.
+    """
+    labels = labels and model.head is not None
+    names = [name for name, wanted in zip(OUTPUT_NAMES, (fused, labels), strict=True) if wanted]
+    if not names:
+        raise ValueError("fused and labels: expected at least one output that the model has")
+    graph = _Outputs(FusionGraph(model, dtype).to("cpu").eval(), fused, labels)
+    example = (
+        torch.zeros(1, *_TRACED_SIZE, 3, dtype=torch.uint8),
+        torch.zeros(1, *_TRACED_SIZE, dtype=torch.uint8),
+    )
+    buffer = io.BytesIO()
+    with _EXPORTING, warnings.catch_warnings(), torch.no_grad():
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", category=UserWarning)
+        torch.onnx.export(
+            graph,
+            example,
+            buffer,  # type: ignore[arg-type]
+            input_names=list(INPUT_NAMES),
+            output_names=names,
+            dynamic_axes={
+                **{name: {0: "batch", 1: "height", 2: "width"} for name in INPUT_NAMES},
+                **{name: _axes(name) for name in names},
+            },
+            opset_version=_OPSET,
+            **_OLD_EXPORTER,
+        )
+    return _with_metadata(buffer.getvalue(), _metadata(model, labels))
+
+
+def _axes(name: str) -> dict[int, str]:
+    suffix = "" if name == "fused" else f"/{LABEL_STRIDE}"
+    return {0: "batch", 1: f"height{suffix}", 2: f"width{suffix}"}
+
+
+def _metadata(model: FusionModel, labels: bool) -> dict[str, str]:
+    entries = {
+        "producer": f"ivf_ros {__version__}",
+        "weights": model.name,
+        "structure": model.structure,
+        "minimum_size": str(MINIMUM_SIZE),
+    }
+    if model.metadata:
+        entries["notes"] = json.dumps(model.metadata)
+    if labels and model.class_set is not None:
+        entries |= {"class_set": model.class_set.to_json(), "label_stride": str(LABEL_STRIDE)}
+    return entries
+
+
+def _with_metadata(model: bytes, entries: dict[str, str]) -> bytes:
+    """Append metadata_props to a serialised ModelProto.
+
+    Protocol buffers concatenate: a repeated field may follow at the end, so that no
+    ONNX package is needed to write it.
+    """
+    return model + b"".join(
+        _field(14, _field(1, key.encode()) + _field(2, value.encode()))
+        for key, value in entries.items()
+    )
+
+
+def _field(number: int, payload: bytes) -> bytes:
+    return _varint(number << 3 | 2) + _varint(len(payload)) + payload
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])

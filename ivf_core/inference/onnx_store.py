@@ -1,0 +1,65 @@
+"""ONNX exports of one model, kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib import import_module
+from pathlib import Path
+
+import torch
+
+from ivf_core.inference.artifacts import ArtifactCache
+from ivf_core.inference.export import export_onnx
+from ivf_core.models.checkpoints import FusionModel
+
+__all__ = ["OnnxStore"]
+
+# What the exported graph is made by: a change in any of them makes stored files stale.
+_SOURCES = (
+    "ivf_core.inference.export",
+    "ivf_core.models.graph",
+    "ivf_core.models.segmentation",
+    "ivf_core.models.student",
+)
+
+
+class OnnxStore:
+    """Exports a model at first use, with the outputs that are asked for.
+
+    Args:
+        model: the networks.
+        cache: where exports are kept.
+
+    Attributes:
+        fingerprint: SHA-256 of the weights, the class set and the code that exports them.
+    """
+
+    def __init__(self, model: FusionModel, cache: ArtifactCache) -> None:
+        self._model = model
+        self._cache = cache
+        self.fingerprint = _fingerprint(model)
+
+    def get(self, fused: bool, labels: bool, dtype: torch.dtype = torch.float32) -> bytes:
+        """The ONNX file with these outputs, as `export_onnx` writes it."""
+        key = {
+            "kind": "onnx",
+            "torch": torch.__version__,
+            "graph": self.fingerprint,
+            "outputs": [fused, labels],
+            "dtype": str(dtype),
+        }
+        return self._cache.get(
+            key, lambda: export_onnx(self._model, fused=fused, labels=labels, dtype=dtype)
+        )
+
+
+def _fingerprint(model: FusionModel) -> str:
+    digest = hashlib.sha256()
+    for name in _SOURCES:
+        digest.update(Path(str(import_module(name).__file__)).read_bytes())
+    for network in (model.student, model.head):
+        for name, tensor in (network.state_dict() if network is not None else {}).items():
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    digest.update(model.class_set.to_json().encode() if model.class_set else b"")
+    return digest.hexdigest()

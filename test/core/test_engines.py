@@ -1,0 +1,338 @@
+"""Engines: the same pictures from each, the choice among them, and what they keep on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from ivf_core.class_sets import MFNET, ClassSet
+from ivf_core.cli import main
+from ivf_core.defaults import ENGINES
+from ivf_core.images.files import list_images, read_infrared, read_visible
+from ivf_core.inference import artifacts, onnx_store
+from ivf_core.inference import engine as engines
+from ivf_core.inference.artifacts import ArtifactCache
+from ivf_core.inference.engine import Engine, create_engine
+from ivf_core.models.checkpoints import FusionModel, load_model, save_model
+from ivf_core.models.segmentation import SegmentationHead
+from ivf_core.models.student import STUDENTS
+
+Make = Callable[..., Engine]
+
+
+@pytest.fixture(params=ENGINES)
+def make(request: pytest.FixtureRequest) -> Make:
+    """Builds one of the engines, on the CPU in fp32."""
+    name = request.param
+    pytest.importorskip(name)
+
+    def make(model: FusionModel, **options: object) -> Engine:
+        settings = {"engine": name, "device": "cpu", "precision": "fp32", **options}
+        return create_engine(model, **settings)  # type: ignore[arg-type]
+
+    return make
+
+
+def pictures(height: int, width: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(seed)
+    visible = random.integers(0, 256, (height, width, 3), np.uint8)
+    return visible, random.integers(0, 256, (height, width), np.uint8)
+
+
+@pytest.fixture(scope="module", params=STUDENTS)
+def any_model(request: pytest.FixtureRequest) -> FusionModel:
+    """Each structure, with random weights where they start at zero."""
+    torch.manual_seed(1)
+    student = STUDENTS[request.param](8)
+    for parameter in student.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    head = SegmentationHead(len(MFNET), 8, (8, 8, 8), student.layout)
+    for network in (student, head):
+        network.eval().requires_grad_(False)
+    return FusionModel(student, head, MFNET, name=request.param)
+
+
+@pytest.mark.parametrize("size", [(48, 64), (47, 63), (16, 16), (17, 18), (31, 200)])
+def test_same_pictures(make: Make, any_model: FusionModel, size: tuple[int, int]) -> None:
+    engine = make(any_model)
+    reference = create_engine(any_model, engine="torch", device="cpu", precision="fp32")
+    for seed in (0, 1):
+        fused, labels = engine(*pictures(*size, seed))
+        expected_fused, expected_labels = reference(*pictures(*size, seed))
+        assert fused is not None
+        assert labels is not None
+        assert fused.dtype == labels.dtype == np.uint8
+        assert cv2.absdiff(fused, expected_fused).max() <= 1
+        assert labels.shape == (size[0] // 2, size[1] // 2)
+        assert np.mean(labels == expected_labels) >= 0.99
+
+
+def test_results_are_the_callers_own(make: Make, tiny_model: FusionModel) -> None:
+    engine = make(tiny_model)
+    first = engine(*pictures(32, 48, 0))
+    kept = [part.copy() for part in first if part is not None]
+    second = engine(*pictures(32, 48, 1))
+    for part, copy in zip(first, kept, strict=True):
+        assert part is not None
+        assert part.flags.c_contiguous
+        np.testing.assert_array_equal(part, copy)
+    assert not np.array_equal(first[0], second[0])  # type: ignore[arg-type]
+
+
+def test_only_what_is_wanted(make: Make, tiny_model: FusionModel) -> None:
+    engine = make(tiny_model)
+    both = engine(*pictures(32, 48))
+    fused, none = engine(*pictures(32, 48), labels=False)
+    assert none is None
+    np.testing.assert_array_equal(fused, both[0])
+    none, labels = engine(*pictures(32, 48), fused=False)
+    assert none is None
+    np.testing.assert_array_equal(labels, both[1])
+    assert make(FusionModel(tiny_model.student))(*pictures(32, 48))[1] is None
+
+
+def test_strided_and_read_only_pictures(make: Make, tiny_model: FusionModel) -> None:
+    engine = make(tiny_model)
+    visible, infrared = pictures(32, 48)
+    expected = engine(visible[:, ::-1].copy(), infrared)
+    infrared.flags.writeable = False
+    found = engine(visible[:, ::-1], infrared)
+    for part, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(part, other)
+
+
+def test_published_pictures_are_reproduced(make: Make, data: Path) -> None:
+    root = data / "sage_m3fd"
+    engine = make(load_model(root / "sage_student_published.pt"))
+    published = list_images(root / "fused_published")
+    assert len(published) == 3
+    for name, path in published.items():
+        fused, _ = engine(
+            read_visible(root / "visible" / f"{name}.png"),
+            read_infrared(root / "infrared" / f"{name}.png"),
+        )
+        difference = cv2.absdiff(fused, read_visible(path))
+        assert difference.max() <= 1, name
+        assert difference.mean() < 1e-4, name
+
+
+def test_auto_precision_keeps_real_pictures(make: Make, data: Path) -> None:
+    model = load_model("sage")
+    engine, reference = make(model, precision="auto"), make(model)
+    visible = list_images(data / "msrs" / "visible")
+    infrared = list_images(data / "msrs" / "infrared")
+    for name in list(visible)[::70]:
+        pair = read_visible(visible[name]), read_infrared(infrared[name])
+        difference = cv2.absdiff(engine(*pair)[0], reference(*pair)[0])
+        assert np.percentile(difference, 99.9) <= 2, (name, engine.precision)
+
+
+class _Fake:
+    """An engine whose lower precisions are off by a known number of grey levels, or do not run."""
+
+    name, device = "fake", "cpu"
+    native_precisions = ("bf16", "fp16")
+
+    def __init__(self, off: dict[str, int], precision: str) -> None:
+        self.precision = precision
+        self.off = off.get(precision, 0)
+        if self.off < 0:
+            raise RuntimeError("not here")
+
+    def __call__(
+        self, visible: np.ndarray, infrared: np.ndarray, *, fused: bool = True, labels: bool = True
+    ) -> tuple[np.ndarray | None, np.ndarray | None]:
+        return np.full_like(visible, self.off), None
+
+
+@pytest.mark.parametrize(
+    ("off", "expected"),
+    [
+        ({"bf16": 2, "fp16": 0}, "bf16"),
+        ({"bf16": 3, "fp16": 2}, "fp16"),
+        ({"bf16": -1, "fp16": 1}, "fp16"),
+        ({"bf16": 3, "fp16": 3}, "fp32"),
+        ({"bf16": -1, "fp16": -1}, "fp32"),
+    ],
+)
+def test_auto_precision_takes_the_first_that_keeps_the_picture(
+    tiny_model: FusionModel, monkeypatch: pytest.MonkeyPatch, off: dict[str, int], expected: str
+) -> None:
+    monkeypatch.setattr(
+        engines, "_builder", lambda _: lambda _model, _device, precision, _n: _Fake(off, precision)
+    )
+    assert create_engine(tiny_model, engine="torch").precision == expected
+
+
+def test_auto_takes_the_fastest_installed(
+    tiny_model: FusionModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "installed_engines", lambda: ["torch"])
+    assert create_engine(tiny_model, device="cpu").name == "torch"
+    monkeypatch.undo()
+    pytest.importorskip("openvino")
+    assert create_engine(tiny_model, device="cpu").name == "openvino"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"engine": "tensorflow"}, "engine 'tensorflow': expected auto or one of torch"),
+        ({"precision": "fp8"}, "precision 'fp8': expected auto or one of fp32"),
+        ({"device": "tpu"}, "device 'tpu': expected auto, cpu, cuda or cuda:N"),
+        ({"engine": "torch", "device": "cpu", "precision": "fp16"}, "has fp32 and bf16 on a CPU"),
+    ],
+)
+def test_unknown_names(tiny_model: FusionModel, options: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        create_engine(tiny_model, **options)  # type: ignore[arg-type]
+
+
+def test_unknown_device(make: Make, tiny_model: FusionModel) -> None:
+    with pytest.raises(ValueError, match="device 'cuda:99'"):
+        make(tiny_model, device="cuda:99")
+
+
+def test_missing_engine(tiny_model: FusionModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "installed_engines", lambda: ["torch"])
+    with pytest.raises(ValueError, match=r"'openvino' is not installed: pip install 'ivf_ros\[o"):
+        create_engine(tiny_model, engine="openvino")
+
+
+# What is kept on disk
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> ArtifactCache:
+    return ArtifactCache(tmp_path / "cache")
+
+
+def test_artifacts_are_built_once(cache: ArtifactCache) -> None:
+    builds: list[bytes] = []
+
+    def build() -> bytes:
+        builds.append(b"content")
+        return b"content"
+
+    assert cache.get({"size": [1, 2]}, build) == b"content"
+    assert cache.get({"size": [1, 2]}, build) == b"content"
+    assert len(builds) == 1
+    cache.get({"size": [2, 1]}, build)
+    assert len(builds) == 2
+    cache.discard({"size": [2, 1]})
+    cache.get({"size": [2, 1]}, build)
+    assert len(builds) == 3
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[:-1],
+        lambda data: data[:20],
+        lambda data: b"",
+        lambda data: data[:-3] + b"xyz",
+        lambda data: data.replace(b'"b"', b'"c"'),
+        lambda data: b"x" + data[1:],
+    ],
+)
+def test_damaged_artifacts_are_built_again(
+    cache: ArtifactCache, damage: Callable[[bytes], bytes]
+) -> None:
+    cache.get({"a": "b"}, lambda: b"first")
+    (path,) = cache.directory.iterdir()
+    path.write_bytes(damage(path.read_bytes()))
+    assert cache.get({"a": "b"}, lambda: b"second") == b"second"
+    assert cache.get({"a": "b"}, lambda: b"third") == b"second"
+
+
+def test_cache_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    cache = ArtifactCache(tmp_path / "file" / "cache")
+    assert cache.get({}, lambda: b"content") == b"content"
+
+
+def test_openvino_starts_from_what_is_kept(
+    tiny_model: FusionModel, cache: ArtifactCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    from ivf_core.inference.openvino_engine import OpenVinoEngine
+
+    first = OpenVinoEngine(tiny_model, "cpu", cache=cache)(*pictures(32, 48))
+    # From here on nothing can be exported or compiled anew.
+    monkeypatch.setattr(onnx_store, "export_onnx", None)
+    monkeypatch.setattr(OpenVinoEngine, "_compile_anew", None)
+    second = OpenVinoEngine(tiny_model, "cpu", cache=cache)(*pictures(32, 48))
+    for part, other in zip(first, second, strict=True):
+        np.testing.assert_array_equal(part, other)
+    with pytest.raises(TypeError):
+        OpenVinoEngine(tiny_model, "cpu", cache=cache)(*pictures(48, 32))
+    with pytest.raises(TypeError):
+        OpenVinoEngine(load_model("sage"), "cpu", cache=cache)(*pictures(32, 48))
+
+
+def test_blob_that_openvino_refuses(tiny_model: FusionModel, cache: ArtifactCache) -> None:
+    pytest.importorskip("openvino")
+    from ivf_core.inference.openvino_engine import OpenVinoEngine
+
+    first = OpenVinoEngine(tiny_model, "cpu", cache=cache)(*pictures(32, 48))
+    for path in cache.directory.iterdir():
+        key = path.read_bytes()[47:].split(b"\n", 1)[0]
+        if json.loads(key)["kind"] == "openvino":
+            cache.discard(json.loads(key))
+            cache.get(json.loads(key), lambda: b"whole, but no model")
+    second = OpenVinoEngine(tiny_model, "cpu", cache=cache)(*pictures(32, 48))
+    for part, other in zip(first, second, strict=True):
+        np.testing.assert_array_equal(part, other)
+
+
+def test_oldest_artifacts_go(cache: ArtifactCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(artifacts, "_KEPT_BYTES", 2500)
+    for number in range(4):
+        cache.get({"n": number}, lambda: bytes(1000))
+        (newest,) = (p for p in cache.directory.iterdir() if b'"n": %d' % number in p.read_bytes())
+        os.utime(newest, (number, number))
+    kept = sorted(int(p.stat().st_mtime) for p in cache.directory.iterdir())
+    assert kept == [2, 3]
+
+
+def test_exports_in_two_threads(tiny_model: FusionModel) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        jobs = [pool.submit(onnx_store.export_onnx, tiny_model) for _ in range(4)]
+        assert len({job.result() for job in jobs}) == 1
+
+
+# The exported file
+
+
+def test_export_runs_elsewhere(any_model: FusionModel, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    path, weights = tmp_path / "fusion.onnx", tmp_path / "any.safetensors"
+    save_model(any_model, weights)
+    assert main(["export", "--weights", str(weights), "--output", str(path)]) == 0
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    assert [node.name for node in session.get_inputs()] == ["visible", "infrared"]
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert ClassSet.from_json(metadata["class_set"]) == load_model(weights).class_set
+    assert metadata["label_stride"] == "2"
+    json.loads(metadata.get("notes", "{}"))
+    reference = create_engine(load_model(weights), engine="torch", precision="fp32")
+    for size in ((32, 48), (61, 33)):
+        visible, infrared = pictures(*size)
+        fused, labels = session.run(None, {"visible": visible[None], "infrared": infrared[None]})
+        expected_fused, expected_labels = reference(visible, infrared)
+        assert cv2.absdiff(fused[0], expected_fused).max() <= 1
+        assert np.mean(labels[0] == expected_labels) >= 0.99
+
+
+def test_export_of_nothing(tiny_model: FusionModel) -> None:
+    with pytest.raises(ValueError, match="at least one output"):
+        onnx_store.export_onnx(FusionModel(tiny_model.student), fused=False)
