@@ -97,7 +97,7 @@ def create_engine(
         engine, why = _choose(device)
     if engine not in installed_engines():
         raise ValueError(
-            f"engine '{engine}' is not installed: pip install 'ivf_ros[{engine}]' "
+            f"engine '{engine}' is not installed: pip install {engine} "
             f"(installed: {', '.join(installed_engines())})"
         )
     build = _builder(engine)
