@@ -56,8 +56,9 @@ setup(
     extras_require={
         "ros": ROS_WHEELS,
         # Engines; without them PyTorch runs the model, several times slower on a CPU.
-        "openvino": ["openvino>=2024.4"],
-        "onnxruntime": ["onnxruntime>=1.17"],
+        # PyTorch's exporter, which both read from, needs onnx.
+        "openvino": ["onnx>=1.15", "openvino>=2024.4"],
+        "onnxruntime": ["onnx>=1.15", "onnxruntime>=1.17"],
         # colcon brings setuptools below 80 with it: it calls setup.py, and needs the
         # options of `develop` that 80 dropped.
         "test": [

@@ -233,9 +233,12 @@ def _add_benchmark(parser: argparse.ArgumentParser) -> None:
 
 def _export(args: argparse.Namespace) -> int:
     from ivf_core.images.files import atomic_path
-    from ivf_core.inference.export import export_onnx
     from ivf_core.models.checkpoints import load_model
 
+    try:
+        from ivf_core.inference.export import export_onnx
+    except ModuleNotFoundError as error:
+        raise ValueError(f"ivf export needs a package more: pip install {error.name}") from error
     model = load_model(args.weights)
     content = export_onnx(model, fused=not args.no_fused, labels=not args.no_labels)
     with atomic_path(args.output) as temporary:

@@ -4,7 +4,14 @@ DEFAULT_WEIGHTS = "fast"
 """The shipped weights that node and command line take where none are named."""
 
 ENGINES = ("torch", "openvino", "onnxruntime")
-"""What can run the model; each is also the name of its Python package."""
+"""What can run the model."""
+
+ENGINE_PACKAGES = {
+    "torch": ("torch",),
+    "openvino": ("openvino", "onnx"),
+    "onnxruntime": ("onnxruntime", "onnx"),
+}
+"""The Python packages that each engine needs, named alike in Python and on PyPI."""
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 """Arithmetic of the model."""

@@ -9,7 +9,7 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from ivf_core.defaults import ENGINES, PRECISIONS
+from ivf_core.defaults import ENGINE_PACKAGES, ENGINES, PRECISIONS
 from ivf_core.inference.torch_engine import TorchEngine, choose_device
 from ivf_core.models.checkpoints import FusionModel
 
@@ -53,8 +53,12 @@ class Engine(Protocol):
 
 
 def installed_engines() -> list[str]:
-    """Those of `ENGINES` whose package is installed."""
-    return [name for name in ENGINES if importlib.util.find_spec(name) is not None]
+    """Those of `ENGINES` whose packages are installed."""
+    return [
+        engine
+        for engine, packages in ENGINE_PACKAGES.items()
+        if all(importlib.util.find_spec(package) is not None for package in packages)
+    ]
 
 
 class _Builder(Protocol):
@@ -97,7 +101,7 @@ def create_engine(
         engine, why = _choose(device)
     if engine not in installed_engines():
         raise ValueError(
-            f"engine '{engine}' is not installed: pip install {engine} "
+            f"engine '{engine}' is not installed: pip install {' '.join(ENGINE_PACKAGES[engine])} "
             f"(installed: {', '.join(installed_engines())})"
         )
     build = _builder(engine)

@@ -9,6 +9,7 @@ import threading
 import warnings
 from typing import Any
 
+import onnx
 import torch
 from torch import Tensor, nn
 
@@ -92,7 +93,9 @@ def export_onnx(
             opset_version=_OPSET,
             **_OLD_EXPORTER,
         )
-    return _with_metadata(buffer.getvalue(), _metadata(model, labels))
+    exported = onnx.load_model_from_string(buffer.getvalue())
+    onnx.helper.set_model_props(exported, _metadata(model, labels))
+    return exported.SerializeToString()
 
 
 def _axes(name: str) -> dict[int, str]:
@@ -112,27 +115,3 @@ def _metadata(model: FusionModel, labels: bool) -> dict[str, str]:
     if labels and model.class_set is not None:
         entries |= {"class_set": model.class_set.to_json(), "label_stride": str(LABEL_STRIDE)}
     return entries
-
-
-def _with_metadata(model: bytes, entries: dict[str, str]) -> bytes:
-    """Append metadata_props to a serialised ModelProto.
-
-    Protocol buffers concatenate: a repeated field may follow at the end, so that no
-    ONNX package is needed to write it.
-    """
-    return model + b"".join(
-        _field(14, _field(1, key.encode()) + _field(2, value.encode()))
-        for key, value in entries.items()
-    )
-
-
-def _field(number: int, payload: bytes) -> bytes:
-    return _varint(number << 3 | 2) + _varint(len(payload)) + payload
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*out, value])

@@ -204,7 +204,7 @@ def test_unknown_device(make: Make, tiny_model: FusionModel) -> None:
 
 def test_missing_engine(tiny_model: FusionModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "installed_engines", lambda: ["torch"])
-    with pytest.raises(ValueError, match="'openvino' is not installed: pip install openvino"):
+    with pytest.raises(ValueError, match="'openvino' is not installed: pip install openvino onnx"):
         create_engine(tiny_model, engine="openvino")
 
 
@@ -331,6 +331,13 @@ def test_export_runs_elsewhere(any_model: FusionModel, tmp_path: Path) -> None:
         expected_fused, expected_labels = reference(visible, infrared)
         assert cv2.absdiff(fused[0], expected_fused).max() <= 1
         assert np.mean(labels[0] == expected_labels) >= 0.99
+
+
+def test_engines_need_all_their_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        engines.importlib.util, "find_spec", lambda name: None if name == "onnx" else object()
+    )
+    assert engines.installed_engines() == ["torch"]
 
 
 def test_export_of_nothing(tiny_model: FusionModel) -> None:
