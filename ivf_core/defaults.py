@@ -3,15 +3,15 @@
 DEFAULT_WEIGHTS = "fast"
 """The shipped weights that node and command line take where none are named."""
 
-ENGINES = ("torch", "openvino", "onnxruntime")
-"""What can run the model."""
-
 ENGINE_PACKAGES = {
     "torch": ("torch",),
     "openvino": ("openvino", "onnx"),
     "onnxruntime": ("onnxruntime", "onnx"),
 }
 """The Python packages that each engine needs, named alike in Python and on PyPI."""
+
+ENGINES = tuple(ENGINE_PACKAGES)
+"""What can run the model."""
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 """Arithmetic of the model."""

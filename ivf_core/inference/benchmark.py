@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -274,7 +275,7 @@ def _prepare(candidate: Candidate) -> tuple[Callable[[], object], dict[str, Any]
     from ivf_core.inference.engine import create_engine
     from ivf_core.inference.memory import keep_freed_memory
     from ivf_core.models.checkpoints import load_model
-    from ivf_core.models.student import MergeUp
+    from ivf_core.models.student import commute_merges
 
     if candidate.keep_memory:
         keep_freed_memory()
@@ -286,9 +287,7 @@ def _prepare(candidate: Candidate) -> tuple[Callable[[], object], dict[str, Any]
         cv2.resize(picture, candidate.size) for picture in (scene.visible, scene.infrared)
     )
     if candidate.engine == _EAGER:
-        for module in model.student.modules():
-            if isinstance(module, MergeUp):
-                module.commuted = False  # as published
+        commute_merges(model.student, False)  # as published
         if candidate.threads:
             torch.set_num_threads(candidate.threads)
     networks = [model.student, *([model.head] if candidate.head and model.head else [])]
@@ -340,12 +339,8 @@ def _peaks(side: int = 2048, times: int = 5) -> dict[str, float]:
     peaks = {}
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         a, b = torch.rand(side, side).to(dtype), torch.rand(side, side).to(dtype)
-        spent = []
-        for _ in range(times):
-            start = time.perf_counter()
-            a @ b
-            spent.append(time.perf_counter() - start)
-        peaks[name] = side**3 / min(spent)
+        multiply = partial(torch.mm, a, b)
+        peaks[name] = side**3 / min(_time(multiply) for _ in range(times))
     return peaks
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "FusionStudent",
     "MergeUp",
     "StudentOutput",
+    "commute_merges",
 ]
 
 _NEGATIVE_SLOPE = 0.01
@@ -96,6 +97,13 @@ class MergeUp(nn.Sequential):
         for module in rest:
             x = module(x)
         return x
+
+
+def commute_merges(network: nn.Module, commuted: bool) -> None:
+    """Set `commuted` on every `MergeUp` of a network."""
+    for module in network.modules():
+        if isinstance(module, MergeUp):
+            module.commuted = commuted
 
 
 def _up_to(fine: Tensor, coarse: Tensor) -> Tensor:

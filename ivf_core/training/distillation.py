@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from ivf_core.data.pairs import CropSampler, Pair, hold_out, read_pair_folder
 from ivf_core.models.checkpoints import FusionModel, load_model, save_model
-from ivf_core.models.student import STUDENTS, FusionStudent, MergeUp
+from ivf_core.models.student import STUDENTS, FusionStudent, commute_merges
 from ivf_core.training.batch_norm import freeze_norm
 from ivf_core.training.imitation import draw_pool, imitate
 from ivf_core.training.losses import relative_feature_error
@@ -223,15 +223,12 @@ def learn_alone(student: nn.Module, teacher: nn.Module, luma: Tensor, infrared: 
             regress(twin, conv, norm, target)
 
         hooks.append(last.register_forward_hook(regress_here))
-    merges = [module for module in teacher.modules() if isinstance(module, MergeUp)]
     try:
-        for merge in merges:
-            merge.commuted = False  # so that its convolution is called as one
+        commute_merges(teacher, False)  # so that their convolutions are called as one
         with torch.no_grad():
             teacher(luma, infrared)
     finally:
-        for merge in merges:
-            merge.commuted = True
+        commute_merges(teacher, True)
         for hook in hooks:
             hook.remove()
     return sum(losses) / len(losses)

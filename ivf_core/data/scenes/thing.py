@@ -7,6 +7,7 @@ A heading of 0 looks down the road, away from the camera; a quarter turn
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -24,7 +25,7 @@ _T = TypeVar("_T", bound="Thing")
 
 
 @dataclass(frozen=True)
-class Thing:
+class Thing(ABC):
     """Something in the world.
 
     Attributes:
@@ -60,8 +61,9 @@ class Thing:
         half_x, half_z = self.extent()
         return self.x - half_x, self.x + half_x, self.z - half_z, self.z + half_z
 
+    @abstractmethod
     def draw(self, canvas: Canvas) -> None:
-        raise NotImplementedError
+        """Draw it in the pictures of both cameras and in the mask."""
 
 
 def turned(heading: float, half_length: float, half_width: float) -> tuple[float, float]:
