@@ -254,6 +254,31 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-labels", action="store_true", help="leave the head out")
 
 
+def _calibrate(args: argparse.Namespace) -> int:
+    from ivf_core.data.pairs import read_pair_folder
+    from ivf_core.models.checkpoints import load_model, save_model
+    from ivf_core.training.calibration import calibrate
+
+    pairs = [pair for folder in args.pairs for pair in read_pair_folder(folder)]
+    model = calibrate(load_model(args.weights), pairs)
+    save_model(model, args.output)
+    print(f"{args.output}: weights '{model.name}', {len(model.ranges)} convolutions in 8 bits")
+    return 0
+
+
+def _add_calibrate(parser: argparse.ArgumentParser) -> None:
+    _add_weights(parser)
+    parser.add_argument(
+        "--pairs",
+        required=True,
+        nargs="+",
+        type=Path,
+        metavar="FOLDER",
+        help="with visible/ and infrared/ in it, matched by file name; 64 pairs of all are used",
+    )
+    parser.add_argument("--output", required=True, type=Path, help="safetensors file to write")
+
+
 def _no_arguments(_parser: argparse.ArgumentParser) -> None:
     pass
 
@@ -344,6 +369,13 @@ _COMMANDS = (
         "ivf export --weights sage --output sage.onnx",
         _add_export,
         _export,
+    ),
+    _Command(
+        "calibrate",
+        "find the ranges that weights need to run in 8 bits",
+        "ivf calibrate --weights mine.safetensors --pairs msrs --output mine_int8.safetensors",
+        _add_calibrate,
+        _calibrate,
     ),
     _Command(
         "train student",

@@ -13,5 +13,5 @@ ENGINE_PACKAGES = {
 ENGINES = tuple(ENGINE_PACKAGES)
 """What can run the model."""
 
-PRECISIONS = ("fp32", "bf16", "fp16")
+PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 """Arithmetic of the model."""

@@ -44,7 +44,11 @@ def tiny_model() -> FusionModel:
     """A narrow student and head with random weights: right in kind, quick to run."""
     torch.manual_seed(0)
     student = FusionStudent(8).eval().requires_grad_(False)
-    head = SegmentationHead(len(MFNET), 8, (8, 8, 8)).eval().requires_grad_(False)
+    head = (
+        SegmentationHead(len(MFNET), student.feature_channels, (8, 8, 8))
+        .eval()
+        .requires_grad_(False)
+    )
     return FusionModel(student, head, MFNET, name="tiny")
 
 

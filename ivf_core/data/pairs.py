@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from ivf_core.class_sets import UNLABELED
-from ivf_core.images.files import list_images, read_infrared, read_visible
+from ivf_core.data.scenes.textures import smoke
+from ivf_core.images.files import list_images, open_pairs, read_infrared, read_visible
 
-__all__ = ["CropSampler", "Pair", "hold_out", "read_pair_folder"]
+__all__ = ["CropSampler", "Pair", "hold_out", "read_pair_folder", "read_pair_videos"]
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def read_pair_folder(
         for folder, files in others.items():
             if stem not in files:
                 raise ValueError(f"{root / folder}: no partner for {path}")
-        luma = cv2.cvtColor(read_visible(path), cv2.COLOR_RGB2YCrCb)[..., 0].copy()
+        luma = _luma(read_visible(path))
         infrared = read_infrared(others["infrared"][stem])
         ids = _read_ids(others[labels][stem]) if labels is not None else None
         if ids is not None and confidence is not None:
@@ -73,6 +75,20 @@ def read_pair_folder(
                 )
         pairs.append(Pair(stem, luma, infrared, ids))
     return pairs
+
+
+def read_pair_videos(visible: str | Path, infrared: str | Path, every: int) -> list[Pair]:
+    """Each `every`-th frame of two videos, named by its number.
+
+    Raises:
+        ImageFileError: a video cannot be read, or their frame rates differ.
+    """
+    frames = islice(iter(open_pairs(visible, infrared)), 0, None, every)
+    return [Pair(frame.name, _luma(frame.visible), frame.infrared) for frame in frames]
+
+
+def _luma(visible: np.ndarray) -> np.ndarray:
+    return cv2.cvtColor(visible, cv2.COLOR_RGB2YCrCb)[..., 0].copy()
 
 
 def _read_ids(path: Path) -> np.ndarray:
@@ -101,6 +117,7 @@ class CropSampler:
         scales: a crop covers this range of sizes relative to `size` before it is resized.
         focus: share of crops that are centred on a pixel of an object (a class
             other than 0), where the pair has one.
+        smoke: share of crops with smoke before the visible camera.
         seed: of everything drawn.
     """
 
@@ -111,6 +128,7 @@ class CropSampler:
         *,
         scales: tuple[float, float] = (1.0, 1.0),
         focus: float = 0.0,
+        smoke: float = 0.0,
         seed: int = 0,
     ) -> None:
         if not pairs:
@@ -119,6 +137,7 @@ class CropSampler:
         self.size = size
         self.scales = scales
         self.focus = focus
+        self.smoke = smoke
         self._random = np.random.default_rng(seed)
 
     def batches(self, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -151,7 +170,20 @@ class CropSampler:
                 cv2.resize(np.ascontiguousarray(plane), (width, height), interpolation=mode)
                 for plane, mode in zip(planes, modes, strict=True)
             ]
-        return self._light(planes[0]), self._light(planes[1]), planes[2]
+        luma, infrared = self._light(planes[0]), self._light(planes[1])
+        if self.smoke and self._random.random() < self.smoke:
+            luma = self._veil(luma)
+        return luma, infrared, planes[2]
+
+    def _veil(self, luma: np.ndarray) -> np.ndarray:
+        """Thin to dense smoke of one grey, in billows."""
+        random = self._random
+        down, across = random.integers(0, 512, 2)
+        billows = np.roll(smoke(), (-down, -across), axis=(0, 1))
+        billows = cv2.resize(billows, luma.shape[::-1], interpolation=cv2.INTER_LINEAR)
+        density = random.uniform(0.1, 0.9) + random.uniform(0.05, 0.2) * billows
+        density = density.clip(0, 1).astype(np.float32)
+        return luma + density * (np.float32(random.uniform(0.3, 0.95)) - luma)
 
     def _corner(self, labels: np.ndarray, cut: tuple[int, int]) -> tuple[int, int]:
         """Top and left of a crop of size `cut`."""

@@ -51,6 +51,7 @@ def export_onnx(
     fused: bool = True,
     labels: bool = True,
     dtype: torch.dtype = torch.float32,
+    int8: bool = False,
 ) -> bytes:
     """Write `FusionGraph` of a model as ONNX.
 
@@ -63,15 +64,16 @@ def export_onnx(
         model: the networks; they stay as they are.
         fused, labels: which outputs; labels only where the model has a head.
         dtype: of the networks inside the graph.
+        int8: with QuantizeLinear and DequantizeLinear around the 8-bit convolutions.
 
     Raises:
-        ValueError: no output is left.
+        ValueError: no output is left, or int8 for a model without ranges.
     """
     labels = labels and model.head is not None
     names = [name for name, wanted in zip(OUTPUT_NAMES, (fused, labels), strict=True) if wanted]
     if not names:
         raise ValueError("fused and labels: expected at least one output that the model has")
-    graph = _Outputs(FusionGraph(model, dtype).to("cpu").eval(), fused, labels)
+    graph = _Outputs(FusionGraph(model, dtype, int8=int8).to("cpu").eval(), fused, labels)
     example = (
         torch.zeros(1, *_TRACED_SIZE, 3, dtype=torch.uint8),
         torch.zeros(1, *_TRACED_SIZE, dtype=torch.uint8),

@@ -18,6 +18,7 @@ __all__ = ["OnnxStore"]
 _SOURCES = (
     "ivf_core.inference.export",
     "ivf_core.models.graph",
+    "ivf_core.models.quantization",
     "ivf_core.models.segmentation",
     "ivf_core.models.student",
 )
@@ -31,7 +32,7 @@ class OnnxStore:
         cache: where exports are kept.
 
     Attributes:
-        fingerprint: SHA-256 of the weights, the class set and the code that exports them.
+        fingerprint: SHA-256 of weights, ranges, class set and the code that exports them.
     """
 
     def __init__(self, model: FusionModel, cache: ArtifactCache) -> None:
@@ -39,7 +40,14 @@ class OnnxStore:
         self._cache = cache
         self.fingerprint = _fingerprint(model)
 
-    def get(self, fused: bool, labels: bool, dtype: torch.dtype = torch.float32) -> bytes:
+    def get(
+        self,
+        fused: bool,
+        labels: bool,
+        dtype: torch.dtype = torch.float32,
+        *,
+        int8: bool = False,
+    ) -> bytes:
         """The ONNX file with these outputs, as `export_onnx` writes it."""
         key = {
             "kind": "onnx",
@@ -47,9 +55,11 @@ class OnnxStore:
             "graph": self.fingerprint,
             "outputs": [fused, labels],
             "dtype": str(dtype),
+            "int8": int8,
         }
         return self._cache.get(
-            key, lambda: export_onnx(self._model, fused=fused, labels=labels, dtype=dtype)
+            key,
+            lambda: export_onnx(self._model, fused=fused, labels=labels, dtype=dtype, int8=int8),
         )
 
 
@@ -62,4 +72,5 @@ def _fingerprint(model: FusionModel) -> str:
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     digest.update(model.class_set.to_json().encode() if model.class_set else b"")
+    digest.update(repr(sorted(model.ranges.items())).encode())
     return digest.hexdigest()

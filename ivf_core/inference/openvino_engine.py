@@ -38,12 +38,14 @@ class OpenVinoEngine:
     Args:
         model: the networks.
         device: "auto" or "cpu"; "gpu" is an Intel GPU.
-        precision: "fp32", "bf16" or "fp16"; OpenVINO lowers what it can.
+        precision: "fp32", "bf16", "fp16", or "int8" for calibrated weights; OpenVINO lowers
+            what it can. What int8 leaves runs in bf16 where the device has it.
         threads: of a CPU; 0 leaves it to OpenVINO.
         cache: where compiled models are kept.
 
     Raises:
-        ValueError: another device, or one that OpenVINO does not find.
+        ValueError: another device, one that OpenVINO does not find, or int8 for weights that
+            are not calibrated.
     """
 
     name = "openvino"
@@ -68,13 +70,19 @@ class OpenVinoEngine:
         self.precision = precision
         abilities = self._core.get_property(self._device_name, "OPTIMIZATION_CAPABILITIES")
         self.native_precisions: tuple[str, ...] = tuple(
-            p for p in ("bf16", "fp16") if p.upper() in abilities
+            p
+            for p in ("int8", "bf16", "fp16")
+            if p.upper() in abilities and (p != "int8" or model.ranges)
         )
+        hint = precision
+        if precision == "int8":
+            model.calibrated_ranges()  # says so here where there are none
+            hint = "bf16" if "bf16" in self.native_precisions else "fp32"
         self._has_head = model.head is not None
         self._cache = cache if cache is not None else ArtifactCache()
         self._onnx = OnnxStore(model, self._cache)
         self._config: dict[str, object] = {
-            "INFERENCE_PRECISION_HINT": _HINTS[precision],
+            "INFERENCE_PRECISION_HINT": _HINTS[hint],
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
         }
@@ -123,6 +131,7 @@ class OpenVinoEngine:
             "version": openvino.get_version(),
             "processor": self._core.get_property(self._device_name, "FULL_DEVICE_NAME"),
             "graph": self._onnx.fingerprint,
+            "precision": self.precision,
             "outputs": [fused, labels],
             "size": list(size),
             "config": {name: str(value) for name, value in self._config.items()},
@@ -146,6 +155,6 @@ class OpenVinoEngine:
         return compiled
 
     def _compile_anew(self, size: tuple[int, ...], fused: bool, labels: bool) -> CompiledModel:
-        model = self._core.read_model(self._onnx.get(fused, labels))
+        model = self._core.read_model(self._onnx.get(fused, labels, int8=self.precision == "int8"))
         model.reshape({"visible": [1, *size, 3], "infrared": [1, *size]})
         return self._core.compile_model(model, self._device_name, self._config)

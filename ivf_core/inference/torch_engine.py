@@ -55,7 +55,7 @@ class TorchEngine:
         threads: of a CPU, for the whole process; 0 leaves PyTorch's own number.
 
     Raises:
-        ValueError: a device that is not there, or fp16 on a CPU.
+        ValueError: a device that is not there, another precision, or fp16 on a CPU.
     """
 
     name = "torch"
@@ -68,6 +68,9 @@ class TorchEngine:
         threads: int = 0,
     ) -> None:
         chosen = choose_device(device)
+        if precision not in _DTYPES:
+            has = "fp32 and bf16 on a CPU, fp16 as well on CUDA"
+            raise ValueError(f"precision '{precision}': PyTorch has {has}")
         self._device = chosen
         self.device = str(chosen)
         self.precision = precision

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ivf_core.class_sets import ClassSet
 from ivf_core.images.files import atomic_path
+from ivf_core.models.quantization import Ranges
 from ivf_core.models.segmentation import SegmentationHead
 from ivf_core.models.student import STUDENTS, FastStudent, FusionStudent
 
@@ -60,6 +61,8 @@ class FusionModel:
         class_set: the classes of the head's logits, or None without a head.
         name: what the user called the weights, for logs.
         metadata: what else the file says, such as where the weights come from.
+        ranges: of the inputs of convolutions that can run in 8 bits; empty where the weights
+            have not been calibrated.
     """
 
     student: FusionStudent | FastStudent
@@ -67,6 +70,7 @@ class FusionModel:
     class_set: ClassSet | None = None
     name: str = "unnamed"
     metadata: dict[str, str] = field(default_factory=dict)
+    ranges: Ranges = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if (self.head is None) != (self.class_set is None):
@@ -76,6 +80,18 @@ class FusionModel:
     def structure(self) -> str:
         """The student's structure, one of `STUDENTS`."""
         return next(name for name, kind in STUDENTS.items() if type(self.student) is kind)
+
+    def calibrated_ranges(self) -> Ranges:
+        """`ranges`.
+
+        Raises:
+            ValueError: there are none.
+        """
+        if not self.ranges:
+            raise ValueError(
+                f"precision 'int8': weights '{self.name}' are not calibrated (ivf calibrate)"
+            )
+        return self.ranges
 
 
 def shipped_weights() -> dict[str, Path]:
@@ -135,6 +151,8 @@ def save_model(model: FusionModel, path: str | os.PathLike[str], **metadata: str
         "ivf_structure": model.structure,
         "ivf_student": json.dumps(_options_of(model.student)),
     }
+    if model.ranges:
+        entries["ivf_ranges"] = json.dumps(model.ranges)
     if model.head is not None and model.class_set is not None:
         tensors |= {f"head.{k}": v for k, v in model.head.state_dict().items()}
         entries["ivf_head"] = json.dumps(
@@ -146,11 +164,10 @@ def save_model(model: FusionModel, path: str | os.PathLike[str], **metadata: str
         temporary.write_bytes(save(tensors, metadata=entries))
 
 
-def _options_of(student: FusionStudent | FastStudent) -> dict[str, int]:
-    options = {"channels": student.channels}
+def _options_of(student: FusionStudent | FastStudent) -> dict[str, object]:
     if isinstance(student, FastStudent):
-        options["convolutions"] = student.convolutions
-    return options
+        return {"widths": student.widths, "convolutions": student.convolutions}
+    return {"channels": student.channels}
 
 
 def _load_safetensors(path: Path, name: str) -> FusionModel:
@@ -182,10 +199,10 @@ def _load_safetensors(path: Path, name: str) -> FusionModel:
         options = entries["ivf_head"]
         with _built_from("ivf_head", options, path):
             head = SegmentationHead(len(class_set), **json.loads(options), layout=student.layout)
-        if head.feature_channels != student.channels:
+        if head.feature_channels != student.feature_channels:
             raise WeightsError(
                 f"weights '{path}': the head expects {head.feature_channels} feature channels, "
-                f"the student has {student.channels}"
+                f"the student has {student.feature_channels}"
             )
         _fill(head, tensors, "head.", path)
     known = ("student.",) if head is None else ("student.", "head.")
@@ -195,7 +212,11 @@ def _load_safetensors(path: Path, name: str) -> FusionModel:
             f"found {', '.join(left_over)}"
         )
     notes = {key: value for key, value in entries.items() if not key.startswith("ivf_")}
-    return FusionModel(student, head, class_set, name, notes)
+    written = entries.get("ivf_ranges", "{}")
+    with _built_from("ivf_ranges", written, path):
+        pairs = json.loads(written).items()
+        ranges = {str(name): (float(low), float(high)) for name, (low, high) in pairs}
+    return FusionModel(student, head, class_set, name, notes, ranges)
 
 
 def _entry(entries: dict[str, str], key: str, path: Path) -> str:

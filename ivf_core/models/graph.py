@@ -8,15 +8,19 @@ an export is a single file.
 from __future__ import annotations
 
 import copy
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ivf_core.models.checkpoints import FusionModel
-from ivf_core.models.segmentation import LABEL_STRIDE
+from ivf_core.models.quantization import quantize_convolutions
+from ivf_core.models.segmentation import LABEL_STRIDE, SegmentationHead
 
 __all__ = ["MINIMUM_SIZE", "FusionGraph", "fold_batch_norm", "luma_chroma", "recolor"]
+
+Network = TypeVar("Network", bound=nn.Module)
 
 MINIMUM_SIZE = 16
 """Smallest height and width: the head's context reaches 1/16."""
@@ -73,13 +77,23 @@ class FusionGraph(nn.Module):
     Args:
         model: copied; BatchNorm is folded into the convolutions of the copy.
         dtype: of the networks; colour stays in float32.
+        int8: round what the model's 8-bit convolutions compute with.
+
+    Raises:
+        ValueError: int8 for a model without ranges.
     """
 
-    def __init__(self, model: FusionModel, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, model: FusionModel, dtype: torch.dtype = torch.float32, *, int8: bool = False
+    ) -> None:
         super().__init__()
         self.dtype = dtype
         self.student = fold_batch_norm(model.student).to(dtype)
-        self.head = fold_batch_norm(model.head).to(dtype) if model.head is not None else None
+        self.head: SegmentationHead | None = None
+        if model.head is not None:
+            self.head = fold_batch_norm(model.head).to(dtype)
+        if int8:
+            quantize_convolutions(self, model.calibrated_ranges())
         self.requires_grad_(False)
 
     def forward(
@@ -107,14 +121,14 @@ class FusionGraph(nn.Module):
             fused = recolor(out.fused.float(), cr, cb).to(torch.uint8).permute(0, 2, 3, 1)
             fused = fused.contiguous()  # here, where all threads share the work
         if want_labels and self.head is not None:
-            labels = self.head(out.features).argmax(dim=1).to(torch.uint8)
+            labels = self.head.class_ids(out.features)
             height, width = infrared.shape[1:]
             labels = labels[:, : height // LABEL_STRIDE, : width // LABEL_STRIDE]
             labels = labels.contiguous()
         return fused, labels
 
 
-def fold_batch_norm(module: nn.Module) -> nn.Module:
+def fold_batch_norm(module: Network) -> Network:
     """A copy of `module` whose BatchNorms are folded into the convolutions before them."""
     module = copy.deepcopy(module).eval()
     for sequence in module.modules():

@@ -66,7 +66,7 @@ class SegmentationHead(nn.Module):
 
     Args:
         num_classes: number of logits.
-        feature_channels: width of the student's features.
+        feature_channels: of the student's five features.
         widths: channels at 1/4, 1/8 and 1/16.
         layout: where the student's features lie.
     """
@@ -74,7 +74,7 @@ class SegmentationHead(nn.Module):
     def __init__(
         self,
         num_classes: int,
-        feature_channels: int = 32,
+        feature_channels: Sequence[int] = (32, 32, 32, 32, 32),
         widths: Sequence[int] = (56, 80, 96),
         layout: FeatureLayout = FusionStudent.layout,
     ) -> None:
@@ -82,13 +82,17 @@ class SegmentationHead(nn.Module):
         if num_classes < 2:
             raise ValueError(f"num_classes must be at least 2, got {num_classes}")
         self.num_classes = num_classes
-        self.feature_channels = feature_channels
+        self.feature_channels = tuple(feature_channels)
         self.widths = tuple(widths)
         quarter, eighth, sixteenth = self.widths
         self.layout = layout
         # What is coarser than 1/4 is part of the features that follow it.
-        gathered = sum(stride <= 4 for stride in layout.strides)
-        self.gather = _conv_unit(gathered * feature_channels, quarter, 1)
+        gathered = sum(
+            channels
+            for channels, stride in zip(feature_channels, layout.strides, strict=True)
+            if stride <= 4
+        )
+        self.gather = _conv_unit(gathered, quarter, 1)
         self.encode4 = _ResidualUnit(quarter)
         self.down8 = _conv_unit(quarter, eighth, stride=2)
         self.encode8 = _ResidualUnit(eighth)
@@ -107,9 +111,10 @@ class SegmentationHead(nn.Module):
         if self.subpixel:
             self.classify = nn.Conv2d(quarter, 4 * num_classes, 1)
         else:
-            self.merge2 = _merge_unit(quarter + feature_channels, feature_channels)
-            self.decode2 = _conv_unit(feature_channels, feature_channels)
-            self.classify = nn.Conv2d(feature_channels, num_classes, 1)
+            half = feature_channels[3]
+            self.merge2 = _merge_unit(quarter + half, half)
+            self.decode2 = _conv_unit(half, half)
+            self.classify = nn.Conv2d(half, num_classes, 1)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Logits of a batch.
@@ -121,6 +126,33 @@ class SegmentationHead(nn.Module):
         Returns:
             N x num_classes x H/2 x W/2 float, sizes rounded as the features' are.
         """
+        return self._to_places(self._logits(features), features)
+
+    def class_ids(self, features: Sequence[Tensor]) -> Tensor:
+        """The class with the largest logit, the first of several, N x H/2 x W/2 uint8.
+
+        Comparisons, not argmax: OpenVINO sorts for that, which takes as long as a convolution.
+        """
+        logits = self._logits(features)
+        if self.subpixel:
+            logits = logits.unflatten(1, (self.num_classes, LABEL_STRIDE**2))
+        best, second, *others = logits.unbind(dim=1)
+        ids = (second > best).to(logits.dtype)
+        best = torch.maximum(best, second)
+        for class_id, logit in enumerate(others, start=2):
+            ids = torch.where(logit > best, class_id, ids)
+            best = torch.maximum(best, logit)
+        ids = ids.to(torch.uint8)
+        return self._to_places(ids, features).squeeze(1) if self.subpixel else ids
+
+    def _to_places(self, x: Tensor, features: Sequence[Tensor]) -> Tensor:
+        """From 1/4 to 1/2, where four sub-pixels lie one behind the other."""
+        if not self.subpixel:
+            return x
+        height, width = features[4].shape[-2:]
+        return F.pixel_shuffle(x, LABEL_STRIDE)[..., :height, :width]
+
+    def _logits(self, features: Sequence[Tensor]) -> Tensor:
         strides, round_up = self.layout
         gathered = [
             _to_quarter(feature, stride, round_up)
@@ -135,9 +167,7 @@ class SegmentationHead(nn.Module):
         y8 = self.decode8(self.merge8(x16, x8))
         y4 = self.decode4(self.merge4(y8, x4))
         if self.subpixel:
-            logits = F.pixel_shuffle(self.classify(y4), 2)
-            height, width = features[4].shape[-2:]
-            return logits[..., :height, :width]
+            return self.classify(y4)
         y2 = self.decode2(self.merge2(y4, features[3]))
         return self.classify(y2)
 

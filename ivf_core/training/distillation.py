@@ -21,10 +21,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ivf_core.data.pairs import CropSampler, Pair, hold_out, read_pair_folder
+from ivf_core.data.pairs import (
+    CropSampler,
+    Pair,
+    hold_out,
+    read_pair_folder,
+    read_pair_videos,
+)
 from ivf_core.models.checkpoints import FusionModel, load_model, save_model
 from ivf_core.models.student import STUDENTS, FusionStudent, commute_merges
 from ivf_core.training.batch_norm import freeze_norm
+from ivf_core.training.calibration import calibrate
 from ivf_core.training.imitation import draw_pool, imitate
 from ivf_core.training.losses import relative_feature_error
 from ivf_core.training.recipes import data_directory, provenance
@@ -39,7 +46,7 @@ class StudentRecipe:
     reference: str
     """Weights to learn from: shipped name, or a file relative to the data directory."""
     folders: tuple[str, ...]
-    """Folders of pairs, relative to the data directory."""
+    """Folders of pairs, relative to the data directory; one named twice counts twice."""
     output: str
     """The weights file to write."""
     structure: str = "sage"
@@ -54,7 +61,7 @@ class StudentRecipe:
     """Height and width of a crop in pixels."""
     learning_rate: float = 2e-3
     """sage: of Adam, falling to `final_learning_rate` along a cosine; fast: the highest of
-    AdamW's, in one cycle."""
+    Muon's, in one cycle."""
     final_learning_rate: float = 1e-5
     """sage only."""
     alone_until: float = 0.75
@@ -65,10 +72,14 @@ class StudentRecipe:
     """Weight of the relative error of the five features, end to end; sage only."""
     output_weight: float = 20.0
     """Weight of the absolute error of the fused luma, end to end; sage only."""
+    videos: tuple[str, ...] = ()
+    """fast only: pairs of videos, named NAME_visible.mp4 and NAME_infrared.mp4, by NAME."""
+    video_step: int = 15
+    """Each n-th frame of the videos is taken."""
+    smoke: float = 0.0
+    """fast only: share of crops with smoke before the visible camera."""
     pool: int = 2000
-    """fast only: crops that the reference sees; the student learns from parts of them."""
-    part: int = 128
-    """fast only: height and width of these parts in pixels."""
+    """fast only: crops that the reference sees, once; the student sees each several times."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -78,11 +89,9 @@ class StudentRecipe:
             raise ValueError("steps and batch_size must be at least 1")
         if min(self.crop) < 16:
             raise ValueError(f"crop must be at least 16 x 16 pixels, got {self.crop}")
-        if self.pool < 1:
-            raise ValueError(f"pool must be at least 1, got {self.pool}")
-        if self.structure == "fast" and not 16 <= self.part <= min(self.crop):
-            raise ValueError(f"part must be 16 to {min(self.crop)}, as crop is, got {self.part}")
-        for name in ("alone_until", "freeze_norm_at"):
+        if self.pool < 1 or self.video_step < 1:
+            raise ValueError("pool and video_step must be at least 1")
+        for name in ("alone_until", "freeze_norm_at", "smoke"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
 
@@ -118,15 +127,24 @@ def train_student(recipe: StudentRecipe) -> dict[str, float]:
             raise ValueError(f"reference '{recipe.reference}': not of the structure sage")
         _learn_from_twin(student, teacher, training, recipe, device)
     else:
+        for name in recipe.videos:
+            training += read_pair_videos(
+                f"{root / name}_visible.mp4", f"{root / name}_infrared.mp4", recipe.video_step
+            )
         pool = draw_pool(
-            teacher, training, recipe.pool, recipe.crop, seed=recipe.seed, device=device
+            teacher,
+            training,
+            recipe.pool,
+            recipe.crop,
+            smoke=recipe.smoke,
+            seed=recipe.seed,
+            device=device,
         )
         imitate(
             student,
             pool,
             steps=recipe.steps,
             batch_size=recipe.batch_size,
-            crop=recipe.part,
             learning_rate=recipe.learning_rate,
             freeze_norm_at=recipe.freeze_norm_at,
             seed=recipe.seed,
@@ -138,7 +156,7 @@ def train_student(recipe: StudentRecipe) -> dict[str, float]:
         folder: luma_psnr(student, teacher, pairs, device) for folder, pairs in kept_out.items()
     }
     save_model(
-        FusionModel(student.to("cpu")),
+        calibrate(FusionModel(student.to("cpu")), training),
         recipe.output,
         source=f"distilled from {Path(recipe.reference).name} in {recipe.steps} steps",
         **origin,

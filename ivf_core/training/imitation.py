@@ -2,7 +2,9 @@
 
 Where no layer has a twin in the reference, only the output can be imitated. The
 reference costs many times what the student does, so it runs once over a pool of
-crops, and the student then sees parts of these again and again.
+crops, and the student then sees these again and again. It sees them whole: a network's
+answer near a border comes from the padding too, and a part would have borders that the
+reference never saw.
 """
 
 from __future__ import annotations
@@ -13,12 +15,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from ivf_core.data.pairs import CropSampler, Pair
 from ivf_core.training.batch_norm import freeze_norm
 from ivf_core.training.losses import mean_psnr_loss
+from ivf_core.training.muon import OneCycleMuon
 
 __all__ = ["Pool", "draw_pool", "imitate"]
 
@@ -43,6 +46,7 @@ def draw_pool(
     count: int,
     size: tuple[int, int],
     *,
+    smoke: float = 0.0,
     seed: int = 0,
     device: torch.device | None = None,
 ) -> Pool:
@@ -52,9 +56,10 @@ def draw_pool(
         reference: a student in evaluation mode, on `device`.
         count: of crops, rounded up to batches of 8.
         size: height and width of a crop.
+        smoke: share of crops with smoke before the visible camera.
     """
     batch = 8
-    batches = CropSampler(pairs, size, scales=(0.8, 1.6), seed=seed).batches(batch)
+    batches = CropSampler(pairs, size, scales=(0.8, 1.6), smoke=smoke, seed=seed).batches(batch)
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     for _ in tqdm(range(math.ceil(count / batch)), desc="draw crops", mininterval=5):
         luma, infrared = (np.rint(part * 255).astype(np.uint8) for part in next(batches)[:2])
@@ -70,67 +75,38 @@ def imitate(
     *,
     steps: int,
     batch_size: int,
-    crop: int,
     learning_rate: float,
     freeze_norm_at: float,
     seed: int = 0,
     device: torch.device | None = None,
 ) -> None:
-    """Train `student` on parts of the pool's crops for the best mean PSNR.
+    """Train `student` on the pool's crops for the best mean PSNR.
 
     Args:
         student: on `device`; its parameters change in place.
-        crop: height and width of the parts.
-        learning_rate: the highest of AdamW's, in one cycle.
+        learning_rate: the highest of Muon's, in one cycle.
         freeze_norm_at: share of the steps after which BatchNorm keeps its statistics.
 
     Raises:
         FloatingPointError: the loss is no longer finite.
-        ValueError: the pool's crops are smaller than `crop`.
+        ValueError: PyTorch has no Muon.
     """
-    height, width = pool.luma.shape[1:]
-    if crop > min(height, width):
-        raise ValueError(f"crop is {crop}, expected at most {min(height, width)}")
     random = np.random.default_rng(seed)
     kind = device.type if device is not None else "cpu"
-    optimizer = torch.optim.AdamW(student.parameters(), lr=learning_rate, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, learning_rate, total_steps=max(steps, 20), pct_start=0.1
-    )
+    optimizer = OneCycleMuon(student, steps, learning_rate=learning_rate)
     for step in (progress := tqdm(range(steps), desc="student", mininterval=5)):
         student.train()
         if step >= freeze_norm_at * steps:
             freeze_norm(student)
+        chosen = random.integers(0, len(pool.luma), batch_size)
         luma, infrared, target = (
-            part.to(device) for part in _parts(pool, batch_size, crop, random)
+            torch.from_numpy(plane[chosen][:, None]).to(device).float() for plane in pool
         )
         with torch.autocast(kind, torch.bfloat16):
             fused = student(luma / 255, infrared / 255).fused
         loss = mean_psnr_loss(fused.float(), target)
         if not torch.isfinite(loss):
             raise FloatingPointError(f"step {step}: the loss is {loss.item()}")
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(student.parameters(), 5.0)
-        optimizer.step()
-        schedule.step()
+        optimizer.step(loss)
         if step % 50 == 0:
             progress.set_postfix(psnr=f"{-loss.item():.2f}")
-
-
-def _parts(pool: Pool, count: int, crop: int, random: np.random.Generator) -> list[Tensor]:
-    """The same random parts of random crops, each N x 1 x crop x crop float32."""
-    height, width = pool.luma.shape[1:]
-    places = [
-        (n, slice(y, y + crop), slice(x, x + crop))
-        for n, y, x in zip(
-            random.integers(0, len(pool.luma), count),
-            random.integers(0, height - crop + 1, count),
-            random.integers(0, width - crop + 1, count),
-            strict=True,
-        )
-    ]
-    return [
-        torch.from_numpy(np.stack([plane[place] for place in places])[:, None]).float()
-        for plane in pool
-    ]

@@ -26,7 +26,9 @@ from ivf_core.models.checkpoints import load_model, save_model
 from ivf_core.models.graph import fold_batch_norm
 from ivf_core.models.segmentation import LABEL_STRIDE, SegmentationHead
 from ivf_core.training.batch_norm import freeze_norm
+from ivf_core.training.calibration import calibrate
 from ivf_core.training.losses import dice_loss, ohem_cross_entropy
+from ivf_core.training.muon import OneCycleMuon
 from ivf_core.training.recipes import data_directory, provenance
 
 __all__ = ["HeadRecipe", "background_offset", "class_weights", "score_head", "train_head"]
@@ -83,10 +85,10 @@ class HeadRecipe:
     balance: float = 0.25
     """Exponent on the class weights of the cross-entropy: 0 counts all pixels the same,
     1 is ENet's weighting, which with so much background paints objects too large."""
-    learning_rate: float = 3e-3
-    """The highest of AdamW's, in one cycle."""
+    learning_rate: float = 2e-2
+    """The highest of Muon's, in one cycle."""
     weight_decay: float = 1e-2
-    """Of AdamW."""
+    """Of Muon and AdamW."""
     average_decay: float = 0.999
     """Of the moving average of the weights, which is what ships."""
     bfloat16: bool = True
@@ -135,7 +137,7 @@ def train_head(recipe: HeadRecipe) -> dict[str, dict[str, float]]:
     model = load_model(recipe.student)
     student = fold_batch_norm(model.student).to(device).to(memory_format=torch.channels_last)
     head = SegmentationHead(
-        len(class_set), model.student.channels, recipe.widths, model.student.layout
+        len(class_set), model.student.feature_channels, recipe.widths, model.student.layout
     )
     if recipe.start_from_head:
         if model.head is None or model.class_set != class_set:
@@ -158,14 +160,8 @@ def train_head(recipe: HeadRecipe) -> dict[str, dict[str, float]]:
         multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.average_decay),
         use_buffers=True,
     )
-    optimizer = torch.optim.AdamW(
-        head.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer,
-        recipe.learning_rate,
-        total_steps=recipe.steps,
-        pct_start=max(0.1, 2 / (recipe.steps + 1)),
+    optimizer = OneCycleMuon(
+        head, recipe.steps, learning_rate=recipe.learning_rate, weight_decay=recipe.weight_decay
     )
     for step in (progress := tqdm(range(recipe.steps), desc="head", mininterval=5)):
         head.train()
@@ -190,10 +186,7 @@ def train_head(recipe: HeadRecipe) -> dict[str, dict[str, float]]:
             loss = loss + recipe.dice * dice_loss(logits.float(), targets)
         if not torch.isfinite(loss):
             raise FloatingPointError(f"step {step}: the loss is {loss.item()}")
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
+        optimizer.step(loss)
         average.update_parameters(head)
         if step % 50 == 0:
             progress.set_postfix(loss=f"{loss.item():.3f}")
@@ -212,7 +205,7 @@ def train_head(recipe: HeadRecipe) -> dict[str, dict[str, float]]:
             student, trained, held_out, class_set.names, device
         )
     save_model(
-        replace(model, head=trained.to("cpu"), class_set=class_set),
+        calibrate(replace(model, head=trained.to("cpu"), class_set=class_set), [*real, *scenes]),
         recipe.output,
         head_source=f"{recipe.steps} steps on {recipe.folder} {recipe.labels} "
         f"and {recipe.scenes} synthetic scenes",

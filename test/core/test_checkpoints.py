@@ -136,8 +136,10 @@ def test_bad_safetensors(spoil: object, message: str, tiny_weights: Path, tmp_pa
         ("ivf_class_set", '{"name": "x", "names": ["a", "b"], "colors": []}', "2 names but 0"),
         ("ivf_class_set", '{"name": "x", "names": ["a", "b"], "colors": [0, 0]}', "ivf_class_set"),
         ("ivf_head", "null", "metadata ivf_head is 'null', expected JSON"),
-        ("ivf_head", '{"feature_channels": 8, "widths": [8]}', "metadata ivf_head is"),
-        ("ivf_head", '{"feature_channels": 4, "widths": [8, 8, 8]}', "4 feature channels"),
+        ("ivf_head", '{"feature_channels": [8, 8, 8, 8, 8], "widths": [8]}', "ivf_head is"),
+        ("ivf_head", '{"feature_channels": [4, 4, 4, 4, 4], "widths": [8, 8, 8]}', "expects .*4"),
+        ("ivf_ranges", "[1]", "metadata ivf_ranges is"),
+        ("ivf_ranges", '{"student.stages.0.0": [0]}', "metadata ivf_ranges is"),
     ],
 )
 def test_bad_metadata(
@@ -145,7 +147,7 @@ def test_bad_metadata(
 ) -> None:
     path = tmp_path / "bad.safetensors"
     tensors, metadata = parts(tiny_weights)
-    metadata.pop(key)
+    metadata.pop(key, None)
     save_file(tensors, path, metadata if value is None else {**metadata, key: value})
     with pytest.raises(WeightsError, match=f"bad.safetensors.*{message}"):
         load_model(path)

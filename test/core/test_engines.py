@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from networks import small_student
 
 from ivf_core.class_sets import MFNET, ClassSet
 from ivf_core.cli import main
@@ -51,11 +52,11 @@ def pictures(height: int, width: int, seed: int = 0) -> tuple[np.ndarray, np.nda
 def any_model(request: pytest.FixtureRequest) -> FusionModel:
     """Each structure, with random weights where they start at zero."""
     torch.manual_seed(1)
-    student = STUDENTS[request.param](8)
+    student = small_student(request.param, 8)
     for parameter in student.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1)
-    head = SegmentationHead(len(MFNET), 8, (8, 8, 8), student.layout)
+    head = SegmentationHead(len(MFNET), student.feature_channels, (8, 8, 8), student.layout)
     for network in (student, head):
         network.eval().requires_grad_(False)
     return FusionModel(student, head, MFNET, name=request.param)

@@ -220,7 +220,7 @@ def test_student_and_head_train(
     torch.nn.init.constant_(reference.decoder.bias, 0.5)  # type: ignore[arg-type]
     save_model(FusionModel(reference), tmp_path / "reference.safetensors")
     fields = dict(folders=("pairs",), reference="reference.safetensors", hold_out_every=4,
-                  crop=(32, 32), batch_size=2, structure=structure, pool=8, part=32)  # fmt: skip
+                  crop=(32, 32), batch_size=2, structure=structure, pool=8)  # fmt: skip
     scores = []
     for steps in (1, 40):
         recipe = StudentRecipe(output=str(tmp_path / "student.safetensors"), steps=steps, **fields)  # type: ignore[arg-type]

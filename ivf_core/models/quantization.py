@@ -1,0 +1,148 @@
+"""8-bit convolutions: what each of them sees on real pairs, and the rounding in the graph.
+
+Inputs are rounded to 256 levels of the range that calibration has seen, weights to 255
+levels around zero for each output channel (Nagel et al., "A White Paper on Neural Network
+Quantization", 2021, section 2). PyTorch computes with the rounded values; an export says
+QuantizeLinear and DequantizeLinear, from which an engine knows that integers will do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+__all__ = ["QuantizedConv2d", "Ranges", "observe_ranges", "quantize_convolutions"]
+
+Ranges = dict[str, tuple[float, float]]
+"""Lowest and highest input of convolutions, by their names in a network."""
+
+_INPUT_LEVELS = 255
+_WEIGHT_LEVELS = 127
+_LEAST_CHANNELS = 16
+
+
+class QuantizedConv2d(nn.Conv2d):
+    """A convolution of 8-bit inputs and weights.
+
+    Args:
+        conv: what it computes otherwise; its weights and bias are shared.
+        low, high: range of its input; widened to hold 0, which padding needs.
+
+    Raises:
+        ValueError: the range is empty or not finite.
+    """
+
+    weight_scales: Tensor
+    weight_zeros: Tensor
+
+    def __init__(self, conv: nn.Conv2d, low: float, high: float) -> None:
+        low, high = min(low, 0.0), max(high, 0.0)
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise ValueError(f"range {low} to {high} of an 8-bit input: expected finite, not empty")
+        super().__init__(
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,  # type: ignore[arg-type]
+            conv.stride,  # type: ignore[arg-type]
+            conv.padding,  # type: ignore[arg-type]
+            conv.dilation,  # type: ignore[arg-type]
+            bias=False,
+        )
+        self.weight, self.bias = conv.weight, conv.bias
+        self.scale = (high - low) / _INPUT_LEVELS
+        self.zero_point = round(-low / self.scale)
+        largest = conv.weight.detach().abs().amax(dim=(1, 2, 3)).float().clamp_min(1e-12)
+        self.register_buffer("weight_scales", largest / _WEIGHT_LEVELS)
+        self.register_buffer("weight_zeros", torch.zeros_like(largest, dtype=torch.int32))
+
+    def forward(self, input: Tensor) -> Tensor:
+        """N x C x H x W to what the convolution makes of it."""
+        x = torch.fake_quantize_per_tensor_affine(
+            input, self.scale, self.zero_point, 0, _INPUT_LEVELS
+        )
+        # ONNX has -128 as well, which the scales never reach.
+        weight = torch.fake_quantize_per_channel_affine(
+            self.weight,
+            self.weight_scales,
+            self.weight_zeros,
+            0,
+            -_WEIGHT_LEVELS - 1,
+            _WEIGHT_LEVELS,
+        )
+        return self._conv_forward(x, weight, self.bias)
+
+
+def observe_ranges(
+    student: nn.Module, head: nn.Module | None, pairs: Iterable[tuple[np.ndarray, np.ndarray]]
+) -> Ranges:
+    """Run the networks on pairs and note what their 3x3 convolutions are given.
+
+    Those that read or write few channels are left out: they are cheap, and the eye sees
+    what they lose.
+
+    Args:
+        student, head: in evaluation mode.
+        pairs: luma and infrared, each H x W uint8.
+
+    Returns:
+        Ranges by name, "student." or "head." before it.
+
+    Raises:
+        ValueError: there are no pairs.
+    """
+    ranges: Ranges = {}
+
+    def watch(name: str) -> object:
+        def note(_conv: nn.Module, inputs: tuple[Tensor]) -> None:
+            low, high = (value.item() for value in torch.aminmax(inputs[0]))
+            before = ranges.get(name, (low, high))
+            ranges[name] = (min(low, before[0]), max(high, before[1]))
+
+        return note
+
+    networks = {"student": student, **({"head": head} if head is not None else {})}
+    hooks = [
+        conv.register_forward_pre_hook(watch(f"{prefix}.{name}"))  # type: ignore[arg-type]
+        for prefix, network in networks.items()
+        for name, conv in network.named_modules()
+        if isinstance(conv, nn.Conv2d)
+        and conv.kernel_size == (3, 3)
+        and min(conv.in_channels, conv.out_channels) >= _LEAST_CHANNELS
+    ]
+    device = next(student.parameters()).device
+    seen = False
+    try:
+        with torch.inference_mode():
+            for planes in pairs:
+                seen = True
+                luma, infrared = (
+                    torch.from_numpy(plane).to(device)[None, None].float() / 255 for plane in planes
+                )
+                features = student(luma, infrared).features
+                if head is not None:
+                    head(features)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not seen:
+        raise ValueError("calibration needs at least one pair")
+    return ranges
+
+
+def quantize_convolutions(network: nn.Module, ranges: Mapping[str, tuple[float, float]]) -> None:
+    """Put `QuantizedConv2d` in place of the convolutions that `ranges` names.
+
+    Raises:
+        ValueError: a name that is no convolution of the network.
+    """
+    modules = dict(network.named_modules())
+    for name, (low, high) in ranges.items():
+        conv = modules.get(name)
+        if not isinstance(conv, nn.Conv2d):
+            raise ValueError(f"ranges name '{name}', which is no convolution of these weights")
+        parent, _, child = name.rpartition(".")
+        setattr(modules[parent], child, QuantizedConv2d(conv, low, high))

@@ -1,0 +1,27 @@
+"""Ranges for 8-bit convolutions, from pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ivf_core.data.pairs import Pair
+from ivf_core.models.checkpoints import FusionModel
+from ivf_core.models.quantization import observe_ranges
+
+__all__ = ["calibrate"]
+
+_PAIRS = 64
+
+
+def calibrate(model: FusionModel, pairs: Sequence[Pair]) -> FusionModel:
+    """A model like `model` with ranges from at most 64 of the pairs, evenly spread.
+
+    Raises:
+        ValueError: there are no pairs.
+    """
+    chosen = pairs[:: -(-len(pairs) // _PAIRS) or 1]
+    ranges = observe_ranges(
+        model.student, model.head, ((pair.luma, pair.infrared) for pair in chosen)
+    )
+    return replace(model, ranges=ranges)

@@ -1,0 +1,181 @@
+"""8-bit convolutions: the ranges, the rounding, and what engines make of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from ivf_core.class_sets import MFNET
+from ivf_core.cli import main
+from ivf_core.images.files import list_images, read_infrared, read_visible, write_image
+from ivf_core.inference.engine import create_engine
+from ivf_core.inference.export import export_onnx
+from ivf_core.models.checkpoints import FusionModel, load_model, save_model
+from ivf_core.models.graph import FusionGraph
+from ivf_core.models.quantization import (
+    QuantizedConv2d,
+    observe_ranges,
+    quantize_convolutions,
+)
+from ivf_core.models.segmentation import SegmentationHead
+from ivf_core.models.student import FastStudent
+
+
+def pictures(seed: int, size: tuple[int, int] = (64, 96)) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(seed)
+    return random.integers(0, 256, size, np.uint8), random.integers(0, 256, size, np.uint8)
+
+
+@pytest.fixture(scope="module")
+def model() -> FusionModel:
+    """Just wide enough to be worth 8 bits."""
+    torch.manual_seed(0)
+    student = FastStudent((16, 16, 16), (1, 1, 1, 1, 1))
+    for decoder in student.decoders:
+        nn.init.normal_(decoder.weight, std=0.1)  # type: ignore[arg-type]
+    head = SegmentationHead(len(MFNET), student.feature_channels, (16, 16, 16), student.layout)
+    for network in (student, head):
+        network.eval().requires_grad_(False)
+    model = FusionModel(student, head, MFNET, name="narrow")
+    return replace(model, ranges=observe_ranges(student, head, map(pictures, range(3))))
+
+
+def test_ranges_are_what_the_convolutions_see(model: FusionModel) -> None:
+    student, head = model.student, model.head
+    assert isinstance(student, FastStudent)
+    assert head is not None
+    names = {
+        f"{prefix}.{name}"
+        for prefix, network in (("student", student), ("head", head))
+        for name, conv in network.named_modules()
+        if isinstance(conv, nn.Conv2d) and conv.kernel_size == (3, 3)
+    }
+    assert set(model.ranges) == names
+    halves = []
+    for seed in range(3):
+        planes = (torch.from_numpy(p)[None, None].float() / 255 for p in pictures(seed))
+        folded = student.fold(nn.functional.pad(torch.cat(tuple(planes), dim=1), (2, 3, 2, 3)))
+        halves.append(folded)
+    low, high = model.ranges["student.stages.0.0"]
+    assert low == pytest.approx(min(float(half.min()) for half in halves))
+    assert high == pytest.approx(max(float(half.max()) for half in halves))
+
+
+def test_rounding_against_numpy() -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(16, 16, 3, padding=1)
+    x = torch.randn(1, 16, 9, 11)
+    found = QuantizedConv2d(conv, -1.5, 2.0)(x)
+
+    scale = np.float32(3.5 / 255)
+    zero = round(1.5 / (3.5 / 255))
+    levels = np.clip(np.rint(x.numpy() / scale) + zero, 0, 255)
+    weight = conv.weight.detach().numpy()
+    scales = np.abs(weight).max((1, 2, 3), keepdims=True) / np.float32(127)
+    rounded = np.rint(weight / scales) * scales
+    expected = nn.functional.conv2d(
+        torch.from_numpy((levels - zero) * scale).float(),
+        torch.from_numpy(rounded),
+        conv.bias,
+        padding=1,
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+    assert (found - conv(x.clamp(-1.5, 2.0))).abs().max() > 1e-3  # it does round
+
+
+def test_a_range_holds_the_zero_of_the_padding() -> None:
+    conv = nn.Conv2d(16, 16, 3)
+    assert QuantizedConv2d(conv, 1.0, 3.0).zero_point == 0
+    assert QuantizedConv2d(conv, -3.0, -1.0).zero_point == 255
+    for low, high in ((0.0, 0.0), (0.0, float("inf")), (float("nan"), 1.0)):
+        with pytest.raises(ValueError, match="expected finite, not empty"):
+            QuantizedConv2d(conv, low, high)
+
+
+def test_ranges_of_other_weights(model: FusionModel) -> None:
+    with pytest.raises(ValueError, match=r"'student\.neck', which is no convolution"):
+        quantize_convolutions(FusionGraph(model), {"student.neck": (0.0, 1.0)})
+    with pytest.raises(ValueError, match="at least one pair"):
+        observe_ranges(model.student, model.head, [])
+
+
+def test_weights_keep_their_ranges(model: FusionModel, tmp_path: Path) -> None:
+    save_model(model, tmp_path / "w.safetensors")
+    assert load_model(tmp_path / "w.safetensors").ranges == model.ranges
+
+
+def test_export_says_which_convolutions_are_in_8_bits(model: FusionModel) -> None:
+    def operators(content: bytes) -> list[str]:
+        return [node.op_type for node in onnx.load_model_from_string(content).graph.node]
+
+    quantized = operators(export_onnx(model, int8=True))
+    assert quantized.count("QuantizeLinear") == 2 * len(model.ranges)  # inputs and weights
+    assert "QuantizeLinear" not in operators(export_onnx(model))
+
+
+def test_openvino_computes_in_8_bits(model: FusionModel) -> None:
+    """As close to the simulated rounding as fp32 arithmetic on both sides allows."""
+    pytest.importorskip("openvino")
+    engine = create_engine(model, engine="openvino", device="cpu", precision="int8")
+    assert engine.precision == "int8"
+    simulated = FusionGraph(model, int8=True)
+    luma, infrared = pictures(5)
+    visible = cv2.merge([luma] * 3)
+    fused, labels = engine(visible, infrared)
+    expected = simulated(torch.from_numpy(visible)[None], torch.from_numpy(infrared)[None])
+    assert fused is not None
+    assert cv2.absdiff(fused, expected[0][0].numpy()).max() <= 3  # the rest is in bf16
+    assert np.mean(labels == expected[1][0].numpy()) > 0.95
+    plain = create_engine(model, engine="openvino", device="cpu", precision="fp32")
+    assert np.any(fused != plain(visible, infrared)[0])
+
+
+def test_auto_precision_keeps_real_pictures_in_8_bits(data: Path) -> None:
+    """Far from those that the ranges were taken from."""
+    pytest.importorskip("openvino")
+    model = load_model("fast")
+    engine, reference = (
+        create_engine(model, engine="openvino", device="cpu", precision=precision)
+        for precision in ("int8", "fp32")
+    )
+    for folder, step in (("msrs", 70), ("roadscene", 35), ("tno", 7)):
+        visible = list_images(data / folder / "visible")
+        infrared = list_images(data / folder / "infrared")
+        for name in list(visible)[::step]:
+            pair = read_visible(visible[name]), read_infrared(infrared[name])
+            difference = cv2.absdiff(engine(*pair)[0], reference(*pair)[0])
+            assert np.percentile(difference, 99.9) <= 2, (folder, name)
+
+
+def test_engines_and_weights_that_have_no_8_bits(
+    model: FusionModel, tiny_model: FusionModel
+) -> None:
+    with pytest.raises(ValueError, match="PyTorch has fp32 and bf16 on a CPU"):
+        create_engine(model, engine="torch", device="cpu", precision="int8")
+    pytest.importorskip("openvino")
+    with pytest.raises(ValueError, match=r"weights 'tiny' are not calibrated \(ivf calibrate\)"):
+        create_engine(tiny_model, engine="openvino", device="cpu", precision="int8")
+
+
+def test_calibrate_command(
+    model: FusionModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in range(3):
+        luma, infrared = pictures(seed)
+        write_image(tmp_path / "pairs" / "visible" / f"{seed}.png", cv2.merge([luma] * 3))
+        write_image(tmp_path / "pairs" / "infrared" / f"{seed}.png", infrared)
+    save_model(replace(model, ranges={}), tmp_path / "w.safetensors")
+    command = ["calibrate", "--weights", str(tmp_path / "w.safetensors"), "--pairs",
+               str(tmp_path / "pairs"), "--output", str(tmp_path / "c.safetensors")]  # fmt: skip
+    assert main(command) == 0
+    assert f"{len(model.ranges)} convolutions in 8 bits" in capsys.readouterr().out
+    assert load_model(tmp_path / "c.safetensors").ranges == model.ranges
+    assert main([*command[:-3], str(tmp_path / "none"), *command[-2:]]) == 1
+    assert "no such folder" in capsys.readouterr().err
