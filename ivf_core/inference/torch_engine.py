@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from ivf_core.inference.cuda_graph import RecordedGraph
 from ivf_core.models.checkpoints import FusionModel
 from ivf_core.models.graph import FusionGraph
 
 __all__ = ["TorchEngine", "choose_device"]
 
+_RECORDINGS_KEPT = 12
+"""Each choice of outputs has its own for each size."""
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -80,6 +85,7 @@ class TorchEngine:
         if chosen.type == "cuda":
             # TensorFloat-32 would move pixels by a grey level; the results are those of a CPU.
             torch.backends.cudnn.allow_tf32 = False
+            torch.backends.cudnn.benchmark = True
             self.native_precisions = ("fp16",)
         elif precision == "fp16":
             raise ValueError("precision 'fp16': PyTorch has fp32 and bf16 on a CPU")
@@ -88,15 +94,38 @@ class TorchEngine:
         # Channels last: its convolutions take 0.6 of the time on a CPU.
         graph = FusionGraph(model, _DTYPES[precision])
         self._graph = graph.to(chosen).to(memory_format=torch.channels_last)
+        self._recorded: OrderedDict[tuple[object, ...], RecordedGraph | None] = OrderedDict()
 
     def __call__(
         self, visible: np.ndarray, infrared: np.ndarray, *, fused: bool = True, labels: bool = True
     ) -> tuple[np.ndarray | None, np.ndarray | None]:
         """Fuse and segment one pair; see `Engine`."""
+        recorded = self._recording(infrared.shape, fused, labels)
+        if recorded is not None:
+            picture, ids = recorded(visible, infrared)
+            return picture, ids
         with torch.inference_mode():
             out = self._graph(self._upload(visible), self._upload(infrared), fused, labels)
         picture, ids = (None if part is None else part[0].cpu().numpy() for part in out)
         return picture, ids
+
+    def _recording(self, size: tuple[int, ...], fused: bool, labels: bool) -> RecordedGraph | None:
+        """The CUDA graph for a size and choice of outputs; None where there is none."""
+        if self._device.type != "cuda":
+            return None
+        key = (*size, fused, labels)
+        if key not in self._recorded:
+            height, width = size
+            try:
+                recorded = RecordedGraph(self._graph, self._device, (height, width), fused, labels)
+            except RuntimeError as error:
+                logging.getLogger(__name__).warning("no CUDA graph, kernel by kernel: %s", error)
+                recorded = None
+            self._recorded[key] = recorded
+            if len(self._recorded) > _RECORDINGS_KEPT:
+                self._recorded.popitem(last=False)
+        self._recorded.move_to_end(key)
+        return self._recorded[key]
 
     def _upload(self, image: np.ndarray) -> torch.Tensor:
         if not (image.flags.c_contiguous and image.flags.writeable):

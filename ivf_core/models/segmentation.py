@@ -140,7 +140,7 @@ class SegmentationHead(nn.Module):
         ids = (second > best).to(logits.dtype)
         best = torch.maximum(best, second)
         for class_id, logit in enumerate(others, start=2):
-            ids = torch.where(logit > best, class_id, ids)
+            ids = ids.masked_fill(logit > best, class_id)
             best = torch.maximum(best, logit)
         ids = ids.to(torch.uint8)
         return self._to_places(ids, features).squeeze(1) if self.subpixel else ids

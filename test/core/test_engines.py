@@ -344,3 +344,19 @@ def test_engines_need_all_their_packages(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_export_of_nothing(tiny_model: FusionModel) -> None:
     with pytest.raises(ValueError, match="at least one output"):
         onnx_store.export_onnx(FusionModel(tiny_model.student), fused=False)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("size", [(48, 64), (47, 63)])
+def test_recorded_graphs_compute_what_their_kernels_do(
+    any_model: FusionModel, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded = create_engine(any_model, engine="torch", device="cuda", precision="fp32")
+    launched = create_engine(any_model, engine="torch", device="cuda", precision="fp32")
+    monkeypatch.setattr(launched, "_recording", lambda *_: None)
+    for seed in (0, 1):
+        for part, expected in zip(
+            recorded(*pictures(*size, seed)), launched(*pictures(*size, seed)), strict=True
+        ):
+            np.testing.assert_array_equal(part, expected)
+    assert all(recorded._recorded.values())  # type: ignore[attr-defined]
