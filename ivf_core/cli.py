@@ -240,7 +240,7 @@ def _export(args: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         raise ValueError(f"ivf export needs a package more: pip install {error.name}") from error
     model = load_model(args.weights)
-    content = export_onnx(model, fused=not args.no_fused, labels=not args.no_labels)
+    content = export_onnx(model, fused=not args.no_fused, labels=not args.no_labels, int8=args.int8)
     with atomic_path(args.output) as temporary:
         temporary.write_bytes(content)
     print(f"{args.output}: {len(content) / 1e6:.1f} MB, weights '{model.name}'")
@@ -252,6 +252,9 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, type=Path, help="ONNX file to write")
     parser.add_argument("--no-fused", action="store_true", help="leave the picture out")
     parser.add_argument("--no-labels", action="store_true", help="leave the head out")
+    parser.add_argument(
+        "--int8", action="store_true", help="8-bit convolutions, of calibrated weights"
+    )
 
 
 def _calibrate(args: argparse.Namespace) -> int:

@@ -120,6 +120,23 @@ def test_export_says_which_convolutions_are_in_8_bits(model: FusionModel) -> Non
     assert "QuantizeLinear" not in operators(export_onnx(model))
 
 
+def test_export_in_8_bits_runs_elsewhere(model: FusionModel, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    save_model(model, tmp_path / "w.safetensors")
+    path = tmp_path / "w.onnx"
+    command = ["export", "--weights", str(tmp_path / "w.safetensors"), "--output", str(path)]
+    assert main([*command, "--int8"]) == 0
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    luma, infrared = pictures(5)
+    visible = cv2.merge([luma] * 3)
+    fused, labels = session.run(None, {"visible": visible[None], "infrared": infrared[None]})
+    expected = FusionGraph(model, int8=True)(
+        torch.from_numpy(visible)[None], torch.from_numpy(infrared)[None]
+    )
+    assert cv2.absdiff(fused[0], expected[0][0].numpy()).max() <= 1
+    assert np.mean(labels[0] == expected[1][0].numpy()) > 0.95
+
+
 def test_openvino_computes_in_8_bits(model: FusionModel) -> None:
     """As close to the simulated rounding as fp32 arithmetic on both sides allows."""
     pytest.importorskip("openvino")
