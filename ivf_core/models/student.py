@@ -179,8 +179,8 @@ class FastStudent(nn.Module):
     own two weights and offset: fused = a visible + b infrared + c. Fine detail thus comes
     from the images themselves and need not pass through the network.
 
-    226,588 parameters and about 8,130 multiply-accumulates a pixel at the default widths, an
-    eighth of `FusionStudent`.
+    121,452 parameters and about 3,410 multiply-accumulates a pixel by default, a nineteenth of
+    `FusionStudent`.
 
     Args:
         widths: channels at 1/2, 1/4 and 1/8.
@@ -197,8 +197,8 @@ class FastStudent(nn.Module):
 
     def __init__(
         self,
-        widths: Sequence[int] = (32, 48, 64),
-        convolutions: Sequence[int] = (0, 2, 4, 2, 0),
+        widths: Sequence[int] = (16, 32, 64),
+        convolutions: Sequence[int] = (0, 2, 3, 1, 0),
     ) -> None:
         super().__init__()
         if len(widths) != 3 or min(widths) < 1:
