@@ -10,25 +10,24 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import resource
 import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
+
+from ivf_core.child import Answer, Child, serve
 
 __all__ = ["Candidate", "Row", "run", "table"]
 
 _SEED = 7
 _EAGER = "eager"
-_END_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -154,30 +153,26 @@ class _Worker(AbstractContextManager["_Worker"]):
     def __init__(self, candidate: Candidate) -> None:
         self.candidate = candidate
         self.times: list[float] = []
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "ivf_core.inference.benchmark", json.dumps(asdict(candidate))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        name = f"{candidate.weights}, {candidate.engine}"
+        self._child = Child("ivf_core.inference.benchmark", asdict(candidate), name)
         try:
-            self._facts = self._answer()
+            self._facts = self._child.answer()
         except BaseException:
-            self._end()
+            self._child.end()
             raise
 
     def __exit__(self, *_error: object) -> None:
-        self._end()
+        self._child.end()
 
     def measure(self, pairs: int) -> None:
-        self.times += self._ask(f"run {pairs}")["times"]
+        self.times += self._child.ask(f"run {pairs}")["times"]
 
     def memory_mb(self) -> float:
-        return float(self._ask("memory")["mb"])
+        return float(self._child.ask("memory")["mb"])
 
     def peaks(self) -> dict[str, float]:
         """Multiply-accumulates a second by precision."""
-        return self._ask("peaks")
+        return self._child.ask("peaks")
 
     def row(self, eager: float, kept: float, peaks: dict[str, float], memory_mb: float) -> Row:
         median = statistics.median(self.times)
@@ -204,60 +199,22 @@ class _Worker(AbstractContextManager["_Worker"]):
             memory_mb=memory_mb,
         )
 
-    def _ask(self, question: str) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        with suppress(BrokenPipeError):  # the missing answer tells
-            print(question, file=self._process.stdin, flush=True)
-        return self._answer()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        what = f"{self.candidate.weights}, {self.candidate.engine}"
-        line = self._process.stdout.readline()
-        if not line:
-            raise ValueError(f"{what}: its process ended early")
-        answer = cast(dict[str, Any], json.loads(line))
-        if "error" in answer:
-            raise ValueError(f"{what}: {answer['error']}")
-        return answer
-
-    def _end(self) -> None:
-        for pipe in (self._process.stdin, self._process.stdout):
-            with suppress(OSError):
-                if pipe is not None:
-                    pipe.close()
-        try:
-            self._process.wait(_END_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
 
 # In the process of a candidate
 
 
-def _serve(candidate: Candidate) -> None:
-    """Answer what comes on stdin, each line with one of JSON."""
-    # Libraries print too: what they write goes to stderr.
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
+@contextmanager
+def _serving(candidate: Candidate) -> Iterator[tuple[Answer, Callable[..., Answer]]]:
+    call, facts = _prepare(candidate)
 
-    def reply(answer: dict[str, Any]) -> None:
-        print(json.dumps(answer), file=answers, flush=True)
+    def respond(question: str, *arguments: str) -> Answer:
+        if question == "run":
+            return {"times": [_time(call) for _ in range(int(arguments[0]))]}
+        if question == "peaks":
+            return _peaks()
+        return {"mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
-    try:
-        call, facts = _prepare(candidate)
-        reply(facts)
-        for line in sys.stdin:
-            question, *arguments = line.split()
-            if question == "run":
-                reply({"times": [_time(call) for _ in range(int(arguments[0]))]})
-            elif question == "peaks":
-                reply(_peaks())
-            else:
-                reply({"mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024})
-    except Exception as error:  # whatever it is, the parent shall know
-        reply({"error": f"{type(error).__name__}: {error}"})
+    yield facts, respond
 
 
 def _time(call: Callable[[], object]) -> float:
@@ -346,4 +303,4 @@ def _peaks(side: int = 2048, times: int = 5) -> dict[str, float]:
 
 if __name__ == "__main__":
     fields = json.loads(sys.argv[1])
-    _serve(Candidate(**{**fields, "size": tuple(fields["size"])}))
+    serve(partial(_serving, Candidate(**{**fields, "size": tuple(fields["size"])})))

@@ -1,0 +1,117 @@
+"""A module in a process of its own that answers questions, each with one line of JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, suppress
+from typing import Any, cast
+
+__all__ = ["Answer", "Child", "serve"]
+
+Answer = dict[str, Any]
+
+_END_SECONDS = 10.0
+
+
+class Child(AbstractContextManager["Child"]):
+    """The parent's end: starts the process, asks, and ends it.
+
+    Ctrl-C reaches the parent only, so that processes end in its order.
+
+    Args:
+        module: run with `python -m`; calls `serve`.
+        settings: the module's first argument, as JSON.
+        name: of the process in errors; the module's by default.
+
+    Attributes:
+        process: the process.
+    """
+
+    def __init__(self, module: str, settings: Mapping[str, Any], name: str = "") -> None:
+        self.name = name or module
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", module, json.dumps(settings)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+            text=True,
+        )
+
+    def __exit__(self, *_error: object) -> None:
+        self.end()
+
+    def ask(self, question: str) -> Answer:
+        """Send a question and wait for its answer; see `answer`."""
+        self.send(question)
+        return self.answer()
+
+    def send(self, question: str) -> None:
+        assert self.process.stdin is not None
+        with suppress(BrokenPipeError):  # the missing answer tells
+            print(question, file=self.process.stdin, flush=True)
+
+    def answered(self) -> bool:
+        """Whether `answer` would return, or fail, at once."""
+        assert self.process.stdout is not None
+        return bool(select.select([self.process.stdout], [], [], 0)[0])
+
+    def answer(self) -> Answer:
+        """Wait for the next answer; the first one comes unasked, when the process is ready.
+
+        Raises:
+            ValueError: the process has failed or ended; names it.
+        """
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise ValueError(f"{self.name}: its process ended early")
+        answer = cast(Answer, json.loads(line))
+        if "error" in answer:
+            raise ValueError(f"{self.name}: {answer['error']}")
+        return answer
+
+    def end(self) -> None:
+        """Terminate the process and wait for it."""
+        for pipe in (self.process.stdin, self.process.stdout):
+            with suppress(OSError):
+                if pipe is not None:
+                    pipe.close()
+        self.process.terminate()
+        try:
+            self.process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def serve(
+    prepared: Callable[[], AbstractContextManager[tuple[Answer, Callable[..., Answer]]]],
+) -> None:
+    """The process's end: answer what comes on stdin until it is closed.
+
+    Args:
+        prepared: gives the first answer, and what is called with the words of each
+            question and returns its answer.
+    """
+    # Libraries print too: what they write goes to stderr.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def reply(answer: Answer) -> None:
+        print(json.dumps(answer), file=answers, flush=True)
+
+    try:
+        with prepared() as (ready, respond):
+            reply(ready)
+            for line in sys.stdin:
+                reply(respond(*line.split()))
+    except BrokenPipeError:  # the parent has ended
+        pass
+    except Exception as error:  # whatever it is, the parent shall know
+        with suppress(BrokenPipeError):
+            reply({"error": f"{type(error).__name__}: {error}"})
