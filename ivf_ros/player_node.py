@@ -7,7 +7,6 @@ that the disk does not disturb the timing.
 from __future__ import annotations
 
 import queue
-import struct
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -33,6 +32,7 @@ from ivf_core.data.rosbag import (
     TopicInfo,
     guess_camera_topics,
 )
+from ivf_ros.cdr import read_stamp, shift_stamp
 from ivf_ros.compat import message_class
 from ivf_ros.parameters import Parameter, declare
 
@@ -43,8 +43,6 @@ __all__ = [
     "Window",
     "group_by_frame",
     "main",
-    "read_stamp",
-    "shift_stamp",
 ]
 
 PARAMETERS = (
@@ -128,7 +126,6 @@ _SETTLE_SECONDS = 0.2
 _FIRST_REPORT_SECONDS = 2.0
 _DRAIN_SECONDS = 5.0  # the fusion node decides on the last frames after a silence of 2 s
 _DELIVERY_SECONDS = 4.0  # Fast DDS asks for acknowledgements every three seconds
-_LARGEST_STAMP_NS = 2**31 * 10**9
 
 
 @dataclass(frozen=True)
@@ -170,39 +167,6 @@ def group_by_frame(messages: Iterable[BagMessage], topic: str) -> Iterator[Frame
         pending.append(message)
     if pending:
         yield FrameGroup(pending, frame)
-
-
-def read_stamp(cdr: bytes) -> int:
-    """Header stamp, in ns, of a message that starts with a std_msgs/Header.
-
-    Raises:
-        BagError: too short for a header.
-    """
-    if len(cdr) < 12:
-        raise BagError(f"a message of {len(cdr)} bytes is too short for its header")
-    seconds, nanoseconds = struct.unpack_from(_stamp_format(cdr), cdr, 4)
-    return seconds * 10**9 + nanoseconds
-
-
-def shift_stamp(cdr: bytes, offset_ns: int) -> bytes:
-    """The same message with its header stamp moved; the rest is not looked at.
-
-    A stamp that leaves the range of ROS time (a camera with a clock of its own)
-    is left as it is.
-
-    Args:
-        cdr: serialised message that starts with a std_msgs/Header, either byte order.
-        offset_ns: added to the stamp.
-    """
-    stamp = read_stamp(cdr) + offset_ns
-    if not 0 <= stamp < _LARGEST_STAMP_NS:
-        return cdr
-    patch = struct.pack(_stamp_format(cdr), *divmod(stamp, 10**9))
-    return b"".join((cdr[:4], patch, memoryview(cdr)[12:]))
-
-
-def _stamp_format(cdr: bytes) -> str:
-    return "<iI" if cdr[1] & 1 else ">iI"  # the encapsulation's lowest bit: little endian
 
 
 class Window:
