@@ -9,24 +9,15 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NoReturn
 
-import rclpy
-from diagnostic_msgs.msg import DiagnosticArray
-from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import ChangeState
-from rclpy.node import Node
-from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import Float64
 from tqdm import tqdm
 
@@ -41,29 +32,18 @@ from ivf_core.data.scenes import SyntheticDrive
 from ivf_core.defaults import DEFAULT_WEIGHTS
 from ivf_core.images.files import atomic_path
 from ivf_ros.demo_results import print_summary, summarize, write_pictures
-from ivf_ros.transport import environment
+from ivf_ros.processes import NodeWatcher, guarded, node_process, use_image_transport, watching
 
 __all__ = ["main"]
 
 _DRIVE_RATE_HZ = 30.0
-_START_SECONDS = 60.0
 _QUIET_SECONDS = 3.0
-_STOP_SECONDS = 30.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo; returns the exit status."""
     args = _parser().parse_args(arguments)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)  # ends the processes, as Ctrl-C does
-    try:
-        return _run(args)
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"demo: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("demo: interrupted", file=sys.stderr)
-        return 130
+    return guarded("demo", lambda: _run(args))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -172,13 +152,11 @@ def _run_processes(
     """
     rgb, thermal = cameras
     compressed = [topic.endswith("/compressed") for topic in cameras]
-    env = environment()
-    env.setdefault("PYTHONUNBUFFERED", "1")
-    os.environ.update(env)  # for the watcher in this process
+    use_image_transport()
     failure: Exception | None = None
     with ExitStack() as stack:
         node = stack.enter_context(
-            _process(
+            node_process(
                 "fusion_node",
                 {
                     "weights": args.weights,
@@ -194,12 +172,12 @@ def _run_processes(
                 },
             )
         )
-        recorder = stack.enter_context(_process("recorder_node", {"output": str(output_bag)}))
-        watcher = stack.enter_context(_watcher())
+        recorder = stack.enter_context(node_process("recorder_node", {"output": str(output_bag)}))
+        watcher = stack.enter_context(watching(_Watcher))
         watcher.wait_until_active((node, recorder))
         try:
             player = stack.enter_context(
-                _process(
+                node_process(
                     "player_node",
                     {
                         "bag": str(bag.path),
@@ -225,69 +203,16 @@ def _run_processes(
     return watcher.values, images, failure
 
 
-@contextmanager
-def _process(
-    module: str, parameters: dict[str, Any], remaps: dict[str, str] | None = None
-) -> Iterator[subprocess.Popen[bytes]]:
-    """A node in a process of its own; terminated and waited for at the end."""
-    command = [sys.executable, "-m", f"ivf_ros.{module}", "--ros-args", "--log-level", "warn"]
-    for name, value in parameters.items():
-        command += ["-p", f"{name}:={json.dumps(value)}"]
-    for old, new in (remaps or {}).items():
-        if old != new.lstrip("/"):
-            command += ["-r", f"{old}:={new}"]
-    # Out of Ctrl-C's reach: they end in order, and without a traceback while they import.
-    process = subprocess.Popen(command, start_new_session=True)
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.terminate()
-        try:
-            process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-class _Watcher(Node):
-    """Follows the node by its small topics only, so as not to disturb it."""
+class _Watcher(NodeWatcher):
+    """Follows the node while a bag is played."""
 
     def __init__(self) -> None:
         super().__init__("demo_watcher")
         self.done = 0
-        self.values: dict[str, str] = {}
-        self.received: dict[str, int] = {}
         self.create_subscription(Float64, "fusion/latency_ms", self._on_latency, 100)
-        self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
-        self._change_state = self.create_client(ChangeState, "fusion/change_state")
 
     def _on_latency(self, _message: Float64) -> None:
         self.done += 1
-
-    def _on_diagnostics(self, message: DiagnosticArray) -> None:
-        for status in message.status:
-            values = {value.key: value.value for value in status.values}
-            if status.name == "/fusion: pairs":
-                self.values = values
-            elif "received" in values:  # "/fusion: rgb camera", "/fusion: thermal camera"
-                self.received[status.name.split()[1]] = int(values["received"])
-
-    def _spin_until(self, condition: Any, seconds: float, processes: Sequence[Any] = ()) -> bool:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            for process in processes:
-                if process.poll() is not None:
-                    raise RuntimeError(f"{process.args[2]} ended early")
-            if time.monotonic() > deadline:
-                return False
-            rclpy.spin_once(self, timeout_sec=0.1)
-        return True
-
-    def wait_until_active(self, processes: Sequence[Any]) -> None:
-        active = lambda: self.values.get("state") == "active"  # noqa: E731
-        if not self._spin_until(active, _START_SECONDS, processes):
-            raise RuntimeError(f"the node is not active after {_START_SECONDS:.0f} s")
 
     def watch(self, processes: Sequence[Any], player: Any, total: int) -> None:
         """Until the player has ended and the node has taken no more pairs for a while."""
@@ -299,7 +224,7 @@ class _Watcher(Node):
                 _show(bar, min(self._pairs_in, total), total)
                 return player.poll() is not None
 
-            self._spin_until(ended, math.inf, others)
+            self.spin_until(ended, math.inf, others)
             if player.returncode:
                 raise RuntimeError(f"player_node ended with status {player.returncode}")
             taken, since = self._pairs_in, time.monotonic()
@@ -310,34 +235,12 @@ class _Watcher(Node):
                     taken, since = self._pairs_in, time.monotonic()
                 return time.monotonic() - since > _QUIET_SECONDS
 
-            self._spin_until(quiet, math.inf, others)
+            self.spin_until(quiet, math.inf, others)
             ended()
 
     @property
     def _pairs_in(self) -> int:
         return int(self.values.get("pairs_in", 0))
-
-    def deactivate(self) -> None:
-        """Deactivate the node, which makes it report its last counts."""
-        request = ChangeState.Request()
-        request.transition.id = Transition.TRANSITION_DEACTIVATE
-        future = self._change_state.call_async(request)
-        if not self._spin_until(
-            lambda: future.done() and self.values.get("state") == "inactive", _STOP_SECONDS
-        ):
-            raise RuntimeError("the node has not deactivated")
-
-
-@contextmanager
-def _watcher() -> Iterator[_Watcher]:
-    # Ctrl-C shall end the processes first: rclpy's handler would end the context.
-    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-    watcher = _Watcher()
-    try:
-        yield watcher
-    finally:
-        watcher.destroy_node()
-        rclpy.try_shutdown()
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from ivf_core.images.files import VideoWriter, write_image
 from ivf_core.images.overlay import side_by_side
 from ivf_core.images.thermal import ThermalNormalizer
 from ivf_ros.conversions import MessageError, to_infrared, to_visible
+from ivf_ros.diagnostics import by_reason
 from ivf_ros.parameters import PARAMETERS
 from ivf_ros.synchronizer import stamp_to_ns
 
@@ -192,9 +193,9 @@ def summarize(values: dict[str, str], images: dict[str, dict[str, int]]) -> dict
     return {
         "pairs_in": int(values["pairs_in"]),
         "pairs_out": pairs_out,
-        "dropped": _by_reason(values, "dropped."),
+        "dropped": by_reason(values, "dropped."),
         "images": images,
-        "frames_without_pair": _by_reason(values, "frames."),
+        "frames_without_pair": by_reason(values, "frames."),
         "latency_ms": spread("latency_ms"),
         "overhead_ms": spread("overhead_ms"),
         "wait_ms": spread("wait_ms"),
@@ -204,14 +205,6 @@ def summarize(values: dict[str, str], images: dict[str, dict[str, int]]) -> dict
         "engine": values["engine"],
         "weights": values["weights"],
         "pictures": [],
-    }
-
-
-def _by_reason(values: dict[str, str], prefix: str) -> dict[str, int]:
-    return {
-        key.removeprefix(prefix): int(value)
-        for key, value in values.items()
-        if key.startswith(prefix)
     }
 
 

@@ -19,7 +19,7 @@ from rclpy.qos import (
 )
 from rclpy.topic_endpoint_info import TopicEndpointInfo
 
-__all__ = ["CameraWatch", "PairStatistics", "percentiles", "status"]
+__all__ = ["CameraWatch", "PairStatistics", "by_reason", "percentiles", "status"]
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
@@ -57,6 +57,15 @@ def percentiles(values: Iterable[float]) -> dict[str, float]:
         "median": statistics.median(ordered),
         "p95": ordered[round(0.95 * last)],
         "p99": ordered[round(0.99 * last)],
+    }
+
+
+def by_reason(values: Mapping[str, str], prefix: str) -> dict[str, int]:
+    """The counters of a report whose names start with `prefix`, without it."""
+    return {
+        key.removeprefix(prefix): int(value)
+        for key, value in values.items()
+        if key.startswith(prefix)
     }
 
 

@@ -1,0 +1,227 @@
+"""Nodes of this package in processes of their own: started, watched, and ended in order."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+
+from ivf_ros.diagnostics import by_reason
+from ivf_ros.transport import environment
+
+__all__ = [
+    "NodeWatcher",
+    "guarded",
+    "node_process",
+    "processor_seconds",
+    "resident_mb",
+    "use_image_transport",
+    "watching",
+]
+
+_START_SECONDS = 60.0
+_STOP_SECONDS = 30.0
+
+
+class Process(Protocol):
+    """What is asked of a process under watch; `subprocess.Popen` has it."""
+
+    args: Any
+
+    def poll(self) -> int | None: ...
+
+
+def guarded(name: str, run: Callable[[], int]) -> int:
+    """Call `run`; returns its exit status, or after a message 1 for bad input and 130 for Ctrl-C.
+
+    SIGTERM and SIGHUP raise KeyboardInterrupt too, so that `run` ends its processes.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        return run()
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        return 130
+
+
+def use_image_transport() -> None:
+    """Give this process, and those it starts from now on, the profile for images."""
+    os.environ.update(environment())
+    os.environ.setdefault("PYTHONUNBUFFERED", "1")
+
+
+@contextmanager
+def node_process(
+    module: str,
+    parameters: Mapping[str, Any],
+    remaps: Mapping[str, str] | None = None,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A node in a process of its own; terminated and waited for at the end.
+
+    Args:
+        module: of `ivf_ros`.
+        remaps: new names by old ones; `__ns` is the namespace.
+    """
+    command = [sys.executable, "-m", f"ivf_ros.{module}", "--ros-args", "--log-level", "warn"]
+    for name, value in parameters.items():
+        command += ["-p", f"{name}:={json.dumps(value)}"]
+    for old, new in (remaps or {}).items():
+        if old != new.lstrip("/"):
+            command += ["-r", f"{old}:={new}"]
+    # Out of Ctrl-C's reach: they end in order, and without a traceback while they import.
+    process = subprocess.Popen(command, start_new_session=True)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        try:
+            process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+class NodeWatcher(Node):
+    """Follows a fusion node by its small topics only, so as not to disturb it.
+
+    Args:
+        namespace: of the fusion node; its name is `fusion`.
+
+    Attributes:
+        reports: how many the node has made in diagnostics.
+        values: the latest one's values.
+        received: images received by camera, in the same report.
+    """
+
+    def __init__(self, name: str, namespace: str = "") -> None:
+        super().__init__(name, namespace=namespace)
+        self.reports = 0
+        self.values: dict[str, str] = {}
+        self.received: dict[str, int] = {}
+        self._prefix = f"{namespace}/fusion: "
+        self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
+        self._change_state = self.create_client(ChangeState, "fusion/change_state")
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            if not status.name.startswith(self._prefix):
+                continue
+            what = status.name.removeprefix(self._prefix)
+            values = {value.key: value.value for value in status.values}
+            if what == "pairs":
+                self.values = values
+                self.reports += 1
+            elif "received" in values:  # "rgb camera", "thermal camera"
+                self.received[what.split()[0]] = int(values["received"])
+
+    def spin_until(
+        self, condition: Callable[[], bool], seconds: float, processes: Sequence[Process] = ()
+    ) -> bool:
+        """Spin until the condition holds; False where it does not within so many seconds.
+
+        Raises:
+            RuntimeError: one of `processes` has ended; names it.
+        """
+        deadline = time.monotonic() + seconds
+        while not condition():
+            for process in processes:
+                if process.poll() is not None:
+                    raise RuntimeError(f"{process.args[2]} ended early")
+            if time.monotonic() > deadline:
+                return False
+            rclpy.spin_once(self, timeout_sec=0.1)
+        return True
+
+    def wait_until_active(self, processes: Sequence[Process]) -> None:
+        """Raises RuntimeError where the node does not become active."""
+        active = lambda: self.values.get("state") == "active"  # noqa: E731
+        if not self.spin_until(active, _START_SECONDS, processes):
+            raise RuntimeError(f"the node is not active after {_START_SECONDS:.0f} s")
+
+    def wait_until_settled(self, seconds: float, processes: Sequence[Process]) -> None:
+        """Until no pair is under way, and two reports in a row have the same counts.
+
+        Raises:
+            RuntimeError: that is not so after so many seconds.
+        """
+        counts: list[dict[str, int]] = []
+        seen = self.reports
+
+        def settled() -> bool:
+            nonlocal seen
+            if self.reports > seen:
+                seen = self.reports
+                counts.append(
+                    {
+                        **by_reason(self.values, "pairs_"),
+                        **by_reason(self.values, "dropped."),
+                        **by_reason(self.values, "frames."),
+                        **self.received,
+                    }
+                )
+            return len(counts) > 1 and counts[-1] == counts[-2] and counts[-1]["pending"] == 0
+
+        if not self.spin_until(settled, seconds, processes):
+            raise RuntimeError(f"the node still has pairs under way after {seconds:.0f} s")
+
+    def deactivate(self) -> None:
+        """Deactivate the node, which makes it report its last counts."""
+        request = ChangeState.Request()
+        request.transition.id = Transition.TRANSITION_DEACTIVATE
+        future = self._change_state.call_async(request)
+        if not self.spin_until(
+            lambda: future.done() and self.values.get("state") == "inactive", _STOP_SECONDS
+        ):
+            raise RuntimeError("the node has not deactivated")
+
+
+_Watcher = TypeVar("_Watcher", bound=NodeWatcher)
+
+
+@contextmanager
+def watching(make: Callable[[], _Watcher]) -> Iterator[_Watcher]:
+    """A watcher in a ROS context of its own.
+
+    Ctrl-C shall end the processes first: rclpy's handler would end the context.
+    """
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        watcher = make()
+        try:
+            yield watcher
+        finally:
+            watcher.destroy_node()
+    finally:
+        rclpy.try_shutdown()
+
+
+def processor_seconds(pid: int) -> float:
+    """Processor time of a process so far, all threads, user and system."""
+    # The name before ")" may hold blanks; user and system time are fields 14 and 15.
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def resident_mb(pid: int) -> float:
+    """Resident memory of a process, in MiB."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
