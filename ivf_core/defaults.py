@@ -15,3 +15,6 @@ ENGINES = tuple(ENGINE_PACKAGES)
 
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 """Arithmetic of the model."""
+
+PICTURES = ("fused", "mask", "overlay")
+"""What the node publishes as images."""

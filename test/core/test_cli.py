@@ -262,6 +262,34 @@ def test_benchmark_of_what_is_not_there(tmp_path: Path, capsys: pytest.CaptureFi
     assert "no such file" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--rate", 30), "--rate needs --node"),
+        (("--outputs", "mask"), "--outputs needs --node"),
+        (("--node", "--rounds", 3), "--rounds does not go with --node"),
+        (("--node", "--head", "no"), "--head does not go with --node"),
+    ],
+)
+def test_options_of_the_other_benchmark(
+    words: tuple[object, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("benchmark", *words) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_benchmark_of_the_node_without_ros(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "rclpy.py").write_text("raise ImportError('librcl.so: not here')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    assert run("benchmark", "--node") == 1
+    errors = capsys.readouterr().err
+    assert "ivf benchmark --node needs ROS 2" in errors
+    assert "ImportError: librcl.so: not here" in errors
+    assert "Traceback" not in errors
+
+
 def test_parser_loads_nothing_heavy() -> None:
     code = (
         "import sys; from ivf_core.cli import build_parser; build_parser(); "

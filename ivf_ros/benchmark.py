@@ -1,0 +1,368 @@
+"""How the fusion node does over DDS: cameras, node and subscriber in processes of their own.
+
+`ivf benchmark --node` runs this module.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ivf_core.child import Answer, Child
+from ivf_core.cli import add_candidates, add_node_options
+from ivf_core.data.scenes import MINIMUM_SIZE
+from ivf_core.images.files import atomic_path
+from ivf_ros.diagnostics import by_reason, percentiles
+from ivf_ros.parameters import PARAMETERS, refusal
+from ivf_ros.processes import (
+    NodeWatcher,
+    Process,
+    guarded,
+    node_process,
+    processor_seconds,
+    resident_mb,
+    use_image_transport,
+    watching,
+)
+
+__all__ = ["Case", "Row", "main", "measure", "table"]
+
+_WARM_UP_SECONDS = 2.0
+_READY_SECONDS = 120.0
+_SETTLE_SECONDS = 120.0
+_LARGEST_RATE_HZ = 1000.0
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is measured.
+
+    Attributes:
+        weights, engine, device, precision, threads: the node's parameters.
+        size: of the cameras' images, width and height in pixels.
+        rate_hz: pairs a second that the cameras publish.
+        seconds: of the measured run.
+        outputs: which pictures are subscribed to.
+    """
+
+    weights: str
+    engine: str
+    device: str
+    precision: str
+    threads: int
+    size: tuple[int, int]
+    rate_hz: float
+    seconds: float
+    outputs: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what cannot be measured; names the option."""
+        if not 0 < self.rate_hz <= _LARGEST_RATE_HZ:
+            raise ValueError(
+                f"--rate is {self.rate_hz:g}, expected more than 0 and at most "
+                f"{_LARGEST_RATE_HZ:g} pairs a second"
+            )
+        if not (math.isfinite(self.seconds) and self.pairs >= 2):
+            raise ValueError(
+                f"--seconds is {self.seconds:g}, expected at least two pairs' time: "
+                f"{2 / self.rate_hz:.3g} at {self.rate_hz:g} pairs a second"
+            )
+        if min(self.size) < MINIMUM_SIZE:
+            raise ValueError(
+                f"--size is {self.size[0]}x{self.size[1]}, "
+                f"expected at least {MINIMUM_SIZE}x{MINIMUM_SIZE}"
+            )
+        defaults = {parameter.name: parameter.default for parameter in PARAMETERS}
+        reason = refusal(defaults | self.parameters, self.parameters)
+        if reason is not None:
+            raise ValueError(f"--{reason}" if reason.split()[0] in self.parameters else reason)
+
+    @property
+    def pairs(self) -> int:
+        return round(self.seconds * self.rate_hz)
+
+    @property
+    def warm_up_pairs(self) -> int:
+        return math.ceil(_WARM_UP_SECONDS * self.rate_hz)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The node's parameters that differ from its defaults."""
+        names = ("weights", "engine", "device", "precision", "threads")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was measured. Times in ms; percentiles have median, p95 and p99, or nothing.
+
+    Attributes:
+        weights, size, rate_hz, threads: as asked.
+        outputs: pictures that came out, of those subscribed to.
+        head: whether masks were computed.
+        engine, device, precision: those in use, after "auto".
+        published: pairs of images that the cameras published.
+        late, latest_ms: pairs that the cameras published more than 10 ms late; the worst.
+        arrived: images that reached the node, by camera.
+        frames_without_pair: of those, what the node found no partner for, by reason.
+        pairs_in, pairs_out, dropped: pairs in = pairs out + pairs dropped by reason.
+        pairs_a_second: out of the node.
+        node_ms: percentiles, stamp to last publish, of every pair.
+        received: pictures that reached the subscriber, by output.
+        subscriber_ms: percentiles, stamp to arrival of a pair's last picture.
+        model_ms, wait_ms, overhead_ms: medians, warm-up included: the model, waiting for
+            it, and the rest of `node_ms`.
+        cores: processor time over time, by process.
+        memory_mb: resident memory of the node at the end, in MiB.
+    """
+
+    weights: str
+    size: tuple[int, int]
+    rate_hz: float
+    threads: int
+    outputs: list[str]
+    head: bool
+    engine: str
+    device: str
+    precision: str
+    published: int
+    late: int
+    latest_ms: float
+    arrived: dict[str, int]
+    frames_without_pair: dict[str, int]
+    pairs_in: int
+    pairs_out: int
+    dropped: dict[str, int]
+    pairs_a_second: float
+    node_ms: dict[str, float]
+    received: dict[str, int]
+    subscriber_ms: dict[str, float]
+    model_ms: float
+    wait_ms: float
+    overhead_ms: float
+    cores: dict[str, float]
+    memory_mb: float
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    args = _parser().parse_args(arguments)
+    return guarded("benchmark", lambda: _run(args))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m ivf_ros.benchmark",
+        description="Measure the fusion node over DDS: rate, latency, drops, processor use.",
+    )
+    add_candidates(parser)
+    add_node_options(parser)
+    return parser
+
+
+def _run(args: argparse.Namespace) -> int:
+    cases = [
+        Case(
+            weights,
+            engine,
+            args.device,
+            precision,
+            args.threads,
+            size,
+            rate,
+            args.seconds,
+            tuple(dict.fromkeys(args.outputs)),
+        )
+        for size, weights, engine, precision, rate in itertools.product(
+            args.size, args.weights, args.engine, args.precision, args.rate
+        )
+    ]
+    use_image_transport()
+    rows = []
+    for case in cases:
+        print(
+            f"measuring {case.weights} at {case.rate_hz:g} pairs a second for {case.seconds:g} s",
+            file=sys.stderr,
+        )
+        rows.append(measure(case))
+    print(table(rows))
+    if args.json is not None:
+        with atomic_path(args.json) as temporary:
+            temporary.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+    return 0
+
+
+def measure(case: Case) -> Row:
+    """Measure one case, in a namespace of its own.
+
+    A warm-up at the same rate comes first and is not counted, but for the medians
+    that the node itself keeps. Counts are taken when nothing is under way, before
+    the first and after the last pair of the measured run, so that they agree exactly.
+
+    Raises:
+        ValueError, RuntimeError: a process failed, or no pair came out; says which and why.
+    """
+    # Neither a robot's own cameras nor another benchmark shall mix with it.
+    namespace = f"/benchmark_{os.getpid()}"
+    with ExitStack() as stack:
+        node = stack.enter_context(
+            node_process("fusion_node", case.parameters, {"__ns": namespace})
+        )
+        cameras, subscriber = (
+            stack.enter_context(
+                Child(f"ivf_ros.benchmark_{name}", {**settings, "namespace": namespace})
+            )
+            for name, settings in (
+                ("cameras", {"size": case.size}),
+                ("subscriber", {"outputs": case.outputs}),
+            )
+        )
+        watcher = stack.enter_context(watching(lambda: NodeWatcher("benchmark", namespace)))
+        run = _Run(case, watcher, node, cameras, subscriber)
+        run.warm_up()
+        return run.measured()
+
+
+class _Run:
+    """The processes of one case, in what order they are asked, and for what."""
+
+    def __init__(
+        self, case: Case, watcher: NodeWatcher, node: Any, cameras: Child, subscriber: Child
+    ) -> None:
+        self._case = case
+        self._watcher = watcher
+        self._cameras, self._subscriber = cameras, subscriber
+        self._processes: dict[str, Any] = {
+            "cameras": cameras.process,
+            "node": node,
+            "subscriber": subscriber.process,
+        }
+
+    @property
+    def _all(self) -> tuple[Process, ...]:
+        return tuple(self._processes.values())
+
+    def warm_up(self) -> None:
+        """Until everything is ready and pairs have come out.
+
+        Raises:
+            RuntimeError: none has, or a process has ended early.
+        """
+        for child in (self._cameras, self._subscriber):
+            self._answer(child, _READY_SECONDS)
+        self._watcher.wait_until_active(self._all)
+        self._publish(self._case.warm_up_pairs)
+        self._watcher.wait_until_settled(_SETTLE_SECONDS, self._all)
+        values, arrived = self._watcher.values, self._watcher.received
+        if not int(values["pairs_out"]):
+            raise RuntimeError(
+                f"no pair came out of the node: {self._case.warm_up_pairs} pairs published, "
+                f"images arrived {arrived}, dropped {by_reason(values, 'dropped.')}"
+            )
+
+    def measured(self) -> Row:
+        """The measured run."""
+        before, arrived_before = self._watcher.values, dict(self._watcher.received)
+        self._subscriber.ask("restart")
+        processor, start = self._processor_seconds(), time.monotonic()
+        published = self._publish(self._case.pairs)
+        seconds = time.monotonic() - start
+        cores = {
+            name: (used - processor[name]) / seconds
+            for name, used in self._processor_seconds().items()
+        }
+        self._watcher.wait_until_settled(_SETTLE_SECONDS, self._all)
+        counts = self._subscriber.ask("report")
+        after = self._watcher.values
+        engine, _, device, _, precision = after["engine"].split()  # "... on ... in ..."
+        pairs = _grown(before, after, "pairs_")
+        received = {name: counts["received"].get(name, 0) for name in self._case.outputs}
+        return Row(
+            weights=after["weights"],
+            size=self._case.size,
+            rate_hz=self._case.rate_hz,
+            threads=self._case.threads,
+            outputs=[name for name, count in received.items() if count],
+            head=any(received.get(name) for name in ("mask", "overlay")),
+            engine=engine,
+            device=device,
+            precision=precision,
+            **published,
+            arrived=_difference(arrived_before, self._watcher.received),
+            frames_without_pair=_grown(before, after, "frames."),
+            pairs_in=pairs.get("in", 0),
+            pairs_out=pairs.get("out", 0),
+            dropped=_grown(before, after, "dropped."),
+            pairs_a_second=counts["hz"],
+            node_ms=percentiles(counts["node_ms"]),
+            received=received,
+            subscriber_ms=percentiles(counts["pair_ms"]),
+            model_ms=float(after["model_ms.median"]),
+            wait_ms=float(after["wait_ms.median"]),
+            overhead_ms=float(after["overhead_ms.median"]),
+            cores=cores,
+            memory_mb=resident_mb(self._processes["node"].pid),
+        )
+
+    def _publish(self, pairs: int) -> Answer:
+        """Have the cameras publish so many pairs."""
+        rate = self._case.rate_hz
+        self._cameras.send(f"publish {pairs} {rate}")
+        return self._answer(self._cameras, 2 * pairs / rate + _READY_SECONDS)
+
+    def _answer(self, child: Child, seconds: float) -> Answer:
+        """The next answer of a process, while all are watched."""
+        if not self._watcher.spin_until(child.answered, seconds, self._all):
+            raise RuntimeError(f"{child.name} has not answered in {seconds:.0f} s")
+        return child.answer()
+
+    def _processor_seconds(self) -> dict[str, float]:
+        return {name: processor_seconds(p.pid) for name, p in self._processes.items()}
+
+
+def _difference(before: dict[str, int], after: dict[str, int]) -> dict[str, int]:
+    return {name: count - before.get(name, 0) for name, count in after.items()}
+
+
+def _grown(before: dict[str, str], after: dict[str, str], prefix: str) -> dict[str, int]:
+    """By how much the counters under a prefix have grown, those that have."""
+    grown = _difference(by_reason(before, prefix), by_reason(after, prefix))
+    return {name: count for name, count in grown.items() if count}
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as a table to read, Markdown too."""
+    lines = [
+        "| weights | head | engine | precision | size | Hz asked | published | in | out | dropped "
+        "| pairs/s | node median / p95 / p99 ms | subscriber ms | model | waiting | rest "
+        "| cores cameras + node + subscriber | MB |",
+        "|" + "---|" * 18,
+    ]
+    for row in rows:
+        dropped = ", ".join(f"{n} {reason}" for reason, n in row.dropped.items()) or "0"
+        cores = " + ".join(f"{value:.2f}" for value in row.cores.values())
+        lines.append(
+            f"| {row.weights} | {'yes' if row.head else 'no'} | {row.engine} | {row.precision} "
+            f"| {row.size[0]}x{row.size[1]} | {row.rate_hz:g} | {row.published} | {row.pairs_in} "
+            f"| {row.pairs_out} | {dropped} | {row.pairs_a_second:.1f} | {_spread(row.node_ms)} "
+            f"| {_spread(row.subscriber_ms)} | {row.model_ms:.1f} | {row.wait_ms:.1f} "
+            f"| {row.overhead_ms:.1f} | {cores} | {row.memory_mb:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def _spread(values: dict[str, float]) -> str:
+    return " / ".join(f"{value:.1f}" for value in values.values()) or "-"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
