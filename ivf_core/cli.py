@@ -28,7 +28,7 @@ def _fuse(args: argparse.Namespace) -> int:
     from ivf_core.inference import FusionPipeline
     from ivf_core.inference.engine import describe
     from ivf_core.inference.fuse_files import fuse_files
-    from ivf_core.inference.memory import keep_freed_memory
+    from ivf_core.memory import keep_freed_memory
     from ivf_core.models.checkpoints import load_model
 
     keep_freed_memory()
@@ -356,7 +356,7 @@ def _no_arguments(_parser: argparse.ArgumentParser) -> None:
 
 
 def _train_student(args: argparse.Namespace) -> int:
-    from ivf_core.inference.memory import keep_freed_memory
+    from ivf_core.memory import keep_freed_memory
     from ivf_core.training.distillation import StudentRecipe, train_student
     from ivf_core.training.recipes import load_recipe
 
@@ -370,7 +370,7 @@ def _train_student(args: argparse.Namespace) -> int:
 
 
 def _train_head(args: argparse.Namespace) -> int:
-    from ivf_core.inference.memory import keep_freed_memory
+    from ivf_core.memory import keep_freed_memory
     from ivf_core.training.recipes import load_recipe
     from ivf_core.training.segmentation import HeadRecipe, train_head
 

@@ -25,7 +25,7 @@ from std_msgs.msg import Header
 
 from ivf_core.child import Answer, serve
 from ivf_core.data.scenes import SyntheticDrive
-from ivf_core.inference.memory import keep_freed_memory
+from ivf_core.memory import keep_freed_memory
 from ivf_ros.cdr import shift_stamp
 from ivf_ros.conversions import to_image
 

@@ -22,6 +22,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Float64
 
 from ivf_core.child import Answer, serve
+from ivf_core.memory import keep_freed_memory
 from ivf_ros.cdr import read_stamp
 
 __all__: list[str] = []
@@ -87,6 +88,7 @@ class _Subscriber(Node):
 def _serving(
     outputs: Sequence[str], namespace: str
 ) -> Iterator[tuple[Answer, Callable[..., Answer]]]:
+    keep_freed_memory()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the end of stdin ends it
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     subscriber = _Subscriber(outputs, namespace)

@@ -230,7 +230,7 @@ def _prepare(candidate: Candidate) -> tuple[Callable[[], object], dict[str, Any]
 
     from ivf_core.data.scenes import random_scene
     from ivf_core.inference.engine import create_engine
-    from ivf_core.inference.memory import keep_freed_memory
+    from ivf_core.memory import keep_freed_memory
     from ivf_core.models.checkpoints import load_model
     from ivf_core.models.student import commute_merges
 
