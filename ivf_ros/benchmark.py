@@ -27,6 +27,7 @@ from ivf_ros.processes import (
     NodeWatcher,
     Process,
     guarded,
+    machine_seconds,
     node_process,
     processor_seconds,
     resident_mb,
@@ -121,7 +122,8 @@ class Row:
         subscriber_ms: percentiles, stamp to arrival of a pair's last picture.
         model_ms, wait_ms, overhead_ms: medians, warm-up included: the model, waiting for
             it, and the rest of `node_ms`.
-        cores: processor time over time, by process.
+        cores: processor time over time, by process; `others` is what the rest of the
+            machine did meanwhile, which disturbs the measurement.
         memory_mb: resident memory of the node at the end, in MiB.
     """
 
@@ -326,7 +328,8 @@ class _Run:
         return child.answer()
 
     def _processor_seconds(self) -> dict[str, float]:
-        return {name: processor_seconds(p.pid) for name, p in self._processes.items()}
+        ours = {name: processor_seconds(p.pid) for name, p in self._processes.items()}
+        return {**ours, "others": machine_seconds() - sum(ours.values())}
 
 
 def _difference(before: dict[str, int], after: dict[str, int]) -> dict[str, int]:
@@ -344,12 +347,12 @@ def table(rows: Sequence[Row]) -> str:
     lines = [
         "| weights | head | engine | precision | size | Hz asked | published | in | out | dropped "
         "| pairs/s | node median / p95 / p99 ms | subscriber ms | model | waiting | rest "
-        "| cores cameras + node + subscriber | MB |",
+        "| cores cameras, node, subscriber, others | MB |",
         "|" + "---|" * 18,
     ]
     for row in rows:
         dropped = ", ".join(f"{n} {reason}" for reason, n in row.dropped.items()) or "0"
-        cores = " + ".join(f"{value:.2f}" for value in row.cores.values())
+        cores = ", ".join(f"{max(value, 0):.2f}" for value in row.cores.values())
         lines.append(
             f"| {row.weights} | {'yes' if row.head else 'no'} | {row.engine} | {row.precision} "
             f"| {row.size[0]}x{row.size[1]} | {row.rate_hz:g} | {row.published} | {row.pairs_in} "

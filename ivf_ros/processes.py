@@ -26,6 +26,7 @@ from ivf_ros.transport import environment
 __all__ = [
     "NodeWatcher",
     "guarded",
+    "machine_seconds",
     "node_process",
     "processor_seconds",
     "resident_mb",
@@ -219,6 +220,13 @@ def processor_seconds(pid: int) -> float:
     # The name before ")" may hold blanks; user and system time are fields 14 and 15.
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def machine_seconds() -> float:
+    """Processor time of the whole machine so far, in which it was not idle."""
+    fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
+    user, nice, system, _idle, _waiting, irq, softirq, stolen = map(int, fields)
+    return (user + nice + system + irq + softirq + stolen) / os.sysconf("SC_CLK_TCK")
 
 
 def resident_mb(pid: int) -> float:
