@@ -352,12 +352,13 @@ def table(rows: Sequence[Row]) -> str:
     ]
     for row in rows:
         dropped = ", ".join(f"{n} {reason}" for reason, n in row.dropped.items()) or "0"
+        late = f" ({row.late} late)" if row.late else ""
         cores = ", ".join(f"{max(value, 0):.2f}" for value in row.cores.values())
         lines.append(
             f"| {row.weights} | {'yes' if row.head else 'no'} | {row.engine} | {row.precision} "
-            f"| {row.size[0]}x{row.size[1]} | {row.rate_hz:g} | {row.published} | {row.pairs_in} "
-            f"| {row.pairs_out} | {dropped} | {row.pairs_a_second:.1f} | {_spread(row.node_ms)} "
-            f"| {_spread(row.subscriber_ms)} | {row.model_ms:.1f} | {row.wait_ms:.1f} "
+            f"| {row.size[0]}x{row.size[1]} | {row.rate_hz:g} | {row.published}{late} "
+            f"| {row.pairs_in} | {row.pairs_out} | {dropped} | {row.pairs_a_second:.1f} "
+            f"| {_spread(row.node_ms)} | {_spread(row.subscriber_ms)} | {row.model_ms:.1f} | {row.wait_ms:.1f} "
             f"| {row.overhead_ms:.1f} | {cores} | {row.memory_mb:.0f} |"
         )
     return "\n".join(lines)
