@@ -261,7 +261,7 @@ class _Run:
         """
         for child in (self._cameras, self._subscriber):
             self._answer(child, _READY_SECONDS)
-        self._watcher.wait_until_active(self._all)
+        self._watcher.wait_until_active(self._all, _READY_SECONDS)
         self._publish(self._case.warm_up_pairs)
         self._watcher.wait_until_settled(_SETTLE_SECONDS, self._all)
         values, arrived = self._watcher.values, self._watcher.received
@@ -358,8 +358,9 @@ def table(rows: Sequence[Row]) -> str:
             f"| {row.weights} | {'yes' if row.head else 'no'} | {row.engine} | {row.precision} "
             f"| {row.size[0]}x{row.size[1]} | {row.rate_hz:g} | {row.published}{late} "
             f"| {row.pairs_in} | {row.pairs_out} | {dropped} | {row.pairs_a_second:.1f} "
-            f"| {_spread(row.node_ms)} | {_spread(row.subscriber_ms)} | {row.model_ms:.1f} | {row.wait_ms:.1f} "
-            f"| {row.overhead_ms:.1f} | {cores} | {row.memory_mb:.0f} |"
+            f"| {_spread(row.node_ms)} | {_spread(row.subscriber_ms)} "
+            f"| {row.model_ms:.1f} | {row.wait_ms:.1f} | {row.overhead_ms:.1f} "
+            f"| {cores} | {row.memory_mb:.0f} |"
         )
     return "\n".join(lines)
 

@@ -152,11 +152,13 @@ class NodeWatcher(Node):
             rclpy.spin_once(self, timeout_sec=0.1)
         return True
 
-    def wait_until_active(self, processes: Sequence[Process]) -> None:
-        """Raises RuntimeError where the node does not become active."""
+    def wait_until_active(
+        self, processes: Sequence[Process], seconds: float = _START_SECONDS
+    ) -> None:
+        """Raises RuntimeError where the node does not become active in so many seconds."""
         active = lambda: self.values.get("state") == "active"  # noqa: E731
-        if not self.spin_until(active, _START_SECONDS, processes):
-            raise RuntimeError(f"the node is not active after {_START_SECONDS:.0f} s")
+        if not self.spin_until(active, seconds, processes):
+            raise RuntimeError(f"the node is not active after {seconds:.0f} s")
 
     def wait_until_settled(self, seconds: float, processes: Sequence[Process]) -> None:
         """Until no pair is under way, and two reports in a row have the same counts.

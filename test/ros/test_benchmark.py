@@ -37,7 +37,7 @@ def start(module: str, *arguments: object) -> subprocess.Popen[str]:
     )
 
 
-def finish(process: subprocess.Popen[str], seconds: float = 240) -> tuple[int, str, str]:
+def finish(process: subprocess.Popen[str], seconds: float = 480) -> tuple[int, str, str]:
     try:
         output, errors = process.communicate(timeout=seconds)
     finally:
