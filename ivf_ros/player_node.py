@@ -32,6 +32,7 @@ from ivf_core.data.rosbag import (
     TopicInfo,
     guess_camera_topics,
 )
+from ivf_core.memory import keep_freed_memory
 from ivf_ros.cdr import read_stamp, shift_stamp
 from ivf_ros.compat import message_class
 from ivf_ros.parameters import Parameter, declare
@@ -573,6 +574,7 @@ class Player(Node):
 
 def main(args: list[str] | None = None) -> int:
     """Entry point of `player_node`; returns the exit status."""
+    keep_freed_memory()
     # Without rclpy's SIGINT handler the context outlives Ctrl-C, and with it the summary.
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.SIGTERM)
     executor = SingleThreadedExecutor()

@@ -22,6 +22,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 
 from ivf_core.data.rosbag import BagError, BagWriter
+from ivf_core.memory import keep_freed_memory
 from ivf_ros.compat import message_class
 from ivf_ros.parameters import Parameter, declare
 
@@ -109,6 +110,7 @@ class Recorder(Node):
 
 def main(args: list[str] | None = None) -> int:
     """Record until SIGINT or SIGTERM; 1 where the bag cannot be written."""
+    keep_freed_memory()
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
