@@ -298,6 +298,10 @@ def _peaks(side: int = 2048, times: int = 5) -> dict[str, float]:
         a, b = torch.rand(side, side).to(dtype), torch.rand(side, side).to(dtype)
         multiply = partial(torch.mm, a, b)
         peaks[name] = side**3 / min(_time(multiply) for _ in range(times))
+    if hasattr(torch, "_int_mm"):  # PyTorch has no other product of 8-bit matrices
+        c = torch.randint(-128, 128, (side, side), dtype=torch.int8)
+        multiply = partial(torch._int_mm, c, c)
+        peaks["int8"] = side**3 / min(_time(multiply) for _ in range(times))
     return peaks
 
 
