@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from ivf_core.child import Answer, Child
@@ -189,18 +190,26 @@ def _run(args: argparse.Namespace) -> int:
         )
     ]
     use_image_transport()
-    rows = []
-    for case in cases:
-        print(
-            f"measuring {case.weights} at {case.rate_hz:g} pairs a second for {case.seconds:g} s",
-            file=sys.stderr,
-        )
-        rows.append(measure(case))
-    print(table(rows))
-    if args.json is not None:
-        with atomic_path(args.json) as temporary:
-            temporary.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+    rows: list[Row] = []
+    try:
+        for case in cases:
+            print(
+                f"measuring {case.weights} at {case.rate_hz:g} pairs a second "
+                f"for {case.seconds:g} s",
+                file=sys.stderr,
+            )
+            rows.append(measure(case))
+    finally:  # what has been measured stands, whatever became of the next
+        if rows:
+            _report(rows, args.json)
     return 0
+
+
+def _report(rows: Sequence[Row], path: Path | None) -> None:
+    print(table(rows))
+    if path is not None:
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
 
 
 def measure(case: Case) -> Row:

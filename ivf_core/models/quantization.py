@@ -130,7 +130,8 @@ def observe_ranges(
             hook.remove()
     if not seen:
         raise ValueError("calibration needs at least one pair")
-    return ranges
+    # One that sees nothing but zeros has no range, and stays as it is.
+    return {name: (low, high) for name, (low, high) in ranges.items() if low < 0 or high > 0}
 
 
 def quantize_convolutions(network: nn.Module, ranges: Mapping[str, tuple[float, float]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -103,6 +104,18 @@ def test_ranges_of_other_weights(model: FusionModel) -> None:
         quantize_convolutions(FusionGraph(model), {"student.neck": (0.0, 1.0)})
     with pytest.raises(ValueError, match="at least one pair"):
         observe_ranges(model.student, model.head, [])
+
+
+def test_a_convolution_that_sees_nothing_has_no_range(model: FusionModel) -> None:
+    student = copy.deepcopy(model.student)
+    assert isinstance(student, FastStudent)
+    stage = student.stages[0]
+    assert isinstance(stage, nn.Sequential)
+    nn.init.zeros_(stage[1].weight)  # type: ignore[arg-type]
+    nn.init.zeros_(stage[1].bias)  # type: ignore[arg-type]
+    ranges = observe_ranges(student, None, [pictures(0)])
+    assert "student.stages.0.0" in ranges
+    assert "student.stages.1.0" not in ranges
 
 
 def test_weights_keep_their_ranges(model: FusionModel, tmp_path: Path) -> None:
