@@ -56,8 +56,9 @@ def _taps(like: Tensor, side: int, ways: list[tuple[int, bool]]) -> Tensor:
 
     3 side x (the last way's size), zero beyond the ends.
     """
-    matrix = torch.eye(side, dtype=like.dtype, device=like.device)[None]
+    precise = torch.promote_types(like.dtype, torch.float32)
+    matrix = torch.eye(side, dtype=precise, device=like.device)[None]
     for size, align_corners in ways:
         matrix = F.interpolate(matrix, size=size, mode="linear", align_corners=align_corners)
-    padded = F.pad(matrix[0], (1, 1))
+    padded = F.pad(matrix[0], (1, 1)).to(like.dtype)
     return torch.cat([padded[:, t : padded.shape[1] - 2 + t] for t in range(3)])

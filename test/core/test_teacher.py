@@ -87,6 +87,20 @@ def test_features_lie_where_the_students_do(height: int, width: int) -> None:
     assert [x.shape for x in out.features] == [x.shape for x in student.features]
 
 
+def test_trains_in_bfloat16() -> None:
+    random = np.random.RandomState(5)
+    teacher = Teacher()
+    fill(teacher, random)
+    images = [x.float() for x in inputs(random)]
+    exact = teacher(*images)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = teacher(*images)
+    for ours, theirs in zip(rounded.features, exact.features, strict=True):
+        assert ((ours.float() - theirs).norm() / theirs.norm()).item() < 0.03
+    rounded.fused.float().mean().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in teacher.parameters())
+
+
 def test_refuses_other_shapes() -> None:
     teacher = Teacher(masks=2)
     image, masks = torch.rand(1, 1, 16, 16), torch.rand(1, 2, 16, 16)
