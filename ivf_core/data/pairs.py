@@ -3,18 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import cv2
 import numpy as np
 
-from ivf_core.class_sets import UNLABELED
+from ivf_core.class_sets import UNLABELED, ClassSet
 from ivf_core.data.scenes.textures import smoke
-from ivf_core.images.files import list_images, open_pairs, read_infrared, read_visible
+from ivf_core.images.files import (
+    list_images,
+    open_pairs,
+    read_four_channels,
+    read_infrared,
+    read_labels,
+    read_visible,
+)
 
-__all__ = ["CropSampler", "Pair", "hold_out", "read_pair_folder", "read_pair_videos"]
+__all__ = [
+    "Crop",
+    "CropSampler",
+    "Pair",
+    "PairFiles",
+    "hold_out",
+    "read_pair_folder",
+    "read_pair_videos",
+]
+
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True)
@@ -26,12 +44,84 @@ class Pair:
         luma: H x W uint8, Y of the visible image.
         infrared: H x W uint8.
         labels: H x W uint8 class ids, 255 where there is none; or None.
+        masks: K x H x W bool, such as SAM's, which may overlap; or None.
     """
 
     name: str
     luma: np.ndarray
     infrared: np.ndarray
     labels: np.ndarray | None = None
+    masks: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class PairFiles:
+    """Where one pair lies. Its methods raise ValueError naming the file and what is wrong.
+
+    Attributes:
+        name: unique in its split.
+        visible: the picture.
+        infrared: the picture; the same file where it is the fourth channel.
+        labels: picture of class ids, or None.
+        boxes: XML file of objects (`ivf_core.data.boxes`), or None.
+    """
+
+    name: str
+    visible: Path
+    infrared: Path
+    labels: Path | None = None
+    boxes: Path | None = None
+
+    def read_visible(self) -> np.ndarray:
+        """H x W x 3 uint8 RGB."""
+        if self.visible == self.infrared:
+            return read_four_channels(self.visible)[0]
+        return read_visible(self.visible)
+
+    def read_infrared(self) -> np.ndarray:
+        """H x W uint8."""
+        if self.visible == self.infrared:
+            return read_four_channels(self.infrared)[1]
+        infrared = read_infrared(self.infrared)
+        if infrared.dtype != np.uint8:
+            raise ValueError(f"'{self.infrared}': pixels are {infrared.dtype}, expected uint8")
+        return infrared
+
+    def read_labels(self, class_set: ClassSet | None = None) -> np.ndarray | None:
+        """H x W uint8 ids of `class_set`, 255 where there is none."""
+        if self.labels is None:
+            return None
+        ids = read_labels(self.labels)
+        if class_set is not None:
+            counts = np.bincount(ids.ravel(), minlength=256)
+            unknown = len(class_set) + np.flatnonzero(counts[len(class_set) : UNLABELED])
+            if unknown.size:
+                raise ValueError(
+                    f"labels '{self.labels}': ids {', '.join(map(str, unknown))} are not of "
+                    f"'{class_set.name}', expected 0 to {len(class_set) - 1}, "
+                    f"or {UNLABELED} for none"
+                )
+        return ids
+
+    def read(self, class_set: ClassSet | None = None) -> Pair:
+        """Read the pair; pictures of different sizes are an error."""
+        if self.visible == self.infrared:
+            visible, infrared = read_four_channels(self.visible)
+        else:
+            visible, infrared = self.read_visible(), self.read_infrared()
+        labels = self.read_labels(class_set)
+        self.check_sizes(visible, infrared, labels)
+        return Pair(self.name, _luma(visible), infrared, labels)
+
+    def check_sizes(
+        self, visible: np.ndarray, infrared: np.ndarray, labels: np.ndarray | None
+    ) -> None:
+        for path, picture in ((self.infrared, infrared), (self.labels, labels)):
+            if picture is not None and picture.shape != visible.shape[:2]:
+                raise ValueError(
+                    f"'{path}' is {picture.shape[1]} x {picture.shape[0]}, but "
+                    f"'{self.visible}' is {visible.shape[1]} x {visible.shape[0]}"
+                )
 
 
 def read_pair_folder(
@@ -62,18 +152,18 @@ def read_pair_folder(
         for folder, files in others.items():
             if stem not in files:
                 raise ValueError(f"{root / folder}: no partner for {path}")
-        luma = _luma(read_visible(path))
-        infrared = read_infrared(others["infrared"][stem])
-        ids = _read_ids(others[labels][stem]) if labels is not None else None
-        if ids is not None and confidence is not None:
-            sure = _read_ids(others[confidence][stem])
-            ids = np.where(sure >= minimum_confidence * 255, ids, np.uint8(UNLABELED))
-        for picture in (infrared, ids):
-            if picture is not None and picture.shape != luma.shape:
+        ids = others[labels][stem] if labels is not None else None
+        pair = PairFiles(stem, path, others["infrared"][stem], ids).read()
+        if pair.labels is not None and confidence is not None:
+            sure = read_labels(others[confidence][stem])
+            if sure.shape != pair.labels.shape:
                 raise ValueError(
-                    f"{root}: '{stem}' is {luma.shape} in visible, but {picture.shape} elsewhere"
+                    f"{root}: '{stem}' is {pair.labels.shape} in {labels}, "
+                    f"but {sure.shape} in {confidence}"
                 )
-        pairs.append(Pair(stem, luma, infrared, ids))
+            doubtful = sure < minimum_confidence * 255
+            pair = replace(pair, labels=np.where(doubtful, np.uint8(UNLABELED), pair.labels))
+        pairs.append(pair)
     return pairs
 
 
@@ -91,23 +181,37 @@ def _luma(visible: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(visible, cv2.COLOR_RGB2YCrCb)[..., 0].copy()
 
 
-def _read_ids(path: Path) -> np.ndarray:
-    ids = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if ids is None or ids.ndim != 2 or ids.dtype != np.uint8:
-        raise ValueError(f"{path}: expected a single-channel 8-bit picture of ids")
-    return ids
+def hold_out(pairs: Sequence[_Item], every: int) -> tuple[list[_Item], list[_Item]]:
+    """Split by position in the sorted list: each `every`-th pair is kept out of training.
 
-
-def hold_out(pairs: Sequence[Pair], every: int) -> tuple[list[Pair], list[Pair]]:
-    """Split by position in the sorted list: each `every`-th pair is kept out of training."""
+    Args:
+        pairs: pairs, or files of them, which are then not read.
+        every: 2 or more.
+    """
     if every < 2:
         raise ValueError(f"every must be at least 2, got {every}")
     kept_out = [pair for index, pair in enumerate(pairs) if index % every == 0]
     return [pair for index, pair in enumerate(pairs) if index % every], kept_out
 
 
+class Crop(NamedTuple):
+    """A crop of one pair.
+
+    Attributes:
+        luma: H x W float32 in [0, 1].
+        infrared: H x W float32 in [0, 1].
+        labels: H x W uint8, `UNLABELED` where there is none.
+        masks: K x H x W bool; K is 0 for pairs without.
+    """
+
+    luma: np.ndarray
+    infrared: np.ndarray
+    labels: np.ndarray
+    masks: np.ndarray
+
+
 class CropSampler:
-    """Random crops, both images and the labels cut and flipped by the same numbers.
+    """Random crops, both images, labels and masks cut and flipped by the same numbers.
 
     Contrast, gamma and noise vary for each image on its own: cameras do too.
 
@@ -148,32 +252,41 @@ class CropSampler:
             N x H x W int64, `UNLABELED` where there is none.
         """
         while True:
-            crops = [self._crop() for _ in range(batch_size)]
-            luma, infrared, labels = (np.stack(parts) for parts in zip(*crops, strict=True))
-            yield luma[:, None], infrared[:, None], labels.astype(np.int64)
+            luma, infrared, labels, _ = zip(*(self.crop() for _ in range(batch_size)), strict=True)
+            yield (
+                np.stack(luma)[:, None],
+                np.stack(infrared)[:, None],
+                np.stack(labels).astype(np.int64),
+            )
 
-    def _crop(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def crop(self) -> Crop:
+        """Draw the next crop, with masks."""
         random = self._random
         pair = self.pairs[int(random.integers(len(self.pairs)))]
         height, width = self.size
         scale = random.uniform(*self.scales)
         cut = (round(height * scale), round(width * scale))
         labels = pair.labels if pair.labels is not None else np.full_like(pair.luma, UNLABELED)
-        planes = [_grow(plane, cut) for plane in (pair.luma, pair.infrared, labels)]
+        masks = pair.masks.view(np.uint8) if pair.masks is not None else ()
+        planes = [_grow(plane, cut) for plane in (pair.luma, pair.infrared, labels, *masks)]
         top, left = self._corner(planes[2], cut)
         step = -1 if random.random() < 0.5 else 1
         planes = [plane[top : top + cut[0], left : left + cut[1]][:, ::step] for plane in planes]
         if cut != (height, width):
-            # Labels by nearest neighbour: interpolation would invent classes.
-            modes = (cv2.INTER_AREA, cv2.INTER_AREA, cv2.INTER_NEAREST)
+            # Labels and masks by nearest neighbour: interpolation would invent classes.
             planes = [
-                cv2.resize(np.ascontiguousarray(plane), (width, height), interpolation=mode)
-                for plane, mode in zip(planes, modes, strict=True)
+                cv2.resize(
+                    np.ascontiguousarray(plane),
+                    (width, height),
+                    interpolation=cv2.INTER_AREA if index < 2 else cv2.INTER_NEAREST,
+                )
+                for index, plane in enumerate(planes)
             ]
         luma, infrared = self._light(planes[0]), self._light(planes[1])
         if self.smoke and self._random.random() < self.smoke:
             luma = self._veil(luma)
-        return luma, infrared, planes[2]
+        cut_masks = np.array(planes[3:], bool).reshape(-1, height, width)
+        return Crop(luma, infrared, planes[2], cut_masks)
 
     def _veil(self, luma: np.ndarray) -> np.ndarray:
         """Thin to dense smoke of one grey, in billows."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -25,7 +26,9 @@ __all__ = [
     "atomic_path",
     "list_images",
     "open_pairs",
+    "read_four_channels",
     "read_infrared",
+    "read_labels",
     "read_visible",
     "write_image",
 ]
@@ -39,6 +42,9 @@ _WRITABLE = {
     "uint16": (".png", ".tif", ".tiff"),
     "float32": (".tif", ".tiff"),
 }
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_HEADER_END = 33
+_PNG_PALETTE = 3
 # Relative. 29.97 and 30 Hz differ by 1e-3 and part by a frame in half a minute.
 _RATE_TOLERANCE = 5e-4
 
@@ -100,6 +106,43 @@ def read_infrared(path: _PathLike) -> np.ndarray:
             "expected 8 or 16 bit unsigned or 32 bit float"
         )
     return image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
+
+
+def read_four_channels(path: _PathLike) -> tuple[np.ndarray, np.ndarray]:
+    """Read a picture whose fourth channel is the thermal one, as MFNet stores its pairs.
+
+    Returns:
+        H x W x 3 uint8 RGB and H x W uint8.
+
+    Raises:
+        ImageFileError: names the file and what is wrong.
+    """
+    image = _read(path, cv2.IMREAD_UNCHANGED)
+    if image.ndim != 3 or image.shape[2] != 4 or image.dtype != np.uint8:
+        raise ImageFileError(
+            f"picture '{path}': {' x '.join(map(str, image.shape))} {image.dtype}, "
+            "expected four 8-bit channels, RGB and thermal"
+        )
+    return cv2.cvtColor(image[..., :3], cv2.COLOR_BGR2RGB), image[..., 3].copy()
+
+
+def read_labels(path: _PathLike) -> np.ndarray:
+    """Read a picture of class ids as they are stored, neither scaled nor coloured.
+
+    Of a PNG with a palette these are the indices.
+
+    Returns:
+        H x W uint8.
+
+    Raises:
+        ImageFileError: names the file and what is wrong.
+    """
+    data = _read_bytes(path)
+    stored, factor = _without_palette(data)
+    ids = _decode(path, stored, cv2.IMREAD_UNCHANGED)
+    if ids.ndim != 2 or ids.dtype != np.uint8:
+        raise ImageFileError(f"labels '{path}': expected a single-channel 8-bit picture of ids")
+    return ids // np.uint8(factor)
 
 
 def write_image(path: _PathLike, image: np.ndarray) -> None:
@@ -449,13 +492,19 @@ def _frame_count(video: cv2.VideoCapture) -> int:
 
 def _read(path: _PathLike, flags: int) -> np.ndarray:
     """Decode a picture: H x W or H x W x 3 in OpenCV's order."""
-    path = Path(path)
+    return _decode(path, _read_bytes(path), flags)
+
+
+def _read_bytes(path: _PathLike) -> bytes:
     try:
-        data = path.read_bytes()
+        return Path(path).read_bytes()
     except FileNotFoundError as error:
         raise ImageFileError(f"picture '{path}': no such file") from error
     except OSError as error:
         raise ImageFileError(f"picture '{path}': cannot be read: {error}") from error
+
+
+def _decode(path: _PathLike, data: bytes, flags: int) -> np.ndarray:
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
     except cv2.error:
@@ -463,6 +512,28 @@ def _read(path: _PathLike, flags: int) -> np.ndarray:
     if image is None or _is_cut_jpeg(data):
         raise ImageFileError(f"picture '{path}': damaged or not a picture")
     return image
+
+
+def _without_palette(data: bytes) -> tuple[bytes, int]:
+    """A PNG as one of grey values, and what OpenCV multiplies these by.
+
+    OpenCV puts the palette's colours in place of indices, and spreads 1, 2 and 4
+    bits over 0 to 255.
+    """
+    if data[:8] != _PNG or len(data) < _PNG_HEADER_END:
+        return data, 1
+    bits, color_type = data[24], data[25]
+    if color_type == _PNG_PALETTE:
+        header = data[12:25] + b"\0" + data[26:29]  # 0: grey
+        chunks = [data[:12], header, zlib.crc32(header).to_bytes(4, "big")]
+        start = _PNG_HEADER_END
+        while start < len(data):
+            end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+            if data[start + 4 : start + 8] in (b"IDAT", b"IEND"):
+                chunks.append(data[start:end])
+            start = end
+        data = b"".join(chunks)
+    return data, 255 // (2**bits - 1) if bits in (1, 2, 4) else 1
 
 
 def _is_cut_jpeg(data: bytes) -> bool:
