@@ -1,0 +1,219 @@
+"""The public data sets as sequences of pairs that are read when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import overload
+
+from ivf_core.class_sets import FMB, MFNET, PST900, ClassSet
+from ivf_core.data.boxes import M3FD_OBJECTS
+from ivf_core.data.layouts import WHOLE, FolderLayout, Layout, LayoutError
+from ivf_core.data.pairs import Pair, PairFiles
+from ivf_core.data.tno import TnoLayout
+
+__all__ = ["DATASETS", "PairDataset", "find_layout", "open_dataset"]
+
+
+@dataclass(frozen=True)
+class PairDataset(Sequence[Pair]):
+    """Pairs on disk; memory holds one at a time.
+
+    An index reads a pair (ValueError naming the file where it is broken or its
+    labels are not of the class set), a slice gives a shorter data set. For another
+    choice of pairs: `dataclasses.replace(dataset, files=...)`.
+
+    Attributes:
+        name: of the data set, such as "msrs".
+        files: where the pairs lie.
+        class_set: of the labels; None where it is not known.
+        left_out: what belongs to no pair, one line each.
+    """
+
+    name: str
+    files: tuple[PairFiles, ...]
+    class_set: ClassSet | None = None
+    left_out: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @overload
+    def __getitem__(self, index: int) -> Pair: ...
+    @overload
+    def __getitem__(self, index: slice) -> PairDataset: ...
+    def __getitem__(self, index: int | slice) -> Pair | PairDataset:
+        if isinstance(index, slice):
+            return replace(self, files=self.files[index])
+        return self.files[index].read(self.class_set)
+
+
+def open_dataset(
+    root: str | Path,
+    dataset: str | None = None,
+    *,
+    split: str | None = None,
+    labels: str | None = None,
+    class_set: ClassSet | None = None,
+) -> PairDataset:
+    """Open a data set in the layout it was published in; reads no picture yet.
+
+    Args:
+        root: its directory.
+        dataset: "fmb", "mfnet", "m3fd", "msrs", "pst900", "roadscene", "tno" or
+            "folder"; by default what the directory looks like.
+        split: "train", "val" or "test", as the data set has them; by default all.
+        labels: in a plain folder, the name of the folder of labels.
+        class_set: of the labels in a plain folder; others have their own.
+
+    Raises:
+        LayoutError: folders or files are missing: shows the layout and the first.
+        ValueError: see `find_layout`.
+    """
+    root = Path(root)
+    layout = find_layout(root, dataset, labels=labels, class_set=class_set)
+    found = layout.find(root, split)
+    return PairDataset(layout.dataset, tuple(found.files), layout.class_set, tuple(found.left_out))
+
+
+def find_layout(
+    root: Path,
+    dataset: str | None = None,
+    *,
+    labels: str | None = None,
+    class_set: ClassSet | None = None,
+) -> Layout:
+    """The layout of a directory: that of which most is there; see `open_dataset`.
+
+    Raises:
+        LayoutError: no such directory, or it has none of the layouts.
+        ValueError: no such data set, or `labels` or `class_set` for one with its own.
+    """
+    if dataset is not None and dataset not in DATASETS:
+        raise ValueError(f"data set '{dataset}': expected one of {', '.join(DATASETS)}")
+    if not root.is_dir():
+        raise LayoutError(f"'{root}': no such folder")
+    names = DATASETS if dataset is None else (dataset,)
+    layouts = [layout for name in names for layout in DATASETS[name]]
+    best = max(layouts, key=lambda layout: layout.presence(root))
+    if dataset is None and not best.presence(root):
+        known = "; ".join(f"{layout.dataset}: {layout.tree}" for layout in layouts)
+        raise LayoutError(f"'{root}': has none of the layouts known: {known}")
+    return _customize(best, root, labels, class_set)
+
+
+def _customize(
+    layout: Layout, root: Path, labels: str | None, class_set: ClassSet | None
+) -> Layout:
+    if labels is None and class_set is None:
+        return layout
+    if layout.dataset != "folder" or not isinstance(layout, FolderLayout):
+        raise ValueError(
+            f"'{root}' is {layout.dataset}, which has its own labels and classes: "
+            "expected neither to be given"
+        )
+    if class_set is not None:
+        layout = replace(layout, class_set=class_set)
+    if labels is not None:
+        layout = replace(layout, labels=labels, optional=())
+    return layout
+
+
+def _plain(dataset: str, visible: str, infrared: str) -> FolderLayout:
+    return FolderLayout(
+        dataset,
+        f"{{{visible},{infrared}}}/NAME.png, and labels/NAME.png where there are labels",
+        visible=visible,
+        infrared=infrared,
+        labels="labels",
+        optional=("labels",),
+    )
+
+
+_ALL: Sequence[Layout] = (
+    # Liu et al., ICCV 2023; the folders that its archives unpack to
+    # (github.com/JinyuanLiu-CV/SegMiF).
+    FolderLayout(
+        "fmb",
+        "{train,test}/{Visible,Infrared,Label}/NAME.png",
+        FMB,
+        published={"train": 1220, "test": 280},
+        visible="{split}/Visible",
+        infrared="{split}/Infrared",
+        labels="{split}/Label",
+        split_names=("train", "test"),
+    ),
+    # Ha et al., IROS 2017; ir_seg_dataset, read as by github.com/haqishen/MFNet-pytorch.
+    FolderLayout(
+        "mfnet",
+        "images/NAME.png (four channels: RGB, thermal), labels/NAME.png, "
+        "{train,val,test}.txt with one NAME a line",
+        MFNET,
+        published={"train": 784, "val": 392, "test": 393},
+        visible="images",
+        infrared="images",
+        labels="labels",
+        lists="{split}.txt",
+        split_names=("train", "val", "test"),
+    ),
+    # Liu et al., CVPR 2022 (github.com/JinyuanLiu-CV/TarDAL); M3FD_Detection has boxes,
+    # M3FD_Fusion none. The archives have no split; TarDAL reads one from meta/.
+    FolderLayout(
+        "m3fd",
+        "{Vis,Ir}/NAME.png, Annotation/NAME.xml where there are boxes, "
+        "meta/{train,val}.txt where there is a split",
+        objects=M3FD_OBJECTS,
+        visible="Vis",
+        infrared="Ir",
+        boxes="Annotation",
+        lists="meta/{split}.txt",
+        split_names=("train", "val"),
+        optional=("boxes", "lists"),
+    ),
+    # Tang et al., Information Fusion 2022 (github.com/Linfeng-Tang/MSRS); MFNet's classes.
+    FolderLayout(
+        "msrs",
+        "{train,test}/{vi,ir,Segmentation_labels}/NAME.png",
+        MFNET,
+        published={"train": 1083, "test": 361},
+        visible="{split}/vi",
+        infrared="{split}/ir",
+        labels="{split}/Segmentation_labels",
+        split_names=("train", "test"),
+    ),
+    # Shivakumar et al., ICRA 2020 (github.com/ShreyasSkandanS/pst900_thermal_rgb), 894 pairs.
+    # Its README has 606 and 288 to a split, papers that use it 597 and 297.
+    FolderLayout(
+        "pst900",
+        "{train,test}/{rgb,thermal,labels}/NAME.png",
+        PST900,
+        visible="{split}/rgb",
+        infrared="{split}/thermal",
+        labels="{split}/labels",
+        split_names=("train", "test"),
+    ),
+    # Xu et al., AAAI 2020 (github.com/hanna-xu/RoadScene). crop_HR_visible is larger than
+    # the thermal picture, and `infrared` is not cut to what both cameras see.
+    FolderLayout(
+        "roadscene",
+        "{crop_LR_visible,cropinfrared}/NAME.jpg",
+        published={WHOLE: 221},
+        visible="crop_LR_visible",
+        infrared="cropinfrared",
+    ),
+    TnoLayout(
+        "tno",
+        "{Athena,DHV,FEL,Triclobs}_images/SCENE/ and tank/, as unpacked",
+        folders=("Athena_images", "DHV_images", "FEL_images", "Triclobs_images", "tank"),
+    ),
+    _plain("folder", "visible", "infrared"),
+    # The names in which papers' code keeps test pairs of any set (TarDAL, CDDFuse).
+    _plain("folder", "vi", "ir"),
+)
+
+DATASETS: Mapping[str, tuple[Layout, ...]] = {
+    name: tuple(layout for layout in _ALL if layout.dataset == name)
+    for name in dict.fromkeys(layout.dataset for layout in _ALL)
+}
+"""Layouts by the name of their data set; "folder" is a plain one."""

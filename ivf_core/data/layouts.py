@@ -1,0 +1,225 @@
+"""Layouts of data sets: where the files of pairs lie, and how they are split."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ivf_core.class_sets import ClassSet
+from ivf_core.data.pairs import PairFiles
+from ivf_core.images.files import IMAGE_SUFFIXES, list_images
+
+__all__ = ["WHOLE", "FolderLayout", "Found", "Layout", "LayoutError"]
+
+WHOLE = "all"
+"""The only split of a data set that was published without one."""
+
+
+class LayoutError(ValueError):
+    """A data set whose folders or files are not where its layout has them."""
+
+
+@dataclass
+class Found:
+    """What lies in one split.
+
+    Attributes:
+        files: complete pairs, by name.
+        missing: folders, lists and files that the layout demands.
+        left_out: what belongs to no pair, one line each.
+    """
+
+    files: list[PairFiles] = field(default_factory=list)
+    missing: list[Path] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Layout(ABC):
+    """How one data set is laid out.
+
+    Attributes:
+        dataset: name, such as "msrs".
+        tree: the layout in a line, for people.
+        class_set: of the labels; None where the data set has none of its own.
+        objects: names that its boxes may have.
+        published: pairs by split, where the authors and those who use the set agree.
+    """
+
+    dataset: str
+    tree: str
+    class_set: ClassSet | None = None
+    objects: tuple[str, ...] = ()
+    published: Mapping[str, int] = field(default_factory=dict)
+
+    @abstractmethod
+    def splits(self, root: Path) -> tuple[str, ...]:
+        """The splits that have no pair in common and together are the data set."""
+
+    @abstractmethod
+    def scan(self, root: Path, split: str) -> Found:
+        """Look for the files of a split; opens none but the lists of names.
+
+        Raises:
+            LayoutError: no such split.
+        """
+
+    @abstractmethod
+    def presence(self, root: Path) -> float:
+        """Share of the layout's folders and lists that are there."""
+
+    def find(self, root: Path, split: str | None = None) -> Found:
+        """The pairs of a split, or of all of them.
+
+        Raises:
+            LayoutError: no such split, or something is missing: shows the layout
+                and the first thing missing.
+        """
+        found = Found()
+        for name in self.splits(root) if split is None else (split,):
+            part = self.scan(root, name)
+            if part.missing:
+                raise LayoutError(self.complaint(root, part.missing[0]))
+            found.files.extend(part.files)
+            found.left_out.extend(part.left_out)
+        if not found.files:
+            raise LayoutError(f"'{root}': no pairs; {self.dataset} is {self.tree}")
+        return found
+
+    def complaint(self, root: Path, missing: Path) -> str:
+        return f"'{root}': {self.dataset} is {self.tree}; first missing: '{missing}'"
+
+    def _check_split(self, root: Path, split: str) -> None:
+        known = self.splits(root)
+        if split not in known:
+            raise LayoutError(
+                f"'{root}': {self.dataset} has no split '{split}', expected {' or '.join(known)}"
+            )
+
+
+@dataclass(frozen=True)
+class FolderLayout(Layout):
+    """A folder a kind, files matched by name.
+
+    In every path `{split}` stands for the split.
+
+    Attributes:
+        visible: folder; the same as `infrared` where the files have four channels.
+        infrared: folder.
+        labels: folder of class ids.
+        boxes: folder of XML files.
+        lists: text file with one name a line; without it a split is a folder.
+        split_names: see `splits`.
+        optional: of "labels", "boxes" and "lists", what some copies lack.
+    """
+
+    visible: str = ""
+    infrared: str = ""
+    labels: str = ""
+    boxes: str = ""
+    lists: str = ""
+    split_names: tuple[str, ...] = (WHOLE,)
+    optional: tuple[str, ...] = ()
+
+    def splits(self, root: Path) -> tuple[str, ...]:
+        lists = [root / self.lists.format(split=name) for name in self.split_names]
+        if "lists" in self.optional and not any(path.is_file() for path in lists):
+            return (WHOLE,)
+        return self.split_names
+
+    def presence(self, root: Path) -> float:
+        paths = {
+            path
+            for split in self.splits(root)
+            for path in (
+                *self._folders(root, split, optional=False).values(),
+                self._list(root, split),
+            )
+            if path is not None
+        }
+        return sum(path.exists() for path in paths) / len(paths)
+
+    def scan(self, root: Path, split: str) -> Found:
+        names_path = self._list(root, split)
+        # Lists name splits of their own too, such as MFNet's test_night.
+        if names_path is None or not names_path.is_file():
+            self._check_split(root, split)
+        folders = self._folders(root, split)
+        found = Found()
+        found.missing = [path for path in dict.fromkeys(folders.values()) if not path.is_dir()]
+        if names_path is not None and not names_path.is_file():
+            found.missing.append(names_path)
+        if found.missing:
+            return found
+        listings = {
+            part: _list_xml(path) if part == "boxes" else list_images(path)
+            for part, path in folders.items()
+        }
+        # A folder `labels` may hold what is no picture, such as YOLO's text files.
+        for part in self.optional:
+            if not listings.get(part, True):
+                del listings[part]
+        if names_path is not None:
+            names = _read_names(names_path)
+        else:
+            names = sorted({name for listing in listings.values() for name in listing})
+        for name in names:
+            missing = [
+                folders[part] / _likely_name(name, part, listings)
+                for part, listing in listings.items()
+                if name not in listing
+            ]
+            found.missing.extend(dict.fromkeys(missing))
+            if not missing:
+                parts = {part: listing[name] for part, listing in listings.items()}
+                found.files.append(PairFiles(name, **parts))
+        return found
+
+    def _folders(self, root: Path, split: str, *, optional: bool = True) -> dict[str, Path]:
+        """By part; optional ones where they are there and asked for."""
+        folders = {}
+        for part in ("visible", "infrared", "labels", "boxes"):
+            template = getattr(self, part)
+            path = root / template.format(split=split)
+            if template and (part not in self.optional or (optional and path.is_dir())):
+                folders[part] = path
+        return folders
+
+    def _list(self, root: Path, split: str) -> Path | None:
+        if not self.lists or (split == WHOLE and "lists" in self.optional):
+            return None
+        return root / self.lists.format(split=split)
+
+
+def _list_xml(folder: Path) -> dict[str, Path]:
+    return {path.stem: path for path in sorted(folder.glob("*.xml"))}
+
+
+def _read_names(path: Path) -> list[str]:
+    """Names of a list, without the suffix that some have, each once.
+
+    MFNet's train.txt names the mirrored copies that its make_flip.py writes. They
+    are left out: crops are mirrored as they are drawn.
+    """
+    text = path.read_text(encoding="utf-8", errors="replace")  # a bad name is a missing file
+    names = []
+    for line in text.splitlines():
+        name = line.strip()
+        suffix = Path(name).suffix
+        if suffix.lower() in IMAGE_SUFFIXES:
+            name = name.removesuffix(suffix)
+        if name and not name.endswith("_flip"):
+            names.append(name)
+    return list(dict.fromkeys(names))
+
+
+def _likely_name(name: str, part: str, listings: Mapping[str, Mapping[str, Path]]) -> str:
+    """File name of a part that is missing, after one that is there."""
+    if part == "boxes":
+        return f"{name}.xml"
+    for other in ("visible", "infrared", "labels"):
+        if name in listings.get(other, {}):
+            return listings[other][name].name
+    return f"{name}.png"
