@@ -12,7 +12,7 @@ import numpy as np
 from ivf_core.class_sets import UNLABELED, ClassSet
 from ivf_core.data.boxes import read_boxes
 from ivf_core.data.datasets import find_layout
-from ivf_core.data.layouts import Layout, LayoutError
+from ivf_core.data.layouts import Layout
 from ivf_core.data.pairs import PairFiles
 
 __all__ = ["DatasetReport", "SplitReport", "check_dataset", "format_report"]
@@ -89,8 +89,7 @@ def check_dataset(
     found = {split: layout.scan(root, split) for split in layout.splits(root)}
     total = sum(len(scan.files) for scan in found.values())
     if not total:
-        missing = [path for scan in found.values() for path in scan.missing]
-        raise LayoutError(layout.complaint(root, missing[0] if missing else root))
+        layout.find(root)  # raises
     reports, done = [], 0
     for split, scan in found.items():
         report = SplitReport(

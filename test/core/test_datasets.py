@@ -233,8 +233,9 @@ def test_a_directory_of_another_kind(tmp_path: Path) -> None:
         open_dataset(tmp_path, "kaist")
     (tmp_path / "visible").mkdir()
     (tmp_path / "infrared").mkdir()
-    with pytest.raises(LayoutError, match="no pairs"):
-        open_dataset(tmp_path)
+    for use in (open_dataset, check_dataset):
+        with pytest.raises(LayoutError, match="no pairs; folder is"):
+            use(tmp_path)
 
 
 def test_mfnet_lists(tmp_path: Path) -> None:
