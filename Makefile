@@ -62,5 +62,5 @@ $(INSTALLED): setup.py setup.cfg pyproject.toml
 	       "On Debian and Ubuntu: sudo apt install python3-venv" >&2; exit 1; }
 	[ -x $(RUN) ] && $(RUN) -m pip --version > /dev/null || "$(PYTHON)" -m venv --clear $(VENV)
 	$(RUN) -m pip install --upgrade pip
-	$(RUN) -m pip install --editable '.[ros,openvino,onnxruntime,test,lint]'
+	$(RUN) -m pip install --editable '.[ros,openvino,onnxruntime,training,test,lint]'
 	@touch $@
