@@ -421,6 +421,22 @@ def _train_head(args: argparse.Namespace) -> int:
     return 0
 
 
+def _train_priors(args: argparse.Namespace) -> int:
+    from ivf_core.training.priors import PriorRecipe, make_priors
+    from ivf_core.training.recipes import load_recipe
+
+    report = make_priors(load_recipe(PriorRecipe, args.config, args.set))
+    for line in report.failed:
+        print(f"ivf train priors: left out: {line}", file=sys.stderr)
+    pictures = report.made + report.kept
+    print(
+        f"masks of {report.made} pictures made, of {report.kept} kept, "
+        f"{report.masks / max(1, pictures):.1f} a picture"
+    )
+    print(f"written to {report.directory}")
+    return 1 if report.failed else 0
+
+
 def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, type=Path, help="recipe, a YAML file")
     parser.add_argument(
@@ -494,6 +510,14 @@ _COMMANDS = (
         _calibrate,
     ),
     _Command(
+        "train priors",
+        "make the masks that guide a teacher",
+        "ivf train priors --config training/priors_msrs.yaml --set source=superpixels",
+        _add_train,
+        _train_priors,
+        _BAD_RUN,
+    ),
+    _Command(
         "train student",
         "distil a student from a reference",
         "ivf train student --config training/student_sage.yaml --set steps=100",
@@ -514,7 +538,7 @@ _COMMANDS = (
 _GROUPS = {
     "bag": "make bags, look into them",
     "data": "look into data sets",
-    "train": "train students and heads",
+    "train": "make priors, train students and heads",
 }
 
 

@@ -22,6 +22,7 @@ from ivf_core.models.checkpoints import FusionModel, load_model, save_model
 from ivf_core.models.student import STUDENTS, FusionStudent
 from ivf_core.training import recipes
 from ivf_core.training.distillation import StudentRecipe, learn_alone, train_student
+from ivf_core.training.priors import PriorRecipe
 from ivf_core.training.recipes import RecipeError, git_revision, load_recipe
 from ivf_core.training.segmentation import HeadRecipe, class_weights, train_head
 
@@ -39,7 +40,11 @@ def write_folder(root: Path, count: int = 4) -> None:
 
 
 def test_recipes_that_ship_are_sound() -> None:
-    kinds = {"student": StudentRecipe, "head": HeadRecipe}
+    kinds: dict[str, type] = {
+        "student": StudentRecipe,
+        "head": HeadRecipe,
+        "priors": PriorRecipe,
+    }
     paths = sorted(RECIPES.glob("*.yaml"))
     assert paths
     for path in paths:

@@ -1,0 +1,470 @@
+"""Semantic priors: masks of both modalities for the teacher, made once and kept.
+
+SAGE cuts its patches P_vis and P_ir (section 3.1) from the largest automatic
+masks of SAM. Where there are no SAM weights, the priors of the paper's ablation
+or superpixels stand in; the log, the cache and all weights trained on it say so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import multiprocessing
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from tqdm import tqdm
+
+from ivf_core.images.files import list_images, read_infrared, read_labels, read_visible
+from ivf_core.training.mask_cache import MaskCache, MaskCacheError
+from ivf_core.training.mask_sources import CropMasks, LabelMasks, MaskSource, SuperpixelMasks
+from ivf_core.training.recipes import data_directory, provenance
+
+if TYPE_CHECKING:
+    from multiprocessing.queues import Queue
+
+__all__ = [
+    "PRIOR_SOURCES",
+    "PriorRecipe",
+    "PriorReport",
+    "make_priors",
+    "open_priors",
+    "pair_masks",
+    "prior_metadata",
+]
+
+PRIOR_SOURCES = {
+    "sam": "SAM's automatic masks",
+    "crops": "random crops, variant I-a of SAGE's ablation",
+    "labels": "label masks, variant I-b of SAGE's ablation",
+    "superpixels": "SLIC superpixels",
+}
+
+# The options that decide what a source's masks are, beside the pictures and SAM's weights.
+_DECISIVE = {
+    "sam": ("count", "points_per_side", "predicted_iou", "stability", "crop_layers",
+            "crop_points_downscale", "minimum_area", "bgr"),
+    "crops": ("count", "crop_sides", "seed"),
+    "labels": ("count", "minimum_area", "ignored_labels"),
+    "superpixels": ("count", "segments", "compactness"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PriorRecipe:
+    """Masks for folders of pairs. The defaults of `sam` are those published with SAGE."""
+
+    folders: tuple[str, ...]
+    """Folders of pairs, relative to the data directory."""
+    output: str
+    """Where the caches lie; each source with its settings gets a folder of its own there."""
+    source: str = "sam"
+    """sam, or without its weights crops, labels or superpixels."""
+    checkpoint: str = ""
+    """sam only: file of SAM's weights, relative to the data directory."""
+    model: str = "vit_b"
+    """sam only: what the checkpoint must be: vit_b, vit_l, vit_h, or any."""
+    count: int = 20
+    """The most masks that are kept of a picture, the largest ones."""
+    points_per_side: int = 128
+    """sam only: prompts along a side of the picture."""
+    points_per_batch: int = 64
+    """sam only: prompts at a time; more are faster and need more memory."""
+    predicted_iou: float = 0.86
+    """sam only: masks that SAM itself rates lower are dropped."""
+    stability: float = 0.92
+    """sam only: so are masks that change more than this with the threshold on their logits."""
+    crop_layers: int = 1
+    """sam only: layer n asks again in each of 4^n overlapping parts of the picture."""
+    crop_points_downscale: int = 2
+    """sam only: prompts along a side are divided by this, layer by layer."""
+    minimum_area: int = 100
+    """sam: smaller holes are filled and smaller islands removed; labels: smaller regions are
+    left out; in pixels."""
+    bgr: bool = False
+    """sam only: swap red and blue before SAM sees the picture. The published code does, though
+    SAM was trained on RGB."""
+    crop_sides: tuple[float, float] = (0.25, 0.75)
+    """crops only: range of the sides relative to the picture's. The paper gives none."""
+    labels: str = "labels"
+    """labels only: name of the folder of class ids beside the pairs."""
+    ignored_labels: tuple[int, ...] = ()
+    """labels only: classes that give no masks, beside 255."""
+    segments: int = 100
+    """superpixels only: about how many a picture is cut into."""
+    compactness: float = 10.0
+    """superpixels only: how much nearness counts beside colour."""
+    devices: tuple[str, ...] = ()
+    """One worker for each, such as cuda:0; none: sam takes all GPUs there are, else one cpu."""
+    seed: int = 0
+    """crops only."""
+
+    def __post_init__(self) -> None:
+        if self.source not in PRIOR_SOURCES:
+            raise ValueError(f"source '{self.source}', known: {', '.join(PRIOR_SOURCES)}")
+        if not self.folders:
+            raise ValueError("folders: expected at least one")
+        if self.source == "sam" and not self.checkpoint:
+            raise ValueError(
+                "source 'sam' needs a checkpoint, a file of SAM's weights; "
+                "without one, set source to crops, labels or superpixels"
+            )
+        if self.model not in (models := ("vit_b", "vit_l", "vit_h", "any")):
+            raise ValueError(f"model '{self.model}', known: {', '.join(models)}")
+        for name in ("count", "points_per_side", "points_per_batch", "crop_points_downscale",
+                     "segments"):  # fmt: skip
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("crop_layers", "minimum_area", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if self.points_per_side < self.crop_points_downscale**self.crop_layers:
+            raise ValueError(
+                f"points_per_side {self.points_per_side}: none are left in crop layer "
+                f"{self.crop_layers}"
+            )
+        for name in ("predicted_iou", "stability"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+        if not 0 < self.crop_sides[0] <= self.crop_sides[1] <= 1:
+            raise ValueError(f"crop_sides must be a range in (0, 1], got {self.crop_sides}")
+        if self.compactness <= 0:
+            raise ValueError(f"compactness must be positive, got {self.compactness}")
+
+
+@dataclass
+class PriorReport:
+    """What a run has done.
+
+    Attributes:
+        directory: of the cache.
+        made: pictures whose masks were made.
+        kept: pictures whose masks were there already, whole.
+        masks: of all these pictures together.
+        damaged: files that were damaged and made anew, one line each.
+        failed: pairs that could not be read, one line each.
+    """
+
+    directory: Path
+    made: int = 0
+    kept: int = 0
+    masks: int = 0
+    damaged: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+
+    def add(self, other: PriorReport) -> None:
+        self.made += other.made
+        self.kept += other.kept
+        self.masks += other.masks
+        self.damaged += other.damaged
+        self.failed += other.failed
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Files of a pair; labels where the source reads them."""
+
+    visible: Path
+    infrared: Path
+    labels: Path | None
+
+
+def make_priors(recipe: PriorRecipe) -> PriorReport:
+    """Make the masks of all pairs of `recipe` that the cache does not have yet.
+
+    A picture's masks are written as soon as they are made: a run that ended
+    early, in whatever way, is gone on with by running it again.
+
+    Raises:
+        ValueError: a folder without pairs, a picture without its partner, a
+            checkpoint that does not fit, a device that is not there.
+        RuntimeError: a worker ended, or the memory of its device is too small.
+    """
+    origin = provenance("priors", recipe)
+    pairs = _list_pairs(recipe)
+    devices = _devices(recipe)
+    cache = MaskCache.create(recipe.output, _settings(recipe), origin)
+    _warn_unless_guided(cache)
+    log = logging.getLogger(__name__)
+    report = PriorReport(cache.directory)
+    work = _work(recipe, cache, devices, pairs)
+    for done in tqdm(work, total=len(pairs), desc="priors", unit="pair", mininterval=5):
+        for line in done.damaged:
+            log.warning("%s; made anew", line)
+        report.add(done)
+    return report
+
+
+def open_priors(directory: str | os.PathLike[str]) -> MaskCache:
+    """A cache to train with; warns in the log where it is not SAM-guided.
+
+    Args:
+        directory: the folder that `make_priors` reported.
+
+    Raises:
+        MaskCacheError: it is not a cache.
+    """
+    cache = MaskCache(directory)
+    _warn_unless_guided(cache)
+    return cache
+
+
+def pair_masks(
+    cache: MaskCache,
+    visible: np.ndarray,
+    infrared: np.ndarray,
+    labels: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The masks of a pair, largest first.
+
+    Args:
+        visible: H x W x 3 uint8 RGB, as it was when the masks were made.
+        infrared: H x W uint8.
+        labels: H x W uint8; needed where the masks were made of labels.
+
+    Returns:
+        Masks of the visible and of the infrared picture, each K x H x W bool,
+        K differing.
+
+    Raises:
+        ValueError: there are no masks of this pair, or a file is damaged.
+    """
+    if cache.settings["source"] == "labels" and labels is None:
+        raise ValueError(f"masks '{cache.directory}' were made of labels: give the pair's labels")
+    found = []
+    for content in _contents(cache.settings["source"], visible, infrared, labels):
+        masks = cache.read(content)
+        if masks is None:
+            raise MaskCacheError(
+                f"masks '{cache.directory}': none of this picture (ivf train priors makes them)"
+            )
+        found.append(masks)
+    return found[0], found[-1]
+
+
+def prior_metadata(cache: MaskCache) -> dict[str, str]:
+    """Metadata for weights that were trained on these masks.
+
+    Returns:
+        `priors`, what they are, in words; `priors_sam_guided`, "true" or
+        "false"; `priors_settings`, JSON with the SHA-256 of SAM's weights where
+        these were used; `priors_recipe` and `priors_revision`.
+    """
+    source = cache.settings["source"]
+    return {
+        "priors": PRIOR_SOURCES[source] + ("" if source == "sam" else ": not SAM-guided"),
+        "priors_sam_guided": json.dumps(source == "sam"),
+        "priors_settings": json.dumps(cache.settings, sort_keys=True),
+        **cache.notes,
+    }
+
+
+def _warn_unless_guided(cache: MaskCache) -> None:
+    if (source := cache.settings["source"]) != "sam":
+        logging.getLogger(__name__).warning(
+            "priors are %s: what is trained on them is not SAM-guided", PRIOR_SOURCES[source]
+        )
+
+
+def _settings(recipe: PriorRecipe) -> dict[str, object]:
+    """All that decides what the masks are, beside the pictures."""
+    options = dataclasses.asdict(recipe)
+    chosen = {name: options[name] for name in ("source", *_DECISIVE[recipe.source])}
+    if recipe.source == "sam":
+        chosen["weights_sha256"] = _file_digest(data_directory() / recipe.checkpoint)
+    return chosen
+
+
+def _file_digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise ValueError(
+            f"SAM checkpoint '{path}': {error.strerror}; "
+            "without one, set source to crops, labels or superpixels"
+        ) from error
+    return digest.hexdigest()
+
+
+def _list_pairs(recipe: PriorRecipe) -> list[_Pair]:
+    pairs = []
+    for folder in recipe.folders:
+        root = data_directory() / folder
+        names = ["infrared"] + [recipe.labels] * (recipe.source == "labels")
+        visible = list_images(root / "visible")
+        others = {name: list_images(root / name) for name in names}
+        if not visible:
+            raise ValueError(f"{root / 'visible'}: no pictures")
+        for stem, path in visible.items():
+            for name, files in others.items():
+                if stem not in files:
+                    raise ValueError(f"{root / name}: no partner for {path}")
+            labels = others[recipe.labels][stem] if recipe.source == "labels" else None
+            pairs.append(_Pair(path, others["infrared"][stem], labels))
+    return pairs
+
+
+def _devices(recipe: PriorRecipe) -> tuple[str, ...]:
+    """The devices of the recipe, checked; each has a worker of its own."""
+    if recipe.source != "sam":
+        if other := [name for name in recipe.devices if name != "cpu"]:
+            raise ValueError(f"devices: source '{recipe.source}' runs on cpu only, got {other[0]}")
+        return recipe.devices or ("cpu",)
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    there = tuple(f"cuda:{number}" for number in range(count))
+    for name in recipe.devices:
+        if name not in (known := ("cpu", *there)):
+            raise ValueError(f"devices: '{name}' is not there, expected {', '.join(known)}")
+    return recipe.devices or there or ("cpu",)
+
+
+def _contents(
+    source: str, visible: np.ndarray, infrared: np.ndarray, labels: np.ndarray | None
+) -> Iterator[np.ndarray]:
+    """What the masks of a pair are made of: one array of each modality, or the labels.
+
+    Raises:
+        ValueError: not 8 bits, or a size of its own.
+    """
+    for name, picture in (("infrared", infrared), ("labels", labels)):
+        if picture is not None and picture.shape != visible.shape[:2]:
+            raise ValueError(f"visible is {visible.shape[:2]}, but {name} {picture.shape}")
+    if infrared.dtype != np.uint8:
+        raise ValueError(f"infrared is {infrared.dtype}, expected uint8")
+    if source == "labels":
+        assert labels is not None
+        yield labels
+    else:
+        yield visible
+        yield np.repeat(infrared[..., None], 3, axis=-1)
+
+
+class _Worker:
+    """Makes the masks of pairs on one device."""
+
+    def __init__(self, recipe: PriorRecipe, cache: MaskCache, device: str) -> None:
+        self.recipe = recipe
+        self.cache = cache
+        self.device = device
+
+    @cached_property
+    def source(self) -> MaskSource:
+        """Built when the first mask is to be made: where all are there, SAM is not loaded."""
+        recipe = self.recipe
+        if recipe.source == "crops":
+            return CropMasks(recipe.count, recipe.crop_sides, recipe.seed)
+        if recipe.source == "labels":
+            return LabelMasks(recipe.count, recipe.minimum_area, recipe.ignored_labels)
+        if recipe.source == "superpixels":
+            return SuperpixelMasks(recipe.count, recipe.segments, recipe.compactness)
+        from ivf_core.training.sam import SamMasks, load_sam
+
+        return SamMasks(
+            load_sam(data_directory() / recipe.checkpoint, recipe.model).to(self.device),
+            recipe.count,
+            bgr=recipe.bgr,
+            points_per_side=recipe.points_per_side,
+            points_per_batch=recipe.points_per_batch,
+            pred_iou_thresh=recipe.predicted_iou,
+            stability_score_thresh=recipe.stability,
+            crop_n_layers=recipe.crop_layers,
+            crop_n_points_downscale_factor=recipe.crop_points_downscale,
+            min_mask_region_area=recipe.minimum_area,
+        )
+
+    def run(self, pair: _Pair) -> PriorReport:
+        """Make what is missing of a pair."""
+        report = PriorReport(self.cache.directory)
+        try:
+            contents = list(
+                _contents(
+                    self.recipe.source,
+                    read_visible(pair.visible),
+                    read_infrared(pair.infrared),
+                    read_labels(pair.labels) if pair.labels is not None else None,
+                )
+            )
+        except ValueError as error:
+            report.failed.append(f"{pair.visible}: {error}")
+            return report
+        for content in contents:
+            try:
+                masks = self.cache.read(content)
+            except MaskCacheError as error:
+                report.damaged.append(str(error))
+                masks = None
+            if masks is None:
+                masks = self.source.masks(content)
+                self.cache.write(content, masks)
+                report.made += 1
+            else:
+                report.kept += 1
+            report.masks += len(masks)
+        return report
+
+
+def _work(
+    recipe: PriorRecipe, cache: MaskCache, devices: Sequence[str], pairs: Sequence[_Pair]
+) -> Iterator[PriorReport]:
+    """Run pairs in this process for one device, in one process for each of several.
+
+    Each takes the next pair when it is done with one; reports come as they are done.
+    """
+    if len(devices) == 1:
+        yield from map(_Worker(recipe, cache, devices[0]).run, pairs)
+        return
+    context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
+    queue: Queue[str] = context.Queue()
+    for device in devices:
+        queue.put(device)
+    executor = ProcessPoolExecutor(
+        len(devices), context, initializer=_start, initargs=(recipe, cache.directory, queue)
+    )
+    try:
+        for done in as_completed([executor.submit(_run, pair) for pair in pairs]):
+            yield done.result()
+    except BrokenProcessPool as error:
+        raise RuntimeError(
+            "a worker process ended abruptly (is memory too small?); "
+            "what is done is kept: run the command again to go on"
+        ) from error
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+_worker: _Worker | None = None
+
+
+def _start(recipe: PriorRecipe, directory: Path, devices: Queue[str]) -> None:
+    """Begin a worker process on the next free device."""
+    global _worker
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _worker = _Worker(recipe, MaskCache(directory), devices.get())
+
+
+def _run(pair: _Pair) -> PriorReport:
+    assert _worker is not None
+    return _worker.run(pair)
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent has been killed: else it would wait for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
