@@ -60,8 +60,11 @@ class MaskCache:
             ) from error
         if not isinstance(about, dict) or about.get("format") != _FORMAT:
             raise MaskCacheError(f"masks '{path}': expected format {_FORMAT!r}")
-        self.settings: dict[str, Any] = about["settings"]
-        self.notes: dict[str, str] = about["notes"]
+        settings, notes = about.get("settings"), about.get("notes")
+        if not isinstance(settings, dict) or not {"source", "count"} <= settings.keys():
+            raise MaskCacheError(f"masks '{path}': expected settings with source and count")
+        self.settings: dict[str, Any] = settings
+        self.notes: dict[str, str] = notes if isinstance(notes, dict) else {}
         self._digest = _digest_of(self.settings)
 
     @classmethod

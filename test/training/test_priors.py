@@ -215,6 +215,9 @@ def test_what_is_no_cache(tmp_path: Path) -> None:
     (tmp_path / "settings.json").write_text('{"format": "ivf-masks-0"}')
     with pytest.raises(MaskCacheError, match="expected format 'ivf-masks-1'"):
         MaskCache(tmp_path)
+    (tmp_path / "settings.json").write_text('{"format": "ivf-masks-1", "settings": {"count": 3}}')
+    with pytest.raises(MaskCacheError, match="expected settings with source and count"):
+        MaskCache(tmp_path)
 
 
 def test_litter_of_killed_runs_is_removed(tmp_path: Path) -> None:
