@@ -188,13 +188,17 @@ def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
         "lacks an array": npz(packed=np.zeros((2, 8), np.uint8), shape=shape),
         "another shape": npz(packed=np.zeros((2, 8), np.uint8), shape=shape + 1, key=key),
         "too short": npz(packed=np.zeros((2, 7), np.uint8), shape=shape, key=key),
-        "too large": npz(packed=np.zeros((2, 1 << 20), np.uint8), shape=shape, key=key),
         "no npz": b"masks",
     }
     for name, data in bad.items():
         path.write_bytes(data)
         with pytest.raises(MaskCacheError, match="damaged"):
             pytest.fail(f"{name}: read as {cache.read(content)}")
+    # Few bytes that would unpack to many are refused before they do.
+    path.write_bytes(npz(packed=np.zeros((2, 1 << 20), np.uint8), shape=shape, key=key))
+    assert path.stat().st_size < 4096
+    with pytest.raises(MaskCacheError, match=r"holds \d{7} bytes, expected at most \d{4}$"):
+        cache.read(content)
     path.write_bytes(whole)
     np.testing.assert_array_equal(cache.read(content), masks)
 
