@@ -20,12 +20,14 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-from ivf_core.images.files import list_images, read_infrared, read_labels, read_visible
+from ivf_core.class_sets import ClassSet
+from ivf_core.data.datasets import open_dataset
+from ivf_core.data.pairs import PairFiles
 from ivf_core.training.mask_cache import MaskCache, MaskCacheError
 from ivf_core.training.mask_sources import CropMasks, LabelMasks, MaskSource, SuperpixelMasks
 from ivf_core.training.recipes import data_directory, provenance
@@ -65,7 +67,7 @@ class PriorRecipe:
     """Masks for folders of pairs. The defaults of `sam` are those published with SAGE."""
 
     folders: tuple[str, ...]
-    """Folders of pairs, relative to the data directory."""
+    """Data sets in the layouts of `ivf_core.data.datasets`, relative to the data directory."""
     output: str
     """Where the caches lie; each source with its settings gets a folder of its own there."""
     source: str = "sam"
@@ -96,8 +98,8 @@ class PriorRecipe:
     SAM was trained on RGB."""
     crop_sides: tuple[float, float] = (0.25, 0.75)
     """crops only: range of the sides relative to the picture's. The paper gives none."""
-    labels: str = "labels"
-    """labels only: name of the folder of class ids beside the pairs."""
+    labels: str = ""
+    """labels only: name of the folder of class ids, where a plain folder has another."""
     ignored_labels: tuple[int, ...] = ()
     """labels only: classes that give no masks, beside 255."""
     segments: int = 100
@@ -170,13 +172,11 @@ class PriorReport:
         self.failed += other.failed
 
 
-@dataclass(frozen=True)
-class _Pair:
-    """Files of a pair; labels where the source reads them."""
+class _Pair(NamedTuple):
+    """Where a pair lies, and the classes of its labels where they are known."""
 
-    visible: Path
-    infrared: Path
-    labels: Path | None
+    files: PairFiles
+    class_set: ClassSet | None
 
 
 def make_priors(recipe: PriorRecipe) -> PriorReport:
@@ -186,8 +186,8 @@ def make_priors(recipe: PriorRecipe) -> PriorReport:
     early, in whatever way, is gone on with by running it again.
 
     Raises:
-        ValueError: a folder without pairs, a picture without its partner, a
-            checkpoint that does not fit, a device that is not there.
+        ValueError: a folder without pairs or labels, a checkpoint that does not
+            fit, a device that is not there.
         RuntimeError: a worker ended, or the memory of its device is too small.
     """
     origin = provenance("priors", recipe)
@@ -302,18 +302,14 @@ def _file_digest(path: Path) -> str:
 def _list_pairs(recipe: PriorRecipe) -> list[_Pair]:
     pairs = []
     for folder in recipe.folders:
-        root = data_directory() / folder
-        names = ["infrared"] + [recipe.labels] * (recipe.source == "labels")
-        visible = list_images(root / "visible")
-        others = {name: list_images(root / name) for name in names}
-        if not visible:
-            raise ValueError(f"{root / 'visible'}: no pictures")
-        for stem, path in visible.items():
-            for name, files in others.items():
-                if stem not in files:
-                    raise ValueError(f"{root / name}: no partner for {path}")
-            labels = others[recipe.labels][stem] if recipe.source == "labels" else None
-            pairs.append(_Pair(path, others["infrared"][stem], labels))
+        labels = recipe.labels if recipe.source == "labels" else ""
+        dataset = open_dataset(data_directory() / folder, labels=labels or None)
+        for line in dataset.left_out:
+            logging.getLogger(__name__).warning("left out: %s", line)
+        for files in dataset.files:
+            if recipe.source == "labels" and files.labels is None:
+                raise ValueError(f"'{files.visible}': has no labels to make masks of")
+            pairs.append(_Pair(files, dataset.class_set))
     return pairs
 
 
@@ -390,17 +386,18 @@ class _Worker:
     def run(self, pair: _Pair) -> PriorReport:
         """Make what is missing of a pair."""
         report = PriorReport(self.cache.directory)
+        labelled = self.recipe.source == "labels"
         try:
             contents = list(
                 _contents(
                     self.recipe.source,
-                    read_visible(pair.visible),
-                    read_infrared(pair.infrared),
-                    read_labels(pair.labels) if pair.labels is not None else None,
+                    pair.files.read_visible(),
+                    pair.files.read_infrared(),
+                    pair.files.read_labels(pair.class_set) if labelled else None,
                 )
             )
         except ValueError as error:
-            report.failed.append(f"{pair.visible}: {error}")
+            report.failed.append(f"{pair.files.name}: {error}")
             return report
         for content in contents:
             try:

@@ -392,9 +392,19 @@ def test_command_leaves_out_what_it_cannot_read(
     assert "masks of 4 pictures made, of 0 kept, 3.0 a picture" in out
     assert "left out" in err
     assert "visible/1.png" in err
+    assert main(["train", "priors", "--config", str(config), "--set", "folders=[none]"]) == 1
+    assert "none': no such folder" in capsys.readouterr().err
+
+
+def test_files_that_are_missing(pairs: Path, tmp_path: Path) -> None:
     (pairs / "infrared/1.png").unlink()
-    assert main(["train", "priors", "--config", str(config)]) == 1
-    assert "infrared: no partner for" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"missing: .*infrared/1\.png"):
+        make_priors(recipe_of(tmp_path))
+    write_image(pairs / "infrared/1.png", np.zeros((40, 56), np.uint8))
+    for path in (pairs / "labels").iterdir():
+        path.unlink()
+    with pytest.raises(ValueError, match="labels"):
+        make_priors(recipe_of(tmp_path, source="labels"))
 
 
 def test_devices_that_are_not_there(pairs: Path, tmp_path: Path) -> None:
