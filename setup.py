@@ -59,8 +59,13 @@ setup(
         # PyTorch's exporter, which both read from, needs onnx.
         "openvino": ["onnx>=1.15", "openvino>=2024.4"],
         "onnxruntime": ["onnx>=1.15", "onnxruntime>=1.17"],
-        # Masks for teachers: SAM, which needs torchvision, and superpixels.
-        "training": ["scikit-image>=0.22", "segment-anything>=1.0", "torchvision>=0.17"],
+        # Masks for teachers: SAM, which needs torchvision, and superpixels. Muon: torch 2.9.
+        "training": [
+            "scikit-image>=0.22",
+            "segment-anything>=1.0",
+            "torch>=2.9",
+            "torchvision>=0.17",
+        ],
         # colcon brings setuptools below 80 with it: it calls setup.py, and needs the
         # options of `develop` that 80 dropped.
         "test": [
