@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["CLASS_SETS", "FMB", "MFNET", "PST900", "UNLABELED", "ClassSet"]
+__all__ = ["CLASS_SETS", "FMB", "MFNET", "PST900", "UNLABELED", "ClassSet", "unknown_ids"]
 
 UNLABELED = 255
 """Label of pixels without a class, ignored by losses and metrics."""
@@ -96,3 +96,12 @@ PST900 = ClassSet(
 """PST900 (Shivakumar et al., ICRA 2020)."""
 
 CLASS_SETS = {class_set.name: class_set for class_set in (MFNET, FMB, PST900)}
+
+
+def unknown_ids(counts: np.ndarray, num_classes: int) -> list[int]:
+    """Ids that occur, but are neither of a class nor `UNLABELED`.
+
+    Args:
+        counts: pixels of each id from 0 to 255.
+    """
+    return (num_classes + np.flatnonzero(counts[num_classes:UNLABELED])).tolist()

@@ -226,10 +226,9 @@ def _weights(_args: argparse.Namespace) -> int:
 
 
 def _benchmark(args: argparse.Namespace) -> int:
-    import json
     from dataclasses import asdict
 
-    from ivf_core.images.files import atomic_path
+    from ivf_core.images.files import write_json
     from ivf_core.inference.benchmark import Candidate, run, table
 
     if args.node:
@@ -247,8 +246,7 @@ def _benchmark(args: argparse.Namespace) -> int:
     rows = run(candidates, rounds=rounds)
     print(table(rows))
     if args.json is not None:
-        with atomic_path(args.json) as temporary:
-            temporary.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+        write_json(args.json, [asdict(row) for row in rows])
     return 0
 
 

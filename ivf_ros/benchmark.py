@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import math
 import os
 import sys
@@ -21,7 +20,7 @@ from typing import Any
 from ivf_core.child import Answer, Child
 from ivf_core.cli import add_candidates, add_node_options
 from ivf_core.data.scenes import MINIMUM_SIZE
-from ivf_core.images.files import atomic_path
+from ivf_core.images.files import write_json
 from ivf_ros.diagnostics import by_reason, percentiles
 from ivf_ros.parameters import PARAMETERS, refusal
 from ivf_ros.processes import (
@@ -208,8 +207,7 @@ def _run(args: argparse.Namespace) -> int:
 def _report(rows: Sequence[Row], path: Path | None) -> None:
     print(table(rows))
     if path is not None:
-        with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+        write_json(path, [asdict(row) for row in rows])
 
 
 def measure(case: Case) -> Row:

@@ -7,7 +7,6 @@ the node on it live, and leaves pictures, a video, the output bag and a summary.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import shutil
 import sys
@@ -30,7 +29,7 @@ from ivf_core.data.rosbag import (
 )
 from ivf_core.data.scenes import SyntheticDrive
 from ivf_core.defaults import DEFAULT_WEIGHTS
-from ivf_core.images.files import atomic_path
+from ivf_core.images.files import write_json
 from ivf_ros.demo_results import print_summary, summarize, write_pictures
 from ivf_ros.processes import NodeWatcher, guarded, node_process, use_image_transport, watching
 
@@ -74,7 +73,7 @@ def _run(args: argparse.Namespace) -> int:
         output_bag = args.output / "bag"
         values, images, failure = _run_processes(args, bag, cameras, output_bag)
         summary = summarize(values, images)
-        _write_summary(args.output, summary)
+        write_json(args.output / "summary.json", summary)
         print("[3/4] writing pictures and the video")
         try:
             summary["pictures"], summary["size"] = write_pictures(
@@ -82,7 +81,7 @@ def _run(args: argparse.Namespace) -> int:
             )
         except (ValueError, OSError) as error:
             print(f"demo: pictures: {error}", file=sys.stderr)
-    _write_summary(args.output, summary)
+    write_json(args.output / "summary.json", summary)
     print_summary(summary, args.output)
     if failure is not None:
         print(f"demo: {failure}", file=sys.stderr)
@@ -95,11 +94,6 @@ def _clear(output: Path) -> None:
         shutil.rmtree(output / name, ignore_errors=True)
     for name in ("side_by_side.mp4", "summary.json"):
         (output / name).unlink(missing_ok=True)
-
-
-def _write_summary(output: Path, summary: dict[str, Any]) -> None:
-    with atomic_path(output / "summary.json") as temporary:
-        temporary.write_text(json.dumps(summary, indent=2) + "\n")
 
 
 def _input_bag(args: argparse.Namespace, scratch: Path) -> BagInfo:

@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar
 import cv2
 import numpy as np
 
-from ivf_core.class_sets import UNLABELED, ClassSet
+from ivf_core.class_sets import UNLABELED, ClassSet, unknown_ids
 from ivf_core.data.scenes.textures import smoke
 from ivf_core.images.files import (
     list_images,
@@ -28,6 +28,7 @@ __all__ = [
     "Pair",
     "PairFiles",
     "hold_out",
+    "luma_of",
     "read_pair_folder",
     "read_pair_videos",
 ]
@@ -94,8 +95,7 @@ class PairFiles:
         ids = read_labels(self.labels)
         if class_set is not None:
             counts = np.bincount(ids.ravel(), minlength=256)
-            unknown = len(class_set) + np.flatnonzero(counts[len(class_set) : UNLABELED])
-            if unknown.size:
+            if unknown := unknown_ids(counts, len(class_set)):
                 raise ValueError(
                     f"labels '{self.labels}': ids {', '.join(map(str, unknown))} are not of "
                     f"'{class_set.name}', expected 0 to {len(class_set) - 1}, "
@@ -111,7 +111,7 @@ class PairFiles:
             visible, infrared = self.read_visible(), self.read_infrared()
         labels = self.read_labels(class_set)
         self.check_sizes(visible, infrared, labels)
-        return Pair(self.name, _luma(visible), infrared, labels)
+        return Pair(self.name, luma_of(visible), infrared, labels)
 
     def check_sizes(
         self, visible: np.ndarray, infrared: np.ndarray, labels: np.ndarray | None
@@ -174,10 +174,11 @@ def read_pair_videos(visible: str | Path, infrared: str | Path, every: int) -> l
         ImageFileError: a video cannot be read, or their frame rates differ.
     """
     frames = islice(iter(open_pairs(visible, infrared)), 0, None, every)
-    return [Pair(frame.name, _luma(frame.visible), frame.infrared) for frame in frames]
+    return [Pair(frame.name, luma_of(frame.visible), frame.infrared) for frame in frames]
 
 
-def _luma(visible: np.ndarray) -> np.ndarray:
+def luma_of(visible: np.ndarray) -> np.ndarray:
+    """Y of H x W x 3 uint8 RGB, as OpenCV computes it."""
     return cv2.cvtColor(visible, cv2.COLOR_RGB2YCrCb)[..., 0].copy()
 
 

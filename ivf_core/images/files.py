@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import tempfile
@@ -31,6 +32,7 @@ __all__ = [
     "read_labels",
     "read_visible",
     "write_image",
+    "write_json",
 ]
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -74,6 +76,12 @@ def atomic_path(path: _PathLike) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_json(path: _PathLike, value: object) -> None:
+    """Write a value as indented JSON, under a temporary name first."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def read_visible(path: _PathLike) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections import OrderedDict
 from functools import cache
 
 import numpy as np
@@ -13,13 +12,12 @@ from openvino import CompiledModel, Core
 from ivf_core.inference.artifacts import ArtifactCache
 from ivf_core.inference.export import INPUT_NAMES, OUTPUT_NAMES
 from ivf_core.inference.onnx_store import OnnxStore
+from ivf_core.inference.recent import Recent
 from ivf_core.models.checkpoints import FusionModel
 
 __all__ = ["OpenVinoEngine"]
 
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
-_REQUESTS_KEPT = 12
-"""Each choice of outputs has its own for each size."""
 
 
 @cache
@@ -91,7 +89,7 @@ class OpenVinoEngine:
             self._config["ENABLE_CPU_PINNING"] = False
             if threads:
                 self._config["INFERENCE_NUM_THREADS"] = threads
-        self._requests: OrderedDict[tuple[object, ...], openvino.InferRequest] = OrderedDict()
+        self._requests: Recent[tuple[object, ...], openvino.InferRequest] = Recent()
 
     def __call__(
         self, visible: np.ndarray, infrared: np.ndarray, *, fused: bool = True, labels: bool = True
@@ -117,13 +115,10 @@ class OpenVinoEngine:
         return picture, ids
 
     def _request(self, size: tuple[int, ...], fused: bool, labels: bool) -> openvino.InferRequest:
-        key = (*size, fused, labels)
-        if key not in self._requests:
-            self._requests[key] = self._compile(size, fused, labels).create_infer_request()
-            if len(self._requests) > _REQUESTS_KEPT:
-                self._requests.popitem(last=False)
-        self._requests.move_to_end(key)
-        return self._requests[key]
+        return self._requests.obtain(
+            (*size, fused, labels),
+            lambda: self._compile(size, fused, labels).create_infer_request(),
+        )
 
     def _compile(self, size: tuple[int, ...], fused: bool, labels: bool) -> CompiledModel:
         key = {

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from ivf_core.inference.cuda_graph import RecordedGraph
+from ivf_core.inference.recent import Recent
 from ivf_core.models.checkpoints import FusionModel
 from ivf_core.models.graph import FusionGraph
 
 __all__ = ["TorchEngine", "choose_device"]
 
-_RECORDINGS_KEPT = 12
-"""Each choice of outputs has its own for each size."""
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -94,7 +92,7 @@ class TorchEngine:
         # Channels last: its convolutions take 0.6 of the time on a CPU.
         graph = FusionGraph(model, _DTYPES[precision])
         self._graph = graph.to(chosen).to(memory_format=torch.channels_last)
-        self._recorded: OrderedDict[tuple[object, ...], RecordedGraph | None] = OrderedDict()
+        self._recorded: Recent[tuple[object, ...], RecordedGraph | None] = Recent()
 
     def __call__(
         self, visible: np.ndarray, infrared: np.ndarray, *, fused: bool = True, labels: bool = True
@@ -113,19 +111,16 @@ class TorchEngine:
         """The CUDA graph for a size and choice of outputs; None where there is none."""
         if self._device.type != "cuda":
             return None
-        key = (*size, fused, labels)
-        if key not in self._recorded:
+
+        def record() -> RecordedGraph | None:
             height, width = size
             try:
-                recorded = RecordedGraph(self._graph, self._device, (height, width), fused, labels)
+                return RecordedGraph(self._graph, self._device, (height, width), fused, labels)
             except RuntimeError as error:
                 logging.getLogger(__name__).warning("no CUDA graph, kernel by kernel: %s", error)
-                recorded = None
-            self._recorded[key] = recorded
-            if len(self._recorded) > _RECORDINGS_KEPT:
-                self._recorded.popitem(last=False)
-        self._recorded.move_to_end(key)
-        return self._recorded[key]
+                return None
+
+        return self._recorded.obtain((*size, fused, labels), record)
 
     def _upload(self, image: np.ndarray) -> torch.Tensor:
         if not (image.flags.c_contiguous and image.flags.writeable):

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from ivf_core.images.files import atomic_path
+from ivf_core.images.files import atomic_path, write_json
 
 __all__ = ["MaskCache", "MaskCacheError"]
 
@@ -84,8 +84,7 @@ class MaskCache:
         digest = _digest_of(settings).hex()
         directory = Path(root) / f"{settings['source']}-{digest[:16]}"
         about = {"format": _FORMAT, "settings": dict(settings), "notes": dict(notes or {})}
-        with atomic_path(directory / _ABOUT) as temporary:
-            temporary.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        write_json(directory / _ABOUT, about)
         for path in directory.glob(".*.npz"):
             if time.time() - path.stat().st_mtime > _STALE_SECONDS:
                 path.unlink(missing_ok=True)

@@ -20,13 +20,22 @@ from torch import Tensor
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
 
-__all__ = ["SAM_MODELS", "SamError", "SamMasks", "SamStructure", "build_sam", "load_sam"]
+__all__ = [
+    "PIXEL_DEVIATION",
+    "PIXEL_MEAN",
+    "SAM_MODELS",
+    "SamError",
+    "SamMasks",
+    "SamStructure",
+    "build_sam",
+    "load_sam",
+]
 
 SAM_MODELS = {"vit_b": (768, 12), "vit_l": (1024, 24), "vit_h": (1280, 32)}
 """Channels and blocks of the image encoders that were published."""
 
 # Of images in 0..255, RGB; the same for all published models.
-_MEAN, _DEVIATION = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
+PIXEL_MEAN, PIXEL_DEVIATION = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
 class SamError(ValueError):
@@ -154,8 +163,8 @@ def build_sam(structure: SamStructure) -> Sam:
             iou_head_depth=structure.quality_layers,
             iou_head_hidden_dim=structure.quality_hidden,
         ),
-        _MEAN,
-        _DEVIATION,
+        list(PIXEL_MEAN),
+        list(PIXEL_DEVIATION),
     ).eval()
 
 

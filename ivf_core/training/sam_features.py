@@ -7,11 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ivf_core.training.sam import PIXEL_DEVIATION, PIXEL_MEAN
+
 __all__ = ["SamFeatures"]
 
-# Of RGB in 0..255, as segment_anything has them.
-_PIXEL_MEAN = (123.675, 116.28, 103.53)
-_PIXEL_DEVIATION = (58.395, 57.12, 57.375)
 _STRIDE = 16
 _LARGEST = 1024
 
@@ -46,7 +45,7 @@ class SamFeatures(nn.Module):
         self.encoder = encoder.eval().requires_grad_(False)
         self.layers = tuple(layers)
         self.published = published
-        for name, values in (("mean", _PIXEL_MEAN), ("deviation", _PIXEL_DEVIATION)):
+        for name, values in (("mean", PIXEL_MEAN), ("deviation", PIXEL_DEVIATION)):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
 
     def train(self, mode: bool = True) -> SamFeatures:

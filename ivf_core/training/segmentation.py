@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ivf_core.class_sets import CLASS_SETS, UNLABELED
-from ivf_core.data.pairs import CropSampler, Pair, hold_out, read_pair_folder
+from ivf_core.class_sets import CLASS_SETS, UNLABELED, unknown_ids
+from ivf_core.data.pairs import CropSampler, Pair, hold_out, luma_of, read_pair_folder
 from ivf_core.data.scenes import random_scene
 from ivf_core.metrics.segmentation import ConfusionMatrix
 from ivf_core.models.checkpoints import load_model, save_model
@@ -224,8 +224,7 @@ def class_weights(pairs: Sequence[Pair], num_classes: int) -> Tensor:
     for pair in pairs:
         if pair.labels is not None:
             counts += np.bincount(pair.labels.ravel(), minlength=256)
-    unknown = num_classes + np.flatnonzero(counts[num_classes:UNLABELED])
-    if unknown.size:
+    if unknown := unknown_ids(counts, num_classes):
         raise ValueError(
             f"labels have ids {', '.join(map(str, unknown))}, expected 0 to {num_classes - 1}, "
             f"or {UNLABELED} for none"
@@ -318,5 +317,4 @@ def _real_pairs(recipe: HeadRecipe) -> tuple[list[Pair], list[Pair]]:
 
 def _scene(seed: int, number: int) -> Pair:
     scene = random_scene(np.random.default_rng((seed, number & 0xFFFFFFFF)))
-    luma = cv2.cvtColor(scene.visible, cv2.COLOR_RGB2YCrCb)[..., 0].copy()
-    return Pair(f"scene {number}", luma, scene.infrared, scene.labels)
+    return Pair(f"scene {number}", luma_of(scene.visible), scene.infrared, scene.labels)
