@@ -60,11 +60,16 @@ setup(
         "openvino": ["onnx>=1.15", "openvino>=2024.4"],
         "onnxruntime": ["onnx>=1.15", "onnxruntime>=1.17"],
         # Masks for teachers: SAM, which needs torchvision, and superpixels. Muon: torch 2.9.
+        # Devices, precision and nodes: Fabric. Segmenters to train with: transformers.
         "training": [
+            "lightning-fabric>=2.4",
+            "matplotlib>=3.6",
             "scikit-image>=0.22",
             "segment-anything>=1.0",
+            "tensorboard>=2.14",
             "torch>=2.9",
             "torchvision>=0.17",
+            "transformers>=4.45",
         ],
         # colcon brings setuptools below 80 with it: it calls setup.py, and needs the
         # options of `develop` that 80 dropped.

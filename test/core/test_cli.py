@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ivf_core.cli import _COMMANDS, build_parser, main
+from ivf_core.cli import COMMANDS, build_parser, main
 from ivf_core.images.files import VideoWriter, open_pairs, read_infrared, read_visible, write_image
 from ivf_core.inference import FusionPipeline, ImagePair
 from ivf_core.inference.pipeline import resize_labels
@@ -208,7 +208,7 @@ def test_errors_are_one_line(
 def test_every_command_has_help_and_an_example_that_parses(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    for command in _COMMANDS:
+    for command in COMMANDS:
         with pytest.raises(SystemExit) as ended:
             run(*command.words.split(), "--help")
         assert ended.value.code == 0

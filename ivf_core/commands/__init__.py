@@ -1,0 +1,1 @@
+"""The commands of `ivf`, a module for each group."""

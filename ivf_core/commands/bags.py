@@ -1,0 +1,86 @@
+"""`ivf bag`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ivf_core.commands.command import Command
+
+__all__ = ["COMMANDS"]
+
+
+def _bag_from_video(args: argparse.Namespace) -> int:
+    from ivf_core.data.rosbag import bag_info, from_video
+
+    with tqdm(desc="write", unit="pair", disable=None) as bar:
+
+        def progress(done: int, total: int | None) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        converted = from_video(
+            args.visible,
+            args.infrared,
+            args.output,
+            rate_hz=args.rate,
+            compressed=args.compressed,
+            infrared_offset_seconds=args.offset_seconds,
+            storage=args.storage,
+            progress=progress,
+        )
+    for line in converted.unmatched:
+        print(f"ivf bag from-video: left out: {line}", file=sys.stderr)
+    _print_bag(bag_info(args.output))
+    return 0
+
+
+def _add_bag_from_video(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--visible", required=True, type=Path, help="video or folder of pictures")
+    parser.add_argument("--infrared", required=True, type=Path, help="the same kind")
+    parser.add_argument("--output", required=True, type=Path, help="bag folder to make")
+    parser.add_argument("--rate", type=float, help="frames a second; folders need it")
+    parser.add_argument(
+        "--offset-seconds", type=float, default=0.0, help="added to thermal stamps (%(default)s)"
+    )
+    parser.add_argument("--compressed", action="store_true", help="write JPEG or 16-bit PNG")
+    parser.add_argument(
+        "--storage", default="mcap", choices=("mcap", "sqlite3"), help="(%(default)s)"
+    )
+
+
+def _bag_info(args: argparse.Namespace) -> int:
+    from ivf_core.data.rosbag import bag_info
+
+    _print_bag(bag_info(args.bag))
+    return 0
+
+
+def _add_bag_info(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bag", type=Path, help="rosbag2 folder or file, or rosbag1 file")
+
+
+def _print_bag(info: object) -> None:
+    from ivf_core.data.rosbag import BagInfo
+
+    assert isinstance(info, BagInfo)
+    print(f"{info.path}: {info.format}, {info.duration_seconds:.2f} s, {info.messages} messages")
+    width = max((len(topic.name) for topic in info.topics), default=0)
+    for topic in info.topics:
+        rate = f"{topic.rate_hz:.1f} Hz" if topic.rate_hz else ""
+        print(f"  {topic.name:<{width}}  {topic.count:>7}  {rate:>9}  {topic.type}")
+
+
+COMMANDS = (
+    Command(
+        "bag from-video",
+        "make a bag of two videos or folders",
+        "ivf bag from-video --visible rgb.mp4 --infrared thermal.mp4 --output drive",
+        _add_bag_from_video,
+        _bag_from_video,
+    ),
+    Command("bag info", "show what a bag holds", "ivf bag info drive", _add_bag_info, _bag_info),
+)

@@ -1,0 +1,99 @@
+"""`ivf fuse`."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ivf_core.commands.command import Command, add_engine, add_weights
+
+__all__ = ["COMMANDS"]
+
+
+def _fuse(args: argparse.Namespace) -> int:
+    from ivf_core.images.files import open_pairs
+    from ivf_core.images.registration import Registration
+    from ivf_core.images.thermal import ThermalNormalizer
+    from ivf_core.inference import FusionPipeline
+    from ivf_core.inference.engine import describe
+    from ivf_core.inference.fuse_files import fuse_files
+    from ivf_core.memory import keep_freed_memory
+    from ivf_core.models.checkpoints import load_model
+
+    keep_freed_memory()
+    source = open_pairs(args.visible, args.infrared)
+    registration = (
+        Registration.from_yaml(args.registration) if args.registration else Registration()
+    )
+    pipeline = FusionPipeline(
+        load_model(args.weights),
+        engine=args.engine,
+        device=args.device,
+        precision=args.precision,
+        normalizer=ThermalNormalizer(args.thermal_mode),
+        registration=registration,
+    )
+    with tqdm(total=source.length, desc="fuse", unit="pair", disable=None) as bar:
+        done = fuse_files(
+            source,
+            pipeline,
+            args.output,
+            opacity=args.opacity,
+            palette=args.palette,
+            progress=lambda _: bar.update(),
+        )
+    for line in [*source.unmatched, *done.failed]:
+        print(f"ivf fuse: left out: {line}", file=sys.stderr)
+    if not done.pairs:
+        raise ValueError(f"no pair of {args.visible} and {args.infrared} could be fused")
+    print(
+        f"{done.pairs} pairs fused with '{pipeline.weights}', {describe(pipeline.engine)}, "
+        f"model {statistics.median(done.model_ms):.1f} ms at the median"
+    )
+    for path in done.written:
+        print(f"  {path}")
+    if pipeline.class_set is None:
+        print("  these weights have no segmentation head: no masks")
+    return 1 if done.failed else 0
+
+
+def _add_fuse(parser: argparse.ArgumentParser) -> None:
+    from ivf_core.images.overlay import OVERLAY_PALETTES
+    from ivf_core.images.thermal import THERMAL_MODES
+
+    parser.add_argument(
+        "--visible", required=True, type=Path, help="picture, folder of pictures, or video"
+    )
+    parser.add_argument(
+        "--infrared", required=True, type=Path, help="the same kind; folders match by file name"
+    )
+    parser.add_argument("--output", required=True, type=Path, help="folder for the results")
+    add_weights(parser)
+    add_engine(parser)
+    parser.add_argument(
+        "--thermal-mode", default="auto", choices=THERMAL_MODES, help="gain control (%(default)s)"
+    )
+    parser.add_argument(
+        "--registration", type=Path, help="YAML file with the homography from thermal to RGB"
+    )
+    parser.add_argument(
+        "--palette", default="natural", choices=OVERLAY_PALETTES, help="overlay (%(default)s)"
+    )
+    parser.add_argument(
+        "--opacity", default=0.5, type=float, help="of the class colours, 0 to 1 (%(default)s)"
+    )
+
+
+COMMANDS = (
+    Command(
+        "fuse",
+        "fuse a picture, a folder or a video",
+        "ivf fuse --visible rgb.mp4 --infrared thermal.mp4 --output fused",
+        _add_fuse,
+        _fuse,
+    ),
+)

@@ -1,0 +1,94 @@
+"""`ivf train`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from ivf_core.commands.command import BAD_INPUT, Command
+
+__all__ = ["COMMANDS"]
+
+
+def _train_priors(args: argparse.Namespace) -> int:
+    from ivf_core.training.priors import PriorRecipe, make_priors
+    from ivf_core.training.recipes import load_recipe
+
+    report = make_priors(load_recipe(PriorRecipe, args.config, args.set))
+    for line in report.failed:
+        print(f"ivf train priors: left out: {line}", file=sys.stderr)
+    pictures = report.made + report.kept
+    print(
+        f"masks of {report.made} pictures made, of {report.kept} kept, "
+        f"{report.masks / max(1, pictures):.1f} a picture"
+    )
+    print(f"written to {report.directory}")
+    return 1 if report.failed else 0
+
+
+def _train_student(args: argparse.Namespace) -> int:
+    from ivf_core.memory import keep_freed_memory
+    from ivf_core.training.distillation import StudentRecipe, train_student
+    from ivf_core.training.recipes import load_recipe
+
+    keep_freed_memory()
+    recipe = load_recipe(StudentRecipe, args.config, args.set)
+    print("PSNR against the reference on pairs kept out of training:")
+    for folder, decibel in train_student(recipe).items():
+        print(f"  {folder}: {decibel:.2f} dB")
+    print(f"written to {recipe.output}")
+    return 0
+
+
+def _train_head(args: argparse.Namespace) -> int:
+    from ivf_core.memory import keep_freed_memory
+    from ivf_core.training.recipes import load_recipe
+    from ivf_core.training.segmentation import HeadRecipe, train_head
+
+    keep_freed_memory()
+    recipe = load_recipe(HeadRecipe, args.config, args.set)
+    for title, scores in train_head(recipe).items():
+        print(title)
+        for name, value in scores.items():
+            print(f"  {name:<12} {value:.3f}")
+    print(f"written to {recipe.output}")
+    return 0
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", required=True, type=Path, help="recipe, a YAML file")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change an option of it"
+    )
+
+
+# A run that diverges, or for which memory is too small (torch: a RuntimeError).
+_BAD_RUN = (*BAD_INPUT, FloatingPointError, MemoryError, RuntimeError)
+
+COMMANDS = (
+    Command(
+        "train priors",
+        "make the masks that guide a teacher",
+        "ivf train priors --config training/priors_msrs.yaml --set source=superpixels",
+        _add_train,
+        _train_priors,
+        _BAD_RUN,
+    ),
+    Command(
+        "train student",
+        "distil a student from a reference",
+        "ivf train student --config training/student_sage.yaml --set steps=100",
+        _add_train,
+        _train_student,
+        _BAD_RUN,
+    ),
+    Command(
+        "train head",
+        "train a segmentation head",
+        "ivf train head --config training/head_sage.yaml",
+        _add_train,
+        _train_head,
+        _BAD_RUN,
+    ),
+)

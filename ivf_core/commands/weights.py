@@ -1,0 +1,92 @@
+"""`ivf weights`, `ivf export` and `ivf calibrate`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ivf_core.commands.command import Command, add_weights, no_arguments
+
+__all__ = ["COMMANDS"]
+
+
+def _weights(_args: argparse.Namespace) -> int:
+    from ivf_core.models.checkpoints import load_model, shipped_weights
+
+    for name, path in shipped_weights().items():
+        model = load_model(name)
+        head = f"masks: {', '.join(model.class_set.names)}" if model.class_set else "no masks"
+        size = path.stat().st_size / 1e6
+        print(f"{name}  {size:.1f} MB  student '{model.structure}'  {head}")
+        print(f"  {path}\n  model card: {path.with_suffix('.md')}")
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    from ivf_core.images.files import atomic_path
+    from ivf_core.models.checkpoints import load_model
+
+    try:
+        from ivf_core.inference.export import export_onnx
+    except ModuleNotFoundError as error:
+        raise ValueError(f"ivf export needs a package more: pip install {error.name}") from error
+    model = load_model(args.weights)
+    content = export_onnx(model, fused=not args.no_fused, labels=not args.no_labels, int8=args.int8)
+    with atomic_path(args.output) as temporary:
+        temporary.write_bytes(content)
+    print(f"{args.output}: {len(content) / 1e6:.1f} MB, weights '{model.name}'")
+    return 0
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    add_weights(parser)
+    parser.add_argument("--output", required=True, type=Path, help="ONNX file to write")
+    parser.add_argument("--no-fused", action="store_true", help="leave the picture out")
+    parser.add_argument("--no-labels", action="store_true", help="leave the head out")
+    parser.add_argument(
+        "--int8", action="store_true", help="8-bit convolutions, of calibrated weights"
+    )
+
+
+def _calibrate(args: argparse.Namespace) -> int:
+    from ivf_core.data.pairs import read_pair_folder
+    from ivf_core.models.checkpoints import load_model, save_model
+    from ivf_core.training.calibration import calibrate
+
+    pairs = [pair for folder in args.pairs for pair in read_pair_folder(folder)]
+    model = calibrate(load_model(args.weights), pairs)
+    save_model(model, args.output)
+    print(f"{args.output}: weights '{model.name}', {len(model.ranges)} convolutions in 8 bits")
+    return 0
+
+
+def _add_calibrate(parser: argparse.ArgumentParser) -> None:
+    add_weights(parser)
+    parser.add_argument(
+        "--pairs",
+        required=True,
+        nargs="+",
+        type=Path,
+        metavar="FOLDER",
+        help="with visible/ and infrared/ in it, matched by file name; 64 pairs of all are used",
+    )
+    parser.add_argument("--output", required=True, type=Path, help="safetensors file to write")
+
+
+COMMANDS = (
+    Command("weights", "list the weights that ship", "ivf weights", no_arguments, _weights),
+    Command(
+        "export",
+        "write student and head as an ONNX file",
+        "ivf export --weights sage --output sage.onnx",
+        _add_export,
+        _export,
+    ),
+    Command(
+        "calibrate",
+        "find the ranges that weights need to run in 8 bits",
+        "ivf calibrate --weights mine.safetensors --pairs msrs --output mine_int8.safetensors",
+        _add_calibrate,
+        _calibrate,
+    ),
+)

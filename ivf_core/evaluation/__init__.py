@@ -1,0 +1,1 @@
+"""Scores of pictures, videos and bags, and the reports that show them."""
