@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from ivf_core import __version__
-from ivf_core.commands import bags, benchmark, data, fuse, train, weights
+from ivf_core.commands import bags, benchmark, data, evaluate, fuse, train, weights
 from ivf_core.commands.command import Command
 
 __all__ = ["COMMANDS", "build_parser", "main"]
@@ -17,6 +17,7 @@ COMMANDS: tuple[Command, ...] = (
     *bags.COMMANDS,
     *data.COMMANDS,
     *weights.COMMANDS,
+    *evaluate.COMMANDS,
     *benchmark.COMMANDS,
     *train.COMMANDS,
 )

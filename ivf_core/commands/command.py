@@ -37,7 +37,7 @@ def add_weights(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_engine(parser: argparse.ArgumentParser) -> None:
+def add_engine(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--engine", default="auto", choices=("auto", *ENGINES), help="runs the model (%(default)s)"
     )
