@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,12 +27,13 @@ def _evaluate(args: argparse.Namespace) -> int:
         raise ValueError(f"ivf evaluate needs a package more: pip install {error.name}") from error
     from ivf_core.evaluation.folders import evaluate, match_folders
     from ivf_core.evaluation.methods import unused_pictures
-    from ivf_core.evaluation.scores import find_metrics
+    from ivf_core.evaluation.scores import columns_of, find_metrics
     from ivf_core.evaluation.tables import format_scores, format_segmentation
     from ivf_core.memory import keep_freed_memory
 
     keep_freed_memory()
     metrics = find_metrics(args.metrics, args.convention)
+    columns_of(metrics, args.rank_by)
     pairs, unmatched = match_folders(args.visible, args.infrared, args.labels)
     methods = _open_methods(args)
     for method in methods:
@@ -58,9 +60,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         "precision": args.precision,
         "device of the metrics": str(device),
     }
-    report = Report(
-        settings, unmatched, args.labels_are == "pseudo", args.examples, args.rank_by or ()
-    )
+    report = Report(settings, unmatched, args.labels_are == "pseudo", args.examples, args.rank_by)
     files = write_report(result, pairs, methods, report, args.output)
     width = shutil.get_terminal_size((120, 24)).columns
     print(f"means over the {result.scores.common.sum()} pairs that all methods have a picture of")
@@ -125,11 +125,15 @@ def _metrics_device(device: str) -> str:
     return device if device.startswith("cuda") else "cpu"
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
+def _at_least(smallest: int) -> Callable[[str], int]:
+    """A parser of whole numbers."""
+
+    def number(text: str) -> int:
+        if int(text) < smallest:
+            raise ValueError
+        return int(text)
+
+    return number
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
@@ -171,14 +175,21 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     )
     report = parser.add_argument_group("report")
     report.add_argument(
-        "--examples", type=int, default=4, help="best and worst pictures a method (%(default)s)"
+        "--examples",
+        type=_at_least(0),
+        default=4,
+        help="best and worst pictures a method (%(default)s)",
     )
     report.add_argument(
-        "--rank-by", nargs="+", metavar="METRIC", help="what best is (mean rank over all metrics)"
+        "--rank-by",
+        nargs="+",
+        default=(),
+        metavar="METRIC",
+        help="what best is (mean rank over all metrics)",
     )
     run = parser.add_argument_group("running")
     add_engine(run)
-    run.add_argument("--workers", type=_positive, default=2, help="that read (%(default)s)")
+    run.add_argument("--workers", type=_at_least(1), default=2, help="that read (%(default)s)")
     # Scores of the weights, not of the arithmetic that suits a machine.
     parser.set_defaults(precision="fp32")
 

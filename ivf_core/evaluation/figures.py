@@ -18,11 +18,16 @@ from ivf_core.images.files import atomic_path
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Row", "draw_sheet", "draw_violins", "method_color"]
+__all__ = ["THUMBNAIL_WIDTH", "Row", "draw_sheet", "draw_violins", "method_color"]
 
 # Of Okabe and Ito: told apart by colour-blind people too.
 _COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
-_PANELS = 4
+_PANELS = 5
+_DPI = 130
+
+THUMBNAIL_WIDTH = 320
+"""Of the pictures on a sheet, in pixels; others are scaled to it."""
+
 _INK = "#222222"
 
 _STYLE: Any = {
@@ -99,26 +104,32 @@ def draw_sheet(rows: Sequence[Row], titles: Sequence[str], path: Path) -> None:
         titles: of the columns.
         path: file to write, in the format of its suffix.
     """
-    width = 2.6
-    ratios = [_ratio(pictures) for _, pictures in rows]
-    heights = [width * ratio + 0.22 for ratio in ratios]
+    # In inches.
+    left, top, gap, width = 0.25, 0.3, 0.06, THUMBNAIL_WIDTH / _DPI
+    below = 0.2 if any(caption for _, row in rows for caption, _ in row) else gap
+    heights = [width * _ratio(row) for _, row in rows]
+    size = (left + len(titles) * (width + gap), top + sum(heights) + below * len(rows))
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(width * len(titles), sum(heights) + 0.45))
-        grid = figure.subplots(
-            len(rows), len(titles), squeeze=False, gridspec_kw={"height_ratios": heights}
-        )
-        top = 1 - 0.3 / figure.get_figheight()
-        figure.subplots_adjust(0.03, 0.01, 0.995, top, wspace=0.03, hspace=0.12)
-        for axes, (name, pictures) in zip(grid, rows, strict=True):
-            axes[0].set_ylabel(name, fontsize=8)
-            for axis, (caption, picture) in zip(axes, pictures, strict=True):
+        figure = Figure(figsize=size)
+        edge = size[1] - top
+        for place, (name, row) in enumerate(rows):
+            height = heights[place]
+            edge -= height
+            figure.text(
+                left / 2 / size[0], (edge + height / 2) / size[1], name,
+                rotation=90, ha="center", va="center", fontsize=8,
+            )  # fmt: skip
+            for column, (caption, picture) in enumerate(row):
+                box = (left + column * (width + gap), edge, width, height)
+                axis = figure.add_axes([part / size[i % 2] for i, part in enumerate(box)])
                 axis.set(xticks=[], yticks=[])
                 axis.spines[:].set_visible(False)
-                axis.set_xlabel(caption, fontsize=7.5, labelpad=2)
+                axis.set_xlabel(caption, fontsize=8, labelpad=2)
+                if place == 0:
+                    axis.set_title(titles[column], pad=4)
                 if picture is not None:
-                    axis.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="antialiased")
-        for axis, title in zip(grid[0], titles, strict=True):
-            axis.set_title(title)
+                    axis.imshow(picture, cmap="gray", vmin=0, vmax=255, aspect="auto")
+            edge -= below
         _save(figure, [path])
 
 
@@ -133,4 +144,4 @@ def _save(figure: Figure, paths: Sequence[Path]) -> None:
         # Without the date and version that matplotlib writes: the same bytes every time.
         metadata = {".svg": {"Date": None, "Creator": None}, ".png": {"Software": None}}
         with atomic_path(path) as temporary:
-            figure.savefig(temporary, dpi=130, metadata=metadata.get(path.suffix))
+            figure.savefig(temporary, dpi=_DPI, metadata=metadata.get(path.suffix))

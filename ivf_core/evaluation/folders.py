@@ -71,7 +71,7 @@ class Evaluation:
         masked: M x P bool, whether the method has a mask of the pair and the pair a label.
         class_set: of labels and masks.
         broken: pictures that could not be read or fused, one line each.
-        notes: metrics that have no value for small pictures.
+        notes: metrics that have no value for some pictures, one line each.
     """
 
     scores: Scores
@@ -234,14 +234,13 @@ def evaluate(
     confusions = None
     if class_set is not None:
         confusions = np.zeros((*masked.shape, len(class_set), len(class_set)), np.int64)
-    sizes, broken = [], []
+    broken = []
     for index, pictures in enumerate(_read_ahead(pairs, methods, class_set, workers)):
         if isinstance(pictures, str):
             broken.append(pictures)
         else:
             run_weights(pairs[index].name, pictures, methods)
             broken += pictures.broken
-            sizes.append(pictures.infrared.shape)
             batch.add(index, pictures)
             if confusions is not None and class_set is not None and pictures.labels is not None:
                 for method, mask in pictures.masks.items():
@@ -254,10 +253,10 @@ def evaluate(
     batch.flush()
     if not scores.common.any():
         counts = ", ".join(
-            f"{name} of {count}" for name, count in zip(names, scores.present.sum(1), strict=True)
+            f"{name} {count}" for name, count in zip(names, scores.present.sum(1), strict=True)
         )
         raise ValueError(f"no pair of {len(pairs)} has a picture of every method: {counts}")
-    return Evaluation(scores, confusions, masked, class_set, broken, scores.too_small(sizes))
+    return Evaluation(scores, confusions, masked, class_set, broken, scores.gaps())
 
 
 class _Batch:

@@ -15,6 +15,9 @@ from ivf_core.evaluation.tables import number, segmentation_columns
 
 __all__ = ["build_page"]
 
+# Sheets that show when the page opens: the first method's.
+_UNFOLDED = 2
+
 _TYPES = {".svg": "image/svg+xml", ".png": "image/png", ".jpg": "image/jpeg"}
 
 _STYLE = """
@@ -23,14 +26,16 @@ body { font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff;
 h1 { font-size: 1.6rem; margin: 0; } h2 { font-size: 1.15rem; margin: 2.2rem 0 .4rem; }
 p { margin: .3rem 0 .8rem; max-width: 60rem; } .quiet { color: #666; font-size: .9em; }
 .warning { background: #fff4d6; border-left: 4px solid #e69f00; padding: .5rem .8rem; }
-.wide { overflow-x: auto; } img { max-width: 100%; display: block; }
+.wide { overflow-x: auto; } img { width: 100%; display: block; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .7rem; text-align: right; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
 thead th { border-bottom: 2px solid #222; } tbody tr + tr td { border-top: 1px solid #e4e4e4; }
 td small { display: block; color: #888; } td.best { font-weight: 700; background: #eaf5ef; }
+td.best small { font-weight: 400; }
 i { display: inline-block; width: .75em; height: .75em; border-radius: 2px; margin-right: .5em; }
-li { overflow-wrap: anywhere; } summary { cursor: pointer; }
+li { overflow-wrap: anywhere; }
+details { margin: .6rem 0; } summary { cursor: pointer; padding: .2rem 0; }
 """
 
 
@@ -77,8 +82,13 @@ def build_page(
         "<p class=quiet>Black line: median; white triangle: mean; thick bar: the middle half.</p>",
         _picture(violins, "Violin plots of each metric"),
     ]
-    for heading, path in sheets:
-        parts += [f"<h2>{escape(heading)}</h2>", _picture(path, heading)]
+    parts.append("<h2>Best and worst pictures</h2>" if sheets else "")
+    for index, (heading, path) in enumerate(sheets):
+        unfolded = " open" if index < _UNFOLDED else ""
+        parts.append(
+            f"<details{unfolded}><summary>{escape(heading)}</summary>"
+            f"{_picture(path, heading)}</details>"
+        )
     parts += ["<h2>How it was made</h2>", _list(settings)]
     left_out = [*result.broken, *result.notes]
     if left_out:

@@ -21,7 +21,7 @@ from ivf_core.metrics.structure import (
     VIF_MINIMUM_SIZE,
 )
 
-__all__ = ["Metric", "Scores", "common_pairs", "describe", "find_metrics"]
+__all__ = ["Metric", "Scores", "columns_of", "common_pairs", "describe", "find_metrics"]
 
 Convention = Literal["mean", "sum", "ivif_zoo"]
 
@@ -79,6 +79,18 @@ def find_metrics(
     return tuple(metrics)
 
 
+def columns_of(metrics: Sequence[Metric], names: Sequence[str]) -> list[int]:
+    """Positions of the metrics of these names; of all without a name.
+
+    Raises:
+        ValueError: a name that is none of theirs.
+    """
+    known = [metric.name for metric in metrics]
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"rank by {', '.join(unknown)}: not among the metrics {', '.join(known)}")
+    return [known.index(name) for name in names] or list(range(len(known)))
+
+
 def _fusion_metric(
     name: str, convention: Convention, visible: Tensor, infrared: Tensor, fused: Tensor
 ) -> Tensor:
@@ -133,21 +145,16 @@ class Scores:
                     values = metric.score(visible, infrared, fused)
                 self.values[methods, pairs, column] = values.double().cpu().numpy()
 
-    def too_small(self, sizes: Sequence[tuple[int, int]]) -> list[str]:
-        """One line for each metric that some pairs are too small for.
-
-        Args:
-            sizes: height and width of every pair.
-        """
-        lines = []
-        for metric in self.metrics:
-            count = sum(0 < min(size) < metric.minimum_size for size in sizes)
-            if count:
-                lines.append(
-                    f"{metric.name}: no value for {count} pairs smaller than "
-                    f"{metric.minimum_size} x {metric.minimum_size}"
-                )
-        return lines
+    def gaps(self) -> list[str]:
+        """One line for each metric and method that has pictures without a finite value."""
+        gaps = self.present[..., None] & ~np.isfinite(self.values)
+        return [
+            f"{metric.name}: no value for {gaps[m, :, k].sum()} of {self.present[m].sum()} "
+            f"pictures of '{method}' (0/0, or smaller than {metric.minimum_size} x {metric.minimum_size})"
+            for k, metric in enumerate(self.metrics)
+            for m, method in enumerate(self.methods)
+            if gaps[m, :, k].any()
+        ]
 
     def means(self) -> np.ndarray:
         """M x K float64: the mean of the finite values over the common pairs; NaN without one."""

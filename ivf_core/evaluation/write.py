@@ -6,18 +6,21 @@ import platform
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 import ivf_core
 from ivf_core.data.pairs import PairFiles
-from ivf_core.evaluation.figures import Row, draw_sheet, draw_violins
+from ivf_core.evaluation.figures import THUMBNAIL_WIDTH, Row, draw_sheet, draw_violins
 from ivf_core.evaluation.folders import Evaluation, read_pictures, run_weights
 from ivf_core.evaluation.methods import Method
 from ivf_core.evaluation.page import build_page
+from ivf_core.evaluation.scores import Scores, columns_of
 from ivf_core.evaluation.tables import number, scores_csv, segmentation_summary
 from ivf_core.images.files import atomic_path, write_json
 from ivf_core.training.recipes import git_revision
@@ -142,12 +145,16 @@ def _draw_sheets(
 ) -> list[tuple[str, Path]]:
     """Write the sheets; headings and files."""
     scores = result.scores
-    names = [metric.name for metric in scores.metrics]
-    if unknown := [name for name in report.rank_by if name not in names]:
-        raise ValueError(f"rank by {', '.join(unknown)}: not among the metrics {', '.join(names)}")
-    columns = [names.index(name) for name in report.rank_by] or list(range(len(names)))
+    columns = columns_of(scores.metrics, report.rank_by)
     what = ", ".join(report.rank_by) or "mean rank over the metrics"
+    captioned = columns if report.rank_by else []
+    shown = _shown(methods)
     sheets = []
+
+    @cache
+    def thumbnails(pair: int) -> list[np.ndarray | None]:
+        return _thumbnails(pairs[pair], methods)
+
     for m in np.flatnonzero(scores.present.any(axis=1)) if report.examples else ():
         ranks = scores.ranks(int(m), columns)
         known = np.flatnonzero(np.isfinite(ranks))
@@ -156,32 +163,43 @@ def _draw_sheets(
             ("best", ordered[: report.examples]),
             ("worst", ordered[::-1][: report.examples]),
         ):
-            rows = [_row(result, pairs[p], p, methods, report.rank_by) for p in chosen]
+            rows: list[Row] = [
+                (
+                    pairs[p].name,
+                    list(zip(_captions(scores, p, shown, captioned), thumbnails(p), strict=True)),
+                )
+                for p in chosen
+            ]
             path = output / f"{kind}_{_file_name(scores.methods[m])}.jpg"
-            draw_sheet(rows, ["visible", "infrared", *_shown(methods)], path)
+            draw_sheet(rows, ["visible", "infrared", *shown], path)
             sheets.append((f"{scores.methods[m]}: {kind} pictures by {what}", path))
     return sheets
 
 
-def _row(
-    result: Evaluation, files: PairFiles, pair: int, methods: Sequence[Method], names: Sequence[str]
-) -> Row:
-    """A pair and all methods' pictures of it, with the metrics of these names below."""
+def _thumbnails(files: PairFiles, methods: Sequence[Method]) -> list[np.ndarray | None]:
+    """Visible, infrared and every method's picture; None where it has none."""
     pictures = read_pictures(files, methods)
     if isinstance(pictures, str):
         raise ValueError(pictures)  # it could be read a while ago
     run_weights(files.name, pictures, methods)
-    row: list[tuple[str, np.ndarray | None]] = [("", pictures.visible), ("", pictures.infrared)]
-    scores = result.scores
-    for method in _shown(methods):
+    height, width = pictures.infrared.shape
+    size = (THUMBNAIL_WIDTH, round(THUMBNAIL_WIDTH * height / width))
+    fused = (pictures.fused.get(name) for name in _shown(methods))
+    return [
+        picture if picture is None else cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+        for picture in (pictures.visible, pictures.infrared, *fused)
+    ]
+
+
+def _captions(
+    scores: Scores, pair: int, methods: Sequence[str], columns: Sequence[int]
+) -> list[str]:
+    """What stands below the pictures of a pair: the methods' values of some metrics."""
+    captions = ["", ""]
+    for method in methods:
         values = scores.values[scores.methods.index(method), pair]
-        captions = [
-            f"{metric.name} {number(value)}"
-            for metric, value in zip(scores.metrics, values, strict=True)
-            if metric.name in names
-        ]
-        row.append((", ".join(captions), pictures.fused.get(method)))
-    return files.name, row
+        captions.append(", ".join(f"{scores.metrics[k].name} {number(values[k])}" for k in columns))
+    return captions
 
 
 def _shown(methods: Sequence[Method]) -> list[str]:
