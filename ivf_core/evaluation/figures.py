@@ -120,8 +120,10 @@ def draw_sheet(rows: Sequence[Row], titles: Sequence[str], path: Path) -> None:
                 rotation=90, ha="center", va="center", fontsize=8,
             )  # fmt: skip
             for column, (caption, picture) in enumerate(row):
-                box = (left + column * (width + gap), edge, width, height)
-                axis = figure.add_axes([part / size[i % 2] for i, part in enumerate(box)])
+                across = left + column * (width + gap)
+                axis = figure.add_axes(
+                    (across / size[0], edge / size[1], width / size[0], height / size[1])
+                )
                 axis.set(xticks=[], yticks=[])
                 axis.spines[:].set_visible(False)
                 axis.set_xlabel(caption, fontsize=8, labelpad=2)

@@ -266,7 +266,7 @@ class _Batch:
         self._scores, self._device, self._grey = scores, device, grey
         self._limit = _BATCH_PIXELS["cpu" if device.type == "cpu" else "cuda"]
         self._places: list[tuple[int, int]] = []
-        self._planes: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self._planes: list[tuple[np.ndarray, ...]] = []
 
     def add(self, index: int, pictures: Pictures) -> None:
         infrared = pictures.infrared
@@ -275,17 +275,23 @@ class _Batch:
         visible = to_grey(pictures.visible, self._grey)
         for method, fused in pictures.fused.items():
             self._places.append((self._scores.methods.index(method), index))
-            self._planes.append((visible, infrared, to_grey(fused, self._grey)))
+            self._planes.append((visible, infrared, to_grey(fused, self._grey), fused))
             if len(self._planes) * infrared.size >= self._limit:
                 self.flush()
 
     def flush(self) -> None:
         if self._planes:
-            batch = (
-                torch.from_numpy(np.stack(planes)).to(self._device).float().unsqueeze(1)
+            visible, infrared, fused, colour = (
+                torch.from_numpy(np.stack(planes)).to(self._device)
                 for planes in zip(*self._planes, strict=True)
             )
-            self._scores.score(self._places, *batch)
+            self._scores.score(
+                self._places,
+                visible.float().unsqueeze(1),
+                infrared.float().unsqueeze(1),
+                fused.float().unsqueeze(1),
+                colour.permute(0, 3, 1, 2),
+            )
         self._places, self._planes = [], []
 
 

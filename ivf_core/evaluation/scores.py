@@ -40,13 +40,14 @@ class Metric:
     Attributes:
         name: as papers write it.
         higher_is_better: the direction.
-        score: visible, infrared and fused, N x 1 x H x W float32 in 0..255, to N values.
+        score: visible, infrared and fused, N x 1 x H x W float32 in 0..255, and fused in
+            colour, N x 3 x H x W uint8 RGB, to N values.
         minimum_size: height and width that it needs; smaller pictures have no value.
     """
 
     name: str
     higher_is_better: bool
-    score: Callable[[Tensor, Tensor, Tensor], Tensor]
+    score: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
     minimum_size: int = 2
 
     @property
@@ -61,6 +62,8 @@ def find_metrics(
     """The metrics of these names, in their order; by default all of `FUSION_METRICS`.
 
     Args:
+        names: also of `NO_REFERENCE_METRICS`, whose library and weights are looked for when
+            they score.
         convention: as for `fusion_metrics`.
 
     Raises:
@@ -69,14 +72,37 @@ def find_metrics(
     names = tuple(FUSION_METRICS) if names is None else tuple(names)
     if len(set(names)) < len(names):
         raise ValueError(f"metrics {', '.join(names)}: one is there twice")
-    metrics = []
-    for name in names:
-        if name not in FUSION_METRICS:
-            raise ValueError(f"metric '{name}', known: {', '.join(FUSION_METRICS)}")
-        score = partial(_fusion_metric, name, convention)
-        minimum = _MINIMUM_SIZES.get(name, 3)
-        metrics.append(Metric(name, FUSION_METRICS[name].higher_is_better, score, minimum))
-    return tuple(metrics)
+    known = {**_fusion_metrics(convention), **_no_reference_metrics()}
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"metric {', '.join(unknown)} is unknown; known: {', '.join(known)}")
+    return tuple(known[name] for name in names)
+
+
+def _fusion_metrics(convention: Convention) -> dict[str, Metric]:
+    def score(name: str, visible: Tensor, infrared: Tensor, fused: Tensor, _: Tensor) -> Tensor:
+        return fusion_metrics(visible, infrared, fused, [name], convention=convention)[name]
+
+    return {
+        name: Metric(
+            name, metric.higher_is_better, partial(score, name), _MINIMUM_SIZES.get(name, 3)
+        )
+        for name, metric in FUSION_METRICS.items()
+    }
+
+
+def _no_reference_metrics() -> dict[str, Metric]:
+    try:
+        from ivf_core.metrics.no_reference import NO_REFERENCE_METRICS, no_reference_metrics
+    except ModuleNotFoundError:
+        return {}
+
+    def score(name: str, *pictures: Tensor) -> Tensor:
+        return no_reference_metrics(pictures[-1].float(), [name])[name]
+
+    return {
+        name: Metric(name, metric.higher_is_better, partial(score, name), metric.smallest)
+        for name, metric in NO_REFERENCE_METRICS.items()
+    }
 
 
 def columns_of(metrics: Sequence[Metric], names: Sequence[str]) -> list[int]:
@@ -89,12 +115,6 @@ def columns_of(metrics: Sequence[Metric], names: Sequence[str]) -> list[int]:
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f"rank by {', '.join(unknown)}: not among the metrics {', '.join(known)}")
     return [known.index(name) for name in names] or list(range(len(known)))
-
-
-def _fusion_metric(
-    name: str, convention: Convention, visible: Tensor, infrared: Tensor, fused: Tensor
-) -> Tensor:
-    return fusion_metrics(visible, infrared, fused, [name], convention=convention)[name]
 
 
 @dataclass(frozen=True)
@@ -129,20 +149,25 @@ class Scores:
         return common_pairs(self.present)
 
     def score(
-        self, places: Sequence[tuple[int, int]], visible: Tensor, infrared: Tensor, fused: Tensor
+        self,
+        places: Sequence[tuple[int, int]],
+        visible: Tensor,
+        infrared: Tensor,
+        fused: Tensor,
+        colour: Tensor,
     ) -> None:
         """Score a batch and keep the values.
 
         Args:
             places: method and pair of each picture.
-            visible, infrared, fused: N x 1 x H x W float32 in 0..255.
+            visible, infrared, fused, colour: as for `Metric.score`.
         """
         methods, pairs = np.array(places).T
         self.present[methods, pairs] = True
         for column, metric in enumerate(self.metrics):
             if min(fused.shape[2:]) >= metric.minimum_size:
                 with torch.inference_mode():
-                    values = metric.score(visible, infrared, fused)
+                    values = metric.score(visible, infrared, fused, colour)
                 self.values[methods, pairs, column] = values.double().cpu().numpy()
 
     def gaps(self) -> list[str]:
@@ -150,7 +175,7 @@ class Scores:
         gaps = self.present[..., None] & ~np.isfinite(self.values)
         return [
             f"{metric.name}: no value for {gaps[m, :, k].sum()} of {self.present[m].sum()} "
-            f"pictures of '{method}' (0/0, or smaller than {metric.minimum_size} x {metric.minimum_size})"
+            f"pictures of '{method}' (0/0, or a side of less than {metric.minimum_size} pixels)"
             for k, metric in enumerate(self.metrics)
             for m, method in enumerate(self.methods)
             if gaps[m, :, k].any()

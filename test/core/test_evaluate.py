@@ -194,7 +194,7 @@ def test_small_pictures_have_no_value_of_some_metrics(
     words = ("--fused", tmp_path / "vi", "--metrics", "SSIM", "MS-SSIM", "--examples", 0)
     assert run(tmp_path, tmp_path / "out", *words) == 0
     assert (
-        "MS-SSIM: no value for 1 of 1 pictures of 'vi' (0/0, or smaller than 161 x 161)"
+        "MS-SSIM: no value for 1 of 1 pictures of 'vi' (0/0, or a side of less than 161 pixels)"
         in capsys.readouterr().err
     )
     [row] = rows(tmp_path / "out")
@@ -281,7 +281,7 @@ def test_masks_with_other_ids_are_refused(
     [
         ([], "nothing to evaluate"),
         (["--fused", "copy", "--fused", "copy=average"], "two methods are called copy"),
-        (["--fused", "copy", "--metrics", "EN", "XY"], "metric 'XY', known: EN"),
+        (["--fused", "copy", "--metrics", "EN", "XY"], "metric XY is unknown; known: EN"),
         (["--fused", "copy", "--metrics", "EN", "EN"], "one is there twice"),
         (["--fused", "nowhere"], "no such folder"),
         (["--fused", "copy", "--metrics", "EN", "--rank-by", "SD"], "rank by SD: not among"),
@@ -383,5 +383,5 @@ def test_ivif_zoos_convention_is_passed_on() -> None:
     for convention in ("sum", "ivif_zoo"):
         [metric] = find_metrics(["VIF"], convention)
         expected = fusion_metrics(*pictures, ["VIF"], convention=convention)["VIF"]
-        assert metric.score(*pictures) == expected
-        assert metric.score(*pictures) != find_metrics(["VIF"])[0].score(*pictures)
+        assert metric.score(*pictures, pictures[2]) == expected
+        assert find_metrics(["VIF"])[0].score(*pictures, pictures[2]) != expected
