@@ -36,7 +36,9 @@ setup(
     maintainer_email="maintainers@example.com",
     python_requires=">=3.10",
     packages=find_packages(include=["ivf_core", "ivf_core.*", "ivf_ros", "ivf_ros.*"]),
-    package_data={"ivf_core": ["weights/*.safetensors", "weights/*.md"]},
+    package_data={
+        "ivf_core": ["weights/*.safetensors", "weights/*.md", "evaluation/reference_bands.json"]
+    },
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),
@@ -59,6 +61,8 @@ setup(
         # PyTorch's exporter, which both read from, needs onnx.
         "openvino": ["onnx>=1.15", "openvino>=2024.4"],
         "onnxruntime": ["onnx>=1.15", "onnxruntime>=1.17"],
+        # The figures of ivf evaluate.
+        "evaluation": ["matplotlib>=3.6"],
         # Masks for teachers: SAM, which needs torchvision, and superpixels. Muon: torch 2.9.
         # Devices, precision and nodes: Fabric. Segmenters to train with: transformers.
         "training": [
