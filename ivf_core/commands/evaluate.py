@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["COMMANDS"]
 
+_UNMATCHED_SHOWN = 10
+
 
 def _evaluate(args: argparse.Namespace) -> int:
     try:
@@ -29,6 +31,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     from ivf_core.evaluation.methods import unused_pictures
     from ivf_core.evaluation.scores import columns_of, find_metrics
     from ivf_core.evaluation.tables import format_scores, format_segmentation
+    from ivf_core.inference.torch_engine import choose_device
     from ivf_core.memory import keep_freed_memory
 
     keep_freed_memory()
@@ -39,7 +42,9 @@ def _evaluate(args: argparse.Namespace) -> int:
     for method in methods:
         unmatched += unused_pictures(method, [pair.name for pair in pairs])
     class_set = _class_set(args, methods)
-    device = _metrics_device(args.device)
+    # The metrics are PyTorch's: where the engine runs on another device, on the CPU.
+    on_cuda = args.device == "auto" or args.device.startswith("cuda")
+    device = choose_device(args.device if on_cuda else "cpu")
     with tqdm(total=len(pairs), desc="evaluate", unit="pair", disable=None) as bar:
         result = evaluate(
             pairs,
@@ -51,7 +56,9 @@ def _evaluate(args: argparse.Namespace) -> int:
             workers=args.workers,
             progress=lambda _: bar.update(),
         )
-    for line in [*unmatched, *result.broken, *result.notes]:
+    rest = len(unmatched) - _UNMATCHED_SHOWN
+    more = [f"{rest} more without a partner: summary.json names all"] if rest > 0 else []
+    for line in [*unmatched[:_UNMATCHED_SHOWN], *more, *result.broken, *result.notes]:
         print(f"ivf evaluate: left out: {line}", file=sys.stderr)
     settings = {
         "convention": args.convention,
@@ -76,7 +83,7 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _open_methods(args: argparse.Namespace) -> list[Method]:
-    from ivf_core.evaluation.methods import add_masks, open_fused, open_weights
+    from ivf_core.evaluation.methods import add_masks, check_names, open_fused, open_weights
 
     methods = [
         open_fused(text)
@@ -84,9 +91,7 @@ def _open_methods(args: argparse.Namespace) -> list[Method]:
         else open_weights(text, engine=args.engine, device=args.device, precision=args.precision)
         for kind, text in args.methods or ()
     ]
-    names = [method.name for method in methods]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise ValueError(f"two methods are called {', '.join(sorted(twice))}: give NAME=PATH")
+    check_names(methods)
     if args.masks and not args.labels:
         raise ValueError("--masks are compared with --labels, which are missing")
     methods = add_masks(methods, args.masks or ())
@@ -114,15 +119,6 @@ def _class_set(args: argparse.Namespace, methods: list[Method]) -> ClassSet | No
         if other.names != class_set.names:
             raise ValueError(f"'{name}' has the classes '{other.name}', not '{class_set.name}'")
     return class_set
-
-
-def _metrics_device(device: str) -> str:
-    """The metrics run on PyTorch: where the engine runs on another device, on the CPU."""
-    import torch
-
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return device if device.startswith("cuda") else "cpu"
 
 
 def _at_least(smallest: int) -> Callable[[str], int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,7 +12,16 @@ from ivf_core.images.files import list_images
 from ivf_core.inference import FusionPipeline
 from ivf_core.models.checkpoints import load_model
 
-__all__ = ["Method", "add_masks", "open_fused", "open_weights", "split_name", "unused_pictures"]
+__all__ = [
+    "Method",
+    "add_masks",
+    "check_names",
+    "file_stem",
+    "open_fused",
+    "open_weights",
+    "split_name",
+    "unused_pictures",
+]
 
 
 @dataclass(frozen=True)
@@ -52,11 +62,7 @@ def open_fused(text: str) -> Method:
         ValueError: no such folder, or no picture in it.
     """
     name, folder = split_name(text)
-    path = Path(folder)
-    pictures = list_images(path)
-    if not pictures:
-        raise ValueError(f"'{path}': no pictures in it")
-    return Method(name or path.resolve().name, folder, fused=pictures)
+    return Method(name or Path(folder).resolve().name, folder, fused=_pictures(folder))
 
 
 def open_weights(text: str, *, engine: str, device: str, precision: str) -> Method:
@@ -89,8 +95,36 @@ def add_masks(methods: Sequence[Method], texts: Iterable[str]) -> list[Method]:
         method = named.get(name, Method(name, folder))
         if method.masks or method.class_set is not None:
             raise ValueError(f"--masks {text}: '{name}' has masks already")
-        named[name] = replace(method, masks=list_images(folder))
+        named[name] = replace(method, masks=_pictures(folder))
     return list(named.values())
+
+
+def check_names(methods: Iterable[Method]) -> None:
+    """Refuse methods whose names, or names of files, are the same.
+
+    Raises:
+        ValueError: names the methods.
+    """
+    seen: dict[str, str] = {}
+    for method in methods:
+        stem = file_stem(method.name).lower()
+        if stem in seen:
+            raise ValueError(
+                f"methods '{seen[stem]}' and '{method.name}' need names that differ: NAME=PATH"
+            )
+        seen[stem] = method.name
+
+
+def file_stem(name: str) -> str:
+    """A method's name without what file names should not have."""
+    return re.sub(r"[^\w.+-]+", "_", name)
+
+
+def _pictures(folder: str) -> dict[str, Path]:
+    pictures = list_images(folder)
+    if not pictures:
+        raise ValueError(f"'{folder}': no pictures in it")
+    return pictures
 
 
 def unused_pictures(method: Method, pairs: Iterable[str]) -> list[str]:

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import platform
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import torch
 
 import ivf_core
 from ivf_core.data.pairs import PairFiles
 from ivf_core.evaluation.figures import THUMBNAIL_WIDTH, Row, draw_sheet, draw_violins
 from ivf_core.evaluation.folders import Evaluation, read_pictures, run_weights
-from ivf_core.evaluation.methods import Method
+from ivf_core.evaluation.methods import Method, file_stem
 from ivf_core.evaluation.page import build_page
 from ivf_core.evaluation.scores import Scores, columns_of
 from ivf_core.evaluation.tables import number, scores_csv, segmentation_summary
@@ -28,8 +27,6 @@ from ivf_core.training.recipes import git_revision
 __all__ = ["PSEUDO_LABELS", "Report", "write_report"]
 
 PSEUDO_LABELS = "Against pseudo-labels, which are not ground truth."
-
-_PACKAGES = ("numpy", "opencv-python-headless", "torch")
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,7 @@ class Report:
     unmatched: Sequence[str] = ()
     pseudo_labels: bool = False
     examples: int = 4
-    rank_by: Sequence[str] = field(default=())
+    rank_by: Sequence[str] = ()
 
 
 def write_report(
@@ -85,7 +82,7 @@ def write_report(
     page = build_page(
         result,
         title="Fusion scores: " + ", ".join(result.scores.methods),
-        settings=[f"{name}: {value}" for name, value in _settings(report).items()],
+        settings=_settings_lines(methods, report),
         labels_note=labels_note,
         violins=violins[0],
         sheets=sheets,
@@ -131,9 +128,26 @@ def _summary(
 
 
 def _settings(report: Report) -> dict[str, Any]:
-    versions = {"ivf_core": ivf_core.__version__, "python": platform.python_version()}
-    versions |= {name: version(name) for name in _PACKAGES}
+    versions = {
+        "ivf_core": ivf_core.__version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "opencv": cv2.__version__,
+        "torch": torch.__version__,
+    }
     return {**report.settings, "versions": versions, "revision": git_revision()}
+
+
+def _settings_lines(methods: Sequence[Method], report: Report) -> list[str]:
+    """Where the methods' pictures come from, and the settings."""
+    settings = _settings(report)
+    settings["versions"] = ", ".join(f"{k} {v}" for k, v in settings["versions"].items())
+    sources = (
+        f"{method.name}: {'weights' if method.pipeline is not None else 'pictures in'} "
+        f"{method.source}"
+        for method in methods
+    )
+    return [*sources, *(f"{name}: {value}" for name, value in settings.items())]
 
 
 def _draw_sheets(
@@ -170,7 +184,7 @@ def _draw_sheets(
                 )
                 for p in chosen
             ]
-            path = output / f"{kind}_{_file_name(scores.methods[m])}.jpg"
+            path = output / f"{kind}_{file_stem(scores.methods[m])}.jpg"
             draw_sheet(rows, ["visible", "infrared", *shown], path)
             sheets.append((f"{scores.methods[m]}: {kind} pictures by {what}", path))
     return sheets
@@ -204,10 +218,6 @@ def _captions(
 
 def _shown(methods: Sequence[Method]) -> list[str]:
     return [method.name for method in methods if method.fused or method.pipeline is not None]
-
-
-def _file_name(method: str) -> str:
-    return re.sub(r"[^\w.+-]+", "_", method)
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -280,7 +280,9 @@ def test_masks_with_other_ids_are_refused(
     ("words", "message"),
     [
         ([], "nothing to evaluate"),
-        (["--fused", "copy", "--fused", "copy=average"], "two methods are called copy"),
+        (["--fused", "copy", "--fused", "copy=average"], "'copy' and 'copy' need names that"),
+        (["--fused", "a b=copy", "--fused", "A_b=copy"], "'a b' and 'A_b' need names that"),
+        (["--fused", "."], "no pictures in it"),
         (["--fused", "copy", "--metrics", "EN", "XY"], "metric XY is unknown; known: EN"),
         (["--fused", "copy", "--metrics", "EN", "EN"], "one is there twice"),
         (["--fused", "nowhere"], "no such folder"),
