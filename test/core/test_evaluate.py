@@ -387,3 +387,28 @@ def test_ivif_zoos_convention_is_passed_on() -> None:
         expected = fusion_metrics(*pictures, ["VIF"], convention=convention)["VIF"]
         assert metric.score(*pictures, pictures[2]) == expected
         assert find_metrics(["VIF"])[0].score(*pictures, pictures[2]) != expected
+
+
+def test_metrics_without_references(
+    folders: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    module = pytest.importorskip("ivf_core.metrics.no_reference")
+    pytest.importorskip("pyiqa")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    words = ("--fused", folders / "copy", "--metrics", "BRISQUE", "EN", "--examples", 0)
+    assert run(folders, tmp_path / "out", *words) == 1
+    assert "metric 'BRISQUE': no weights at" in capsys.readouterr().err
+    weights = module.weights_directory() / module.NO_REFERENCE_METRICS["BRISQUE"].weights
+    weights.parent.mkdir(parents=True)
+    torch.save((torch.rand(5), torch.rand(5, 36)), weights)  # like the true ones in kind
+    assert run(folders, tmp_path / "out", *words) == 0
+    for row in rows(tmp_path / "out"):
+        colour = torch.from_numpy(read_visible(folders / f"copy/{row['pair']}.png"))
+        expected = module.no_reference_metrics(
+            colour.permute(2, 0, 1).float()[None], ["BRISQUE"], weights=weights.parent
+        )
+        assert float(row["BRISQUE"]) == pytest.approx(expected["BRISQUE"].item(), rel=1e-4)
+    assert "BRISQUE ↓" in capsys.readouterr().out
