@@ -59,11 +59,10 @@ def format_segmentation(result: Evaluation, width: int = 120) -> str:
 
 def segmentation_columns(matrix: ConfusionMatrix) -> dict[str, float]:
     """The figures of a confusion matrix by name, NaN where no class occurs."""
-    found = matrix.class_accuracy()
     return {
         "mIoU": matrix.mean_iou(),
-        "accuracy": matrix.accuracy(),
-        "mAcc": math.nan if np.isnan(found).all() else float(np.nanmean(found)),
+        "accuracy": matrix.pixel_accuracy(),
+        "mAcc": matrix.mean_accuracy(),
     }
 
 
@@ -76,7 +75,7 @@ def segmentation_summary(result: Evaluation) -> dict[str, Any]:
         by_class = zip(
             result.class_set.names,
             matrix.iou(),
-            matrix.class_accuracy(),
+            matrix.accuracy(),
             matrix.counts.sum(1).tolist(),
             strict=True,
         )
@@ -103,7 +102,7 @@ def scores_csv(result: Evaluation, labels_note: str = "") -> str:
         if not result.masked[method, pair]:
             return math.nan, math.nan
         matrix = result.confusion(method, pair)
-        return matrix.mean_iou(), matrix.accuracy()
+        return matrix.mean_iou(), matrix.pixel_accuracy()
 
     names = [f"{name}{labels_note}" for name in ("mIoU", "accuracy")]
     return result.scores.to_csv(names, cells)

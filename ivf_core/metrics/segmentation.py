@@ -54,21 +54,28 @@ class ConfusionMatrix:
         with np.errstate(invalid="ignore"):
             return np.where(union > 0, hits / union, np.nan)
 
-    def mean_iou(self) -> float:
-        """Mean IoU of the classes that occur; NaN where none does."""
-        values = self.iou()
-        return float(np.nanmean(values)) if not np.isnan(values).all() else float("nan")
+    def accuracy(self) -> np.ndarray:
+        """Share of a class's true pixels that are found, float64 in [0, 1]; NaN where it has none.
 
-    def class_accuracy(self) -> np.ndarray:
-        """Share of each class's pixels that were found, float64 in [0, 1]; NaN for one never true.
-
-        Also known as recall; its mean over the classes that occur is mAcc.
+        A class that is only predicted, wrongly, has an IoU of 0 but no accuracy.
         """
         true = self.counts.sum(1)
         with np.errstate(invalid="ignore"):
             return np.where(true > 0, np.diag(self.counts) / true, np.nan)
 
-    def accuracy(self) -> float:
-        """Share of the counted pixels whose class was found; NaN where none was counted."""
-        total = self.counts.sum()
-        return float(np.trace(self.counts) / total) if total else float("nan")
+    def mean_iou(self) -> float:
+        """Mean IoU of the classes that occur; NaN where none does."""
+        return _mean(self.iou())
+
+    def mean_accuracy(self) -> float:
+        """Mean accuracy of the classes that are true anywhere; NaN where none is."""
+        return _mean(self.accuracy())
+
+    def pixel_accuracy(self) -> float:
+        """Share of all labelled pixels that are right; NaN where there are none."""
+        pixels = self.counts.sum()
+        return float(np.diag(self.counts).sum() / pixels) if pixels else float("nan")
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(np.nanmean(values)) if not np.isnan(values).all() else float("nan")
