@@ -303,16 +303,14 @@ def _color_masks(masks: np.ndarray) -> np.ndarray:
     return colored
 
 
-def _machine() -> dict[str, Any]:
-    cuda = torch.cuda.is_available()
+def _machine() -> dict[str, str | int]:
+    gpus = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
     return {
         "host": platform.node(),
         "system": platform.platform(),
-        "processors": os.cpu_count(),
+        "processors": os.cpu_count() or 1,
         "threads": torch.get_num_threads(),
-        "gpus": [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]
-        if cuda
-        else [],
+        "gpus": ", ".join(torch.cuda.get_device_name(number) for number in gpus) or "none",
     }
 
 

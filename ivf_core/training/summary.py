@@ -35,7 +35,7 @@ caption { font-weight: bold; text-align: left; padding: .3em 0 }
 td, th { border-bottom: 1px solid #ccc; padding: .2em .8em .2em 0; text-align: left;
   vertical-align: top }
 td.number { text-align: right; font-variant-numeric: tabular-nums }
-.tables { display: flex; flex-wrap: wrap }
+.tables { align-items: start; display: flex; flex-wrap: wrap }
 .note { border-left: 4px solid #c60; background: #fff4e5; padding: .4em .8em; margin: .5em 0 }
 img { max-width: 100% }
 pre { background: #f4f4f4; padding: .8em; overflow-x: auto }
@@ -151,7 +151,7 @@ def _draw_curves(losses: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> bytes:
     columns = min(3, len(losses))
     rows = -(-len(losses) // columns)
     figure = Figure(figsize=(4 * columns, 2.7 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).flat
+    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes in grid:
         axes.set_visible(False)
     for axes, (name, (steps, values)) in zip(grid, losses.items(), strict=False):
