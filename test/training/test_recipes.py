@@ -24,6 +24,7 @@ from ivf_core.training import recipes
 from ivf_core.training.distillation import StudentRecipe, learn_alone, train_student
 from ivf_core.training.priors import PriorRecipe
 from ivf_core.training.recipes import RecipeError, git_revision, load_recipe
+from ivf_core.training.segformer import SegformerRecipe
 from ivf_core.training.segmentation import HeadRecipe, class_weights, train_head
 
 RECIPES = Path(__file__).parents[2] / "training"
@@ -44,6 +45,7 @@ def test_recipes_that_ship_are_sound() -> None:
         "student": StudentRecipe,
         "head": HeadRecipe,
         "priors": PriorRecipe,
+        "segformer": SegformerRecipe,
     }
     paths = sorted(RECIPES.glob("*.yaml"))
     assert paths
