@@ -315,12 +315,14 @@ class ContextWeights:
 
 @dataclass(frozen=True)
 class StudentWeights:
-    """Of `student_loss`. Table 3 III (a), (b), (c) are those with `feature`, `context` or
-    `contrast` zero."""
+    """Of `student_loss`; a term whose weight is zero is not computed. Table 3 III (a), (b), (c)
+    are those with `feature`, `context` or `contrast` zero."""
 
     context: float = 1.0
     contrast: float = 1 / 3000
     feature: float = 0.3
+    terms: ContextWeights = ContextWeights()
+    """Of L_context itself."""
 
 
 @dataclass(frozen=True)
@@ -335,6 +337,8 @@ class TeacherWeights:
     context: float = 0.1
     contrast: float = 0.1 / 3000
     feature: float = 0.01
+    terms: ContextWeights = ContextWeights()
+    """Of L_context itself, against the student."""
 
 
 class Total(NamedTuple):
@@ -387,10 +391,10 @@ def student_loss(
     infrared: Tensor,
     contrast: Tensor | None = None,
     weights: StudentWeights | None = None,
+    *,
+    detach: bool = True,
 ) -> Total:
     """L_s^d of SAGE, the upper level of equation (1): L_context + L_cs / 3000 + 0.3 L_fea.
-
-    No gradient reaches the teacher.
 
     Args:
         student, teacher: what both made of the sources.
@@ -398,12 +402,18 @@ def student_loss(
         contrast: L_cs, with the student's picture as fused and the teacher's as reference; None
             leaves it out.
         weights: by default the published ones.
+        detach: keep gradients from the teacher; an unrolled step needs them.
 
     Returns:
         The sum, and the parts context, contrast and feature, those that there are.
+
+    Raises:
+        ValueError: nothing is left to learn from.
     """
     weights = weights or StudentWeights()
-    parts = _distillation(student, teacher, visible_luma, infrared, contrast)
+    parts = _distillation(student, teacher, visible_luma, infrared, contrast, weights, detach)
+    if not parts:
+        raise ValueError("all weights of the student's loss are zero")
     return _weighted(parts, weights)
 
 
@@ -416,12 +426,12 @@ def teacher_loss(
     student: StudentOutput | None = None,
     contrast: Tensor | None = None,
     weights: TeacherWeights | None = None,
+    detach: bool = True,
 ) -> Total:
     """L_m^d of SAGE, the lower level of equation (1), or without a student its pre-training.
 
     MSE(f, Y) + MSE(f, IR) + 2 grad(f; Y, IR) + 0.3 L_seg, and with a student
-    0.1 (L_context + L_cs / 3000) + 0.01 L_fea with the roles swapped. No gradient reaches the
-    student.
+    0.1 (L_context + L_cs / 3000) + 0.01 L_fea with the roles swapped.
 
     Args:
         teacher: what the teacher made of the sources.
@@ -431,6 +441,7 @@ def teacher_loss(
         contrast: L_cs, with the teacher's picture as fused and the student's as reference; None
             leaves it out.
         weights: by default the published ones.
+        detach: keep gradients from the student; an unrolled step needs them.
 
     Returns:
         The sum, and the parts fusion, segmentation, context, contrast and feature, those that
@@ -447,7 +458,7 @@ def teacher_loss(
     if segmentation is not None:
         parts["segmentation"] = segmentation
     if student is not None:
-        parts |= _distillation(teacher, student, visible_luma, infrared, contrast)
+        parts |= _distillation(teacher, student, visible_luma, infrared, contrast, weights, detach)
     return _weighted(parts, weights)
 
 
@@ -457,11 +468,17 @@ def _distillation(
     visible_luma: Tensor,
     infrared: Tensor,
     contrast: Tensor | None,
+    weights: StudentWeights | TeacherWeights,
+    detach: bool,
 ) -> dict[str, Tensor]:
-    parts = {
-        "context": context_loss(learner.fused, visible_luma, infrared, other.fused.detach()),
-        "feature": cosine_feature_loss(learner.features, [f.detach() for f in other.features]),
-    }
+    fused, features = other.fused, list(other.features)
+    if detach:
+        fused, features = fused.detach(), [feature.detach() for feature in features]
+    parts = {}
+    if weights.context:
+        parts["context"] = context_loss(learner.fused, visible_luma, infrared, fused, weights.terms)
+    if weights.feature:
+        parts["feature"] = cosine_feature_loss(learner.features, features)
     if contrast is not None:
         parts["contrast"] = contrast
     return parts
