@@ -133,14 +133,15 @@ class RunRecord:
 
         Args:
             step: 0 for the first.
-            values: by name.
+            values: by name; "NETWORK/TERM" where several networks learn.
         """
         if not self.enabled:
             return
         self._rows.writerows([step, name, float(value)] for name, value in values.items())
         if self._events is not None:
             for name, value in values.items():
-                self._events.add_scalar(f"{self._part}/{name}", value, step)
+                tag = name if "/" in name else f"{self._part}/{name}"
+                self._events.add_scalar(tag, value, step)
         self._session["last_step"] = step
         if self._bar is None:
             self._bar = tqdm(total=self._total, initial=self._first, desc=self._part, mininterval=5)
@@ -148,6 +149,11 @@ class RunRecord:
         both, self._shown = {**self._shown, **values}, values
         self._bar.set_postfix({n: f"{v:.4g}" for n, v in both.items()}, refresh=False)
         self._bar.update(step + 1 - self._bar.n)
+
+    def wants_pictures(self, step: int) -> bool:
+        """Whether `step` is one of the twenty or so of the whole run to show, or the last one."""
+        every = max(1, self._total // 20)
+        return self.enabled and (step % every == 0 or step == self._total - 1)
 
     def pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
         """Record one row of pictures under their names.
