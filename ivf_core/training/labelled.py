@@ -13,53 +13,41 @@ import numpy as np
 import torch
 
 from ivf_core.class_sets import UNLABELED, ClassSet
-from ivf_core.data.datasets import PairDataset, find_layout, open_dataset
-from ivf_core.data.pairs import PairFiles, hold_out
+from ivf_core.data.datasets import PairDataset, open_split
+from ivf_core.data.pairs import PairFiles
 from ivf_core.images.files import list_images, read_visible
 from ivf_core.models.graph import FusionGraph
 
-__all__ = ["ColorCrops", "FusedPictures", "open_splits", "read_fused_folders", "replace_by_fused"]
+__all__ = [
+    "ColorCrops",
+    "FusedPictures",
+    "open_labelled_split",
+    "read_fused_folders",
+    "replace_by_fused",
+]
 
 _LARGEST_SHARE = 0.75  # of one class in a crop, as in SegFormer's training
 _TRIES = 10
 
 
-def open_splits(
+def open_labelled_split(
     root: Path,
+    hold_out_every: int,
     *,
     labels: str | None = None,
     class_set: ClassSet | None = None,
-    hold_out_every: int = 7,
 ) -> tuple[PairDataset, PairDataset]:
-    """What to train on and what to test on, of a data set with labels.
-
-    Those are its splits train and test, or train and val; where it was published without,
-    each n-th pair is kept out.
-
-    Args:
-        labels, class_set: of plain folders, as for `open_dataset`.
+    """As `ivf_core.data.datasets.open_split`, of a data set with labels.
 
     Raises:
         ValueError: pairs without labels or classes; a `LayoutError` where files are missing.
     """
-    layout = find_layout(root, labels=labels, class_set=class_set)
-    splits = layout.splits(root)
-    test = next((name for name in ("test", "val") if name in splits), None)
-    options = {"dataset": layout.dataset, "labels": labels, "class_set": class_set}
-    if "train" in splits and test is not None:
-        both = (
-            open_dataset(root, split="train", **options),  # type: ignore[arg-type]
-            open_dataset(root, split=test, **options),  # type: ignore[arg-type]
-        )
-    else:
-        whole = open_dataset(root, **options)  # type: ignore[arg-type]
-        train, kept_out = hold_out(whole.files, hold_out_every)
-        both = (replace(whole, files=tuple(train)), replace(whole, files=tuple(kept_out)))
+    both = open_split(root, hold_out_every, labels=labels, class_set=class_set)
     for dataset in both:
         if not dataset.files:
             raise ValueError(f"'{root}': too few pairs to keep one out of {hold_out_every}")
         if dataset.class_set is None:
-            raise ValueError(f"'{root}': {dataset.name} has no classes of its own: give class_set")
+            raise ValueError(f"'{root}': {dataset.name} has no classes of its own")
         if unlabelled := next((pair for pair in dataset.files if pair.labels is None), None):
             raise ValueError(f"'{root}': {dataset.name} has no labels for '{unlabelled.name}'")
     return both

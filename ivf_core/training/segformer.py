@@ -33,7 +33,7 @@ from ivf_core.models.graph import FusionGraph
 from ivf_core.training.labelled import (
     ColorCrops,
     FusedPictures,
-    open_splits,
+    open_labelled_split,
     read_fused_folders,
     replace_by_fused,
 )
@@ -224,11 +224,11 @@ def _read_data(
         return root / option.replace("{split}", split)
 
     if recipe.dataset:
-        both = open_splits(
+        both = open_labelled_split(
             root / recipe.dataset,
+            recipe.hold_out_every,
             labels=recipe.labels or None,
             class_set=class_set,
-            hold_out_every=recipe.hold_out_every,
         )
         parts, class_set = (both[0].files, both[1].files), both[0].class_set
         if recipe.fused:

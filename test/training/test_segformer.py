@@ -21,7 +21,7 @@ from ivf_core.training import segformer
 from ivf_core.training.labelled import (
     ColorCrops,
     FusedPictures,
-    open_splits,
+    open_labelled_split,
     read_fused_folders,
     replace_by_fused,
 )
@@ -105,7 +105,7 @@ def test_it_learns(small: SegformerRecipe, dataset: Path, tmp_path: Path) -> Non
     assert load_recipe(SegformerRecipe, saved) == replace(recipe, epochs=40)
     segmenter = open_segmenter(f"segformer:{recipe.output}", MFNET)
     test = FusedPictures(
-        open_splits(dataset / "MSRS")[1].files, MFNET, FusionGraph(load_model("fast"))
+        open_labelled_split(dataset / "MSRS", 7)[1].files, MFNET, FusionGraph(load_model("fast"))
     )
     again = score_segmenter(segmenter, test, torch.device("cpu"))
     np.testing.assert_array_equal(again.counts, after.counts)
@@ -146,7 +146,7 @@ def test_command(
 
 
 def test_pictures_are_those_of_the_node(dataset: Path) -> None:
-    train, test = open_splits(dataset / "MSRS")
+    train, test = open_labelled_split(dataset / "MSRS", 7)
     assert (len(train), len(test)) == (6, 3)
     model = load_model("fast")
     pictures = FusedPictures(train.files, MFNET, FusionGraph(model), ignored=(2,))
@@ -159,7 +159,7 @@ def test_pictures_are_those_of_the_node(dataset: Path) -> None:
 
 
 def test_pictures_that_others_fused(dataset: Path, tmp_path: Path) -> None:
-    train, _ = open_splits(dataset / "MSRS")
+    train, _ = open_labelled_split(dataset / "MSRS", 7)
     for files in train.files:
         write_image(tmp_path / "fused" / f"{files.name}.png", 255 - files.read_visible())
     replaced = FusedPictures(tuple(replace_by_fused(train.files, tmp_path / "fused")), MFNET)
@@ -186,19 +186,19 @@ def test_splits_of_a_plain_folder(tmp_path: Path) -> None:
         visible, infrared, labels = scene(seed)
         for folder, plane in (("visible", visible), ("infrared", infrared), ("ids", labels)):
             write_image(tmp_path / folder / f"{seed}.png", plane)
-    train, test = open_splits(tmp_path, labels="ids", class_set=MFNET, hold_out_every=3)
+    train, test = open_labelled_split(tmp_path, 3, labels="ids", class_set=MFNET)
     assert [files.name for files in train.files] == ["1", "2", "4"]
     assert [files.name for files in test.files] == ["0", "3"]
     assert train.class_set == test.class_set == MFNET
-    with pytest.raises(ValueError, match="folder has no classes of its own: give class_set"):
-        open_splits(tmp_path, labels="ids")
+    with pytest.raises(ValueError, match="folder has no classes of its own"):
+        open_labelled_split(tmp_path, 7, labels="ids")
     with pytest.raises(ValueError, match="folder has no labels for '1'"):
-        open_splits(tmp_path, class_set=MFNET)
+        open_labelled_split(tmp_path, 7, class_set=MFNET)
     for folder in ("visible", "infrared", "ids"):
         for seed in range(1, 5):
             (tmp_path / folder / f"{seed}.png").unlink()
     with pytest.raises(ValueError, match="too few pairs to keep one out of 7"):
-        open_splits(tmp_path, labels="ids", class_set=MFNET)
+        open_labelled_split(tmp_path, 7, labels="ids", class_set=MFNET)
 
 
 def test_crops_move_picture_and_labels_together() -> None:
