@@ -1,4 +1,4 @@
-"""Intersection over union of class ids."""
+"""Intersection over union and accuracy of class ids."""
 
 from __future__ import annotations
 
@@ -54,7 +54,28 @@ class ConfusionMatrix:
         with np.errstate(invalid="ignore"):
             return np.where(union > 0, hits / union, np.nan)
 
+    def accuracy(self) -> np.ndarray:
+        """Share of a class's true pixels that are found, float64 in [0, 1]; NaN where it has none.
+
+        A class that is only predicted, wrongly, has an IoU of 0 but no accuracy.
+        """
+        true = self.counts.sum(1)
+        with np.errstate(invalid="ignore"):
+            return np.where(true > 0, np.diag(self.counts) / true, np.nan)
+
     def mean_iou(self) -> float:
         """Mean IoU of the classes that occur; NaN where none does."""
-        values = self.iou()
-        return float(np.nanmean(values)) if not np.isnan(values).all() else float("nan")
+        return _mean(self.iou())
+
+    def mean_accuracy(self) -> float:
+        """Mean accuracy of the classes that are true anywhere; NaN where none is."""
+        return _mean(self.accuracy())
+
+    def pixel_accuracy(self) -> float:
+        """Share of all labelled pixels that are right; NaN where there are none."""
+        pixels = self.counts.sum()
+        return float(np.diag(self.counts).sum() / pixels) if pixels else float("nan")
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(np.nanmean(values)) if not np.isnan(values).all() else float("nan")

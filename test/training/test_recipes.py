@@ -22,9 +22,11 @@ from ivf_core.models.checkpoints import FusionModel, load_model, save_model
 from ivf_core.models.student import STUDENTS, FusionStudent
 from ivf_core.training import recipes
 from ivf_core.training.distillation import StudentRecipe, learn_alone, train_student
+from ivf_core.training.head_scores import class_weights
 from ivf_core.training.priors import PriorRecipe
 from ivf_core.training.recipes import RecipeError, git_revision, load_recipe
-from ivf_core.training.segmentation import HeadRecipe, class_weights, train_head
+from ivf_core.training.segformer import SegformerRecipe
+from ivf_core.training.segmentation import HeadRecipe, train_head
 from ivf_core.training.summary import picture_files, read_losses
 
 RECIPES = Path(__file__).parents[2] / "training"
@@ -45,6 +47,7 @@ def test_recipes_that_ship_are_sound() -> None:
         "student": StudentRecipe,
         "head": HeadRecipe,
         "priors": PriorRecipe,
+        "segformer": SegformerRecipe,
     }
     paths = sorted(RECIPES.glob("*.yaml"))
     assert paths
