@@ -56,6 +56,25 @@ def _train_head(args: argparse.Namespace) -> int:
     return 0
 
 
+def _train_segformer(args: argparse.Namespace) -> int:
+    from ivf_core.memory import keep_freed_memory
+    from ivf_core.training.recipes import load_recipe
+    from ivf_core.training.segformer import SegformerRecipe, train_segformer
+
+    keep_freed_memory()
+    recipe = load_recipe(SegformerRecipe, args.config, args.set)
+    class_set, matrix = train_segformer(recipe)
+    rows = [
+        *zip(class_set.names, matrix.iou(), matrix.accuracy(), strict=True),
+        ("mean", matrix.mean_iou(), matrix.mean_accuracy()),
+    ]
+    print(f"{'test split':<16}   IoU accuracy")
+    for name, iou, accuracy in rows:  # nan: a class that does not occur
+        print(f"{name:<16} {iou:5.3f} {accuracy:8.3f}")
+    print(f"written to {recipe.output}")
+    return 0
+
+
 def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, type=Path, help="recipe, a YAML file")
     parser.add_argument(
@@ -89,6 +108,14 @@ COMMANDS = (
         "ivf train head --config training/head_sage.yaml",
         _add_train,
         _train_head,
+        _BAD_RUN,
+    ),
+    Command(
+        "train segformer",
+        "train a SegFormer on fused pictures, and test it",
+        "ivf train segformer --config training/segformer_fmb.yaml",
+        _add_train,
+        _train_segformer,
         _BAD_RUN,
     ),
 )

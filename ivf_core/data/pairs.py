@@ -27,6 +27,7 @@ __all__ = [
     "CropSampler",
     "Pair",
     "PairFiles",
+    "chroma_of",
     "hold_out",
     "luma_of",
     "read_pair_folder",
@@ -46,6 +47,7 @@ class Pair:
         infrared: H x W uint8.
         labels: H x W uint8 class ids, 255 where there is none; or None.
         masks: K x H x W bool, such as SAM's, which may overlap; or None.
+        chroma: Cr and Cb of the visible image, 2 x H x W uint8; or None.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Pair:
     infrared: np.ndarray
     labels: np.ndarray | None = None
     masks: np.ndarray | None = None
+    chroma: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -103,15 +106,16 @@ class PairFiles:
                 )
         return ids
 
-    def read(self, class_set: ClassSet | None = None) -> Pair:
-        """Read the pair; pictures of different sizes are an error."""
+    def read(self, class_set: ClassSet | None = None, *, color: bool = False) -> Pair:
+        """Read the pair, with chroma on demand; pictures of different sizes are an error."""
         if self.visible == self.infrared:
             visible, infrared = read_four_channels(self.visible)
         else:
             visible, infrared = self.read_visible(), self.read_infrared()
         labels = self.read_labels(class_set)
         self.check_sizes(visible, infrared, labels)
-        return Pair(self.name, luma_of(visible), infrared, labels)
+        chroma = chroma_of(visible) if color else None
+        return Pair(self.name, luma_of(visible), infrared, labels, chroma=chroma)
 
     def check_sizes(
         self, visible: np.ndarray, infrared: np.ndarray, labels: np.ndarray | None
@@ -130,6 +134,7 @@ def read_pair_folder(
     labels: str | None = None,
     confidence: str | None = None,
     minimum_confidence: float = 0.0,
+    color: bool = False,
 ) -> list[Pair]:
     """Read `root/visible` and `root/infrared`, matched by file name.
 
@@ -137,6 +142,7 @@ def read_pair_folder(
         labels: name of a folder of class ids beside them; they are never scaled.
         confidence: name of a folder of confidences, 0..255 for 0..1.
         minimum_confidence: labels below it become `UNLABELED`.
+        color: keep chroma, too.
 
     Raises:
         ValueError: a file without its partner, or sizes that differ; names it.
@@ -153,7 +159,7 @@ def read_pair_folder(
             if stem not in files:
                 raise ValueError(f"{root / folder}: no partner for {path}")
         ids = others[labels][stem] if labels is not None else None
-        pair = PairFiles(stem, path, others["infrared"][stem], ids).read()
+        pair = PairFiles(stem, path, others["infrared"][stem], ids).read(color=color)
         if pair.labels is not None and confidence is not None:
             sure = read_labels(others[confidence][stem])
             if sure.shape != pair.labels.shape:
@@ -182,6 +188,11 @@ def luma_of(visible: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(visible, cv2.COLOR_RGB2YCrCb)[..., 0].copy()
 
 
+def chroma_of(visible: np.ndarray) -> np.ndarray:
+    """Cr and Cb of H x W x 3 uint8 RGB, 2 x H x W uint8, as OpenCV computes them."""
+    return np.stack(cv2.split(cv2.cvtColor(visible, cv2.COLOR_RGB2YCrCb))[1:])
+
+
 def hold_out(pairs: Sequence[_Item], every: int) -> tuple[list[_Item], list[_Item]]:
     """Split by position in the sorted list: each `every`-th pair is kept out of training.
 
@@ -203,12 +214,14 @@ class Crop(NamedTuple):
         infrared: H x W float32 in [0, 1].
         labels: H x W uint8, `UNLABELED` where there is none.
         masks: K x H x W bool; K is 0 for pairs without.
+        chroma: Cr and Cb, 2 x H x W uint8; 0 x H x W for pairs without.
     """
 
     luma: np.ndarray
     infrared: np.ndarray
     labels: np.ndarray
     masks: np.ndarray
+    chroma: np.ndarray
 
 
 class CropSampler:
@@ -223,6 +236,7 @@ class CropSampler:
         focus: share of crops that are centred on a pixel of an object (a class
             other than 0), where the pair has one.
         smoke: share of crops with smoke before the visible camera.
+        light: share of pictures whose contrast, gamma and noise vary.
         seed: of everything drawn.
     """
 
@@ -234,7 +248,8 @@ class CropSampler:
         scales: tuple[float, float] = (1.0, 1.0),
         focus: float = 0.0,
         smoke: float = 0.0,
-        seed: int = 0,
+        light: float = 0.5,
+        seed: int | Sequence[int] = 0,
     ) -> None:
         if not pairs:
             raise ValueError("CropSampler needs at least one pair")
@@ -243,6 +258,7 @@ class CropSampler:
         self.scales = scales
         self.focus = focus
         self.smoke = smoke
+        self.light = light
         self._random = np.random.default_rng(seed)
 
     def batches(self, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -253,7 +269,7 @@ class CropSampler:
             N x H x W int64, `UNLABELED` where there is none.
         """
         while True:
-            luma, infrared, labels, _ = zip(*(self.crop() for _ in range(batch_size)), strict=True)
+            luma, infrared, labels, *_ = zip(*(self.crop() for _ in range(batch_size)), strict=True)
             yield (
                 np.stack(luma)[:, None],
                 np.stack(infrared)[:, None],
@@ -261,7 +277,7 @@ class CropSampler:
             )
 
     def crop(self) -> Crop:
-        """Draw the next crop, with masks."""
+        """Draw the next crop, with masks and colour."""
         random = self._random
         pair = self.pairs[int(random.integers(len(self.pairs)))]
         height, width = self.size
@@ -269,8 +285,12 @@ class CropSampler:
         cut = (round(height * scale), round(width * scale))
         labels = pair.labels if pair.labels is not None else np.full_like(pair.luma, UNLABELED)
         masks = pair.masks.view(np.uint8) if pair.masks is not None else ()
-        planes = [_grow(plane, cut) for plane in (pair.luma, pair.infrared, labels, *masks)]
-        top, left = self._corner(planes[2], cut)
+        chroma = pair.chroma if pair.chroma is not None else ()
+        pictures = 2 + len(chroma)  # the planes before the labels
+        planes = [
+            _grow(plane, cut) for plane in (pair.luma, pair.infrared, *chroma, labels, *masks)
+        ]
+        top, left = self._corner(planes[pictures], cut)
         step = -1 if random.random() < 0.5 else 1
         planes = [plane[top : top + cut[0], left : left + cut[1]][:, ::step] for plane in planes]
         if cut != (height, width):
@@ -279,15 +299,20 @@ class CropSampler:
                 cv2.resize(
                     np.ascontiguousarray(plane),
                     (width, height),
-                    interpolation=cv2.INTER_AREA if index < 2 else cv2.INTER_NEAREST,
+                    interpolation=cv2.INTER_AREA if index < pictures else cv2.INTER_NEAREST,
                 )
                 for index, plane in enumerate(planes)
             ]
         luma, infrared = self._light(planes[0]), self._light(planes[1])
         if self.smoke and self._random.random() < self.smoke:
             luma = self._veil(luma)
-        cut_masks = np.array(planes[3:], bool).reshape(-1, height, width)
-        return Crop(luma, infrared, planes[2], cut_masks)
+        return Crop(
+            luma,
+            infrared,
+            planes[pictures],
+            np.array(planes[pictures + 1 :], bool).reshape(-1, height, width),
+            np.array(planes[2:pictures], np.uint8).reshape(-1, height, width),
+        )
 
     def _veil(self, luma: np.ndarray) -> np.ndarray:
         """Thin to dense smoke of one grey, in billows."""
@@ -314,10 +339,10 @@ class CropSampler:
         return int(self._random.integers(free[0] + 1)), int(self._random.integers(free[1] + 1))
 
     def _light(self, plane: np.ndarray) -> np.ndarray:
-        """Vary contrast, brightness, gamma and noise; half of the crops stay as they are."""
+        """Vary contrast, brightness, gamma and noise of a share of the pictures."""
         random = self._random
         values = plane.astype(np.float32) / 255
-        if random.random() < 0.5:
+        if random.random() < 1 - self.light:
             return values
         values = values ** np.float32(np.exp(random.uniform(-0.5, 0.5)))
         values = (values - 0.5) * np.float32(random.uniform(0.6, 1.3)) + np.float32(

@@ -18,7 +18,14 @@ from ivf_core.models.checkpoints import FusionModel
 from ivf_core.models.quantization import quantize_convolutions
 from ivf_core.models.segmentation import LABEL_STRIDE, SegmentationHead
 
-__all__ = ["MINIMUM_SIZE", "FusionGraph", "fold_batch_norm", "luma_chroma", "recolor"]
+__all__ = [
+    "MINIMUM_SIZE",
+    "FusionGraph",
+    "fold_batch_norm",
+    "luma_chroma",
+    "recolor",
+    "recolor_unrounded",
+]
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -63,12 +70,16 @@ def recolor(fused: Tensor, cr: Tensor, cb: Tensor) -> Tensor:
     Returns:
         N x 3 x H x W float32 holding whole numbers 0..255.
     """
+    return torch.floor((recolor_unrounded(fused, cr, cb) * 255 + 0.5).clamp(0, 255))
+
+
+def recolor_unrounded(fused: Tensor, cr: Tensor, cb: Tensor) -> Tensor:
+    """`recolor` before its last line: N x 3 x H x W float, nominally in [0, 1]."""
     cr = cr / 255 - 0.5
     cb = cb / 255 - 0.5
-    rgb = torch.cat(
+    return torch.cat(
         (fused + 1.403 * cr, fused - 0.714 * cr - 0.344 * cb, fused + 1.773 * cb), dim=1
     )
-    return torch.floor((rgb * 255 + 0.5).clamp(0, 255))
 
 
 class FusionGraph(nn.Module):

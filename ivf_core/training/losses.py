@@ -26,6 +26,7 @@ __all__ = [
     "cosine_feature_loss",
     "dice_loss",
     "gradient_loss",
+    "logit_distillation_loss",
     "masked_contrast",
     "mean_psnr_loss",
     "mse_loss",
@@ -143,6 +144,24 @@ def dice_loss(logits: Tensor, labels: Tensor, *, ignore: int = 255) -> Tensor:
         x.sum(dim=(0, 2, 3)) for x in (probability * truth, probability, truth)
     )
     return (1 - 2 * overlap / (predicted + actual))[actual > 0].mean()
+
+
+def logit_distillation_loss(ours: Tensor, theirs: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """T^2 KL(softmax(theirs / T) || softmax(ours / T)), the mean of all pixels.
+
+    T^2 keeps the gradient's size the same for all temperatures T (Hinton et al., 2015).
+
+    Args:
+        ours: logits N x C x H x W.
+        theirs: logits N x C x h x w of the network to learn from, brought to that size bilinearly.
+
+    Returns:
+        A scalar, 0 or more.
+    """
+    if theirs.shape[2:] != ours.shape[2:]:
+        theirs = F.interpolate(theirs, size=ours.shape[2:], mode="bilinear", align_corners=False)
+    ours, theirs = ((x / temperature).log_softmax(dim=1) for x in (ours, theirs))
+    return temperature**2 * (theirs.exp() * (theirs - ours)).sum(dim=1).mean()
 
 
 def sobel_magnitude(pictures: Tensor) -> Tensor:
@@ -315,12 +334,14 @@ class ContextWeights:
 
 @dataclass(frozen=True)
 class StudentWeights:
-    """Of `student_loss`. Table 3 III (a), (b), (c) are those with `feature`, `context` or
-    `contrast` zero."""
+    """Of `student_loss`; a term whose weight is zero is not computed. Table 3 III (a), (b), (c)
+    are those with `feature`, `context` or `contrast` zero."""
 
     context: float = 1.0
     contrast: float = 1 / 3000
     feature: float = 0.3
+    terms: ContextWeights = ContextWeights()
+    """Of L_context itself."""
 
 
 @dataclass(frozen=True)
@@ -335,6 +356,8 @@ class TeacherWeights:
     context: float = 0.1
     contrast: float = 0.1 / 3000
     feature: float = 0.01
+    terms: ContextWeights = ContextWeights()
+    """Of L_context itself, against the student."""
 
 
 class Total(NamedTuple):
@@ -387,10 +410,10 @@ def student_loss(
     infrared: Tensor,
     contrast: Tensor | None = None,
     weights: StudentWeights | None = None,
+    *,
+    detach: bool = True,
 ) -> Total:
     """L_s^d of SAGE, the upper level of equation (1): L_context + L_cs / 3000 + 0.3 L_fea.
-
-    No gradient reaches the teacher.
 
     Args:
         student, teacher: what both made of the sources.
@@ -398,12 +421,18 @@ def student_loss(
         contrast: L_cs, with the student's picture as fused and the teacher's as reference; None
             leaves it out.
         weights: by default the published ones.
+        detach: keep gradients from the teacher; an unrolled step needs them.
 
     Returns:
         The sum, and the parts context, contrast and feature, those that there are.
+
+    Raises:
+        ValueError: nothing is left to learn from.
     """
     weights = weights or StudentWeights()
-    parts = _distillation(student, teacher, visible_luma, infrared, contrast)
+    parts = _distillation(student, teacher, visible_luma, infrared, contrast, weights, detach)
+    if not parts:
+        raise ValueError("all weights of the student's loss are zero")
     return _weighted(parts, weights)
 
 
@@ -416,12 +445,12 @@ def teacher_loss(
     student: StudentOutput | None = None,
     contrast: Tensor | None = None,
     weights: TeacherWeights | None = None,
+    detach: bool = True,
 ) -> Total:
     """L_m^d of SAGE, the lower level of equation (1), or without a student its pre-training.
 
     MSE(f, Y) + MSE(f, IR) + 2 grad(f; Y, IR) + 0.3 L_seg, and with a student
-    0.1 (L_context + L_cs / 3000) + 0.01 L_fea with the roles swapped. No gradient reaches the
-    student.
+    0.1 (L_context + L_cs / 3000) + 0.01 L_fea with the roles swapped.
 
     Args:
         teacher: what the teacher made of the sources.
@@ -431,6 +460,7 @@ def teacher_loss(
         contrast: L_cs, with the teacher's picture as fused and the student's as reference; None
             leaves it out.
         weights: by default the published ones.
+        detach: keep gradients from the student; an unrolled step needs them.
 
     Returns:
         The sum, and the parts fusion, segmentation, context, contrast and feature, those that
@@ -447,7 +477,7 @@ def teacher_loss(
     if segmentation is not None:
         parts["segmentation"] = segmentation
     if student is not None:
-        parts |= _distillation(teacher, student, visible_luma, infrared, contrast)
+        parts |= _distillation(teacher, student, visible_luma, infrared, contrast, weights, detach)
     return _weighted(parts, weights)
 
 
@@ -457,11 +487,17 @@ def _distillation(
     visible_luma: Tensor,
     infrared: Tensor,
     contrast: Tensor | None,
+    weights: StudentWeights | TeacherWeights,
+    detach: bool,
 ) -> dict[str, Tensor]:
-    parts = {
-        "context": context_loss(learner.fused, visible_luma, infrared, other.fused.detach()),
-        "feature": cosine_feature_loss(learner.features, [f.detach() for f in other.features]),
-    }
+    fused, features = other.fused, list(other.features)
+    if detach:
+        fused, features = fused.detach(), [feature.detach() for feature in features]
+    parts = {}
+    if weights.context:
+        parts["context"] = context_loss(learner.fused, visible_luma, infrared, fused, weights.terms)
+    if weights.feature:
+        parts["feature"] = cosine_feature_loss(learner.features, features)
     if contrast is not None:
         parts["contrast"] = contrast
     return parts

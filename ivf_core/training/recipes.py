@@ -44,15 +44,8 @@ def load_recipe(kind: type[Recipe], path: str | Path, changes: Sequence[str] = (
         if not equals:
             raise RecipeError(f"--set {change}: expected key=value")
         options[key.strip()] = _parse_yaml(value, f"--set {change}")
-    known = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
-    unknown = [str(key) for key in options if key not in known]
-    if unknown:
-        raise RecipeError(
-            f"recipe {path}: unknown option {', '.join(unknown)}; known: {', '.join(known)}"
-        )
-    hints = get_type_hints(kind)
     try:
-        return kind(**{key: _convert(key, value, hints[key]) for key, value in options.items()})
+        return _build(kind, options)
     except (TypeError, ValueError) as error:
         raise RecipeError(f"recipe {path}: {error}") from error
 
@@ -102,6 +95,18 @@ def _parse_yaml(text: str, where: str) -> Any:
         raise RecipeError(f"{where}: {' '.join(str(error).split())}") from error
 
 
+def _build(kind: type[Recipe], options: dict[str, Any], prefix: str = "") -> Recipe:
+    """A dataclass of these options; those that are dataclasses themselves are mappings."""
+    known = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    unknown = [f"{prefix}{key}" for key in options if key not in known]
+    if unknown:
+        raise ValueError(f"unknown option {', '.join(unknown)}; known: {', '.join(known)}")
+    hints = get_type_hints(kind)
+    return kind(
+        **{key: _convert(prefix + key, value, hints[key]) for key, value in options.items()}
+    )
+
+
 def _convert(option: str, value: Any, hint: Any) -> Any:
     """`value` as the type that the dataclass states; raises ValueError naming the option."""
     if get_origin(hint) is tuple:
@@ -113,6 +118,10 @@ def _convert(option: str, value: Any, hint: Any) -> Any:
                 return tuple(
                     _convert(option, part, kind) for part, kind in zip(value, kinds, strict=True)
                 )
+    elif dataclasses.is_dataclass(hint):
+        if isinstance(value, dict):
+            return _build(hint, value, f"{option}.")  # type: ignore[arg-type]
+        raise ValueError(f"{option}: expected a mapping of options, got {value!r}")
     elif hint is float:
         number = _finite(value)
         if number is not None:

@@ -1,4 +1,4 @@
-"""Intersection over union, by hand."""
+"""Intersection over union and accuracy, by hand."""
 
 from __future__ import annotations
 
@@ -16,16 +16,23 @@ def test_by_hand() -> None:
     # class 0: 1 hit, union {2 true + 1 false}; 1: 2 of 3; 2: 1 of 2; 3 occurs nowhere.
     np.testing.assert_allclose(matrix.iou(), [1 / 3, 2 / 3, 1 / 2, np.nan])
     assert matrix.mean_iou() == pytest.approx(0.5)
+    np.testing.assert_allclose(matrix.accuracy(), [1 / 2, 1, 1 / 2, np.nan])
+    assert matrix.mean_accuracy() == pytest.approx(2 / 3)
+    assert matrix.pixel_accuracy() == pytest.approx(4 / 6)
     assert matrix.counts.sum() == 6
+    # Class 3 is predicted now, and true nowhere; the pixel without a label does not count.
     matrix.update(np.full((1, 2), 3), np.array([[0, 255]]))
     np.testing.assert_allclose(matrix.iou(), [1 / 4, 2 / 3, 1 / 2, 0])
+    np.testing.assert_allclose(matrix.accuracy(), [1 / 3, 1, 1 / 2, np.nan])
+    assert matrix.pixel_accuracy() == pytest.approx(4 / 7)
 
 
 def test_nothing_labelled() -> None:
     matrix = ConfusionMatrix(2)
     matrix.update(np.zeros((2, 2), np.uint8), np.full((2, 2), 255, np.uint8))
     assert np.isnan(matrix.iou()).all()
-    assert np.isnan(matrix.mean_iou())
+    assert np.isnan(matrix.accuracy()).all()
+    assert np.isnan([matrix.mean_iou(), matrix.mean_accuracy(), matrix.pixel_accuracy()]).all()
 
 
 def test_refused() -> None:

@@ -1,0 +1,132 @@
+"""Models of the package `transformers`, from directories on this machine only.
+
+The package is needed (extra `training`); it is imported when a model is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+__all__ = ["PretrainedError", "load_pretrained", "load_tokenizer", "package"]
+
+
+class PretrainedError(ValueError):
+    """A directory that is missing or does not hold the model, or no package to run it."""
+
+
+def package() -> Any:
+    """`transformers`.
+
+    Raises:
+        PretrainedError: it cannot be imported.
+    """
+    try:
+        import transformers
+    except ImportError as error:
+        raise PretrainedError(
+            "segmenters other than ours need the packages of the extra 'training' "
+            f"(pip install transformers): {error}"
+        ) from error
+    return transformers
+
+
+def load_pretrained(
+    kind: str,
+    model_type: str,
+    directory: str | os.PathLike[str],
+    *,
+    renewed: Sequence[str] = (),
+    **options: Any,
+) -> Any:
+    """A float32 model from a directory as `save_pretrained` writes it: tensors only.
+
+    Args:
+        kind: class of `transformers`, such as "SegformerForSemanticSegmentation".
+        model_type: what the directory's config.json has to say.
+        renewed: beginnings of the names of tensors that may be missing, left over or of
+            other shapes; these stay random. All others have to be there, and no more.
+        options: entries of the config that replace those of the directory.
+
+    Raises:
+        PretrainedError: names the directory and what was expected.
+    """
+    root = Path(directory)
+    _check_directory(root, model_type)
+    with _quiet(), _named(root, kind):
+        model, report = getattr(package(), kind).from_pretrained(
+            str(root),
+            local_files_only=True,
+            use_safetensors=True,  # no pickle
+            ignore_mismatched_sizes=bool(renewed),
+            output_loading_info=True,
+            **options,
+        )
+    for fault in ("missing", "unexpected", "mismatched"):
+        entries = report[f"{fault}_keys"]
+        keys = [entry if isinstance(entry, str) else entry[0] for entry in entries]
+        if wrong := sorted(key for key in keys if not key.startswith(tuple(renewed))):
+            raise PretrainedError(
+                f"'{root}': does not fit {kind}: {len(wrong)} tensors {fault}, first {wrong[0]}"
+            )
+    return model.float()
+
+
+def load_tokenizer(kind: str, directory: str | os.PathLike[str]) -> Any:
+    """A tokenizer of `transformers` from a directory.
+
+    Raises:
+        PretrainedError: names the directory.
+    """
+    root = Path(directory)
+    if not ((root / "tokenizer.json").is_file() or (root / "vocab.json").is_file()):
+        raise PretrainedError(f"'{root}': expected tokenizer.json, or vocab.json and merges.txt")
+    with _quiet(), _named(root, kind):
+        return getattr(package(), kind).from_pretrained(str(root), local_files_only=True)
+
+
+def _check_directory(root: Path, model_type: str) -> None:
+    expected = f"expected config.json of model_type '{model_type}' and *.safetensors"
+    if not root.is_dir():
+        raise PretrainedError(f"'{root}': no such directory; {expected}")
+    try:
+        config = json.loads((root / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise PretrainedError(f"'{root}': {expected}: {error}") from error
+    found = config.get("model_type") if isinstance(config, dict) else None
+    if found != model_type:
+        raise PretrainedError(f"'{root}': model_type is {found!r}; {expected}")
+    if not any(root.glob("*.safetensors")):
+        pickles = ", ".join(sorted(path.name for path in root.glob("*.bin")))
+        raise PretrainedError(
+            f"'{root}': {expected}" + (f"; {pickles} is pickled, and not read" if pickles else "")
+        )
+
+
+@contextmanager
+def _named(root: Path, kind: str) -> Iterator[None]:
+    try:
+        yield
+    except PretrainedError:
+        raise
+    except Exception as error:  # a foreign directory can end the package in any way
+        raise PretrainedError(f"'{root}': not a {kind}: {type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the package's progress bars and its table of tensors, which we check ourselves."""
+    logging = package().utils.logging
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
