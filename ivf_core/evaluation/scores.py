@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ivf_core.metrics.fusion import FUSION_METRICS, fusion_metrics
+from ivf_core.metrics.no_reference import NO_REFERENCE_METRICS, no_reference_metrics
 from ivf_core.metrics.structure import (
     MS_SSIM_MINIMUM_SIZE,
     SSIM_MINIMUM_SIZE,
@@ -91,11 +92,6 @@ def _fusion_metrics(convention: Convention) -> dict[str, Metric]:
 
 
 def _no_reference_metrics() -> dict[str, Metric]:
-    try:
-        from ivf_core.metrics.no_reference import NO_REFERENCE_METRICS, no_reference_metrics
-    except ModuleNotFoundError:
-        return {}
-
     def score(name: str, *pictures: Tensor) -> Tensor:
         return no_reference_metrics(pictures[-1].float(), [name])[name]
 

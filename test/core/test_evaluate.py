@@ -22,6 +22,11 @@ from ivf_core.images.files import read_infrared, read_visible, write_image
 from ivf_core.inference import FusionPipeline, ImagePair
 from ivf_core.inference.pipeline import resize_labels
 from ivf_core.metrics.fusion import FUSION_METRICS, fusion_metrics
+from ivf_core.metrics.no_reference import (
+    NO_REFERENCE_METRICS,
+    no_reference_metrics,
+    weights_directory,
+)
 from ivf_core.metrics.segmentation import ConfusionMatrix
 from ivf_core.models.checkpoints import load_model
 
@@ -395,19 +400,18 @@ def test_metrics_without_references(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    module = pytest.importorskip("ivf_core.metrics.no_reference")
     pytest.importorskip("pyiqa")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     words = ("--fused", folders / "copy", "--metrics", "BRISQUE", "EN", "--examples", 0)
     assert run(folders, tmp_path / "out", *words) == 1
     assert "metric 'BRISQUE': no weights at" in capsys.readouterr().err
-    weights = module.weights_directory() / module.NO_REFERENCE_METRICS["BRISQUE"].weights
+    weights = weights_directory() / NO_REFERENCE_METRICS["BRISQUE"].weights
     weights.parent.mkdir(parents=True)
     torch.save((torch.rand(5), torch.rand(5, 36)), weights)  # like the true ones in kind
     assert run(folders, tmp_path / "out", *words) == 0
     for row in rows(tmp_path / "out"):
         colour = torch.from_numpy(read_visible(folders / f"copy/{row['pair']}.png"))
-        expected = module.no_reference_metrics(
+        expected = no_reference_metrics(
             colour.permute(2, 0, 1).float()[None], ["BRISQUE"], weights=weights.parent
         )
         assert float(row["BRISQUE"]) == pytest.approx(expected["BRISQUE"].item(), rel=1e-4)
