@@ -20,13 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from ivf_core.class_sets import CLASS_SETS, ClassSet
 from ivf_core.data.pairs import PairFiles, hold_out
 from ivf_core.images.files import write_json
+from ivf_core.images.overlay import color_labels
 from ivf_core.metrics.segmentation import ConfusionMatrix
 from ivf_core.models.checkpoints import load_model
 from ivf_core.models.graph import FusionGraph
@@ -40,6 +42,7 @@ from ivf_core.training.labelled import (
 from ivf_core.training.losses import segmentation_loss
 from ivf_core.training.pretrained import load_pretrained, package
 from ivf_core.training.recipes import data_directory, provenance
+from ivf_core.training.run import RunRecord, run_directory
 from ivf_core.training.segmenters import SegformerSegmenter, normalize, score_segmenter
 
 __all__ = ["SEGFORMERS", "SegformerRecipe", "build_segformer", "train_segformer"]
@@ -171,7 +174,8 @@ def train_segformer(recipe: SegformerRecipe) -> tuple[ClassSet, ConfusionMatrix]
     """Run `recipe`, write its weights, and test them.
 
     Into the directory goes scores.json, too: IoU and accuracy by class, the recipe and the
-    code's revision. The fused training pictures are kept in memory: 1.8 GB for FMB.
+    code's revision; losses and pictures go into the record beside it. The fused training
+    pictures are kept in memory: 1.8 GB for FMB.
 
     Returns:
         The classes, and the counts of the test split.
@@ -195,22 +199,42 @@ def train_segformer(recipe: SegformerRecipe) -> tuple[ClassSet, ConfusionMatrix]
     crops = ColorCrops(pictures, recipe.crop, scales=recipe.scales, seed=recipe.seed)
     network.train()
     batches = crops.batches(recipe.batch_size, 0, steps, recipe.threads)
-    for step, batch in enumerate(progress := tqdm(batches, "segformer", steps, mininterval=5)):
-        images, labels = (part.to(device) for part in batch)
-        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bfloat16):
-            logits = network(normalize(images)).logits
-        loss = segmentation_loss(logits.float(), labels)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"step {step}: the loss is {loss.item()}")
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        if step % 50 == 0:
-            progress.set_postfix(loss=f"{loss.item():.3f}")
-    matrix = score_segmenter(SegformerSegmenter(network, test.class_set), test, device)
-    _save(network, Path(recipe.output), {**_scores(matrix, test.class_set), **origin})
+    with RunRecord(
+        run_directory(recipe.output), part="segformer", recipe=recipe, total_steps=steps
+    ) as run:
+        for step, batch in enumerate(batches):
+            images, labels = (part.to(device) for part in batch)
+            with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bfloat16):
+                logits = network(normalize(images)).logits
+            loss = segmentation_loss(logits.float(), labels)
+            if not torch.isfinite(loss):
+                raise FloatingPointError(f"step {step}: the loss is {loss.item()}")
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            run.losses(step, {"cross-entropy": loss.item()})
+            if run.wants_pictures(step):
+                run.pictures(step, _pictures(images[0], labels[0], logits[0], training.class_set))
+        matrix = score_segmenter(SegformerSegmenter(network, test.class_set), test, device)
+        _save(network, Path(recipe.output), {**_scores(matrix, test.class_set), **origin})
+        classes = zip(test.class_set.names, matrix.iou().tolist(), strict=True)
+        iou = {name: value for name, value in classes if not math.isnan(value)}
+        run.summary({"IoU on the test split": {**iou, "mean": matrix.mean_iou()}})
     return test.class_set, matrix
+
+
+def _pictures(
+    image: Tensor, labels: Tensor, logits: Tensor, class_set: ClassSet
+) -> dict[str, np.ndarray]:
+    """A crop, its labels, and what the network makes of it, at a quarter of the size."""
+    planes = (image * 255).round(), labels[None], logits.argmax(dim=0)[None]
+    fused, truth, found = (x.permute(1, 2, 0).to(torch.uint8).cpu().numpy() for x in planes)
+    return {
+        "fused": fused,
+        "labels": color_labels(truth[..., 0], class_set),
+        "segformer": color_labels(found[..., 0], class_set),
+    }
 
 
 def _read_data(

@@ -33,6 +33,7 @@ from ivf_core.training.segformer import (
     train_segformer,
 )
 from ivf_core.training.segmenters import open_segmenter, score_segmenter
+from ivf_core.training.summary import picture_files, read_losses
 
 transformers = pytest.importorskip("transformers")
 
@@ -103,6 +104,12 @@ def test_it_learns(small: SegformerRecipe, dataset: Path, tmp_path: Path) -> Non
     saved = tmp_path / "again.yaml"
     saved.write_text(scores["segformer_recipe"])
     assert load_recipe(SegformerRecipe, saved) == replace(recipe, epochs=40)
+    run = tmp_path / "out.run"
+    assert len(read_losses(run)["cross-entropy"][0]) == 80
+    assert len(picture_files(run)) == 21
+    (table,) = json.loads((run / "scores.json").read_text()).values()
+    assert table["car"] == pytest.approx(car)
+    assert "bump" not in table  # it does not occur
     segmenter = open_segmenter(f"segformer:{recipe.output}", MFNET)
     test = FusedPictures(
         open_labelled_split(dataset / "MSRS", 7)[1].files, MFNET, FusionGraph(load_model("fast"))
