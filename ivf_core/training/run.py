@@ -198,7 +198,8 @@ class RunRecord:
             if self._events is not None:
                 self._events.close()
             self._write_metadata()
-            write_summary(self.directory)
+            page = write_summary(self.directory)
+            print(f"record of the run: {page}", file=sys.stderr)
         except Exception:
             if kind is None:
                 raise

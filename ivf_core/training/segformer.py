@@ -30,6 +30,7 @@ from tqdm import tqdm
 from ivf_core.class_sets import CLASS_SETS, ClassSet
 from ivf_core.data.pairs import PairFiles, hold_out
 from ivf_core.images.files import write_json
+from ivf_core.images.overlay import color_labels
 from ivf_core.metrics.segmentation import ConfusionMatrix
 from ivf_core.models.checkpoints import load_model
 from ivf_core.models.graph import FusionGraph
@@ -331,13 +332,13 @@ def _pictures(
     images: Tensor, labels: Tensor, logits: Tensor, class_set: ClassSet
 ) -> dict[str, np.ndarray]:
     """The first crop of a batch, its labels, and what the network took it for."""
-    colors = class_set.lookup_table()
     predicted = logits[0].detach().argmax(dim=0).byte().cpu().numpy()
     size = labels.shape[:0:-1]
+    predicted = cv2.resize(predicted, size, interpolation=cv2.INTER_NEAREST)
     return {
         "fused": (images[0] * 255).round().byte().permute(1, 2, 0).cpu().numpy(),
-        "labels": colors[labels[0].cpu().numpy()],
-        "predicted": colors[cv2.resize(predicted, size, interpolation=cv2.INTER_NEAREST)],
+        "labels": color_labels(labels[0].byte().cpu().numpy(), class_set),
+        "segformer": color_labels(predicted, class_set),
     }
 
 

@@ -31,7 +31,7 @@ RUNNING, FINISHED = "running", "finished"
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 75em; padding: 0 1em }
 table { border-collapse: collapse; margin: 0 2em 1em 0 }
-caption { font-weight: bold; text-align: left; padding: .3em 0 }
+caption { font-weight: bold; padding: .3em 0; text-align: left; white-space: nowrap }
 td, th { border-bottom: 1px solid #ccc; padding: .2em .8em .2em 0; text-align: left;
   vertical-align: top }
 td.number { text-align: right; font-variant-numeric: tabular-nums }

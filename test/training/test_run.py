@@ -6,6 +6,7 @@ import base64
 import csv
 import json
 import logging
+import os
 import re
 import subprocess
 import sys
@@ -134,7 +135,7 @@ def test_resume_after_a_kill(tmp_path: Path) -> None:
     """The checkpoint was at step 4: what was done after it is done again, and counts once."""
     done = subprocess.run(
         [sys.executable, "-c", _KILLED, str(tmp_path)],
-        env={"PYTHONPATH": ":".join([str(Path(__file__).parent), *sys.path])},
+        env={**os.environ, "PYTHONPATH": ":".join([str(Path(__file__).parent), *sys.path])},
         capture_output=True,
         text=True,
     )

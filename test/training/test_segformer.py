@@ -33,6 +33,7 @@ from ivf_core.training.segformer import (
     train_segformer,
 )
 from ivf_core.training.segmenters import open_segmenter, score_segmenter
+from ivf_core.training.summary import picture_files, read_losses
 
 transformers = pytest.importorskip("transformers")
 
@@ -101,9 +102,11 @@ def test_it_learns(small: SegformerRecipe, dataset: Path, tmp_path: Path) -> Non
     saved = tmp_path / "again.yaml"
     saved.write_text(notes["segformer_recipe"])
     assert load_recipe(SegformerRecipe, saved) == recipe
-    record = {path.name for path in (tmp_path / "out.run").iterdir()}
-    assert {"losses.csv", "pictures", "scores.json", "summary.html"} <= record
-    assert "checkpoint.pt" not in record
+    run = tmp_path / "out.run"
+    assert len(read_losses(run)["cross-entropy"][0]) == 80
+    assert len(picture_files(run)) == 21
+    assert json.loads((run / "scores.json").read_text()) == scores
+    assert not (run / "checkpoint.pt").exists()
 
     segmenter = open_segmenter(f"segformer:{recipe.output}", MFNET)
     test = FusedPictures(
