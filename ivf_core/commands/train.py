@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ivf_core.commands.command import BAD_INPUT, Command
 
@@ -57,20 +60,44 @@ def _train_head(args: argparse.Namespace) -> int:
 
 
 def _train_segformer(args: argparse.Namespace) -> int:
-    from ivf_core.memory import keep_freed_memory
-    from ivf_core.training.recipes import load_recipe
     from ivf_core.training.segformer import SegformerRecipe, train_segformer
 
+    return _train_with_fabric(args, SegformerRecipe, train_segformer)
+
+
+def _train_teacher(args: argparse.Namespace) -> int:
+    from ivf_core.training.teacher_training import TeacherRecipe, train_teacher
+
+    return _train_with_fabric(args, TeacherRecipe, train_teacher)
+
+
+def _train_distill(args: argparse.Namespace) -> int:
+    from ivf_core.training.bilevel import DistillRecipe, distill
+
+    return _train_with_fabric(args, DistillRecipe, distill)
+
+
+def _train_encoder(args: argparse.Namespace) -> int:
+    from ivf_core.training.encoders import EncoderRecipe, train_encoder
+
+    return _train_with_fabric(args, EncoderRecipe, train_encoder)
+
+
+def _train_with_fabric(args: argparse.Namespace, kind: Any, train: Callable[[Any], Any]) -> int:
+    """Run a recipe, and print its scores in the first of its processes."""
+    from ivf_core.memory import keep_freed_memory
+    from ivf_core.training.recipes import load_recipe
+
     keep_freed_memory()
-    recipe = load_recipe(SegformerRecipe, args.config, args.set)
-    class_set, matrix = train_segformer(recipe)
-    rows = [
-        *zip(class_set.names, matrix.iou(), matrix.accuracy(), strict=True),
-        ("mean", matrix.mean_iou(), matrix.mean_accuracy()),
-    ]
-    print(f"{'test split':<16}   IoU accuracy")
-    for name, iou, accuracy in rows:  # nan: a class that does not occur
-        print(f"{name:<16} {iou:5.3f} {accuracy:8.3f}")
+    resume = ["resume=true"] if args.resume else []
+    recipe = load_recipe(kind, args.config, [*args.set, *resume])
+    scores = train(recipe)
+    if int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))):
+        return 0
+    for title, values in scores.items():
+        print(title)
+        for name, value in values.items():
+            print(f"  {name:<18} {value:.4f}")
     print(f"written to {recipe.output}")
     return 0
 
@@ -79,6 +106,13 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, type=Path, help="recipe, a YAML file")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change an option of it"
+    )
+
+
+def _add_resumable(parser: argparse.ArgumentParser) -> None:
+    _add_train(parser)
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with a run that was interrupted"
     )
 
 
@@ -103,6 +137,30 @@ COMMANDS = (
         _BAD_RUN,
     ),
     Command(
+        "train teacher",
+        "pre-train SAGE's main network",
+        "ivf train teacher --config training/teacher_fmb.yaml",
+        _add_resumable,
+        _train_teacher,
+        _BAD_RUN,
+    ),
+    Command(
+        "train distill",
+        "distil a teacher into a student, both learning in turns",
+        "ivf train distill --config training/distill_fmb.yaml --set scheme=offline",
+        _add_resumable,
+        _train_distill,
+        _BAD_RUN,
+    ),
+    Command(
+        "train encoder",
+        "train an encoder for L_cs where there is no SAM",
+        "ivf train encoder --config training/encoder_shared.yaml",
+        _add_resumable,
+        _train_encoder,
+        _BAD_RUN,
+    ),
+    Command(
         "train head",
         "train a segmentation head",
         "ivf train head --config training/head_sage.yaml",
@@ -114,7 +172,7 @@ COMMANDS = (
         "train segformer",
         "train a SegFormer on fused pictures, and test it",
         "ivf train segformer --config training/segformer_fmb.yaml",
-        _add_train,
+        _add_resumable,
         _train_segformer,
         _BAD_RUN,
     ),

@@ -14,7 +14,7 @@ from ivf_core.data.pairs import Pair
 from ivf_core.metrics.segmentation import ConfusionMatrix
 from ivf_core.models.segmentation import LABEL_STRIDE, SegmentationHead
 
-__all__ = ["background_offset", "class_weights", "score_head"]
+__all__ = ["background_offset", "class_weights", "predict_labels", "score_head"]
 
 
 def class_weights(pairs: Sequence[Pair], num_classes: int) -> Tensor:
@@ -63,6 +63,16 @@ def background_offset(
 
 
 @torch.inference_mode()
+def predict_labels(
+    student: nn.Module, head: nn.Module, pair: Pair, device: torch.device
+) -> np.ndarray:
+    """H x W uint8 class ids of a whole pair; both networks in evaluation mode."""
+    ids = head(student(*_to_tensors(pair, device)).features).argmax(dim=1)[0].to(torch.uint8)
+    height, width = pair.luma.shape
+    return cv2.resize(ids.cpu().numpy(), (width, height), interpolation=cv2.INTER_NEAREST)
+
+
+@torch.inference_mode()
 def score_head(
     student: nn.Module,
     head: nn.Module,
@@ -74,10 +84,7 @@ def score_head(
     matrix = ConfusionMatrix(len(names))
     for pair in pairs:
         assert pair.labels is not None
-        ids = head(student(*_to_tensors(pair, device)).features).argmax(dim=1)[0].to(torch.uint8)
-        height, width = pair.labels.shape
-        predicted = cv2.resize(ids.cpu().numpy(), (width, height), interpolation=cv2.INTER_NEAREST)
-        matrix.update(predicted, pair.labels)
+        matrix.update(predict_labels(student, head, pair, device), pair.labels)
     scores = {
         name: float(value)
         for name, value in zip(names, matrix.iou(), strict=True)

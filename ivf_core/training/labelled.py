@@ -28,6 +28,7 @@ __all__ = [
 
 _LARGEST_SHARE = 0.75  # of one class in a crop, as in SegFormer's training
 _TRIES = 10
+_AHEAD = 2  # batches
 
 
 def open_labelled_split(
@@ -172,16 +173,32 @@ class ColorCrops:
         return _vary_light(picture, random).transpose(2, 0, 1), labels.astype(np.int64)
 
     def batches(
-        self, size: int, first: int, last: int, threads: int = 4
+        self,
+        size: int,
+        first: int,
+        last: int,
+        *,
+        rank: int = 0,
+        processes: int = 1,
+        threads: int = 4,
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Batches `first` to `last` - 1: N x 3 x h x w and N x h x w, drawn ahead in threads."""
+        """Batches `first` to `last` - 1, drawn ahead in threads.
+
+        Args:
+            size: of the batches of all processes together, of which each has its share.
+
+        Yields:
+            N x 3 x h x w float32 and N x h x w int64, N being `size` / `processes`.
+        """
+        share = size // processes
         with ThreadPoolExecutor(threads) as pool:
             ahead: deque[list[Future[tuple[np.ndarray, np.ndarray]]]] = deque()
-            for batch in range(first, last + 2):
+            for batch in range(first, last + _AHEAD):
                 if batch < last:
-                    numbers = range(batch * size, (batch + 1) * size)
+                    begin = batch * size + rank * share
+                    numbers = range(begin, begin + share)
                     ahead.append([pool.submit(self.sample, number) for number in numbers])
-                if batch >= first + 2 and ahead:
+                if batch >= first + _AHEAD and ahead:
                     parts = zip(*(drawn.result() for drawn in ahead.popleft()), strict=True)
                     pictures, labels = (torch.from_numpy(np.stack(part)) for part in parts)
                     yield pictures, labels

@@ -13,23 +13,29 @@ pictures.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import cv2
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from ivf_core.class_sets import CLASS_SETS, ClassSet
 from ivf_core.data.pairs import PairFiles, hold_out
 from ivf_core.images.files import write_json
+from ivf_core.images.overlay import color_labels
 from ivf_core.metrics.segmentation import ConfusionMatrix
 from ivf_core.models.checkpoints import load_model
 from ivf_core.models.graph import FusionGraph
+from ivf_core.training.batch_norm import synchronize_norm
+from ivf_core.training.fabric import average_over_processes, start_fabric
 from ivf_core.training.labelled import (
     ColorCrops,
     FusedPictures,
@@ -40,6 +46,8 @@ from ivf_core.training.labelled import (
 from ivf_core.training.losses import segmentation_loss
 from ivf_core.training.pretrained import load_pretrained, package
 from ivf_core.training.recipes import data_directory, provenance
+from ivf_core.training.run import RunRecord, run_directory
+from ivf_core.training.run_state import RunState
 from ivf_core.training.segmenters import SegformerSegmenter, normalize, score_segmenter
 
 __all__ = ["SEGFORMERS", "SegformerRecipe", "build_segformer", "train_segformer"]
@@ -61,7 +69,8 @@ class SegformerRecipe:
     """Training of a SegFormer on fused pictures, and its score on the test split."""
 
     output: str
-    """The directory to write: config.json, model.safetensors and scores.json."""
+    """The directory to write: config.json, model.safetensors and scores.json. Checkpoint, curves
+    and pictures lie in another beside it (`run.run_directory`)."""
     dataset: str = ""
     """Data set with labels, in a layout of `ivf_core.data.datasets`, relative to the data
     directory; its splits train and test are used."""
@@ -89,6 +98,7 @@ class SegformerRecipe:
     epochs: int = 100
     """Passes over the training split."""
     batch_size: int = 8
+    """Crops of a batch, those of all processes together."""
     crop: tuple[int, int] = (512, 512)
     """Height and width of a crop in pixels."""
     scales: tuple[float, float] = (0.5, 2.0)
@@ -101,11 +111,24 @@ class SegformerRecipe:
     """Of all but normalisation."""
     warmup: float = 0.1
     """Share of the steps in which the rate rises."""
-    bfloat16: bool = True
-    """Train in bfloat16; tests are in float32."""
     threads: int = 4
-    """Draw crops."""
+    """Threads that draw crops, in each process."""
+    devices: int = 1
+    """Processes of each node, one for each GPU where there are any."""
+    nodes: int = 1
+    """Machines; torchrun starts them."""
+    accelerator: str = "auto"
+    """auto takes GPUs where there are any; cpu or cuda."""
+    precision: str = "32-true"
+    """32-true, or bf16-mixed: the network trains in bfloat16. Tests are in float32."""
+    checkpoint_every: int = 1000
+    """Steps from one checkpoint to the next."""
+    resume: bool = False
+    """Go on with the checkpoint of a run that was interrupted, or start where there is none."""
     seed: int = 0
+
+    # What may differ when a run is gone on with.
+    FREE: ClassVar[tuple[str, ...]] = ("threads", "checkpoint_every", "resume")
 
     def __post_init__(self) -> None:
         if self.model not in SEGFORMERS:
@@ -114,9 +137,18 @@ class SegformerRecipe:
             raise ValueError("expected dataset, or fused with labels and class_set")
         if self.class_set and self.class_set not in CLASS_SETS:
             raise ValueError(f"class_set '{self.class_set}', known: {', '.join(CLASS_SETS)}")
-        for name in ("epochs", "batch_size", "threads"):
+        for name in ("epochs", "batch_size", "threads", "devices", "nodes", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.batch_size % (self.devices * self.nodes):
+            raise ValueError(
+                f"batch_size {self.batch_size} is no multiple of {self.devices} devices on "
+                f"{self.nodes} nodes"
+            )
+        if self.accelerator not in ("auto", "cpu", "cuda"):
+            raise ValueError(f"accelerator '{self.accelerator}', known: auto, cpu, cuda")
+        if self.precision not in ("32-true", "bf16-mixed"):
+            raise ValueError(f"precision '{self.precision}', known: 32-true, bf16-mixed")
         if self.hold_out_every < 2:
             raise ValueError(f"hold_out_every must be at least 2, got {self.hold_out_every}")
         if min(self.crop) < 32:
@@ -167,50 +199,147 @@ def build_segformer(model: str, class_set: ClassSet, start: str | Path = "") -> 
     return network
 
 
-def train_segformer(recipe: SegformerRecipe) -> tuple[ClassSet, ConfusionMatrix]:
+def train_segformer(recipe: SegformerRecipe) -> dict[str, dict[str, float]]:
     """Run `recipe`, write its weights, and test them.
 
     Into the directory goes scores.json, too: IoU and accuracy by class, the recipe and the
-    code's revision. The fused training pictures are kept in memory: 1.8 GB for FMB.
+    code's revision. Each process keeps the fused training pictures in memory: 1.8 GB for FMB.
 
     Returns:
-        The classes, and the counts of the test split.
+        IoU and accuracy of the classes that occur in the test split, by name, and "mean"; in
+        the first process, in others nothing.
 
     Raises:
         FloatingPointError: the loss is no longer finite.
-        ValueError: data or weights that are missing or do not fit.
+        ValueError: data, weights, devices or a checkpoint are not as the recipe says.
     """
+    fabric = start_fabric(recipe)
     origin = provenance("segformer", recipe)
     torch.manual_seed(recipe.seed)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    training, test = _read_data(recipe, device)
+    training, test = _read_data(recipe, fabric.device)
     start = data_directory() / recipe.start if recipe.start else ""
-    network = build_segformer(recipe.model, training.class_set, start).to(device)
-    pictures = list(tqdm(training, desc="read pictures", mininterval=5))
-    steps = math.ceil(recipe.epochs * len(pictures) / recipe.batch_size)
-    optimizer = _optimizer(network, recipe)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: _rate(step, steps, recipe.warmup)
+    network = build_segformer(recipe.model, training.class_set, start).to(fabric.device)
+    steps = math.ceil(recipe.epochs * len(training) / recipe.batch_size)
+    learner = _Learner(network, recipe, steps)
+    directory = run_directory(recipe.output)
+    names = [files.name for files in training.files]
+    state = RunState(
+        directory / "checkpoint.pt",
+        {**dataclasses.asdict(recipe), "pictures": names},
+        {"segformer": learner},
+        recipe.FREE,
     )
-    crops = ColorCrops(pictures, recipe.crop, scales=recipe.scales, seed=recipe.seed)
-    network.train()
-    batches = crops.batches(recipe.batch_size, 0, steps, recipe.threads)
-    for step, batch in enumerate(progress := tqdm(batches, "segformer", steps, mininterval=5)):
-        images, labels = (part.to(device) for part in batch)
-        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bfloat16):
-            logits = network(normalize(images)).logits
-        loss = segmentation_loss(logits.float(), labels)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"step {step}: the loss is {loss.item()}")
-        optimizer.zero_grad()
+    if not recipe.resume:
+        state.refuse_leftover()
+    first = state.restore() if recipe.resume else 0
+    with RunRecord(
+        directory,
+        part="segformer",
+        recipe=recipe,
+        total_steps=steps,
+        first_step=first,
+        enabled=fabric.is_global_zero,
+    ) as run:
+        pictures = list(tqdm(training, desc="read pictures", mininterval=5))
+        crops = ColorCrops(pictures, recipe.crop, scales=recipe.scales, seed=recipe.seed)
+        batches = crops.batches(
+            recipe.batch_size,
+            first,
+            steps,
+            rank=fabric.global_rank,
+            processes=fabric.world_size,
+            threads=recipe.threads,
+        )
+        for step, batch in enumerate(batches, first):
+            images, labels = (part.to(fabric.device) for part in batch)
+            with fabric.autocast():
+                logits = learner.network(normalize(images)).logits.float()
+            loss = learner.descend(segmentation_loss(logits, labels), step)
+            run.losses(step, {"cross-entropy": loss})
+            if run.wants_pictures(step):
+                run.pictures(step, _pictures(images, labels, logits, training.class_set))
+            if run.enabled and ((step + 1) % recipe.checkpoint_every == 0 or step + 1 == steps):
+                state.save(step + 1)
+        if not fabric.is_global_zero:
+            return {}
+        segmenter = SegformerSegmenter(learner.network, test.class_set)
+        matrix = score_segmenter(segmenter, test, fabric.device)
+        scores = _scores(matrix, test.class_set)
+        _save(learner.network, Path(recipe.output), {"test split": scores, **origin})
+        run.summary(scores)
+    state.remove()
+    return scores
+
+
+class _Learner:
+    """A SegFormer with its AdamW, and the rate's way up and down.
+
+    The decoder learns faster, and normalisation does not decay. BatchNorm, which the decoder
+    has one of, and gradients are those of all processes together.
+    """
+
+    def __init__(self, network: nn.Module, recipe: SegformerRecipe, steps: int) -> None:
+        device = next(network.parameters()).device
+        if recipe.devices * recipe.nodes > 1:
+            network = synchronize_norm(network, device)
+        self.network: Any = network.train()
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for name, parameter in network.named_parameters():
+            rate = recipe.learning_rate * (recipe.decoder_rate if "decode_head" in name else 1)
+            decay = 0.0 if "norm" in name else recipe.weight_decay
+            groups.setdefault((rate, decay), []).append(parameter)
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": parameters, "lr": rate, "weight_decay": decay}
+                for (rate, decay), parameters in groups.items()
+            ]
+        )
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda step: _rate(step, steps, recipe.warmup)
+        )
+
+    def descend(self, loss: Tensor, step: int) -> float:
+        """Take a step; returns the loss, the mean of all processes.
+
+        Raises:
+            FloatingPointError: it is not finite; the weights are those of the step before.
+        """
+        self.optimizer.zero_grad()
         loss.backward()
-        optimizer.step()
-        schedule.step()
-        if step % 50 == 0:
-            progress.set_postfix(loss=f"{loss.item():.3f}")
-    matrix = score_segmenter(SegformerSegmenter(network, test.class_set), test, device)
-    _save(network, Path(recipe.output), {**_scores(matrix, test.class_set), **origin})
-    return test.class_set, matrix
+        value = loss.detach().clone()
+        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
+        average_over_processes([*gradients, value])
+        if not torch.isfinite(value):
+            raise FloatingPointError(f"step {step}: the loss is {value.item()}")
+        self.optimizer.step()
+        self.schedule.step()
+        return value.item()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+
+
+def _pictures(
+    images: Tensor, labels: Tensor, logits: Tensor, class_set: ClassSet
+) -> dict[str, np.ndarray]:
+    """The first crop of a batch, its labels, and what the network took it for."""
+    predicted = logits[0].detach().argmax(dim=0).byte().cpu().numpy()
+    size = labels.shape[:0:-1]
+    predicted = cv2.resize(predicted, size, interpolation=cv2.INTER_NEAREST)
+    return {
+        "fused": (images[0] * 255).round().byte().permute(1, 2, 0).cpu().numpy(),
+        "labels": color_labels(labels[0].byte().cpu().numpy(), class_set),
+        "segformer": color_labels(predicted, class_set),
+    }
 
 
 def _read_data(
@@ -252,49 +381,33 @@ def _read_data(
     return train, test
 
 
-def _optimizer(network: nn.Module, recipe: SegformerRecipe) -> torch.optim.Optimizer:
-    """AdamW; the decoder learns faster, and normalisation does not decay."""
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in network.named_parameters():
-        rate = recipe.learning_rate * (recipe.decoder_rate if "decode_head" in name else 1)
-        decay = 0.0 if "norm" in name else recipe.weight_decay
-        groups.setdefault((rate, decay), []).append(parameter)
-    return torch.optim.AdamW(
-        [
-            {"params": parameters, "lr": rate, "weight_decay": decay}
-            for (rate, decay), parameters in groups.items()
-        ]
-    )
-
-
 def _rate(step: int, steps: int, warmup: float) -> float:
     """Share of the highest rate: linear up, and linear to zero at the end."""
     rising = max(1.0, warmup * steps)
     return min(1.0, (step + 1) / rising) * (1 - step / steps)
 
 
-def _scores(matrix: ConfusionMatrix, class_set: ClassSet) -> dict[str, object]:
-    """For JSON; None where a class is absent."""
+def _scores(matrix: ConfusionMatrix, class_set: ClassSet) -> dict[str, dict[str, float]]:
+    """By title and class; without classes that do not occur."""
 
-    def number(value: float) -> float | None:
-        return None if math.isnan(value) else float(value)
+    def named(values: np.ndarray, mean: float) -> dict[str, float]:
+        found = zip(class_set.names, values.tolist(), strict=True)
+        return {**{name: value for name, value in found if not math.isnan(value)}, "mean": mean}
 
-    rows = zip(class_set.names, matrix.iou(), matrix.accuracy(), strict=True)
     return {
-        "classes": {
-            name: {"iou": number(iou), "accuracy": number(accuracy)} for name, iou, accuracy in rows
+        "IoU on the test split": named(matrix.iou(), matrix.mean_iou()),
+        "accuracy on the test split": {
+            **named(matrix.accuracy(), matrix.mean_accuracy()),
+            "of all pixels": matrix.pixel_accuracy(),
         },
-        "mean_iou": number(matrix.mean_iou()),
-        "mean_accuracy": number(matrix.mean_accuracy()),
-        "pixel_accuracy": number(matrix.pixel_accuracy()),
     }
 
 
-def _save(network: Any, output: Path, scores: dict[str, object]) -> None:
+def _save(network: Any, output: Path, notes: dict[str, object]) -> None:
     """Write beside the directory first, then move file by file."""
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output, prefix=".") as temporary:
         network.save_pretrained(temporary)
         for path in sorted(Path(temporary).iterdir()):
             path.replace(output / path.name)
-    write_json(output / "scores.json", scores)
+    write_json(output / "scores.json", notes)

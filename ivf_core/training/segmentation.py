@@ -10,7 +10,7 @@ larger segmenter, too, which sees the fused picture.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, cast
 
@@ -23,17 +23,24 @@ from tqdm import tqdm
 from ivf_core.class_sets import CLASS_SETS, ClassSet
 from ivf_core.data.pairs import CropSampler, Pair, chroma_of, hold_out, luma_of, read_pair_folder
 from ivf_core.data.scenes import random_scene
+from ivf_core.images.overlay import color_labels
 from ivf_core.models.checkpoints import FusionModel, load_model, save_model
 from ivf_core.models.graph import fold_batch_norm, recolor_unrounded
 from ivf_core.models.segmentation import LABEL_STRIDE, SegmentationHead
 from ivf_core.models.student import FastStudent, FusionStudent
 from ivf_core.training.batch_norm import freeze_norm
 from ivf_core.training.calibration import calibrate
-from ivf_core.training.head_scores import background_offset, class_weights, score_head
+from ivf_core.training.head_scores import (
+    background_offset,
+    class_weights,
+    predict_labels,
+    score_head,
+)
 from ivf_core.training.labelled import open_labelled_split
 from ivf_core.training.losses import dice_loss, logit_distillation_loss, ohem_cross_entropy
 from ivf_core.training.muon import OneCycleMuon
 from ivf_core.training.recipes import data_directory, provenance
+from ivf_core.training.run import RunRecord, run_directory
 from ivf_core.training.segmenters import Segmenter, open_segmenter
 
 __all__ = ["HeadRecipe", "train_head"]
@@ -46,7 +53,8 @@ class HeadRecipe:
     student: str
     """Weights whose student the head reads: shipped name or file."""
     output: str
-    """The weights file to write: that student with the new head."""
+    """The weights file to write: that student with the new head; the record of the run gets a
+    folder beside it."""
     class_set: str = "mfnet"
     """Classes: mfnet, fmb or pst900. Synthetic scenes know mfnet only."""
     widths: tuple[int, int, int] = (56, 80, 96)
@@ -146,7 +154,8 @@ def train_head(recipe: HeadRecipe) -> dict[str, dict[str, float]]:
     """Run `recipe`, write its weights, and score them on what was kept out.
 
     The recipe and the code's revision go into the file's metadata, beside what
-    the student's file says of the student.
+    the student's file says of the student; losses, pictures and scores into the record
+    beside it.
 
     Returns:
         By set: IoU of each class that occurs, by name, and "mean".
@@ -155,6 +164,13 @@ def train_head(recipe: HeadRecipe) -> dict[str, dict[str, float]]:
         FloatingPointError: the loss is no longer finite.
         ValueError: no pairs are left to train on, or a label is not of the class set.
     """
+    with RunRecord(
+        run_directory(recipe.output), part="head", recipe=recipe, total_steps=recipe.steps
+    ) as run:
+        return _train_head(recipe, run)
+
+
+def _train_head(recipe: HeadRecipe, run: RunRecord) -> dict[str, dict[str, float]]:
     origin = provenance("head", recipe)
     torch.manual_seed(recipe.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -172,7 +188,14 @@ def train_head(recipe: HeadRecipe) -> dict[str, dict[str, float]]:
         raise ValueError(f"folder '{recipe.folder}': all of its pairs are kept out of training")
     weights = class_weights(real or scenes, len(class_set)).pow(recipe.balance).to(device)
 
-    head, *learner = _learn(networks, sources, weights, recipe, device)
+    shown = next(pairs[0] for pairs in (kept_out, real, scenes) if pairs)
+
+    def after_step(step: int, losses: Mapping[str, float]) -> None:
+        run.losses(step, losses)
+        if run.wants_pictures(step):
+            run.pictures(step, _pictures(networks, shown, class_set, device))
+
+    head, *learner = _learn(networks, sources, weights, recipe, device, after_step)
     head = cast(SegmentationHead, head.eval().requires_grad_(False))
     student = networks.before
     if learner:
@@ -194,6 +217,7 @@ def train_head(recipe: HeadRecipe) -> dict[str, dict[str, float]]:
         scores[f"{len(held_out)} synthetic scenes kept out"] = score_head(
             student, head, held_out, class_set.names, device
         )
+    run.summary({f"IoU on {title}": table for title, table in scores.items()})
     save_model(
         calibrate(replace(model, head=head.to("cpu"), class_set=class_set), [*real, *scenes]),
         recipe.output,
@@ -249,6 +273,7 @@ def _learn(
     weights: Tensor,
     recipe: HeadRecipe,
     device: torch.device,
+    after_step: Callable[[int, Mapping[str, float]], None],
 ) -> nn.ModuleList:
     """Take the steps; returns the moving averages of the head and of the student that learns."""
     head, learner = networks.head, networks.learner
@@ -262,7 +287,7 @@ def _learn(
         head, recipe.steps, learning_rate=recipe.learning_rate, weight_decay=recipe.weight_decay
     )
     students = None if learner is None else _StudentSteps(learner, recipe)
-    for step in (progress := tqdm(range(recipe.steps), desc="head", mininterval=5)):
+    for step in range(recipe.steps):
         head.train()
         if step >= recipe.freeze_norm_at * recipe.steps:
             freeze_norm(head)
@@ -275,8 +300,7 @@ def _learn(
         if students is not None:
             students.step()
         average.update_parameters(learning)
-        if step % 50 == 0:
-            progress.set_postfix({name: f"{part.item():.3f}" for name, part in losses.items()})
+        after_step(step, {name: part.item() for name, part in losses.items()})
     return cast(nn.ModuleList, average.module)
 
 
@@ -349,6 +373,21 @@ def _losses(
         divergence = logit_distillation_loss(logits, wanted, temperature=recipe.temperature)
         losses["distillation"] = recipe.distill * divergence
     return losses
+
+
+def _pictures(
+    networks: _Networks, pair: Pair, class_set: ClassSet, device: torch.device
+) -> dict[str, np.ndarray]:
+    """Both planes of a whole pair, its labels, and what the head makes of it."""
+    assert pair.labels is not None
+    networks.head.eval()
+    found = predict_labels(networks.learner or networks.before, networks.head, pair, device)
+    return {
+        "visible": pair.luma,
+        "infrared": pair.infrared,
+        "labels": color_labels(pair.labels, class_set),
+        "head": color_labels(found, class_set),
+    }
 
 
 def _crops(pairs: Sequence[Pair], recipe: HeadRecipe) -> CropSampler:

@@ -285,6 +285,8 @@ def test_student_and_head_train(
     )  # fmt: skip
     head_scores = train_head(head_recipe)
     assert len(head_scores) == 2
+    assert set(read_losses(tmp_path / "all")) == {"cross-entropy", "dice"}
+    assert list(picture_files(tmp_path / "all")) == [0, 1]
     assert all(0 <= value <= 1 for table in head_scores.values() for value in table.values())
     model = load_model(tmp_path / "all.safetensors")
     assert model.structure == structure

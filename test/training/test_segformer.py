@@ -33,6 +33,7 @@ from ivf_core.training.segformer import (
     train_segformer,
 )
 from ivf_core.training.segmenters import open_segmenter, score_segmenter
+from ivf_core.training.summary import picture_files, read_losses
 
 transformers = pytest.importorskip("transformers")
 
@@ -76,46 +77,67 @@ def small(monkeypatch: pytest.MonkeyPatch, dataset: Path) -> SegformerRecipe:
     monkeypatch.setenv("IVF_DATA", str(dataset))
     return SegformerRecipe(
         output="", dataset="MSRS", weights="fast", model="tiny", epochs=1, batch_size=3,
-        crop=(64, 64), scales=(0.8, 1.2), learning_rate=2e-3, decoder_rate=1.0, bfloat16=False,
+        crop=(64, 64), scales=(0.8, 1.2), learning_rate=2e-3, decoder_rate=1.0,
     )  # fmt: skip
 
 
 def test_it_learns(small: SegformerRecipe, dataset: Path, tmp_path: Path) -> None:
     """Both things are found in pictures it has not seen, and what was written opens again."""
     recipe = replace(small, output=str(tmp_path / "out"))
-    _, before = train_segformer(recipe)
-    class_set, after = train_segformer(replace(recipe, epochs=40))
-    assert class_set == MFNET
-    car, person = after.iou()[1:3]
-    assert car > 0.7
-    assert person > 0.7
-    assert after.mean_iou() > before.mean_iou() + 0.1
-    assert after.counts.sum() == 3 * (SIZE[0] - 2) * SIZE[1]  # whole pictures, labelled pixels
-    assert not after.counts[3:].any()
-    assert after.accuracy()[1] > 0.7
+    iou = "IoU on the test split"
+    before = train_segformer(recipe)[iou]
+    recipe = replace(recipe, epochs=40)
+    scores = train_segformer(recipe)
+    after = scores[iou]
+    assert after["car"] > 0.7
+    assert after["person"] > 0.7
+    assert after["mean"] > before["mean"] + 0.1
+    assert scores["accuracy on the test split"]["car"] > 0.7
+    assert scores["accuracy on the test split"]["of all pixels"] > 0.9
 
     files = {path.name for path in (tmp_path / "out").iterdir()}
     assert files == {"config.json", "model.safetensors", "scores.json"}
-    scores = json.loads((tmp_path / "out" / "scores.json").read_text())
-    assert scores["classes"]["car"]["iou"] == pytest.approx(car)
-    assert scores["classes"]["bump"] == {"iou": None, "accuracy": None}
-    assert scores["mean_iou"] == pytest.approx(after.mean_iou())
+    notes = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert notes["test split"] == scores
     saved = tmp_path / "again.yaml"
-    saved.write_text(scores["segformer_recipe"])
-    assert load_recipe(SegformerRecipe, saved) == replace(recipe, epochs=40)
+    saved.write_text(notes["segformer_recipe"])
+    assert load_recipe(SegformerRecipe, saved) == recipe
+    run = tmp_path / "out.run"
+    assert len(read_losses(run)["cross-entropy"][0]) == 80
+    assert len(picture_files(run)) == 21
+    assert json.loads((run / "scores.json").read_text()) == scores
+    assert not (run / "checkpoint.pt").exists()
+
     segmenter = open_segmenter(f"segformer:{recipe.output}", MFNET)
     test = FusedPictures(
         open_labelled_split(dataset / "MSRS", 7)[1].files, MFNET, FusionGraph(load_model("fast"))
     )
     again = score_segmenter(segmenter, test, torch.device("cpu"))
-    np.testing.assert_array_equal(again.counts, after.counts)
+    assert again.counts.sum() == 3 * (SIZE[0] - 2) * SIZE[1]  # whole pictures, labelled pixels
+    assert not again.counts[3:].any()
+    assert again.iou()[1] == after["car"]
+    assert again.mean_iou() == after["mean"]
 
 
-def test_the_same_run_twice_gives_the_same_weights(small: SegformerRecipe, tmp_path: Path) -> None:
-    outputs = [tmp_path / name for name in ("a", "b")]
-    for output in outputs:
-        train_segformer(replace(small, output=str(output), threads=1 + (output.name == "b")))
-    first, second = ((output / "model.safetensors").read_bytes() for output in outputs)
+def test_a_run_that_was_interrupted_goes_on(
+    small: SegformerRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the bit as one that was not, with another number of threads, too."""
+    whole = replace(small, output=str(tmp_path / "whole"), epochs=2)
+    train_segformer(whole)
+    recipe = replace(whole, output=str(tmp_path / "out"), checkpoint_every=2)
+    loss, steps = segformer.segmentation_loss, iter((1, 1, 1, float("nan")))
+    with monkeypatch.context() as patch:
+        patch.setattr(segformer, "segmentation_loss", lambda *batch: loss(*batch) * next(steps))
+        with pytest.raises(FloatingPointError, match="step 3: the loss is nan"):
+            train_segformer(recipe)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match=r"checkpoint\.pt' is the checkpoint of a run"):
+        train_segformer(recipe)
+    with pytest.raises(ValueError, match="batch_size was 3 when the run began, is 2 now"):
+        train_segformer(replace(recipe, resume=True, batch_size=2))
+    train_segformer(replace(recipe, resume=True, threads=1))
+    first, second = ((tmp_path / n / "model.safetensors").read_bytes() for n in ("whole", "out"))
     assert first == second
 
 
@@ -135,12 +157,11 @@ def test_command(
         "ignored_labels: [0]}"
     )
     assert main(["train", "segformer", "--config", str(config)]) == 0
-    out = capsys.readouterr().out
-    rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line}
-    assert rows["test"] == ["split", "IoU", "accuracy"]
-    assert rows["unlabeled"] == ["nan", "nan"] or float(rows["unlabeled"][0]) == 0  # ignored
-    assert rows["bump"][1] == "nan"
-    assert 0 <= float(rows["mean"][0]) <= 1
+    iou, accuracy = capsys.readouterr().out.split("accuracy on the test split")
+    assert "IoU on the test split" in iou
+    assert "car" in accuracy
+    assert "unlabeled" not in accuracy  # ignored
+    assert "bump" not in accuracy
     assert main(["train", "segformer", "--config", str(config), "--set", "fused=none"]) == 1
     assert "none" in capsys.readouterr().err
 
@@ -301,9 +322,12 @@ def test_start_from_other_weights(tmp_path: Path, small: SegformerRecipe) -> Non
 
 def test_rates_and_decay(small: SegformerRecipe) -> None:
     network = build_segformer("tiny", MFNET)
-    groups = segformer._optimizer(network, replace(small, learning_rate=1.0, decoder_rate=10.0))
+    recipe = replace(small, learning_rate=1.0, decoder_rate=10.0)
+    groups = segformer._Learner(network, recipe, steps=9).optimizer
     by_name = {
-        id(p): (g["lr"], g["weight_decay"]) for g in groups.param_groups for p in g["params"]
+        id(p): (g["initial_lr"], g["weight_decay"])
+        for g in groups.param_groups
+        for p in g["params"]
     }
     norms = (torch.nn.LayerNorm, torch.nn.BatchNorm2d)
     for name, module in network.named_modules():
@@ -329,6 +353,9 @@ def test_rates_and_decay(small: SegformerRecipe) -> None:
         ({"dataset": "a", "crop": (16, 64)}, "crop must be at least 32 x 32"),
         ({"dataset": "a", "scales": (0.0, 1.0)}, "scales must be"),
         ({"dataset": "a", "warmup": 2.0}, "warmup must be"),
+        ({"dataset": "a", "devices": 3}, "batch_size 8 is no multiple of 3 devices on 1 nodes"),
+        ({"dataset": "a", "precision": "16"}, "precision '16', known: 32-true, bf16-mixed"),
+        ({"dataset": "a", "accelerator": "tpu"}, "accelerator 'tpu', known: auto, cpu, cuda"),
         ({"dataset": "a", "hold_out_every": 1}, "hold_out_every must be at least 2"),
     ],
 )

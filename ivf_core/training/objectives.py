@@ -1,0 +1,173 @@
+"""The losses of both levels on a batch: what runs with a gradient, and what without."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, fields, is_dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ivf_core.class_sets import UNLABELED
+from ivf_core.models.graph import recolor_unrounded
+from ivf_core.models.student import StudentOutput
+from ivf_core.training.contrast import MaskContrast
+from ivf_core.training.fabric import process_count
+from ivf_core.training.loop import StepGuard
+from ivf_core.training.losses import (
+    StudentWeights,
+    TeacherWeights,
+    Total,
+    segmentation_loss,
+    student_loss,
+    teacher_loss,
+)
+from ivf_core.training.samples import Batch
+
+__all__ = ["Objectives", "check_weights", "segmentation_term", "terms_off"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Objectives:
+    """L_m^d and L_s^d of equation (1), and the pre-training's.
+
+    Attributes:
+        teacher: the main network.
+        student: the sub-network; None to pre-train.
+        contrast: L_cs; None leaves it out.
+        segmenter: RGB pictures to logits, frozen; None leaves L_seg out.
+        teacher_weights, student_weights: a term whose weight is zero is not computed.
+        autocast: makes the context in which networks run; losses are always in float32.
+    """
+
+    teacher: nn.Module
+    student: nn.Module | None = None
+    contrast: MaskContrast | None = None
+    segmenter: nn.Module | None = None
+    teacher_weights: TeacherWeights = field(default_factory=TeacherWeights)
+    student_weights: StudentWeights = field(default_factory=StudentWeights)
+    autocast: Callable[[], AbstractContextManager[object]] = nullcontext
+
+    def pretraining(self, batch: Batch, guard: StepGuard) -> Total:
+        """What the teacher learns by itself."""
+        out = self.run_teacher(batch, guard)
+        return teacher_loss(
+            out,
+            batch.luma,
+            batch.infrared,
+            segmentation=self._segmentation(out, batch, guard),
+            weights=self.teacher_weights,
+        )
+
+    def lower(self, batch: Batch, guard: StepGuard, *, detach: bool = True) -> Total:
+        """L_m^d, the teacher's, against what the student makes of the batch.
+
+        Args:
+            detach: the student runs without a gradient.
+        """
+        out = self.run_teacher(batch, guard)
+        with torch.set_grad_enabled(not detach):
+            other = self.run_student(batch, guard)
+        weights = self.teacher_weights
+        contrast = self._contrast(out, other, batch, guard) if weights.contrast else None
+        return teacher_loss(
+            out,
+            batch.luma,
+            batch.infrared,
+            segmentation=self._segmentation(out, batch, guard),
+            student=other,
+            contrast=contrast,
+            weights=weights,
+            detach=detach,
+        )
+
+    def upper(self, batch: Batch, guard: StepGuard, *, detach: bool = True) -> Total:
+        """L_s^d, the student's, against what the teacher makes of the batch.
+
+        Args:
+            detach: the teacher runs without a gradient.
+        """
+        with torch.set_grad_enabled(not detach):
+            other = self.run_teacher(batch, guard)
+        out = self.run_student(batch, guard)
+        weights = self.student_weights
+        contrast = self._contrast(out, other, batch, guard) if weights.contrast else None
+        return student_loss(
+            out, other, batch.luma, batch.infrared, contrast, weights, detach=detach
+        )
+
+    def run_teacher(self, batch: Batch, guard: StepGuard) -> StudentOutput:
+        inputs = (batch.luma, batch.infrared, batch.visible_masks, batch.infrared_masks)
+        with guard.term("the teacher's pass"), self.autocast():
+            return _to_float32(self.teacher(*inputs))
+
+    def run_student(self, batch: Batch, guard: StepGuard) -> StudentOutput:
+        assert self.student is not None
+        with guard.term("the student's pass"), self.autocast():
+            return _to_float32(self.student(batch.luma, batch.infrared))
+
+    def _contrast(
+        self, out: StudentOutput, other: StudentOutput, batch: Batch, guard: StepGuard
+    ) -> Tensor | None:
+        if self.contrast is None:
+            return None
+        with guard.term("contrast (L_cs)"), self.autocast():
+            return self.contrast(out.fused, other.fused, batch)
+
+    def _segmentation(self, out: StudentOutput, batch: Batch, guard: StepGuard) -> Tensor | None:
+        if self.segmenter is None or not self.teacher_weights.segmentation:
+            return None
+        with guard.term("segmentation (L_seg)"), self.autocast():
+            return segmentation_term(self.segmenter, out.fused, batch)
+
+
+def segmentation_term(segmenter: nn.Module, fused: Tensor, batch: Batch) -> Tensor:
+    """L_seg of the fused luma in the colours of the visible image, clamped to [0, 1].
+
+    The mean over processes of what this returns is that over the labelled pixels of all.
+    """
+    rgb = recolor_unrounded(fused, *batch.chroma.split(1, dim=1)).clamp(0, 1)
+    loss = segmentation_loss(segmenter(rgb).float(), batch.labels, ignore=UNLABELED)
+    if process_count() == 1:
+        return loss
+    ours = (batch.labels != UNLABELED).sum().float()
+    mean = ours.clone()
+    dist.all_reduce(mean)
+    mean /= process_count()
+    return loss * ours / mean.clamp_min(1)
+
+
+def check_weights(option: str, weights: object) -> None:
+    """Raise ValueError for a loss weight below zero, naming it."""
+    for name in (entry.name for entry in fields(weights)):  # type: ignore[arg-type]
+        value = getattr(weights, name)
+        if is_dataclass(value):
+            check_weights(f"{option}.{name}", value)
+        elif value < 0:
+            raise ValueError(f"{option}.{name} must be at least 0, got {value}")
+
+
+def terms_off(option: str, weights: object, besides: Collection[str] = ()) -> list[str]:
+    """Names of the terms whose weight is zero, and a warning for each.
+
+    Args:
+        besides: names of terms that there cannot be.
+    """
+    names = [
+        entry.name
+        for entry in fields(weights)  # type: ignore[arg-type]
+        if getattr(weights, entry.name) == 0 and entry.name not in besides
+    ]
+    for name in names:
+        _log.warning("%s.%s is 0: the term is left out", option, name)
+    return [f"{option}.{name}" for name in names]
+
+
+def _to_float32(out: StudentOutput) -> StudentOutput:
+    first, second, third, fourth, fifth = (feature.float() for feature in out.features)
+    return StudentOutput(out.fused.float(), (first, second, third, fourth, fifth))

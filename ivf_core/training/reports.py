@@ -1,0 +1,63 @@
+"""What a run shows of its networks: rows of pictures, and scores of pairs kept out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ivf_core.metrics.fusion import fusion_metrics
+from ivf_core.models.graph import recolor
+from ivf_core.training.samples import Batch, MaskedPairs
+
+__all__ = ["picture_row", "score_fusion"]
+
+_METRICS = ("EN", "SD", "SF", "AG", "SCD", "VIF", "Qabf")
+
+
+def picture_row(batch: Batch, fused: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    """The first crop of a batch: both sources, what networks make of it, all masks.
+
+    Args:
+        fused: by network, N x 1 x H x W.
+    """
+    cr, cb = batch.chroma[:1].split(1, dim=1)
+
+    def colored(luma: Tensor) -> np.ndarray:
+        rgb = recolor(luma[:1].detach().float(), cr, cb)
+        return rgb[0].permute(1, 2, 0).to(torch.uint8).cpu().numpy()
+
+    masks = torch.cat((batch.visible_masks[0], batch.infrared_masks[0]))
+    return {
+        "visible": colored(batch.luma),
+        "infrared": (batch.infrared[0, 0] * 255).round().to(torch.uint8).cpu().numpy(),
+        **{name: colored(luma) for name, luma in fused.items()},
+        "masks": masks.bool().cpu().numpy(),
+    }
+
+
+@torch.inference_mode()
+def score_fusion(
+    fuse: Callable[[Batch], Tensor], pairs: MaskedPairs, count: int, device: torch.device
+) -> dict[str, float]:
+    """Mean of metrics over whole pairs, evenly chosen.
+
+    Args:
+        fuse: a whole pair to its fused luma, 1 x 1 x H x W.
+        count: the most pairs.
+
+    Returns:
+        By name, of `ivf_core.metrics.fusion`; VIF is the mean of both sources.
+    """
+    chosen = range(0, len(pairs), -(-len(pairs) // count))
+    sums = dict.fromkeys(_METRICS, 0.0)
+    for index in chosen:
+        batch = pairs.read(index).to(device)
+        visible, infrared, fused = (
+            255 * x.float().clamp(0, 1) for x in (batch.luma, batch.infrared, fuse(batch))
+        )
+        for name, value in fusion_metrics(visible, infrared, fused, _METRICS).items():
+            sums[name] += value.item() / len(chosen)
+    return sums

@@ -1,0 +1,303 @@
+"""Batches of crops with the masks of both modalities.
+
+What a crop shows depends on the seed, the epoch and the pair alone, and which crops make a
+batch on the seed and the batch's number: neither on workers or processes, nor on where a run
+was interrupted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import count
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ivf_core.class_sets import ClassSet
+from ivf_core.data.pairs import Crop, CropSampler, Pair, PairFiles
+from ivf_core.training.mask_cache import MaskCache
+from ivf_core.training.priors import pair_masks
+
+__all__ = ["Batch", "BatchStream", "CropOptions", "CropOrder", "MaskedPairs", "Place", "Source"]
+
+_CROP, _ORDER, _POOL = range(3)  # what is drawn: no two of them may share their random numbers
+
+
+class Source(NamedTuple):
+    """Where a pair lies, and the classes of its labels where they are known."""
+
+    files: PairFiles
+    class_set: ClassSet | None
+
+
+class Place(NamedTuple):
+    """Which crop: the same pair shows another part of it in each epoch."""
+
+    epoch: int
+    pair: int
+
+
+@dataclass(frozen=True)
+class CropOptions:
+    """How crops are drawn; see `CropSampler`.
+
+    Attributes:
+        masks: planes of each modality; zeros where a pair has fewer.
+        labels: read labels; without them all are `UNLABELED`.
+    """
+
+    size: tuple[int, int]
+    scales: tuple[float, float] = (1.0, 1.0)
+    light: float = 0.0
+    masks: int = 4
+    labels: bool = False
+    seed: int = 0
+
+
+class Batch(NamedTuple):
+    """What the networks see.
+
+    Attributes:
+        luma, infrared: N x 1 x H x W float32 in [0, 1].
+        visible_masks, infrared_masks: N x M x H x W float32, 0 or 1.
+        labels: N x H x W int64, `UNLABELED` where there is none.
+        chroma: Cr and Cb of the visible image, N x 2 x H x W float32, 0..255.
+        names: the files of the visible images.
+        places: which crops they are.
+    """
+
+    luma: Tensor
+    infrared: Tensor
+    visible_masks: Tensor
+    infrared_masks: Tensor
+    labels: Tensor
+    chroma: Tensor
+    names: tuple[str, ...]
+    places: tuple[Place, ...]
+
+    def to(self, device: torch.device) -> Batch:
+        tensors = (part.to(device, non_blocking=True) for part in self.tensors())
+        luma, infrared, visible_masks, infrared_masks, labels, chroma = tensors
+        return Batch(luma, infrared, visible_masks, infrared_masks, labels, chroma, *self[6:])
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        return self[:6]
+
+
+class MaskedPairs(Dataset[Batch]):
+    """Crops of pairs on disk, by `Place`; each a batch of one.
+
+    Args:
+        sources: the pairs.
+        cache: their masks; None for planes of zeros.
+        options: how crops are drawn.
+        in_memory: keep all pairs once they are read, in each worker.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        cache: MaskCache | None,
+        options: CropOptions,
+        *,
+        in_memory: bool = False,
+    ) -> None:
+        self.sources = tuple(sources)
+        self.cache = cache
+        self.options = options
+        self._kept: dict[int, tuple[Pair, int]] | None = {} if in_memory else None
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def digest(self) -> str:
+        """Of the names of the pairs, in order: tells whether a run goes on with the same ones."""
+        names = "\n".join(source.files.name for source in self.sources)
+        return hashlib.sha256(names.encode()).hexdigest()
+
+    def __getitem__(self, place: Place) -> Batch:
+        """Cut a crop.
+
+        Raises:
+            ValueError: a file is broken, or there are no masks of the pair; names it.
+        """
+        options = self.options
+        pair, visible_masks = self._read(place.pair)
+        seed = (_CROP, options.seed, *place)
+        crop = CropSampler(
+            [pair], options.size, scales=options.scales, light=options.light, seed=seed
+        ).crop()
+        return self._to_batch(crop, visible_masks, place)
+
+    def read(self, index: int) -> Batch:
+        """A whole pair, as a batch of one."""
+        pair, visible_masks = self._read(index)
+        assert pair.masks is not None
+        assert pair.chroma is not None
+        luma, infrared = (p.astype(np.float32) / 255 for p in (pair.luma, pair.infrared))
+        labels = pair.labels if pair.labels is not None else np.full_like(pair.luma, 255)
+        crop = Crop(luma, infrared, labels, pair.masks, pair.chroma)
+        return self._to_batch(crop, visible_masks, Place(0, index))
+
+    def _to_batch(self, crop: Crop, visible_masks: int, place: Place) -> Batch:
+        planes = torch.from_numpy(crop.masks).float()
+        return Batch(
+            torch.from_numpy(crop.luma)[None, None],
+            torch.from_numpy(crop.infrared)[None, None],
+            _fill(planes[:visible_masks], self.options.masks)[None],
+            _fill(planes[visible_masks:], self.options.masks)[None],
+            torch.from_numpy(crop.labels.astype(np.int64))[None],
+            torch.from_numpy(crop.chroma)[None].float(),
+            (str(self.sources[place.pair].files.visible),),
+            (place,),
+        )
+
+    def _read(self, index: int) -> tuple[Pair, int]:
+        """A pair with the masks of both modalities, and how many are of the visible image."""
+        if self._kept is not None and index in self._kept:
+            return self._kept[index]
+        files, class_set = self.sources[index]
+        visible, infrared = files.read_visible(), files.read_infrared()
+        of_labels = self.cache is not None and self.cache.settings["source"] == "labels"
+        labels = None
+        if self.options.labels or of_labels:
+            labels = files.read_labels(class_set)
+        files.check_sizes(visible, infrared, labels)
+        masks: list[np.ndarray] = []
+        if self.cache is not None:
+            try:
+                masks = [
+                    found[: self.options.masks]
+                    for found in pair_masks(self.cache, visible, infrared, labels)
+                ]
+            except ValueError as error:
+                raise ValueError(f"'{files.visible}': {error}") from error
+        luma, *chroma = cv2.split(cv2.cvtColor(visible, cv2.COLOR_RGB2YCrCb))
+        pair = Pair(
+            files.name,
+            luma,
+            infrared,
+            labels if self.options.labels else None,
+            np.concatenate(masks) if masks else np.zeros((0, *luma.shape), bool),
+            np.stack(chroma),
+        )
+        read = pair, len(masks[0]) if masks else 0
+        if self._kept is not None:
+            self._kept[index] = read
+        return read
+
+
+class CropOrder(Sampler[list[Place]]):
+    """The places of batch after batch, without end: each epoch has every pair once.
+
+    Args:
+        pairs: how many there are.
+        batch_size: crops of a batch, those of all processes together.
+        seed: of the order.
+        first: number of the first batch.
+        pool: draw so many crops once, and have an epoch be these; 0 for new ones in every epoch.
+        rank, processes: which part of each batch is meant.
+    """
+
+    def __init__(
+        self,
+        pairs: int,
+        batch_size: int,
+        seed: int,
+        *,
+        first: int = 0,
+        pool: int = 0,
+        rank: int = 0,
+        processes: int = 1,
+    ) -> None:
+        self._pairs = pairs
+        self._batch_size = batch_size
+        self._seed = seed
+        self._first = first
+        self._pool = pool
+        self._share = range(rank, batch_size, processes)
+
+    def __iter__(self) -> Iterator[list[Place]]:
+        for batch in count(self._first):
+            start = batch * self._batch_size
+            yield [self._place(start + item) for item in self._share]
+
+    def _place(self, item: int) -> Place:
+        if self._pool:
+            epoch, position = divmod(item, self._pool)
+            item = int(_permutation(_POOL, self._seed, epoch, self._pool)[position])
+        epoch, position = divmod(item, self._pairs)
+        return Place(epoch, int(_permutation(_ORDER, self._seed, epoch, self._pairs)[position]))
+
+
+@lru_cache(maxsize=64)
+def _permutation(kind: int, seed: int, epoch: int, length: int) -> np.ndarray:
+    return np.random.default_rng((kind, seed, epoch)).permutation(length)
+
+
+class BatchStream:
+    """Batches by their number, in ascending order, on a device; a look ahead is allowed.
+
+    Args:
+        pairs: what to draw from.
+        order: `first` being the first number.
+        device: where they go.
+        workers: processes that read and cut; 0 does it here.
+    """
+
+    def __init__(
+        self,
+        pairs: MaskedPairs,
+        order: CropOrder,
+        device: torch.device,
+        *,
+        first: int = 0,
+        workers: int = 0,
+    ) -> None:
+        self._device = device
+        self._next = first
+        self._ahead: dict[int, Batch] = {}
+        self._batches = iter(
+            DataLoader(
+                pairs,
+                batch_sampler=order,
+                num_workers=workers,
+                collate_fn=_join,
+                worker_init_fn=_start_worker,
+                generator=torch.Generator(),  # the global one is the run's
+            )
+        )
+
+    def __getitem__(self, number: int) -> Batch:
+        while self._next <= number:
+            self._ahead[self._next] = next(self._batches).to(self._device)
+            self._next += 1
+        for passed in [kept for kept in self._ahead if kept < number]:
+            del self._ahead[passed]
+        return self._ahead[number]
+
+
+def _join(crops: list[Batch]) -> Batch:
+    columns = zip(*(crop.tensors() for crop in crops), strict=True)
+    luma, infrared, visible_masks, infrared_masks, labels, chroma = map(torch.cat, columns)
+    names = tuple(name for crop in crops for name in crop.names)
+    places = tuple(place for crop in crops for place in crop.places)
+    return Batch(luma, infrared, visible_masks, infrared_masks, labels, chroma, names, places)
+
+
+def _fill(planes: Tensor, count: int) -> Tensor:
+    """The first `count` planes of K x H x W, zeros where there are fewer."""
+    filled = planes.new_zeros(count, *planes.shape[1:])
+    filled[: len(planes)] = planes[:count]
+    return filled
+
+
+def _start_worker(_number: int) -> None:
+    cv2.setNumThreads(0)
