@@ -44,6 +44,20 @@ def _train_student(args: argparse.Namespace) -> int:
     return 0
 
 
+def _train_unsupervised(args: argparse.Namespace) -> int:
+    from ivf_core.memory import keep_freed_memory
+    from ivf_core.training.recipes import load_recipe
+    from ivf_core.training.unsupervised import UnsupervisedRecipe, train_unsupervised
+
+    keep_freed_memory()
+    recipe = load_recipe(UnsupervisedRecipe, args.config, args.set)
+    print("means over the pairs kept out of training:")
+    for folder, scores in train_unsupervised(recipe).items():
+        print(f"  {folder}: " + ", ".join(f"{name} {value:.3f}" for name, value in scores.items()))
+    print(f"written to {recipe.output}")
+    return 0
+
+
 def _train_head(args: argparse.Namespace) -> int:
     from ivf_core.memory import keep_freed_memory
     from ivf_core.training.recipes import load_recipe
@@ -178,6 +192,14 @@ COMMANDS = (
         "ivf train smoke --output runs/smoke",
         _add_smoke,
         _prepare_smoke,
+        _BAD_RUN,
+    ),
+    Command(
+        "train unsupervised",
+        "train a student on pairs alone, with no reference",
+        "ivf train unsupervised --config training/unsupervised_clear.yaml",
+        _add_train,
+        _train_unsupervised,
         _BAD_RUN,
     ),
     Command(

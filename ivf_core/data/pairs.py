@@ -27,6 +27,7 @@ __all__ = [
     "CropSampler",
     "Pair",
     "PairFiles",
+    "add_smoke",
     "chroma_of",
     "hold_out",
     "luma_of",
@@ -237,6 +238,7 @@ class CropSampler:
             other than 0), where the pair has one.
         smoke: share of crops with smoke before the visible camera.
         light: share of pictures whose contrast, gamma and noise vary.
+        noise: the largest standard deviation of the noise.
         seed: of everything drawn.
     """
 
@@ -249,6 +251,7 @@ class CropSampler:
         focus: float = 0.0,
         smoke: float = 0.0,
         light: float = 0.5,
+        noise: float = 0.03,
         seed: int | Sequence[int] = 0,
     ) -> None:
         if not pairs:
@@ -259,6 +262,7 @@ class CropSampler:
         self.focus = focus
         self.smoke = smoke
         self.light = light
+        self.noise = noise
         self._random = np.random.default_rng(seed)
 
     def batches(self, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -305,7 +309,7 @@ class CropSampler:
             ]
         luma, infrared = self._light(planes[0]), self._light(planes[1])
         if self.smoke and self._random.random() < self.smoke:
-            luma = self._veil(luma)
+            luma = add_smoke(luma, self._random)
         return Crop(
             luma,
             infrared,
@@ -313,16 +317,6 @@ class CropSampler:
             np.array(planes[pictures + 1 :], bool).reshape(-1, height, width),
             np.array(planes[2:pictures], np.uint8).reshape(-1, height, width),
         )
-
-    def _veil(self, luma: np.ndarray) -> np.ndarray:
-        """Thin to dense smoke of one grey, in billows."""
-        random = self._random
-        down, across = random.integers(0, 512, 2)
-        billows = np.roll(smoke(), (-down, -across), axis=(0, 1))
-        billows = cv2.resize(billows, luma.shape[::-1], interpolation=cv2.INTER_LINEAR)
-        density = random.uniform(0.1, 0.9) + random.uniform(0.05, 0.2) * billows
-        density = density.clip(0, 1).astype(np.float32)
-        return luma + density * (np.float32(random.uniform(0.3, 0.95)) - luma)
 
     def _corner(self, labels: np.ndarray, cut: tuple[int, int]) -> tuple[int, int]:
         """Top and left of a crop of size `cut`."""
@@ -349,9 +343,27 @@ class CropSampler:
             0.5 + random.uniform(-0.15, 0.15)
         )
         if random.random() < 0.5:
-            sigma = np.float32(random.uniform(0, 0.03))
+            sigma = np.float32(random.uniform(0, self.noise))
             values = values + sigma * random.standard_normal(plane.shape, dtype=np.float32)
         return values.clip(0, 1).astype(np.float32)
+
+
+def add_smoke(luma: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Thin to dense smoke of one grey, in billows.
+
+    Args:
+        luma: H x W float32 in [0, 1].
+        random: what density, grey and place are drawn from.
+
+    Returns:
+        The same shape, type and range.
+    """
+    down, across = random.integers(0, 512, 2)
+    billows = np.roll(smoke(), (-down, -across), axis=(0, 1))
+    billows = cv2.resize(billows, luma.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    density = random.uniform(0.1, 0.9) + random.uniform(0.05, 0.2) * billows
+    density = density.clip(0, 1).astype(np.float32)
+    return luma + density * (np.float32(random.uniform(0.3, 0.95)) - luma)
 
 
 def _grow(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:

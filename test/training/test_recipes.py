@@ -31,6 +31,7 @@ from ivf_core.training.segformer import SegformerRecipe
 from ivf_core.training.segmentation import HeadRecipe, train_head
 from ivf_core.training.summary import picture_files, read_losses
 from ivf_core.training.teacher_training import TeacherRecipe
+from ivf_core.training.unsupervised import UnsupervisedRecipe
 
 RECIPES = Path(__file__).parents[2] / "training"
 
@@ -54,6 +55,7 @@ def test_recipes_that_ship_are_sound() -> None:
         "teacher": TeacherRecipe,
         "distill": DistillRecipe,
         "encoder": EncoderRecipe,
+        "unsupervised": UnsupervisedRecipe,
     }
     paths = sorted(RECIPES.glob("*.yaml"))
     assert paths
