@@ -1,6 +1,6 @@
 """Names that commands and parameters offer; importing them loads nothing heavy."""
 
-DEFAULT_WEIGHTS = "fast"
+DEFAULT_WEIGHTS = "clear"
 """The shipped weights that node and command line take where none are named."""
 
 ENGINE_PACKAGES = {
