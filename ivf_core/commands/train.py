@@ -83,6 +83,14 @@ def _train_encoder(args: argparse.Namespace) -> int:
     return _train_with_fabric(args, EncoderRecipe, train_encoder)
 
 
+def _prepare_smoke(args: argparse.Namespace) -> int:
+    from ivf_core.training.smoke import prepare_smoke
+
+    prepare_smoke(args.output)
+    print(f"written to {args.output}; for the recipes *_smoke.yaml, with IVF_DATA={args.output}")
+    return 0
+
+
 def _train_with_fabric(args: argparse.Namespace, kind: Any, train: Callable[[Any], Any]) -> int:
     """Run a recipe, and print its scores in the first of its processes."""
     from ivf_core.memory import keep_freed_memory
@@ -114,6 +122,10 @@ def _add_resumable(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume", action="store_true", help="go on with a run that was interrupted"
     )
+
+
+def _add_smoke(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output", required=True, type=Path, help="folder for both")
 
 
 # A run that diverges, or for which memory is too small (torch: a RuntimeError).
@@ -158,6 +170,14 @@ COMMANDS = (
         "ivf train encoder --config training/encoder_shared.yaml",
         _add_resumable,
         _train_encoder,
+        _BAD_RUN,
+    ),
+    Command(
+        "train smoke",
+        "make synthetic pairs and a tiny SAM, to try the training of a teacher",
+        "ivf train smoke --output runs/smoke",
+        _add_smoke,
+        _prepare_smoke,
         _BAD_RUN,
     ),
     Command(

@@ -105,7 +105,8 @@ class DistillRecipe(GuidedOptions):
             )
         check_weights("student_loss", self.student_loss)
         check_weights("teacher_loss", self.teacher_loss)
-        if not (self.student_loss.context or self.contrast or self.student_loss.feature):
+        student = self.student_loss
+        if not (student.context or student.contrast or student.feature):
             raise ValueError("student_loss: all weights are 0")
         if not offline and (self.segmenter == NO_SEGMENTER) != (not self.teacher_loss.segmentation):
             raise ValueError(

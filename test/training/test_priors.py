@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sam_models import picture, save_tiny_sam
+from sam_models import picture
 
 from ivf_core.cli import main
 from ivf_core.images.files import read_infrared, read_visible, write_image
@@ -30,6 +30,7 @@ from ivf_core.training.priors import (
     prior_metadata,
 )
 from ivf_core.training.recipes import git_revision, load_recipe
+from ivf_core.training.smoke import save_tiny_sam
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = {"source": "crops", "count": 4}

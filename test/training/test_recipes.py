@@ -21,13 +21,16 @@ from ivf_core.images.files import ImageFileError, VideoWriter, write_image
 from ivf_core.models.checkpoints import FusionModel, load_model, save_model
 from ivf_core.models.student import STUDENTS, FusionStudent
 from ivf_core.training import recipes
+from ivf_core.training.bilevel import DistillRecipe
 from ivf_core.training.distillation import StudentRecipe, learn_alone, train_student
+from ivf_core.training.encoders import EncoderRecipe
 from ivf_core.training.head_scores import class_weights
 from ivf_core.training.priors import PriorRecipe
 from ivf_core.training.recipes import RecipeError, git_revision, load_recipe
 from ivf_core.training.segformer import SegformerRecipe
 from ivf_core.training.segmentation import HeadRecipe, train_head
 from ivf_core.training.summary import picture_files, read_losses
+from ivf_core.training.teacher_training import TeacherRecipe
 
 RECIPES = Path(__file__).parents[2] / "training"
 
@@ -48,6 +51,9 @@ def test_recipes_that_ship_are_sound() -> None:
         "head": HeadRecipe,
         "priors": PriorRecipe,
         "segformer": SegformerRecipe,
+        "teacher": TeacherRecipe,
+        "distill": DistillRecipe,
+        "encoder": EncoderRecipe,
     }
     paths = sorted(RECIPES.glob("*.yaml"))
     assert paths

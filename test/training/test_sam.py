@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sam_models import TINY, picture, save_tiny_sam
+from sam_models import picture
 
 from ivf_core.training.sam import (
     SAM_MODELS,
@@ -21,6 +21,7 @@ from ivf_core.training.sam import (
     build_sam,
     load_sam,
 )
+from ivf_core.training.smoke import TINY_SAM, save_tiny_sam
 
 segment_anything = pytest.importorskip("segment_anything")
 
@@ -58,7 +59,7 @@ def test_a_checkpoint_computes_what_was_saved(tmp_path: Path) -> None:
     loaded = load_sam(tmp_path / "sam.pth")
     image = torch.rand(1, 3, 64, 64)
     torch.testing.assert_close(loaded.image_encoder(image), saved.image_encoder(image))
-    assert SamStructure.of(loaded.state_dict()) == TINY
+    assert SamStructure.of(loaded.state_dict()) == TINY_SAM
     assert torch.equal(loaded.pixel_mean.ravel(), torch.tensor([123.675, 116.28, 103.53]))
     assert torch.equal(loaded.pixel_std.ravel(), torch.tensor([58.395, 57.12, 57.375]))
 
@@ -127,18 +128,18 @@ def test_bad_checkpoints(tmp_path: Path) -> None:
     torch.save({"weight": torch.zeros(1)}, path)
     with pytest.raises(SamError, match=r"not the tensors of a SAM: .*patch_embed"):
         load_sam(path)
-    state = build_sam(TINY).state_dict()
+    state = build_sam(TINY_SAM).state_dict()
     del state["mask_decoder.iou_token.weight"]
     torch.save(state, path)
     with pytest.raises(SamError, match=r"(?s)does not fit SAM: .*Missing key.*iou_token"):
         load_sam(path)
-    torch.save({**build_sam(TINY).state_dict(), "extra": torch.zeros(1)}, path)
+    torch.save({**build_sam(TINY_SAM).state_dict(), "extra": torch.zeros(1)}, path)
     with pytest.raises(SamError, match=r"(?s)does not fit SAM: .*Unexpected key.*extra"):
         load_sam(path)
 
 
 def test_all_blocks_attending_globally(tmp_path: Path) -> None:
-    structure = replace(TINY, window=0, global_blocks=(0, 1))
+    structure = replace(TINY_SAM, window=0, global_blocks=(0, 1))
     torch.save(build_sam(structure).state_dict(), tmp_path / "sam.pth")
     assert SamStructure.of(load_sam(tmp_path / "sam.pth").state_dict()) == structure
 
@@ -146,4 +147,4 @@ def test_all_blocks_attending_globally(tmp_path: Path) -> None:
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "segment_anything", None)
     with pytest.raises(SamError, match=r"extra 'training'.*pip install segment-anything"):
-        build_sam(TINY)
+        build_sam(TINY_SAM)

@@ -1,0 +1,445 @@
+"""Pre-training and bi-level distillation: who learns when, runs that are killed, processes."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from small_runs import (
+    distill_recipe,
+    random_batch,
+    teacher_recipe,
+    without_segmentation,
+    write_networks,
+    write_pairs,
+)
+from torch import Tensor, nn
+
+from ivf_core.cli import main
+from ivf_core.models.checkpoints import load_model
+from ivf_core.models.student import FusionStudent
+from ivf_core.models.teacher import Teacher
+from ivf_core.training.bilevel import BilevelSteps, DistillRecipe, distill
+from ivf_core.training.contrast import MaskContrast
+from ivf_core.training.encoders import ConvEncoder
+from ivf_core.training.loop import Learner, StepGuard
+from ivf_core.training.losses import ContextWeights, StudentWeights, TeacherWeights
+from ivf_core.training.objectives import Objectives
+from ivf_core.training.teacher_training import TeacherRecipe, train_teacher
+from ivf_core.training.teacher_weights import load_teacher
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("IVF_DATA", str(tmp_path))
+    write_pairs(tmp_path)
+    write_networks(tmp_path)
+    return tmp_path
+
+
+# Steps
+
+
+class Levels:
+    """Both networks on random batches, and what changed in a step."""
+
+    def __init__(self, *, offline: bool = False, second_order: bool = False, **weights: Any):
+        torch.manual_seed(0)
+        self.teacher, self.student = Teacher(2), FusionStudent(32)
+        self.upper = Learner("student", self.student, 10, 2e-3, 1e-5)
+        self.lower = None if offline else Learner("teacher", self.teacher, 10, 5e-4, 1e-5)
+        encode = ConvEncoder((8, 8, 8)).requires_grad_(False)
+        self.objectives = Objectives(
+            self.teacher, self.student, MaskContrast(encode), **weights
+        )  # fmt: skip
+        self.steps = BilevelSteps(
+            self.objectives, self.upper, self.lower, second_order=second_order
+        )
+        self.batches = {step: random_batch(step, count=1) for step in range(8)}
+
+    def changes(self, step: int) -> tuple[bool, bool, dict[str, float]]:
+        networks = (self.student, self.teacher)
+        before = [[p.detach().clone() for p in network.parameters()] for network in networks]
+        parts = self.steps.take(step, self.batches)
+        student, teacher = (
+            any(not torch.equal(p, q) for p, q in zip(network.parameters(), old, strict=True))
+            for network, old in zip(networks, before, strict=True)
+        )
+        return student, teacher, parts
+
+
+def test_even_batches_update_the_student_and_odd_ones_the_teacher() -> None:
+    levels = Levels()
+    for step in range(4):
+        student, teacher, parts = levels.changes(step)
+        assert (student, teacher) == (step % 2 == 0, step % 2 == 1)
+        who = "teacher" if step % 2 else "student"
+        terms = {"context", "feature", "contrast"} | ({"fusion"} if step % 2 else set())
+        assert parts.keys() == {f"{who}/{term}" for term in terms}
+    assert levels.lower is not None
+    assert levels.upper.schedule.last_epoch == levels.lower.schedule.last_epoch == 2
+
+
+def test_offline_every_batch_updates_the_student() -> None:
+    levels = Levels(offline=True)
+    assert [levels.changes(step)[:2] for step in range(2)] == [(True, False)] * 2
+
+
+def test_each_level_sees_the_other_as_it_is() -> None:
+    """A term of the student's loss is that against the teacher's picture of the same batch."""
+    levels = Levels()
+    batch = levels.batches[0]
+    guard = StepGuard(0, ())
+    with torch.no_grad():
+        fused = levels.teacher(
+            batch.luma, batch.infrared, batch.visible_masks, batch.infrared_masks
+        ).fused
+        ours = levels.student(batch.luma, batch.infrared).fused
+    weights = StudentWeights(
+        contrast=0, feature=0, terms=ContextWeights(0, 0, 1, 0, 0)
+    )  # fmt: skip
+    levels.objectives.student_weights = weights
+    total = levels.objectives.upper(batch, guard)
+    assert total.loss.item() == pytest.approx((fused - ours).square().mean().item())
+    assert total.parts.keys() == {"context"}
+
+
+def test_second_order_looks_ahead_of_the_teachers_next_step() -> None:
+    first, second = Levels(), Levels(second_order=True)
+    statistics = second.student.stages[0][1].running_mean.clone()
+    for levels in (first, second):
+        assert levels.changes(0)[:2] == (True, False)
+    moved = [(a - b).abs().max().item() for a, b in
+             zip(first.student.parameters(), second.student.parameters(), strict=True)]  # fmt: skip
+    assert 0 < max(moved) < 5e-3  # another direction of Adam's step, not another step
+    for name, value in first.student.state_dict().items():
+        if name.endswith("running_mean"):  # one batch's worth, of the weights before the step
+            torch.testing.assert_close(second.student.state_dict()[name], value)
+    assert not torch.equal(second.student.stages[0][1].running_mean, statistics)
+
+
+class Reddish(nn.Module):
+    """Two classes by how red a pixel is."""
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return torch.cat((pictures[:, :1], 1 - pictures[:, :1]), dim=1)[..., ::2, ::2]
+
+
+def test_segmentation_is_of_the_picture_in_its_colours() -> None:
+    levels = Levels()
+    levels.objectives.segmenter = Reddish()
+    batch = levels.batches[1]
+    guard = StepGuard(1, ())
+    gray = levels.objectives.lower(batch, guard).parts["segmentation"]
+    red = batch._replace(chroma=batch.chroma + torch.tensor([60.0, 0]).view(2, 1, 1))
+    reddened = levels.objectives.lower(red, guard)
+    assert reddened.parts["segmentation"] < gray  # class 0 is red
+    reddened.parts["segmentation"].backward()
+    assert any(p.grad is not None and p.grad.any() for p in levels.teacher.parameters())
+    levels.objectives.teacher_weights = TeacherWeights(segmentation=0)
+    assert "segmentation" not in levels.objectives.lower(batch, guard).parts
+
+
+def test_the_student_learns(root: Path) -> None:
+    """On one pool of crops its loss goes down to a fraction."""
+    recipe = distill_recipe(
+        root, steps=24, pool=1, scheme="offline", batch_size=1,
+        student_loss=StudentWeights(contrast=0), encoder="none",
+    )  # fmt: skip
+    distill(recipe)
+    losses = read_losses(root / "runs/student")["student/context"]
+    assert len(losses) == 24
+    assert losses[-1] < losses[0] / 2
+
+
+def read_losses(directory: Path) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = {}
+    with (directory / "losses.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            found.setdefault(row["loss"], []).append(float(row["value"]))
+    return found
+
+
+# Whole runs
+
+
+def test_teacher_and_student_end_to_end(
+    root: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the command; weights say what they were made with, and the log warns."""
+    teacher = write_recipe(root, teacher_recipe(root, score_pairs=1, picture_every=2, steps=2))
+    assert main(["train", "teacher", "--config", str(teacher)]) == 0
+    out = capsys.readouterr().out
+    assert "pairs kept out" in out
+    assert "Qabf" in out
+    trained, notes = load_teacher(root / "runs/teacher.safetensors")
+    assert trained.masks == 2
+    assert notes["priors_sam_guided"] == "false"
+    assert notes["segmenter"] == "none"
+    assert "segmentation" in notes["terms_off"]
+    assert json.loads(notes["teacher_recipe"])["learning_rate"] == 5e-4
+    assert any("L_seg is off" in r.getMessage() for r in caplog.records)
+    caplog.clear()
+
+    recipe = distill_recipe(
+        root, teacher=str(root / "runs/teacher.safetensors"), score_pairs=1, second_order=True,
+        steps=3, picture_every=2, student_loss=StudentWeights(context=0),
+    )  # fmt: skip
+    assert main(["train", "distill", "--config", str(write_recipe(root, recipe))]) == 0
+    model = load_model(root / "runs/student.safetensors")
+    assert model.structure == "sage"
+    assert model.ranges  # for 8-bit convolutions
+    assert model.metadata["encoder_sam_guided"] == "false"
+    assert "not SAM-guided" in model.metadata["encoder"]
+    assert model.metadata["priors_sam_guided"] == "false"
+    assert model.metadata["teacher_priors"].endswith("not SAM-guided")
+    assert model.metadata["terms_off"] == "student_loss.context, teacher_loss.segmentation"
+    assert json.loads(model.metadata["distill_recipe"])["second_order"] is True
+    said = " ".join(record.getMessage() for record in caplog.records)
+    assert "what is distilled with it is not SAM-guided" in said
+    assert "student_loss.context is 0: the term is left out" in said
+    load_teacher(root / "runs/student/teacher.safetensors")
+    assert (root / "runs/student/summary.html").is_file()
+    assert list((root / "runs/student/pictures").iterdir())
+    assert not (root / "runs/student/checkpoint.pt").exists()
+
+
+def write_recipe(root: Path, recipe: object) -> Path:
+    path = root / f"{type(recipe).__name__}.yaml"
+    path.write_text(yaml.safe_dump(json.loads(json.dumps(dataclasses.asdict(recipe)))))  # type: ignore[call-overload]
+    return path
+
+
+def test_a_sam_takes_part(root: Path) -> None:
+    """Masks by the package's generator, L_cs on its encoder; random weights."""
+    pytest.importorskip("segment_anything")
+    from ivf_core.training.smoke import save_tiny_sam
+
+    save_tiny_sam(root / "sam.pth")
+    recipe = distill_recipe(root, encoder="sam", sam_checkpoint="sam.pth", steps=2, crop=(48, 48))
+    distill(recipe)
+    metadata = load_model(recipe.output).metadata
+    assert metadata["encoder"] == "SAM's image encoder, blocks 0, 1"
+    assert metadata["encoder_sam_guided"] == "true"
+    assert len(metadata["encoder_sha256"]) == 64
+
+
+def test_fast_students_learn_without_features(root: Path) -> None:
+    weights = StudentWeights(feature=0)
+    with pytest.raises(ValueError, match="structure 'fast': L_fea .*feature to 0"):
+        distill_recipe(root, structure="fast", student_loss=weights)
+    recipe = distill_recipe(
+        root, structure="fast", student_loss=weights, steps=2,
+        teacher_loss=without_segmentation(feature=0.0),
+    )  # fmt: skip
+    distill(recipe)
+    assert load_model(recipe.output).structure == "fast"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scheme": "online"}, "scheme 'online', known: bilevel, offline"),
+        ({"scheme": "offline", "second_order": True}, "second_order: with scheme offline"),
+        ({"structure": "slow"}, "structure 'slow', known: sage, fast"),
+        ({"encoder": "none"}, "encoder: L_cs needs one"),
+        ({"encoder": "sam"}, "sam_checkpoint go together"),
+        ({"sam_checkpoint": "x.pth"}, "sam_checkpoint go together"),
+        ({"segmenter": "head:fast"}, "set both or neither"),
+        ({"teacher_loss": TeacherWeights()}, "set both or neither"),
+        ({"student_loss": StudentWeights(0, 0, 0)}, "student_loss: all weights are 0"),
+        ({"student_loss": StudentWeights(contrast=-1)}, "student_loss.contrast must be at least 0"),
+        (
+            {"student_loss": StudentWeights(terms=ContextWeights(visible=-1.0))},
+            "student_loss.terms.visible must be at least 0, got -1.0",
+        ),
+        ({"pool": -1}, "pool must be at least 0"),
+        ({"freeze_norm_at": 2.0}, "freeze_norm_at"),
+        ({"steps": 0}, "either epochs or steps"),
+        ({"epochs": 3}, "either epochs or steps"),
+        ({"devices": 3}, "batch_size 2 is no multiple of 3 devices"),
+        ({"precision": "16"}, "precision '16', known: 32-true, bf16-mixed"),
+        ({"accelerator": "tpu"}, "accelerator 'tpu', known"),
+        ({"hold_out_every": 1}, "hold_out_every must be 0 or at least 2"),
+        ({"priors": ""}, "priors: expected a folder"),
+        ({"class_set": "coco"}, "class_set 'coco', known: mfnet"),
+    ],
+)
+def test_impossible_distillations(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        distill_recipe(tmp_path, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"masks": 0}, "masks must be at least 1"),
+        ({"fusion": ContextWeights()}, "reference and reference_gradient must be 0"),
+        ({"segmenter": "head:fast", "segmentation": 0.0}, "set segmenter to none"),
+        ({"segmenter": ""}, "segmenter: expected one, or none"),
+    ],
+)
+def test_impossible_teachers(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        teacher_recipe(tmp_path, **options)
+
+
+def test_devices_that_are_not_there(root: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(ValueError, match="accelerator 'cuda', devices 1: "):
+        train_teacher(teacher_recipe(root, accelerator="cuda"))
+
+
+# Killed runs
+
+
+def resumable(root: Path) -> DistillRecipe:
+    """Four batches of a pool, both schedules under way, a checkpoint after each second one."""
+    return distill_recipe(root, steps=4, batch_size=1, checkpoint_every=2, pool=3)
+
+
+def weights_of(root: Path) -> dict[str, Tensor]:
+    found = {}
+    for name in ("student", "student/teacher"):
+        tensors = load_file(root / f"runs/{name}.safetensors")
+        found |= {f"{name}.{key}": value for key, value in tensors.items()}
+    return found
+
+
+def assert_same_bits(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        assert torch.equal(value, theirs[name]), name
+
+
+def test_a_run_that_stops_at_any_step_is_gone_on_with(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = resumable(root)
+    distill(recipe)
+    whole, losses = weights_of(root), read_losses(root / "runs/student")
+    take = BilevelSteps.take
+    for last in range(4):
+
+        def stop(self: BilevelSteps, step: int, batches: Any, last: int = last) -> dict[str, float]:
+            if step == last:
+                raise KeyboardInterrupt
+            return take(self, step, batches)
+
+        monkeypatch.setattr(BilevelSteps, "take", stop)
+        with pytest.raises(KeyboardInterrupt):
+            distill(recipe)
+        monkeypatch.setattr(BilevelSteps, "take", take)
+        torch.rand(3)
+        distill(dataclasses.replace(recipe, resume=True, workers=0, checkpoint_every=5))
+        assert_same_bits(weights_of(root), whole)
+        assert read_losses(root / "runs/student") == losses
+
+
+@pytest.mark.parametrize("rows", [1, 11])
+def test_a_killed_run_is_gone_on_with(rows: int, root: Path) -> None:
+    """SIGKILL, early and in the middle; the rest comes out to the bit."""
+    recipe = resumable(root)
+    distill(recipe)
+    whole = weights_of(root)
+    (root / "runs/student.safetensors").unlink()
+    log = root / "runs/student/losses.csv"
+    log.unlink()
+    command = [sys.executable, "-m", "ivf_core.cli", "train", "distill", "--config"]
+    process = subprocess.Popen([*command, str(write_recipe(root, recipe))], cwd=ROOT)
+    try:
+        wait_until(lambda: log.is_file() and len(log.read_text().splitlines()) > rows)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    finally:
+        process.kill()
+    assert not (root / "runs/student.safetensors").exists()
+    distill(dataclasses.replace(recipe, resume=True))
+    assert_same_bits(weights_of(root), whole)
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 240) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.005)
+
+
+def test_a_run_is_gone_on_with_by_its_own_recipe_only(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = resumable(root)
+
+    def stop(self: BilevelSteps, step: int, batches: Any) -> dict[str, float]:
+        if step == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return {}
+
+    monkeypatch.setattr(BilevelSteps, "take", stop)
+    with pytest.raises(torch.OutOfMemoryError):
+        distill(recipe)
+    with pytest.raises(ValueError, match="interrupted: go on with it"):
+        distill(recipe)
+    changed = dataclasses.replace(recipe, resume=True, seed=1)
+    with pytest.raises(ValueError, match="seed was 0 when the run began, is 1 now"):
+        distill(changed)
+    for name in ("visible", "infrared", "labels"):
+        (root / "pairs" / name / "5.png").unlink()
+    with pytest.raises(ValueError, match="names of pairs"):
+        distill(dataclasses.replace(recipe, resume=True))
+
+
+# Processes
+
+
+@pytest.mark.parametrize("part", ["teacher", "distill"])
+def test_two_processes_are_as_good_as_one(part: str, root: Path) -> None:
+    """torchrun on CPUs with the same batches: losses, statistics of BatchNorm and results."""
+    recipe: TeacherRecipe | DistillRecipe
+    if part == "teacher":
+        recipe = teacher_recipe(root, steps=2, batch_size=2)
+        train_teacher(recipe)
+    else:
+        recipe = distill_recipe(root, steps=4, batch_size=2)
+        distill(recipe)
+    directory = Path(recipe.output).with_suffix("")
+    alone = read_losses(directory)
+    student = load_model(recipe.output).student if part == "distill" else None
+    several = dataclasses.replace(recipe, devices=2, accelerator="cpu")
+    subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+         "-m", "ivf_core.cli", "train", part, "--config", str(write_recipe(root, several))],
+        cwd=ROOT, check=True, timeout=400, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    together = read_losses(directory)
+    assert together.keys() == alone.keys()
+    for name, values in alone.items():
+        assert together[name] == pytest.approx(values, rel=1e-3), name
+    if student is not None:
+        image = torch.rand(1, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+        ours, theirs = (
+            s(image, 1 - image).fused for s in (student, load_model(recipe.output).student)
+        )
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-3)
+
+
+def test_torchrun_and_recipe_must_agree(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="torchrun started 2 processes .* devices is 1"):
+        train_teacher(teacher_recipe(root))
