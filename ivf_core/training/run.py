@@ -248,7 +248,10 @@ class RunRecord:
                 found = list(csv.reader(file))[1:]
             # A kill may have cut the last row.
             rows += [row for row in found if len(row) == 3 and int(row[0]) < self._first]
-        with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
+        with (
+            atomic_path(path) as temporary,
+            temporary.open("w", newline="", encoding="utf-8") as file,
+        ):
             csv.writer(file, lineterminator="\n").writerows(rows)
         for step, picture in picture_files(self.directory).items():
             if step >= self._first:
@@ -286,7 +289,7 @@ def _open_events(directory: Path, first_step: int) -> SummaryWriter | None:
     except ImportError:
         _log.warning("TensorBoard is not installed (extra `training`): it gets no events")
         return None
-    return SummaryWriter(str(directory), purge_step=first_step)
+    return SummaryWriter(str(directory), purge_step=first_step, flush_secs=10)
 
 
 def _drawn(name: str, picture: np.ndarray) -> np.ndarray:

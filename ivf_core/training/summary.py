@@ -102,7 +102,8 @@ def picture_files(directory: str | os.PathLike[str]) -> dict[int, Path]:
 
 def _outcome(metadata: Mapping[str, Any]) -> Iterable[str]:
     session = metadata["sessions"][-1]
-    done = 0 if session["last_step"] is None else session["last_step"] + 1
+    last = session["last_step"]
+    done = session["first_step"] if last is None else last + 1
     steps = f"{done} of {metadata['total_steps']} steps"
     if session["outcome"] == FINISHED:
         yield f"<p>Finished, {steps}.</p>"

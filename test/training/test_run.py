@@ -152,6 +152,9 @@ def test_resume_after_a_kill(tmp_path: Path) -> None:
     assert scalars(tmp_path)["student/loss"] == expected
     assert list(picture_files(tmp_path)) == [0, 1, 2, 3]
     assert [s["outcome"] for s in metadata(tmp_path)["sessions"]] == ["killed", "finished"]
+    with record(tmp_path, first_step=8):  # nothing is left to do
+        pass
+    assert "Finished, 8 of 8 steps" in (tmp_path / "summary.html").read_text()
 
     with record(tmp_path) as run:
         run.losses(0, {"anew": 1.0})

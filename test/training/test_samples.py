@@ -146,7 +146,7 @@ def test_pairs_without_masks_are_named(root: Path) -> None:
 
 def test_priors_by_a_pattern(root: Path) -> None:
     assert find_priors(str(root / "priors/crops-*")).settings["source"] == "crops"
-    with pytest.raises(ValueError, match="expected one folder .* found none"):
+    with pytest.raises(ValueError, match=r"expected one folder .* found none"):
         find_priors(str(root / "priors/sam-*"))
     (root / "priors/crops-2").mkdir()
     (root / "priors/crops-2/settings.json").write_text("{}")

@@ -241,7 +241,7 @@ def test_a_sam_takes_part(root: Path) -> None:
 
 def test_fast_students_learn_without_features(root: Path) -> None:
     weights = StudentWeights(feature=0)
-    with pytest.raises(ValueError, match="structure 'fast': L_fea .*feature to 0"):
+    with pytest.raises(ValueError, match=r"structure 'fast': L_fea .*feature to 0"):
         distill_recipe(root, structure="fast", student_loss=weights)
     recipe = distill_recipe(
         root, structure="fast", student_loss=weights, steps=2,
@@ -441,5 +441,5 @@ def test_two_processes_are_as_good_as_one(part: str, root: Path) -> None:
 
 def test_torchrun_and_recipe_must_agree(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="torchrun started 2 processes .* devices is 1"):
+    with pytest.raises(ValueError, match=r"torchrun started 2 processes .* devices is 1"):
         train_teacher(teacher_recipe(root))
