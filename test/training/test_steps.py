@@ -172,7 +172,9 @@ def test_a_loss_that_is_not_finite_stops_the_run() -> None:
         ours.descend(total(ours, math.nan), GUARD)
     # Finite, but without a finite derivative: its square root at zero.
     loss = total(ours).loss
-    with pytest.raises(StepError, match="step 41, gradient of the student's loss: .* is (inf|nan)"):
+    with pytest.raises(
+        StepError, match=r"step 41, gradient of the student's loss: .* is (inf|nan)"
+    ):
         ours.descend(Total((loss - loss).sqrt(), {"context": loss}), GUARD)
     for parameter, start in zip(ours.network.parameters(), before, strict=True):
         assert torch.equal(parameter, start)
@@ -201,7 +203,7 @@ def test_memory_that_is_really_too_small() -> None:
 
 
 def test_other_errors_stay_what_they_are() -> None:
-    with pytest.raises(RuntimeError, match="^sizes differ$"), GUARD.term("contrast"):
+    with pytest.raises(RuntimeError, match=r"^sizes differ$"), GUARD.term("contrast"):
         raise RuntimeError("sizes differ")
 
 
