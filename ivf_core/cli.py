@@ -25,7 +25,7 @@ COMMANDS: tuple[Command, ...] = (
 _GROUPS = {
     "bag": "make bags, look into them",
     "data": "look into data sets",
-    "train": "make priors, train students and heads",
+    "train": "make priors, train teachers, students and heads",
 }
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ivf_core.data.pairs import Pair
 from ivf_core.models.checkpoints import FusionModel, load_model, save_model
@@ -25,23 +25,25 @@ from ivf_core.training.calibration import calibrate
 from ivf_core.training.contrast import MaskContrast
 from ivf_core.training.encoders import open_encoder
 from ivf_core.training.fabric import start_fabric
-from ivf_core.training.loop import Learner, StepGuard, begin, run_steps
+from ivf_core.training.loop import Learner, StepGuard, open_state, open_stream, run_steps
 from ivf_core.training.losses import StudentWeights, TeacherWeights
-from ivf_core.training.objectives import Objectives, check_weights, terms_off
+from ivf_core.training.objectives import (
+    Objectives,
+    check_weights,
+    open_frozen_segmenter,
+    terms_off,
+)
 from ivf_core.training.priors import prior_metadata
 from ivf_core.training.recipes import provenance
-from ivf_core.training.reports import picture_row, score_fusion
+from ivf_core.training.reports import fuse_with_teacher, picture_row, score_fusion
 from ivf_core.training.run import RunRecord, run_directory
-from ivf_core.training.run_options import NO_SEGMENTER, find_priors, find_sources
-from ivf_core.training.run_state import RunState
-from ivf_core.training.samples import Batch, MaskedPairs, Source
-from ivf_core.training.teacher_training import (
+from ivf_core.training.run_options import (
+    NO_SEGMENTER,
     GuidedOptions,
-    checkpoint_options,
-    fuse_with_teacher,
-    open_frozen_segmenter,
-    open_stream,
+    find_priors,
+    find_sources,
 )
+from ivf_core.training.samples import Batch, MaskedPairs, Source
 from ivf_core.training.teacher_weights import load_teacher, save_teacher
 from ivf_core.training.unrolled import unrolled_gradient
 
@@ -204,7 +206,7 @@ class BilevelSteps:
 
 
 def distill(recipe: DistillRecipe) -> dict[str, dict[str, float]]:
-    """Run `recipe`, write the student, and score it before and after on pairs kept out.
+    """Run `recipe`, write the student, and score it and the teacher on pairs kept out.
 
     The teacher as it is at the end lies beside checkpoint and curves, as teacher.safetensors.
 
@@ -217,6 +219,7 @@ def distill(recipe: DistillRecipe) -> dict[str, dict[str, float]]:
         ValueError: data, masks, weights, devices or a checkpoint are not as the recipe says.
     """
     fabric = start_fabric(recipe)
+    device = fabric.device
     origin = provenance("distill", recipe)
     torch.manual_seed(recipe.seed)
     labelled = recipe.segmenter != NO_SEGMENTER
@@ -224,37 +227,14 @@ def distill(recipe: DistillRecipe) -> dict[str, dict[str, float]]:
         recipe, labelled=labelled, labels=recipe.labels, class_set=recipe.class_set
     )
     total = recipe.batches(len(sources))
-    device = fabric.device
     teacher, teacher_notes = load_teacher(recipe.teacher)
-    teacher.to(device)
-    student = synchronize_norm(_start_student(recipe).to(device), device)
+    student = synchronize_norm(_start_student(recipe), device).to(device)
     student = student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    offline = recipe.scheme == "offline"
-    upper = Learner(
-        "student",
-        student,
-        total if offline else (total + 1) // 2,
-        recipe.student_learning_rate,
-        recipe.final_learning_rate,
-    )
-    lower = None
-    if offline:
-        teacher.requires_grad_(False)
-    else:
-        teacher.train().requires_grad_(True)
-        lower = Learner(
-            "teacher", teacher, total // 2, recipe.teacher_learning_rate, recipe.final_learning_rate
-        )
-    directory = run_directory(recipe.output)
-    state = RunState(
-        directory / "checkpoint.pt",
-        checkpoint_options(recipe, sources),
-        {"student": upper, **({} if lower is None else {"teacher": lower})},
-        recipe.FREE,
-    )
-    first = begin(recipe, state)
+    upper, lower = _learners(recipe, student, teacher.to(device), total)
+    learners = {learner.name: learner for learner in (upper, lower) if learner is not None}
+    state, first = open_state(recipe, sources, learners)
     with RunRecord(
-        directory,
+        run_directory(recipe.output),
         part="distill",
         recipe=recipe,
         total_steps=total,
@@ -268,24 +248,16 @@ def distill(recipe: DistillRecipe) -> dict[str, dict[str, float]]:
             in_memory=recipe.in_memory,
         )
         assert pairs.cache is not None
-        notes = {"encoder": "none: without L_cs"}
-        contrast = None
-        if recipe.contrast:
-            encode, notes = open_encoder(
-                recipe.encoder,
-                sam_checkpoint=recipe.sam_checkpoint,
-                layers=recipe.encoder_layers,
-                published=recipe.encoder_published,
-            )
-            contrast = MaskContrast(encode.to(device), remember=recipe.pool > 0)
-        off = terms_off("student_loss", recipe.student_loss)
-        if not offline:
-            off += terms_off("teacher_loss", recipe.teacher_loss)
+        contrast, notes = _contrast(recipe, device)
+        notes |= _terms(recipe) | prior_metadata(pairs.cache) | origin
+        segmenter = None
+        if recipe.scheme == "bilevel":
+            segmenter = open_frozen_segmenter(recipe.segmenter, sources.class_set, device)
         objectives = Objectives(
             teacher,
             student,
             contrast,
-            None if offline else open_frozen_segmenter(recipe, sources, device),
+            segmenter,
             recipe.teacher_loss,
             recipe.student_loss,
             fabric.autocast,
@@ -301,9 +273,9 @@ def distill(recipe: DistillRecipe) -> dict[str, dict[str, float]]:
 
         def draw(step: int) -> dict[str, np.ndarray]:
             student.eval()
+            batch = stream[step]
+            guard = StepGuard(step, batch.names)
             with torch.no_grad():
-                batch = stream[step]
-                guard = StepGuard(step, batch.names)
                 fused = {
                     "teacher": objectives.run_teacher(batch, guard).fused,
                     "student": objectives.run_student(batch, guard).fused,
@@ -318,16 +290,16 @@ def distill(recipe: DistillRecipe) -> dict[str, dict[str, float]]:
                 calibrate(model, _calibration_pairs(sources)),
                 recipe.output,
                 source=f"distilled from a SAGE teacher in {total} steps of {recipe.batch_size}",
-                segmenter=recipe.segmenter,
-                terms_off=", ".join(off),
                 **notes,
                 **_of_teacher(teacher_notes),
-                **prior_metadata(pairs.cache),
-                **origin,
             )
-            if not offline:
+            if lower is not None:
                 save_teacher(
-                    teacher, directory / "teacher.safetensors", **notes, **teacher_notes, **origin
+                    teacher,
+                    run.directory / "teacher.safetensors",
+                    source=f"distilled into {Path(recipe.output).name}, and from it",
+                    **notes,
+                    **_of_teacher(teacher_notes),
                 )
             if sources.kept_out and recipe.score_pairs:
                 kept_out = MaskedPairs(sources.kept_out, pairs.cache, pairs.options)
@@ -336,6 +308,44 @@ def distill(recipe: DistillRecipe) -> dict[str, dict[str, float]]:
     if fabric.is_global_zero:
         state.remove()
     return scores
+
+
+def _learners(
+    recipe: DistillRecipe, student: nn.Module, teacher: nn.Module, total: int
+) -> tuple[Learner, Learner | None]:
+    """The student's, and the teacher's unless it is frozen: offline."""
+    final = recipe.final_learning_rate
+    if recipe.scheme == "offline":
+        teacher.requires_grad_(False)
+        return Learner("student", student, total, recipe.student_learning_rate, final), None
+    teacher.train()
+    return (
+        Learner("student", student, (total + 1) // 2, recipe.student_learning_rate, final),
+        Learner("teacher", teacher, total // 2, recipe.teacher_learning_rate, final),
+    )
+
+
+def _contrast(
+    recipe: DistillRecipe, device: torch.device
+) -> tuple[MaskContrast | None, dict[str, str]]:
+    """L_cs, and what weights say of its encoder."""
+    if not recipe.contrast:
+        return None, {"encoder": "none: without L_cs"}
+    encode, notes = open_encoder(
+        recipe.encoder,
+        sam_checkpoint=recipe.sam_checkpoint,
+        layers=recipe.encoder_layers,
+        published=recipe.encoder_published,
+    )
+    return MaskContrast(encode.to(device), remember=recipe.pool > 0), dict(notes)
+
+
+def _terms(recipe: DistillRecipe) -> dict[str, str]:
+    """What weights say of the losses."""
+    off = terms_off("student_loss", recipe.student_loss)
+    if recipe.scheme == "bilevel":
+        off += terms_off("teacher_loss", recipe.teacher_loss)
+    return {"segmenter": recipe.segmenter, "terms_off": ", ".join(off)}
 
 
 def _start_student(recipe: DistillRecipe) -> FusionStudent | FastStudent:
@@ -358,7 +368,7 @@ def _start_student(recipe: DistillRecipe) -> FusionStudent | FastStudent:
     return student
 
 
-def _plain(trained: torch.nn.Module, structure: str) -> FusionStudent | FastStudent:
+def _plain(trained: nn.Module, structure: str) -> FusionStudent | FastStudent:
     """A copy without what only training needs, on the processor, in evaluation mode."""
     student = STUDENTS[structure]()
     student.load_state_dict(trained.state_dict())
@@ -378,7 +388,7 @@ def _of_teacher(notes: dict[str, str]) -> dict[str, str]:
 def _scores(
     recipe: DistillRecipe,
     model: FusionModel,
-    teacher: torch.nn.Module,
+    teacher: nn.Module,
     pairs: MaskedPairs,
     device: torch.device,
 ) -> dict[str, dict[str, float]]:

@@ -19,24 +19,19 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
-from ivf_core.images.files import atomic_path
 from ivf_core.training.fabric import start_fabric
-from ivf_core.training.loop import Learner, StepGuard, begin, run_steps
+from ivf_core.training.loop import Learner, StepGuard, open_state, open_stream, run_steps
 from ivf_core.training.losses import Total
+from ivf_core.training.network_files import load_network, save_network
 from ivf_core.training.recipes import data_directory, provenance
 from ivf_core.training.run import RunRecord, run_directory
 from ivf_core.training.run_options import RunOptions, find_sources
-from ivf_core.training.run_state import RunState
 from ivf_core.training.samples import MaskedPairs
-from ivf_core.training.teacher_training import checkpoint_options, open_stream
 
 __all__ = [
     "ConvEncoder",
-    "EncoderError",
     "EncoderRecipe",
     "OpenedEncoder",
     "load_encoder",
@@ -45,15 +40,10 @@ __all__ = [
     "train_encoder",
 ]
 
-_FORMAT = "ivf-encoder-1"
 _STRIDE = 8
 _GROUPS = 8
 _HIDING = 3  # beside the numbers that `samples` draws with
 _log = logging.getLogger(__name__)
-
-
-class EncoderError(ValueError):
-    """An encoder's file that is missing, damaged or not one."""
 
 
 class ConvEncoder(nn.Module):
@@ -174,16 +164,9 @@ def train_encoder(recipe: EncoderRecipe) -> dict[str, dict[str, float]]:
     total = recipe.batches(len(sources))
     painter = _Painter(ConvEncoder(recipe.widths)).to(fabric.device)
     learner = Learner("encoder", painter, total, recipe.learning_rate, recipe.final_learning_rate)
-    directory = run_directory(recipe.output)
-    state = RunState(
-        directory / "checkpoint.pt",
-        checkpoint_options(recipe, sources),
-        {"encoder": learner},
-        recipe.FREE,
-    )
-    first = begin(recipe, state)
+    state, first = open_state(recipe, sources, {"encoder": learner})
     with RunRecord(
-        directory,
+        run_directory(recipe.output),
         part="encoder",
         recipe=recipe,
         total_steps=total,
@@ -311,38 +294,13 @@ def open_encoder(
 
 
 def save_encoder(encoder: ConvEncoder, path: str | os.PathLike[str], **metadata: str) -> None:
-    """Write an encoder as safetensors, under a temporary name first."""
-    entries = {**metadata, "ivf_format": _FORMAT, "ivf_encoder": json.dumps(encoder.widths)}
-    tensors = {k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items()}
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(save(tensors, metadata=entries))
+    """Write an encoder; see `save_network`."""
+    save_network(encoder, path, "encoder", {"widths": encoder.widths}, **metadata)
 
 
 def load_encoder(path: str | os.PathLike[str]) -> tuple[ConvEncoder, dict[str, str]]:
-    """An encoder, and what else its file says.
-
-    Raises:
-        EncoderError: names the file and what was expected.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            entries = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise EncoderError(
-            f"encoder '{path}': expected 'sam' or a file that ivf train encoder wrote: {error}"
-        ) from error
-    if entries.get("ivf_format") != _FORMAT:
-        raise EncoderError(
-            f"encoder '{path}': metadata ivf_format is {entries.get('ivf_format')!r}, "
-            f"expected {_FORMAT!r}"
-        )
-    try:
-        encoder = ConvEncoder(json.loads(entries["ivf_encoder"]))
-        encoder.load_state_dict(tensors)
-    except (LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise EncoderError(f"encoder '{path}': does not fit: {error}") from error
-    return encoder, {k: v for k, v in entries.items() if not k.startswith("ivf_")}
+    """An encoder in evaluation mode, and what else its file says; see `load_network`."""
+    return load_network(path, "encoder", ConvEncoder)
 
 
 def _hide(shape: tuple[int, ...], recipe: EncoderRecipe, step: int) -> Tensor:

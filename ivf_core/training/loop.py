@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,11 +15,12 @@ from torch import Tensor, nn
 
 from ivf_core.training.fabric import average_over_processes
 from ivf_core.training.losses import Total
-from ivf_core.training.run import RunRecord
+from ivf_core.training.run import RunRecord, run_directory
 from ivf_core.training.run_options import RunOptions
 from ivf_core.training.run_state import RunState
+from ivf_core.training.samples import BatchStream, CropOrder, MaskedPairs, Source
 
-__all__ = ["Learner", "StepError", "StepGuard", "begin", "run_steps"]
+__all__ = ["Learner", "StepError", "StepGuard", "open_state", "open_stream", "run_steps"]
 
 
 class StepError(RuntimeError):
@@ -153,12 +156,41 @@ class Learner:
         self.schedule.load_state_dict(state["schedule"])
 
 
-def begin(options: RunOptions, state: RunState) -> int:
-    """Steps that were taken before; a checkpoint that is there is gone on with or refused."""
+def open_state(
+    options: RunOptions, sources: Sequence[Source], learners: Mapping[str, Learner]
+) -> tuple[RunState, int]:
+    """A run's checkpoint; one that is there is gone on with, or refused.
+
+    Returns:
+        The state, and how many steps were taken before.
+    """
+    names = "\n".join(source.files.name for source in sources)
+    must_not_change = {
+        **dataclasses.asdict(options),
+        "names of pairs (SHA-256)": hashlib.sha256(names.encode()).hexdigest(),
+    }
+    path = run_directory(options.output) / "checkpoint.pt"
+    state = RunState(path, must_not_change, learners, options.FREE)
     if not options.resume:
         state.refuse_leftover()
-        return 0
-    return state.restore()
+        return state, 0
+    return state, state.restore()
+
+
+def open_stream(
+    options: RunOptions, pairs: MaskedPairs, fabric: Any, first: int, pool: int = 0
+) -> BatchStream:
+    """The batches of this process, from number `first` on."""
+    order = CropOrder(
+        len(pairs),
+        options.batch_size,
+        options.seed,
+        first=first,
+        pool=pool,
+        rank=fabric.global_rank,
+        processes=fabric.world_size,
+    )
+    return BatchStream(pairs, order, fabric.device, first=first, workers=options.workers)
 
 
 def run_steps(

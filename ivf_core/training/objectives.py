@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ivf_core.class_sets import UNLABELED
+from ivf_core.class_sets import UNLABELED, ClassSet
 from ivf_core.models.graph import recolor_unrounded
 from ivf_core.models.student import StudentOutput
 from ivf_core.training.contrast import MaskContrast
@@ -25,9 +25,17 @@ from ivf_core.training.losses import (
     student_loss,
     teacher_loss,
 )
+from ivf_core.training.run_options import NO_SEGMENTER
 from ivf_core.training.samples import Batch
+from ivf_core.training.segmenters import open_segmenter
 
-__all__ = ["Objectives", "check_weights", "segmentation_term", "terms_off"]
+__all__ = [
+    "Objectives",
+    "check_weights",
+    "open_frozen_segmenter",
+    "segmentation_term",
+    "terms_off",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -140,6 +148,17 @@ def segmentation_term(segmenter: nn.Module, fused: Tensor, batch: Batch) -> Tens
     dist.all_reduce(mean)
     mean /= process_count()
     return loss * ours / mean.clamp_min(1)
+
+
+def open_frozen_segmenter(
+    spec: str, class_set: ClassSet | None, device: torch.device
+) -> nn.Module | None:
+    """A recipe's segmenter for the classes of the labels; None, and a warning, for none."""
+    if spec == NO_SEGMENTER:
+        _log.warning("segmenter: %s: L_seg is off, the teacher learns no semantics", spec)
+        return None
+    assert class_set is not None
+    return open_segmenter(spec, class_set).to(device).requires_grad_(False)
 
 
 def check_weights(option: str, weights: object) -> None:

@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ivf_core.metrics.fusion import fusion_metrics
 from ivf_core.models.graph import recolor
 from ivf_core.training.samples import Batch, MaskedPairs
 
-__all__ = ["picture_row", "score_fusion"]
+__all__ = ["fuse_with_teacher", "picture_row", "score_fusion"]
 
 _METRICS = ("EN", "SD", "SF", "AG", "SCD", "VIF", "Qabf")
 
@@ -61,3 +61,10 @@ def score_fusion(
         for name, value in fusion_metrics(visible, infrared, fused, _METRICS).items():
             sums[name] += value.item() / len(chosen)
     return sums
+
+
+def fuse_with_teacher(teacher: nn.Module) -> Callable[[Batch], Tensor]:
+    """For `score_fusion`."""
+    return lambda batch: (
+        teacher(batch.luma, batch.infrared, batch.visible_masks, batch.infrared_masks).fused
+    )

@@ -16,7 +16,7 @@ from ivf_core.training.priors import open_priors
 from ivf_core.training.recipes import data_directory
 from ivf_core.training.samples import CropOptions, Source
 
-__all__ = ["NO_SEGMENTER", "RunOptions", "Sources", "find_priors", "find_sources"]
+__all__ = ["NO_SEGMENTER", "GuidedOptions", "RunOptions", "Sources", "find_priors", "find_sources"]
 
 NO_SEGMENTER = "none"
 _PRECISIONS = ("32-true", "bf16-mixed")
@@ -111,6 +111,34 @@ class RunOptions:
 
     def crops(self, *, masks: int, labels: bool) -> CropOptions:
         return CropOptions(self.crop, self.scales, self.light, masks, labels, self.seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuidedOptions(RunOptions):
+    """Of runs in which the teacher sees masks, and may be told what is in the scene."""
+
+    priors: str
+    """Masks: the folder that ivf train priors reported, or a pattern that it alone matches."""
+    segmenter: str
+    """What L_seg asks: head:WEIGHTS, segformer:DIRECTORY or clipseg:DIRECTORY; none where
+    there are no labels."""
+    labels: str = ""
+    """Name of the folder of class ids, in those plain folders that have one."""
+    class_set: str = "mfnet"
+    """Of these: mfnet, fmb or pst900."""
+    score_pairs: int = 16
+    """The most pairs kept out that are scored at the end."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.priors:
+            raise ValueError("priors: expected a folder of masks (ivf train priors makes them)")
+        if not self.segmenter:
+            raise ValueError(f"segmenter: expected one, or {NO_SEGMENTER}")
+        if self.class_set not in CLASS_SETS:
+            raise ValueError(f"class_set '{self.class_set}', known: {', '.join(CLASS_SETS)}")
+        if self.score_pairs < 0:
+            raise ValueError(f"score_pairs must be at least 0, got {self.score_pairs}")
 
 
 class Sources(list[Source]):

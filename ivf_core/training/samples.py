@@ -7,7 +7,6 @@ was interrupted.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -116,11 +115,6 @@ class MaskedPairs(Dataset[Batch]):
 
     def __len__(self) -> int:
         return len(self.sources)
-
-    def digest(self) -> str:
-        """Of the names of the pairs, in order: tells whether a run goes on with the same ones."""
-        names = "\n".join(source.files.name for source in self.sources)
-        return hashlib.sha256(names.encode()).hexdigest()
 
     def __getitem__(self, place: Place) -> Batch:
         """Cut a crop.

@@ -2,75 +2,38 @@
 
 from __future__ import annotations
 
-import dataclasses
-import logging
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
-from ivf_core.class_sets import CLASS_SETS
 from ivf_core.models.teacher import Teacher
 from ivf_core.training.fabric import start_fabric
-from ivf_core.training.loop import Learner, StepGuard, begin, run_steps
+from ivf_core.training.loop import Learner, StepGuard, open_state, open_stream, run_steps
 from ivf_core.training.losses import ContextWeights, TeacherWeights
-from ivf_core.training.objectives import Objectives, check_weights, terms_off
+from ivf_core.training.objectives import (
+    Objectives,
+    check_weights,
+    open_frozen_segmenter,
+    terms_off,
+)
 from ivf_core.training.priors import prior_metadata
 from ivf_core.training.recipes import provenance
-from ivf_core.training.reports import picture_row, score_fusion
+from ivf_core.training.reports import fuse_with_teacher, picture_row, score_fusion
 from ivf_core.training.run import RunRecord, run_directory
 from ivf_core.training.run_options import (
     NO_SEGMENTER,
-    RunOptions,
-    Sources,
+    GuidedOptions,
     find_priors,
     find_sources,
 )
-from ivf_core.training.run_state import RunState
-from ivf_core.training.samples import Batch, BatchStream, CropOrder, MaskedPairs
+from ivf_core.training.samples import MaskedPairs
 from ivf_core.training.teacher_weights import save_teacher
 
 __all__ = [
-    "GuidedOptions",
     "TeacherRecipe",
-    "checkpoint_options",
-    "fuse_with_teacher",
-    "open_frozen_segmenter",
-    "open_stream",
     "train_teacher",
 ]
-
-_log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class GuidedOptions(RunOptions):
-    """Of runs in which the teacher sees masks, and may be told what is in the scene."""
-
-    priors: str
-    """Masks: the folder that ivf train priors reported, or a pattern that it alone matches."""
-    segmenter: str
-    """What L_seg asks: head:WEIGHTS, segformer:DIRECTORY or clipseg:DIRECTORY; none where
-    there are no labels."""
-    labels: str = ""
-    """Name of the folder of class ids, in those plain folders that have one."""
-    class_set: str = "mfnet"
-    """Of these: mfnet, fmb or pst900."""
-    score_pairs: int = 16
-    """The most pairs kept out that are scored at the end."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.priors:
-            raise ValueError("priors: expected a folder of masks (ivf train priors makes them)")
-        if not self.segmenter:
-            raise ValueError(f"segmenter: expected one, or {NO_SEGMENTER}")
-        if self.class_set not in CLASS_SETS:
-            raise ValueError(f"class_set '{self.class_set}', known: {', '.join(CLASS_SETS)}")
-        if self.score_pairs < 0:
-            raise ValueError(f"score_pairs must be at least 0, got {self.score_pairs}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,16 +90,9 @@ def train_teacher(recipe: TeacherRecipe) -> dict[str, dict[str, float]]:
         recipe.masks, keep_latent=recipe.keep_latent, keep_keys_values=recipe.keep_keys_values
     ).to(fabric.device)
     learner = Learner("teacher", teacher, total, recipe.learning_rate, recipe.final_learning_rate)
-    directory = run_directory(recipe.output)
-    state = RunState(
-        directory / "checkpoint.pt",
-        checkpoint_options(recipe, sources),
-        {"teacher": learner},
-        recipe.FREE,
-    )
-    first = begin(recipe, state)
+    state, first = open_state(recipe, sources, {"teacher": learner})
     with RunRecord(
-        directory,
+        run_directory(recipe.output),
         part="teacher",
         recipe=recipe,
         total_steps=total,
@@ -153,7 +109,7 @@ def train_teacher(recipe: TeacherRecipe) -> dict[str, dict[str, float]]:
         weights = TeacherWeights(recipe.fusion, segmentation=recipe.segmentation)
         objectives = Objectives(
             teacher,
-            segmenter=open_frozen_segmenter(recipe, sources, fabric.device),
+            segmenter=open_frozen_segmenter(recipe.segmenter, sources.class_set, fabric.device),
             teacher_weights=weights,
             autocast=fabric.autocast,
         )
@@ -195,46 +151,3 @@ def train_teacher(recipe: TeacherRecipe) -> dict[str, dict[str, float]]:
     if fabric.is_global_zero:
         state.remove()
     return scores
-
-
-def open_frozen_segmenter(
-    recipe: GuidedOptions, sources: Sources, device: torch.device
-) -> nn.Module | None:
-    """The recipe's segmenter for the classes of the labels; None, and a warning, for none."""
-    if recipe.segmenter == NO_SEGMENTER:
-        _log.warning("segmenter: %s: L_seg is off, the teacher learns no semantics", NO_SEGMENTER)
-        return None
-    from ivf_core.training.segmenters import open_segmenter
-
-    assert sources.class_set is not None
-    segmenter = open_segmenter(recipe.segmenter, sources.class_set)
-    return segmenter.to(device).eval().requires_grad_(False)
-
-
-def open_stream(
-    recipe: RunOptions, pairs: MaskedPairs, fabric: Any, first: int, pool: int = 0
-) -> BatchStream:
-    """The batches of this process from number `first` on."""
-    order = CropOrder(
-        len(pairs),
-        recipe.batch_size,
-        recipe.seed,
-        first=first,
-        pool=pool,
-        rank=fabric.global_rank,
-        processes=fabric.world_size,
-    )
-    return BatchStream(pairs, order, fabric.device, first=first, workers=recipe.workers)
-
-
-def checkpoint_options(recipe: RunOptions, sources: Sources) -> dict[str, Any]:
-    """What must not change when a run is gone on with: the recipe, and which pairs there are."""
-    names = MaskedPairs(sources, None, recipe.crops(masks=0, labels=False)).digest()
-    return {**dataclasses.asdict(recipe), "names of pairs (SHA-256)": names}
-
-
-def fuse_with_teacher(teacher: nn.Module) -> Any:
-    def fuse(batch: Batch) -> Tensor:
-        return teacher(batch.luma, batch.infrared, batch.visible_masks, batch.infrared_masks).fused
-
-    return fuse

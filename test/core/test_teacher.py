@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -42,6 +45,74 @@ def test_parameters() -> None:
     # 3 x 3 Sobel kernels.
     never_run = 256 * 64 * 9 + 64
     assert sum(p.numel() for p in Teacher(4).parameters()) == 2_787_043 - never_run - 2 * 9
+
+
+def test_parameters_part_by_part() -> None:
+    """Against REFERENCE's description, counted by hand."""
+
+    def convolutions(*channels: int, side: int = 3) -> int:
+        return sum(a * b * side**2 + b for a, b in pairwise(channels))
+
+    def linear(inputs: int, outputs: int, *, bias: bool) -> int:
+        return inputs * outputs + bias * outputs
+
+    attention = 3 * linear(64, 64, bias=False) + linear(64, 64, bias=True)
+    gated = linear(64, 2 * 4 * 64, bias=True) + linear(4 * 64, 64, bias=True)
+    norms = (1 + 3) * 2 * 64  # GroupNorm, three LayerNorms
+    transformer = norms + 2 * convolutions(64, 64, side=1) + 2 * attention + gated
+    # Two transformers of the image, one of each mask branch, one of both masks; merges of
+    # each mask branch, of both masks, and of the image.
+    stage = 5 * transformer + 4 * convolutions(128, 64)
+    masks = convolutions(4, 16, 32, 64)
+    expected = {
+        "encode_image": convolutions(2, 16, 32),
+        "encode_deeper": convolutions(32, 64),
+        "encode_visible_masks": masks,
+        "encode_infrared_masks": masks,
+        "attention": stage,  # shared by all five stages
+        "between": 4 * convolutions(256, 64),
+        "decode_stages": convolutions(256 + 64, 256),
+        "decode_deeper": convolutions(256, 128, 64),
+        "decode_image": convolutions(64 + 32, 64, 32, 16, 1),
+        "features": 5 * convolutions(256, 32, side=1),
+    }
+    teacher = Teacher(4)
+    assert {
+        name: sum(p.numel() for p in part.parameters()) for name, part in teacher.named_children()
+    } == expected
+    assert sum(expected.values()) == 2_639_505
+
+
+def test_shapes_stage_by_stage() -> None:
+    """Five stages at scales 1, 1/2, 1/4, 1/2, 1, each at a quarter of that inside."""
+    teacher = Teacher(4)
+    seen: dict[str, list[tuple[int, ...]]] = {"in": [], "out": [], "masks": [], "F0": [], "F1": []}
+
+    def watch(module: nn.Module, name: str, source: str = "") -> None:
+        def look(_module: nn.Module, given: tuple[Tensor, ...], out: Any) -> None:
+            first = out[0] if isinstance(out, tuple) else out
+            seen[name].append(tuple(first.shape))
+            if source:
+                seen[source] += [tuple(x.shape) for x in given]
+
+        module.register_forward_hook(look)
+
+    watch(teacher.attention, "out", "in")
+    watch(teacher.encode_image, "F0")
+    watch(teacher.encode_deeper, "F1")
+    watch(teacher.encode_visible_masks, "masks")
+    watch(teacher.encode_infrared_masks, "masks")
+    image, masks = torch.rand(2, 1, 64, 96), torch.ones(2, 4, 64, 96)
+    out = teacher(image, image, masks, masks)
+    sizes = [(64, 96), (32, 48), (16, 24), (32, 48), (64, 96)]
+    inside = [(height // 4, width // 4) for height, width in sizes]
+    assert seen["F0"] == [(2, 32, 64, 96)]
+    assert seen["F1"] == [(2, 64, 64, 96)]
+    assert seen["masks"] == [(2, 64, 64, 96)] * 2
+    assert seen["in"] == [(2, 64, *size) for size in inside for _ in range(3)]
+    assert seen["out"] == [(2, 256, *size) for size in inside]
+    assert [tuple(x.shape) for x in out.features] == [(2, 32, *size) for size in sizes]
+    assert out.fused.shape == (2, 1, 64, 96)
 
 
 def test_reproduces_the_published_network() -> None:

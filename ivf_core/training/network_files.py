@@ -1,0 +1,79 @@
+"""Networks of training as data: safetensors files whose metadata say how to build them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import nn
+
+from ivf_core.images.files import atomic_path
+from ivf_core.models.checkpoints import WeightsError
+
+__all__ = ["load_network", "save_network"]
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def save_network(
+    network: nn.Module,
+    path: str | os.PathLike[str],
+    kind: str,
+    options: dict[str, object],
+    **metadata: str,
+) -> None:
+    """Write a network, under a temporary name first.
+
+    Args:
+        kind: what it is, such as "teacher".
+        options: of its class, values of JSON.
+        metadata: where the weights come from.
+
+    Raises:
+        ValueError: a key of the metadata starts with "ivf_": those are reserved.
+    """
+    if reserved := [key for key in metadata if key.startswith("ivf_")]:
+        raise ValueError(f"metadata {', '.join(reserved)}: keys with ivf_ are reserved")
+    entries = {**metadata, "ivf_format": _format(kind), f"ivf_{kind}": json.dumps(options)}
+    tensors = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(save(tensors, metadata=entries))
+
+
+def load_network(
+    path: str | os.PathLike[str], kind: str, build: Callable[..., Network]
+) -> tuple[Network, dict[str, str]]:
+    """A network in evaluation mode, and what else its file says.
+
+    Raises:
+        WeightsError: names the file and what was expected.
+    """
+    path = Path(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            entries = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(
+            f"{kind} '{path}': expected a file that ivf train {kind} wrote: {error}"
+        ) from error
+    if entries.get("ivf_format") != _format(kind):
+        raise WeightsError(
+            f"{kind} '{path}': metadata ivf_format is {entries.get('ivf_format')!r}, "
+            f"expected {_format(kind)!r}"
+        )
+    try:
+        network = build(**json.loads(entries[f"ivf_{kind}"]))
+        network.load_state_dict(tensors)
+    except (LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise WeightsError(f"{kind} '{path}': does not fit: {error}") from error
+    return network.eval(), {k: v for k, v in entries.items() if not k.startswith("ivf_")}
+
+
+def _format(kind: str) -> str:
+    return f"ivf-{kind}-1"
