@@ -23,10 +23,10 @@ from ivf_core.metrics.fusion import fusion_metrics, scd, vif
 from ivf_core.models.checkpoints import load_model, save_model
 from ivf_core.training.batch_norm import freeze_norm
 from ivf_core.training.calibration import calibrate
-from ivf_core.training.losses import darkening, edge_preservation
 from ivf_core.training.muon import OneCycleMuon
 from ivf_core.training.recipes import data_directory, provenance
 from ivf_core.training.run import RunRecord, run_directory
+from ivf_core.training.source_losses import darkening, edge_preservation
 
 __all__ = ["SCORES", "UnsupervisedRecipe", "score_student", "train_unsupervised"]
 
