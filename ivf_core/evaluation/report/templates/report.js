@@ -286,7 +286,7 @@
   }
 
   function heightRange(spec, low, high) {
-    if (low === null || low === undefined) return [0, 1];
+    if (low === null || low === undefined || (low === 0 && high === 0)) return [0, 1];
     if (spec.band) {
       low = Math.min(low, spec.band.p5);
       high = Math.max(high, spec.band.p95);
