@@ -31,13 +31,13 @@ class Command(NamedTuple):
     failures: tuple[type[Exception], ...] = BAD_INPUT
 
 
-def add_weights(parser: argparse.ArgumentParser) -> None:
+def add_weights(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--weights", default=DEFAULT_WEIGHTS, help="shipped name or file (%(default)s)"
     )
 
 
-def add_engine(parser: argparse.ArgumentParser) -> None:
+def add_engine(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--engine", default="auto", choices=("auto", *ENGINES), help="runs the model (%(default)s)"
     )
