@@ -10,7 +10,7 @@ from ivf_core.metrics.fusion import FUSION_METRICS
 
 __all__ = ["Quantity", "Section", "describe", "metric_columns"]
 
-Section = Literal["pairing", "metrics", "shares", "stability", "inputs", "speed"]
+Section = Literal["pairing", "metrics", "shares", "stability", "labels", "inputs", "speed"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ _METRICS = {
     "CC": ("correlation", ""),
     "PSNR": ("peak signal to noise", "dB"),
     "SSIM": ("structural similarity", ""),
-    "MS-SSIM": ("the same over scales", ""),
+    "MS-SSIM": ("structural similarity over scales", ""),
     "VIF": ("visual information fidelity", ""),
     "Qabf": ("edges kept", ""),
     "Nabf": ("edges added", ""),
@@ -51,10 +51,22 @@ _METRICS = {
 _OTHERS = (
     Quantity("offset_ms", "Thermal stamp minus RGB stamp", "pairing", "ms"),
     Quantity("flip_share", "Pixels that change class", "stability", "%", -1),
+    Quantity("miou", "Mean IoU with the labels of the bag", "labels", "%", 1),
     Quantity("misregistration_px", "Shift between RGB and thermal", "inputs", "px", -1),
     Quantity("infrared_saturated_share", "Saturated thermal pixels", "inputs", "%", -1),
     Quantity("infrared_frozen", "Thermal image repeated", "inputs", "", -1),
     Quantity("rgb_dark", "Mean luma of RGB", "inputs", "levels"),
+    Quantity("rgb_motion", "Change of RGB since the pair before", "inputs", "levels"),
+    Quantity("infrared_motion", "Change of thermal since the pair before", "inputs", "levels"),
+    # Of a comparison.
+    Quantity("pairs", "Pairs", "pairing", "", 1),
+    Quantity("failed", "Pairs that failed", "pairing", "", -1),
+    Quantity("unmatched_rgb", "RGB images without a partner", "pairing", "", -1),
+    Quantity("unmatched_thermal", "Thermal images without a partner", "pairing", "", -1),
+    Quantity("unpaired_hz", "RGB images without a partner, a second", "pairing", "Hz", -1),
+    Quantity("miou_all", "Mean IoU with the labels of the bag, over all pixels", "labels", "%", 1),
+    Quantity("pairs_per_second", "Pairs a second", "speed", "Hz", 1),
+    Quantity("pipeline_pairs_per_second", "Pairs a second of the pipeline alone", "speed", "Hz", 1),
 )
 _KNOWN: Mapping[str, Quantity] = {
     **{

@@ -143,7 +143,7 @@ def _summary(
             "confusion": confusion.counts.tolist(), "pixels": int(confusion.counts.sum()),
         },
         "metrics": scores(""), "other": scores("other_"),
-        "timings": {n: _quantiles([t[n] for t in timings]) for n in ("prepare_ms", "model_ms")},
+        "timings": {n: _quantiles([t[f"{n}_ms"] for t in timings]) for n in ("prepare", "model")},
         "throughput": {"pairs_per_second": 52.1},
         "live": None,
         "registration": {

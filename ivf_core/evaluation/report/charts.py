@@ -19,14 +19,14 @@ import numpy as np
 
 from ivf_core.class_sets import ClassSet
 from ivf_core.evaluation.quantities import Quantity, Section, describe, metric_columns
-from ivf_core.evaluation.replay_directory import ReplayDirectory
+from ivf_core.evaluation.replay_directory import PICTURE_KINDS, ReplayDirectory
 from ivf_core.images.overlay import draw_overlay
 
-__all__ = ["chart_data", "class_colors", "number", "numbers"]
+__all__ = ["ascending", "chart", "chart_data", "class_colors", "number", "numbers"]
 
 _OTHER = "other_"  # prefix of the columns of the other method's metrics
+_KIND_NAMES = ("RGB", "Thermal", "Fused", "Overlay", "Other method")
 _DIGITS = 5
-_OFFSET_DIGITS = 3
 
 
 def chart_data(replay: ReplayDirectory, bands: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
@@ -38,25 +38,32 @@ def chart_data(replay: ReplayDirectory, bands: Mapping[str, Mapping[str, float]]
 
     Returns:
         index, seconds: of the pairs; columns: their values by name, None for NaN;
-        quantities: label and unit by column; charts: as above; gaps: [start, end] in
-        seconds; notable: reasons by pair number.
+        quantities: the columns to list beside the pictures; kinds: names of pictures;
+        charts: as above; gaps: [start, end] in seconds; notable: reasons by pair number.
     """
     columns = {name: values for name, values in replay.columns().items() if _any(values)}
     summary = replay.summary
     return {
         "index": replay.index.tolist(),
-        "seconds": [round(float(value), _OFFSET_DIGITS) for value in replay.seconds],
+        "seconds": ascending(replay.seconds),
         "columns": {name: numbers(values) for name, values in columns.items()},
-        "quantities": {
-            name: {"label": words.label, "unit": words.unit, "section": words.section}
+        "quantities": [
+            {
+                "column": name,
+                "label": name if words.section == "metrics" else words.label,
+                "title": words.label,
+                "unit": words.unit,
+            }
             for name in columns
-            for words in [describe(name)]
-        },
+            if (words := describe(name)).section != "shares" and not name.startswith(_OTHER)
+        ],
+        "kinds": dict(zip(PICTURE_KINDS, _KIND_NAMES, strict=True)),
         "charts": [
             *_pairing_charts(summary["pairing"], columns),
             *_metric_charts(columns, bands),
             *_share_charts(columns, summary.get("classes")),
             *_single_charts(columns, "stability"),
+            *_single_charts(columns, "labels"),
             *_single_charts(columns, "inputs"),
             *_speed_charts(replay.timings),
         ],
@@ -71,6 +78,8 @@ def chart_data(replay: ReplayDirectory, bands: Mapping[str, Mapping[str, float]]
 def class_colors(classes: Mapping[str, Any]) -> list[str]:
     """The colours that overlays show classes in, as CSS; what is not tinted is grey."""
     names = tuple(classes["names"])
+    if not names:
+        return []
     colors = tuple(tuple(int(value) for value in color) for color in classes["colors"])
     ids = np.arange(len(names), dtype=np.uint8)[None]
     grey = np.full((1, len(names), 3), 128, np.uint8)
@@ -91,11 +100,16 @@ def number(value: float) -> float | None:
     return int(rounded) if rounded.is_integer() else rounded
 
 
+def ascending(seconds: np.ndarray) -> list[float]:
+    """Times for JSON, to milliseconds; those that go back stand still, as axes do not."""
+    return np.maximum.accumulate(seconds).round(3).tolist() if len(seconds) else []
+
+
 def _any(values: np.ndarray) -> bool:
     return bool(np.isfinite(values).any())
 
 
-def _chart(
+def chart(
     key: str,
     section: Section,
     title: str,
@@ -108,6 +122,7 @@ def _chart(
     band: Mapping[str, float] | None = None,
     marks: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
+    """A chart as above."""
     return {
         "id": key,
         "section": section,
@@ -123,7 +138,7 @@ def _chart(
 
 
 def _single(quantity: Quantity, **options: Any) -> dict[str, Any]:
-    return _chart(
+    return chart(
         quantity.column,
         quantity.section,
         quantity.label,
@@ -149,7 +164,7 @@ def _pairing_charts(
         suggested = pairing.get("suggested_offset_seconds")
         marks = [] if suggested is None else [{"x": 1000 * suggested, "label": "suggested"}]
         charts.append(
-            _chart(
+            chart(
                 "offset_histogram",
                 "pairing",
                 "Offsets: thermal stamp minus RGB stamp",
@@ -166,7 +181,7 @@ def _pairing_charts(
     rate = pairing.get("rate") or {}
     if rate.get("seconds"):
         charts.append(
-            _chart(
+            chart(
                 "rate",
                 "pairing",
                 "Images and pairs a second",
@@ -195,7 +210,7 @@ def _metric_charts(
         if _OTHER + name in columns:
             series.append({"label": "other", "column": _OTHER + name})
         charts.append(
-            _chart(
+            chart(
                 name,
                 "metrics",
                 words.label,
@@ -212,7 +227,7 @@ def _share_charts(
     columns: Mapping[str, np.ndarray], classes: Mapping[str, Any] | None
 ) -> list[dict[str, Any]]:
     """One chart of all classes; the first is left out where it is what no class is."""
-    if not classes:
+    if not classes or not classes["names"]:
         return []
     series = [
         {"label": name.replace("_", " "), "column": f"share_{name}", "color": color}
@@ -224,7 +239,7 @@ def _share_charts(
         note = f"without {series.pop(0)['label']}"
     if not series:
         return []
-    return [_chart("shares", "shares", "Share of pixels", "%", series, kind="stack", note=note)]
+    return [chart("shares", "shares", "Share of pixels", "%", series, kind="stack", note=note)]
 
 
 def _speed_charts(timings: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
@@ -233,4 +248,4 @@ def _speed_charts(timings: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
         for name, values in timings.items()
         if _any(values)
     ]
-    return [_chart("timings", "speed", "Time of each pair", "ms", series)] if series else []
+    return [chart("timings", "speed", "Time of each pair", "ms", series)] if series else []

@@ -72,7 +72,7 @@ def flat(entries: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         if isinstance(entry, Mapping):
             rows += flat(entry, f"{label}: ")
         elif isinstance(entry, list):
-            rows.append((label, ", ".join(value(item) for item in entry) or "none"))
+            rows.append((label, ", ".join(map(_item, entry)) or "none"))
         else:
             whole = isinstance(entry, int) and not isinstance(entry, bool)
             rows.append((label, "none" if entry is None else str(entry) if whole else value(entry)))
@@ -89,6 +89,10 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "words": words,
 }
 """Of the templates."""
+
+
+def _item(entry: Any) -> str:
+    return " ".join(map(value, entry.values())) if isinstance(entry, Mapping) else value(entry)
 
 
 def tiles(replay: ReplayDirectory) -> list[tuple[str, str, str]]:
@@ -108,7 +112,7 @@ def tiles(replay: ReplayDirectory) -> list[tuple[str, str, str]]:
     rate = (summary.get("throughput") or {}).get("pairs_per_second")
     if rate:
         rows.append(("speed", f"{rate:.3g} pairs/s", "reading and writing included"))
-    model = (summary.get("timings") or {}).get("model_ms")
+    model = (summary.get("timings") or {}).get("model")
     if model:
         rows.append(("model, median", f"{model['median']:.3g} ms", f"p95 {model['p95']:.3g} ms"))
     if summary.get("segmentation"):
@@ -188,8 +192,8 @@ def _settings_words(summary: Mapping[str, Any]) -> list[str]:
     settings = summary.get("settings") or {}
     if not settings.get("weights"):
         return []
-    where = " in ".join(str(settings[key]) for key in ("engine", "precision") if settings.get(key))
-    return [f"Weights {settings['weights']}" + (f" ran on {where}." if where else ".")]
+    engine = settings.get("engine")
+    return [f"Weights {settings['weights']}" + (f" ran on {engine}." if engine else ".")]
 
 
 def _metric_words(replay: ReplayDirectory, bands: Bands) -> list[str]:

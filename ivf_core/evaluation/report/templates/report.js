@@ -9,7 +9,6 @@
   const count = data.index.length;
   const rowOf = new Map(data.index.map((pair, row) => [pair, row]));
   const pictured = Object.keys(pictures).map(Number).filter((pair) => rowOf.has(pair));
-  const KINDS = { rgb: "RGB", thermal: "Thermal", fused: "Fused", overlay: "Overlay", other: "Other method" };
   let current = 0; // the row that is shown
 
   // ---------------------------------------------------------------- numbers
@@ -45,22 +44,21 @@
 
   function buildViewer() {
     const strip = find(".strip");
-    const shown = Object.keys(KINDS).filter((kind) => pictured.some((pair) => pictures[pair][kind]));
+    const shown = Object.keys(data.kinds).filter((kind) => pictured.some((pair) => pictures[pair][kind]));
     for (const kind of shown) {
       const figure = document.createElement("figure");
       figure.dataset.kind = kind;
       figure.append(document.createElement("img"), document.createElement("figcaption"));
-      find("figcaption", figure).textContent = KINDS[kind];
+      find("figcaption", figure).textContent = data.kinds[kind];
       strip.append(figure);
     }
     const values = find("#values");
-    for (const [column, { label, unit, section }] of Object.entries(data.quantities)) {
-      if (section === "shares" || column.startsWith("other_")) continue;
+    for (const { column, label, title, unit } of data.quantities) {
       const item = document.createElement("div");
       const term = document.createElement("dt");
       const figure = document.createElement("dd");
-      term.textContent = section === "metrics" ? column : label;
-      term.title = label;
+      term.textContent = label;
+      term.title = title;
       figure.dataset.column = column;
       figure.dataset.unit = unit;
       item.append(term, figure);
@@ -112,7 +110,7 @@
       figure.hidden = !source;
       if (!source) continue;
       if (image.src !== source) image.src = source;
-      image.alt = `${KINDS[figure.dataset.kind]} picture of pair ${from}`;
+      image.alt = `${data.kinds[figure.dataset.kind]} picture of pair ${from}`;
     }
     const apart = data.seconds[rowOf.get(from)] - data.seconds[rowOf.get(pair)];
     const note = from === pair ? "" : `; pictures of pair ${from}, ${number(Math.abs(apart), "s")} ${apart < 0 ? "earlier" : "later"}`;
@@ -257,7 +255,7 @@
       },
       axes: [
         { ...axis, size: 24, values: (_, splits) => splits.map(chart.timed ? axisTime : String), space: 60 },
-        { ...axis, size: 46, space: 28, values: (_, splits) => splits.map((value) => (percent ? `${Number((100 * value).toPrecision(4))} %` : String(Number(value.toPrecision(6))))) },
+        { ...axis, size: 46, space: 20, values: (_, splits) => splits.map((value) => (percent ? `${Number((100 * value).toPrecision(4))} %` : String(Number(value.toPrecision(6))))) },
       ],
       series: [{}, ...series],
       hooks: {
@@ -381,7 +379,8 @@
 
   for (const image of findAll("[data-thumb]")) {
     const found = pictures[image.dataset.thumb];
-    const source = found && (found.overlay ?? found.fused ?? found.rgb);
+    const kinds = (image.dataset.kinds ?? "overlay fused rgb").split(" ");
+    const source = found && found[kinds.find((kind) => found[kind])];
     if (source) image.src = source;
     else image.remove();
   }
