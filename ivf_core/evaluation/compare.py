@@ -196,7 +196,6 @@ def _write_html(
     write_page(
         path,
         "compare.html.j2",
-        FILTERS,
         title=f"{b.path.name} against {a.path.name}",
         kind="comparison of replays",
         comparison=comparison,

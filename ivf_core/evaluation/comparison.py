@@ -8,7 +8,6 @@ converted videos all start at one). Of other footage, only the means are compare
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -189,7 +188,7 @@ def _leaves(prefix: str, entries: Mapping[str, Any]) -> Iterator[tuple[str, floa
 
 
 def _match(a: ReplayDirectory, b: ReplayDirectory) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of A and B with the same stamp, in A's order; of a stamp that recurs in turn."""
+    """Rows of A and B with the same stamp in the same loop of the bag, in A's order."""
     places = {key: row for row, key in enumerate(_keys(b.stamps))}
     rows = [(row, places[key]) for row, key in enumerate(_keys(a.stamps)) if key in places]
     table = np.array(rows, np.int64).reshape(-1, 2)
@@ -197,11 +196,9 @@ def _match(a: ReplayDirectory, b: ReplayDirectory) -> tuple[np.ndarray, np.ndarr
 
 
 def _keys(stamps: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Each stamp with how often it was there before, as in a bag that was recorded in a loop."""
-    seen: Counter[int] = Counter()
-    for stamp in stamps.tolist():
-        yield stamp, seen[stamp]
-        seen[stamp] += 1
+    """Each stamp with how often stamps went back before it."""
+    loops = np.cumsum(np.diff(stamps, prepend=stamps[:1]) < 0)
+    return zip(loops.tolist(), stamps.tolist(), strict=True)
 
 
 def _is_same_footage(

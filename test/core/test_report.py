@@ -55,19 +55,6 @@ def copy(replay: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(replay, tmp_path / "copy"))
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api")
-    names = ("chromium", "chromium-browser", "google-chrome")
-    path = next(filter(None, map(shutil.which, names)), None)
-    if path is None:
-        pytest.skip(f"no browser on PATH: {', '.join(names)}")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 class Opened:
     """A page, and all that it asked of the network or complained of."""
 

@@ -11,7 +11,7 @@ from ivf_core.evaluation.replay_directory import ReplayDirectory
 from ivf_core.evaluation.report.charts import chart_data, class_colors
 from ivf_core.evaluation.report.page import write_page
 from ivf_core.evaluation.report.pictures import embed_pictures
-from ivf_core.evaluation.report.words import FILTERS, flat, metric_rows, sentences, tiles
+from ivf_core.evaluation.report.words import flat, metric_rows, sentences, tiles
 
 __all__ = ["write_report"]
 
@@ -46,7 +46,6 @@ def write_report(
     write_page(
         path,
         "report.html.j2",
-        FILTERS,
         title=Path(summary["bag"]["path"]).name,
         kind="replay report",
         summary=summary,

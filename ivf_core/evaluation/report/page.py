@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
+from ivf_core.evaluation.report.words import FILTERS
 from ivf_core.images.files import atomic_path
 
 __all__ = ["write_page"]
@@ -17,10 +18,15 @@ __all__ = ["write_page"]
 _FOLDER = resources.files("ivf_core.evaluation.report") / "templates"
 
 
-def write_page(
-    path: Path, template: str, filters: Mapping[str, Callable[..., Any]], **values: Any
-) -> None:
+def write_page(path: Path, template: str, **values: Any) -> None:
     """Render a template; foreign text is escaped, also in JSON by `tojson`."""
+    html = _environment().get_template(template).render(**values)
+    with atomic_path(path) as temporary:
+        temporary.write_text(html, encoding="utf-8")
+
+
+@cache
+def _environment() -> Environment:
     environment = Environment(
         loader=FunctionLoader(_text),
         autoescape=True,
@@ -28,13 +34,11 @@ def write_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(filters)
+    environment.filters.update(FILTERS)
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     # Our own files, to stand in <style> and <script>, where escapes would be text.
     environment.globals["asset"] = lambda name: Markup(_text(name))
-    html = environment.get_template(template).render(**values)
-    with atomic_path(path) as temporary:
-        temporary.write_text(html, encoding="utf-8")
+    return environment
 
 
 def _text(name: str) -> str:
