@@ -139,9 +139,7 @@ def _reason(comparison: Comparison, name: str, one: int, two: int, change: float
     if name == "fused":
         return f"fused pictures {change:.1f} levels apart"
     quantity = describe(name)
-    label = {"metrics": name, "shares": f"share of {quantity.label}"}.get(
-        quantity.section, quantity.label
-    )
+    label = name if quantity.section == "metrics" else quantity.label
     a, b = comparison.a.frames[name][one], comparison.b.frames[name][two]
     return f"{label} {value(float(a), quantity.unit)} → {value(float(b), quantity.unit)}"
 
@@ -219,7 +217,12 @@ def _row(compared: Compared) -> dict[str, Any]:
     if compared.count and 0 < reach < math.inf:
         places = {"at": estimate, "low": low, "high": high}
         bar = {key: 50 + 46 * value / reach for key, value in places.items()}
-    return {"compared": compared, "quantity": quantity, "bar": bar}
+    return {
+        "compared": compared,
+        "quantity": quantity,
+        "bar": bar,
+        "differs": reach > 0,
+    }
 
 
 def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, str, str]]:

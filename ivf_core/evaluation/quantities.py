@@ -88,7 +88,8 @@ def describe(column: str) -> Quantity:
     if column in _KNOWN:
         return _KNOWN[column]
     if column.startswith("share_"):
-        return Quantity(column, column.removeprefix("share_").replace("_", " "), "shares", "%")
+        label = column.removeprefix("share_").replace("_", " ")
+        return Quantity(column, f"Share of {label}", "shares", "%")
     if column.endswith("_ms"):
         label = column.removesuffix("_ms").replace("_", " ")
         return Quantity(column, label, "speed", "ms", -1)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from replays import write_replay
+from replay_reports import write_replay
 
 from ivf_core.data.scenes import SyntheticDrive
 from ivf_core.evaluation.bootstrap import block_length, block_means, interval

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from replays import STAMP_STEP, START, write_replay
+from replay_reports import STAMP_STEP, START, write_replay
 
 from ivf_core.data.scenes import SyntheticDrive
 from ivf_core.evaluation.replay_directory import ReplayDirectory, ReplayDirectoryError

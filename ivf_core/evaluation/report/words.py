@@ -59,6 +59,11 @@ def value(number: Any, unit: str = "") -> str:
     return f"{text} {unit}".rstrip()
 
 
+def bare(number: float, unit: str = "") -> str:
+    """As `value`, for columns whose head has the unit."""
+    return value(100 * number if unit == "%" else number)
+
+
 def words(key: str) -> str:
     """A key of summary.json as a label."""
     return key.replace("_", " ")
@@ -80,6 +85,7 @@ def flat(entries: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 
 FILTERS: Mapping[str, Callable[..., Any]] = {
+    "bare": bare,
     "count": count,
     "duration": duration,
     "flat": flat,
