@@ -167,9 +167,10 @@ def _scan_mcap(path: Path, note: Note) -> Iterator[BagMessage]:
             place = 0
             while place + 9 <= len(inside):
                 kind, length = struct.unpack_from("<BQ", inside, place)
-                place += 9
-                yield from _mcap_message(kind, inside[place : place + length], schemas, channels)
-                place += length
+                place += 9 + length
+                if place > len(inside):
+                    break
+                yield from _mcap_message(kind, inside[place - length : place], schemas, channels)
 
 
 def _mcap_records(file: BinaryIO, path: Path, note: Note) -> Iterator[tuple[int, int, bytes]]:
@@ -183,23 +184,29 @@ def _mcap_records(file: BinaryIO, path: Path, note: Note) -> Iterator[tuple[int,
             if length <= size - file.tell():
                 yield at, kind, file.read(length)
                 continue
+            if kind == 0x06:
+                yield at, kind, file.read()
         note(f"{path.name} is cut off or damaged at byte {at} of {size}")
         return
 
 
 def _mcap_chunk(record: bytes) -> bytes:
+    """The records of a chunk; of one that is cut off, those that are there."""
     _, _, size, crc, name = struct.unpack_from("<QQQII", record)
     compression = record[32 : 32 + name].decode()
     (length,) = struct.unpack_from("<Q", record, 32 + name)
     data = record[40 + name : 40 + name + length]
     if size > _LARGEST_RECORD:
         raise ValueError(f"it claims {size} bytes")
+    whole = len(data) == length
     if compression == "lz4":
-        data = lz4.frame.decompress(data)
+        data = lz4.frame.LZ4FrameDecompressor().decompress(data)
     elif compression == "zstd":
-        data = zstd.decompress(data)
+        data = zstd.ZstdDecompressor().decompress(data)
     elif compression:
         raise ValueError(f"compressed by {compression}")
+    if not whole:
+        return data
     if len(data) != size or (crc and zlib.crc32(data) != crc):
         raise ValueError("its checksum is wrong")
     return data
@@ -235,6 +242,8 @@ def _mcap_text(record: bytes, at: int) -> tuple[str, int]:
 def _scan_sqlite3(path: Path, note: Note) -> Iterator[BagMessage]:
     try:
         with closing(sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True)) as database:
+            # Without it SQLite refuses a file that is shorter than its header says.
+            database.execute("PRAGMA writable_schema = ON")
             topics = {
                 number: _Channel(name, kind)
                 for number, name, kind in database.execute("SELECT id, name, type FROM topics")
