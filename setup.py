@@ -36,7 +36,14 @@ setup(
     maintainer_email="maintainers@example.com",
     python_requires=">=3.10",
     packages=find_packages(include=["ivf_core", "ivf_core.*", "ivf_ros", "ivf_ros.*"]),
-    package_data={"ivf_core": ["weights/*.safetensors", "weights/*.md"]},
+    package_data={
+        "ivf_core": [
+            "weights/*.safetensors",
+            "weights/*.md",
+            "evaluation/report/templates/*.*",
+            "evaluation/report/templates/vendor/*.*",
+        ]
+    },
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),
@@ -45,6 +52,7 @@ setup(
     ],
     zip_safe=False,
     install_requires=[
+        "jinja2>=3.0",
         "numpy>=1.26",
         "opencv-python-headless>=4.6",
         "pyyaml>=5.4",
@@ -77,6 +85,7 @@ setup(
             "colcon-common-extensions",
             "colcon-ros",
             "hypothesis>=6.80",
+            "playwright>=1.40",  # drives the system's Chromium, where there is one
             "pytest>=7.4",
             "rosbags-image>=0.10",
         ],
