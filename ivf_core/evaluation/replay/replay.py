@@ -38,6 +38,7 @@ from ivf_core.evaluation.replay.reading import (
 from ivf_core.evaluation.replay.results import NoResultError, Results, open_results
 from ivf_core.evaluation.replay.settings import ReplaySettings
 from ivf_core.evaluation.replay.writing import Album, Film, OutputBag, Table
+from ivf_core.evaluation.report import write_report
 from ivf_core.images.files import write_json
 from ivf_core.images.messages import MessageError, to_infrared, to_visible
 from ivf_core.images.overlay import draw_overlay
@@ -81,7 +82,9 @@ def replay_bag(
         OSError: a file cannot be written.
     """
     with open_results(settings, path) as results, _finished_directory(output) as folder:
-        return _Replay(path, folder, settings, results, progress).run()
+        summary = _Replay(path, folder, settings, results, progress).run()
+        write_report(folder)
+        return summary
 
 
 @contextmanager
