@@ -128,7 +128,7 @@ def _summary(
             "received": {"rgb": count + 2, "thermal": count + 1}, "pairs": count,
             "unmatched": {"rgb": {"unmatched": 2}, "thermal": {"duplicate": 1}},
             "offset_histogram": {"edges_ms": edges.tolist(), "counts": counts.tolist()},
-            "suggested_offset_seconds": 0.002,
+            "suggested_offset_seconds": -0.002,
             "gaps": [{"topic": rgb_topic, "start_seconds": (seconds[1] + seconds[2]) / 2 - 0.01,
                       "seconds": 0.02}],
             "rate": {"seconds": seconds, "rgb_hz": [20.0] * count, "thermal_hz": [20.0] * count,

@@ -18,6 +18,7 @@ from replay_reports import STAMP_STEP, START, write_replay
 from ivf_core.data.scenes import SyntheticDrive
 from ivf_core.evaluation.replay_directory import ReplayDirectory, ReplayDirectoryError
 from ivf_core.evaluation.report import write_report
+from ivf_core.evaluation.report.charts import chart_data
 from ivf_core.evaluation.report.pictures import embed_pictures
 from ivf_core.evaluation.report.words import metric_rows, sentences
 from ivf_core.images.files import write_image
@@ -301,6 +302,16 @@ def test_how_often_a_metric_is_worse_than_the_band(replay: Path) -> None:
     assert rows["Qabf"]["worse"] is None
     assert rows["VIF"]["frames"] == PAIRS // 2
     assert any("Nabf (100 %)" in sentence for sentence in sentences(read, bands))
+
+
+def test_the_suggested_offset_stands_where_the_stamps_are(replay: Path) -> None:
+    """Thermal stamps are 2 ms late: -2 ms is to be added to them."""
+    charts = {
+        chart["id"]: chart for chart in chart_data(ReplayDirectory.read(replay), {})["charts"]
+    }
+    (mark,) = charts["offset_histogram"]["marks"]
+    assert mark["x"] == pytest.approx(2)
+    assert np.mean(charts["offset_histogram"]["x"]) == pytest.approx(2, abs=0.1)
 
 
 def test_pictures_shrink_then_thin_to_the_budget(tmp_path: Path) -> None:

@@ -170,7 +170,8 @@ def _pairing_charts(
     if any(histogram.get("counts", ())):
         edges = np.asarray(histogram["edges_ms"], np.float64)
         suggested = pairing.get("suggested_offset_seconds")
-        marks = [] if suggested is None else [{"x": 1000 * suggested, "label": "suggested"}]
+        # The setting is added to thermal stamps, so it takes away what it is the negative of.
+        marks = [] if suggested is None else [{"x": -1000 * suggested, "label": "suggested"}]
         charts.append(
             chart(
                 "offset_histogram",
