@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from ivf_core.commands.command import Command, add_engine, add_weights
+from ivf_core.commands.command import BAD_INPUT, Command, add_engine, add_weights
 from ivf_core.defaults import (
+    BLOCK_SECONDS,
     MINIMUM_INTERVAL_SECONDS,
     OVERLAY_OPACITY,
     QUEUE_SIZE,
@@ -24,6 +25,8 @@ __all__ = ["COMMANDS"]
 
 
 def _replay(args: argparse.Namespace) -> int:
+    if args.compare:
+        return _compare(args)
     from ivf_core.evaluation.replay.fleet import find_bags
     from ivf_core.evaluation.replay.settings import ReplaySettings
 
@@ -68,6 +71,21 @@ def _replay_fleet(args: argparse.Namespace, bags: dict[str, Path], settings: Rep
     return 1 if any(outcome.status == "failed" for outcome in outcomes) else 0
 
 
+def _compare(args: argparse.Namespace) -> int:
+    from ivf_core.evaluation.compare import compare_reports
+
+    try:
+        a, b = args.compare
+        status = compare_reports(
+            a, b, args.output, args.thresholds, block_seconds=args.block_seconds
+        )
+    except BAD_INPUT as error:  # 1 is for what got worse
+        print(f"ivf: {error}", file=sys.stderr)
+        return 2
+    print(f"written to {args.output / 'compare.html'}")
+    return status
+
+
 def _print(summary: dict[str, Any], output: Path) -> None:
     topics, pairing = summary["topics"], summary["pairing"]
     guessed = " (guessed)" if topics["guessed"] else ""
@@ -91,8 +109,21 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
     from ivf_core.images.overlay import OVERLAY_PALETTES
     from ivf_core.images.thermal import THERMAL_MODES
 
-    parser.add_argument(
-        "bags", nargs="+", type=Path, metavar="BAG", help="rosbag2 or rosbag1, or folder of bags"
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "bags",
+        nargs="*",
+        default=[],
+        type=Path,
+        metavar="BAG",
+        help="rosbag2 or rosbag1, or folder of bags",
+    )
+    what.add_argument(
+        "--compare",
+        nargs=2,
+        type=Path,
+        metavar=("A", "B"),
+        help="replays to compare, A the baseline",
     )
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="for the results")
     topics = parser.add_argument_group("topics, guessed from types and names where not given")
@@ -124,6 +155,14 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
             f"--{name}-seconds", type=float, default=default, metavar="S", help="(%(default)s)"
         )
     pairing.add_argument("--queue-size", type=int, default=QUEUE_SIZE, help="(%(default)s)")
+    comparison = parser.add_argument_group("comparison")
+    comparison.add_argument(
+        "--thresholds", type=Path, metavar="FILE", help="YAML; status 1 when one does not hold"
+    )
+    comparison.add_argument(
+        "--block-seconds", type=float, default=BLOCK_SECONDS, metavar="S",
+        help="of time that the bootstrap takes for one (%(default)s)",
+    )  # fmt: skip
     results = parser.add_argument_group("results")
     results.add_argument("--inputs", action="store_true", help="write the inputs to the bag, too")
     results.add_argument("--video", action="store_true", help="write side_by_side.mp4")

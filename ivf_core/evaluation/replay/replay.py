@@ -84,7 +84,9 @@ def replay_bag(
         OSError: a file cannot be written.
     """
     with open_results(settings, path) as results, _finished_directory(output) as folder:
-        return _Replay(path, folder, settings, results, progress).run()
+        summary = _Replay(path, folder, settings, results, progress).run()
+        write_report(folder)
+        return summary
 
 
 def is_finished(path: Path, output: Path, settings: ReplaySettings) -> bool:
@@ -399,7 +401,6 @@ class _Replay:
             ],
         }
         write_json(self._folder / "summary.json", summary)
-        write_report(self._folder)
         return summary
 
     def _left_out_lines(self) -> list[str]:
