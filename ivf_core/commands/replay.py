@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -18,19 +18,30 @@ from ivf_core.defaults import (
     TOLERANCE_SECONDS,
 )
 
+if TYPE_CHECKING:
+    from ivf_core.evaluation.replay.settings import ReplaySettings
+
 __all__ = ["COMMANDS"]
 
 
 def _replay(args: argparse.Namespace) -> int:
     if args.compare:
         return _compare(args)
-    from ivf_core.evaluation.replay.replay import replay_bag
+    from ivf_core.evaluation.replay.fleet import find_bags
     from ivf_core.evaluation.replay.settings import ReplaySettings
-    from ivf_core.memory import keep_freed_memory
 
     settings = ReplaySettings(
         **{name: getattr(args, name) for name in ReplaySettings.__dataclass_fields__}
     )
+    bags = find_bags(args.bags)
+    several = len(bags) > 1 or args.ray or list(bags.values()) != args.bags
+    return _replay_fleet(args, bags, settings) if several else _replay_one(args, settings)
+
+
+def _replay_one(args: argparse.Namespace, settings: ReplaySettings) -> int:
+    from ivf_core.evaluation.replay.replay import replay_bag
+    from ivf_core.memory import keep_freed_memory
+
     keep_freed_memory()
     with tqdm(desc="replay", unit="pair", disable=None) as bar:
 
@@ -41,6 +52,23 @@ def _replay(args: argparse.Namespace) -> int:
         summary = replay_bag(args.bags[0], args.output, settings, progress)
     _print(summary, args.output)
     return 0 if summary["pairing"]["pairs"] else 1
+
+
+def _replay_fleet(args: argparse.Namespace, bags: dict[str, Path], settings: ReplaySettings) -> int:
+    from ivf_core.evaluation.replay.fleet import Outcome, replay_fleet
+
+    with tqdm(total=len(bags), desc="replay", unit="bag", disable=None) as bar:
+
+        def report(outcome: Outcome) -> None:
+            bar.update()
+            line = f"{outcome.name}: {outcome.status}"
+            bar.write(f"{line}: {outcome.error}" if outcome.error else line)
+
+        outcomes = replay_fleet(
+            bags, args.output, settings, jobs=args.jobs, ray=args.ray, report=report
+        )
+    print(f"written to {args.output}, see {args.output / 'index.html'}")
+    return 1 if any(outcome.status == "failed" for outcome in outcomes) else 0
 
 
 def _compare(args: argparse.Namespace) -> int:
@@ -83,7 +111,12 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
 
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
-        "bags", nargs="*", default=[], type=Path, metavar="BAG", help="rosbag2 or rosbag1"
+        "bags",
+        nargs="*",
+        default=[],
+        type=Path,
+        metavar="BAG",
+        help="rosbag2 or rosbag1, or folder of bags",
     )
     what.add_argument(
         "--compare",
@@ -144,6 +177,10 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
         "--recorded", nargs="?", const="", metavar="BAG",
         help="score what the node has published, of this bag (the same one), and run no model",
     )  # fmt: skip
+
+    many = parser.add_argument_group("several bags, each into DIR/NAME; finished ones are kept")
+    many.add_argument("--jobs", type=int, default=0, help="at a time; 0: one for every two cores")
+    many.add_argument("--ray", metavar="ADDRESS", help="of a Ray cluster, or local (extra fleet)")
 
 
 COMMANDS = (

@@ -7,6 +7,7 @@ their rows and pictures.
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import tempfile
@@ -20,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from ivf_core import __version__
 from ivf_core.class_sets import ClassSet
 from ivf_core.data.rosbag import BagError, BagMessage, decode
 from ivf_core.evaluation.replay import summary as summaries
@@ -45,7 +47,7 @@ from ivf_core.images.overlay import draw_overlay
 from ivf_core.inference import FusionResult
 from ivf_core.inference.pipeline import resize_labels
 
-__all__ = ["OUTPUTS", "replay_bag"]
+__all__ = ["OUTPUTS", "is_finished", "replay_bag"]
 
 OUTPUTS = (
     "bag", "pictures", "side_by_side.mp4", "frames.csv", "timings.csv", "report.html",
@@ -85,6 +87,24 @@ def replay_bag(
         summary = _Replay(path, folder, settings, results, progress).run()
         write_report(folder)
         return summary
+
+
+def is_finished(path: Path, output: Path, settings: ReplaySettings) -> bool:
+    """Whether `output` holds the replay of this bag by these settings and this version.
+
+    The number of threads makes no difference.
+    """
+    try:
+        summary = json.loads((output / "summary.json").read_text(encoding="utf-8"))
+        asked = {**settings.to_json(), "files": summaries.input_fingerprints(settings)}
+        return bool(
+            summary["format"] == summaries.FORMAT
+            and summary["versions"]["ivf"] == __version__
+            and {**summary["asked"], "threads": 0} == {**asked, "threads": 0}
+            and summary["bag"]["fingerprint"] == summaries.fingerprint(path)
+        )
+    except (OSError, ValueError, KeyError, TypeError):  # missing, unfinished or of another kind
+        return False
 
 
 @contextmanager
@@ -131,6 +151,7 @@ class _Replay:
         self._left_out: list[str] = []
         self._failed: Counter[str] = Counter()
         self._details: dict[str, str] = {}
+        self._files = {"files": summaries.input_fingerprints(settings)}
         self._class_set: ClassSet | None = results.class_set
         self._notable = NotableFrames()
         self._read_seconds = 0.0
@@ -347,7 +368,7 @@ class _Replay:
                 "engine": self._results.engine,
                 "score_every": score_every,
             },
-            "asked": self._settings.to_json(),
+            "asked": {**self._settings.to_json(), **self._files},
             "pairing": pairing,
             "failed": dict(sorted(self._failed.items())),
             "left_out": self._left_out_lines(),
