@@ -18,9 +18,9 @@ from replay_reports import STAMP_STEP, START, write_replay
 from ivf_core.data.scenes import SyntheticDrive
 from ivf_core.evaluation.replay_directory import ReplayDirectory, ReplayDirectoryError
 from ivf_core.evaluation.report import write_report
-from ivf_core.evaluation.report.charts import chart_data
+from ivf_core.evaluation.report.charts import chart_data, numbers
 from ivf_core.evaluation.report.pictures import embed_pictures
-from ivf_core.evaluation.report.words import metric_rows, sentences
+from ivf_core.evaluation.report.words import metric_rows, sentences, utc
 from ivf_core.images.files import write_image
 from ivf_core.inference import FusionPipeline
 from ivf_core.models.checkpoints import FusionModel
@@ -312,6 +312,49 @@ def test_the_suggested_offset_stands_where_the_stamps_are(replay: Path) -> None:
     (mark,) = charts["offset_histogram"]["marks"]
     assert mark["x"] == pytest.approx(2)
     assert np.mean(charts["offset_histogram"]["x"]) == pytest.approx(2, abs=0.1)
+
+
+def test_numbers_keep_what_tells_them_apart() -> None:
+    assert numbers([0.123456, float("nan"), 12.0]) == [0.1235, None, 12]
+    apart = numbers([3_600_012.25, 3_600_013.5])  # clocks an hour apart
+    assert apart == pytest.approx([3_600_012.25, 3_600_013.5], abs=0.001)
+
+
+LINE_AT = """([chart, place]) => {
+    const figure = document.querySelector(`figure[data-chart="${chart}"]`);
+    const canvas = figure.querySelector("canvas");
+    const over = figure.querySelector(".u-over");
+    const scale = canvas.width / canvas.clientWidth;
+    const x = Math.round(scale * (over.offsetLeft + place * over.clientWidth));
+    const column = canvas.getContext("2d").getImageData(x, 0, 1, canvas.height).data;
+    const wanted = [11, 98, 168];  // --line-1 in light
+    for (let i = 0; i < column.length; i += 4)
+        if (column[i + 3] > 128 && wanted.every((v, k) => Math.abs(v - column[i + k]) < 40))
+            return true;
+    return false;
+}"""
+
+
+def test_lines_break_at_the_gaps_of_both_cameras(copy: Path, browser: Any) -> None:
+    summary = json.loads((copy / "summary.json").read_text())
+    summary["pairing"]["gaps"] = [
+        {"topic": camera, "start_seconds": start, "seconds": 0.03}
+        for camera, start in (("rgb", 0.36), ("thermal", 0.21))
+    ]
+    (copy / "summary.json").write_text(json.dumps(summary))
+    opened = Opened(browser, write_report(copy, bands=BANDS))
+    end = (PAIRS - 1) * STAMP_STEP / 1e9
+    drawn = {t: opened.page.evaluate(LINE_AT, ["rgb_dark", t / end])
+             for t in (0.12, 0.225, 0.32, 0.375, 0.48)}  # fmt: skip
+    assert drawn == {0.12: True, 0.225: False, 0.32: True, 0.375: False, 0.48: True}
+    opened.page.close()
+
+
+def test_dates_of_any_stamp() -> None:
+    assert utc(START) == "2023-11-14 22:13:20 UTC"
+    assert utc(12_500_000_000) == "12.500 s"
+    assert utc(-1_000_000_000) == "-1.000 s"
+    assert utc(2**63 - 1).startswith("2262-")
 
 
 def test_pictures_shrink_then_thin_to_the_budget(tmp_path: Path) -> None:
