@@ -62,6 +62,7 @@ _OTHERS = (
     Quantity("unmatched_rgb", "RGB images without a partner", "pairing", "", -1),
     Quantity("unmatched_thermal", "Thermal images without a partner", "pairing", "", -1),
     Quantity("unpaired_hz", "RGB images without a partner, a second", "pairing", "Hz", -1),
+    Quantity("live_dropped", "Pairs that the node dropped", "speed", "", -1),
     Quantity("miou_all", "Mean IoU with the labels of the bag, over all pixels", "labels", "%", 1),
     Quantity("pairs_per_second", "Pairs a second", "speed", "Hz", 1),
     Quantity("pipeline_pairs_per_second", "Pairs a second of the pipeline alone", "speed", "Hz", 1),

@@ -245,6 +245,29 @@ def test_a_replay_without_pairs_has_a_page(browser: Any, copy: Path) -> None:
     page.close()
 
 
+def test_a_live_graph_is_told(browser: Any, copy: Path) -> None:
+    summary = json.loads((copy / "summary.json").read_text())
+    stages = {"median": 12.5, "p95": 20.0, "p99": 31.0}
+    summary["live"] = {
+        "mode": "live", "pairs_in": 360, "pairs_out": 351,
+        "dropped": {"replaced_by_newer": 9}, "frames_without_pair": {"unmatched_visible": 2},
+        "images_received": {"rgb": 362, "thermal": 360},
+        "latency_ms": {"median": 19.0, "p95": 27.1, "p99": 42.2}, "latency_from": "stamp",
+        "timings_ms": {"wait": {"median": 0.1, "p95": 0.2}, "model": stages}, "rate_hz": 29.9,
+        "processor": {"node_cores": 0.95}, "memory_mib": 804.0,
+    }  # fmt: skip
+    (copy / "summary.json").write_text(json.dumps(summary))
+    opened = Opened(browser, write_report(copy, bands=BANDS))
+    text = opened.page.inner_text("#speed")
+    opened.page.close()
+    assert "351 of 360 pairs came out, 29.9 a second." in text
+    assert "since the stamp: median 19 ms, p95 27.1 ms, p99 42.2 ms." in text
+    assert "0.95 cores and 804 MiB" in text
+    assert re.search(r"replaced by newer\s+9", text)
+    assert re.search(r"without a pair: unmatched visible\s+2", text)
+    assert re.search(r"model\s+12.5\s+20", text)
+
+
 def test_the_same_directory_gives_the_same_page(replay: Path, copy: Path) -> None:
     (copy / "report.html").unlink()
     assert write_report(copy, bands=BANDS).read_bytes() == (replay / "report.html").read_bytes()

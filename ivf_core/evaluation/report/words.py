@@ -122,6 +122,11 @@ def tiles(replay: ReplayDirectory) -> list[tuple[str, str, str]]:
     model = (summary.get("timings") or {}).get("model")
     if model:
         rows.append(("model, median", f"{model['median']:.3g} ms", f"p95 {model['p95']:.3g} ms"))
+    latency = (summary.get("live") or {}).get("latency_ms")
+    if latency:
+        rows.append(
+            ("live latency, median", f"{latency['median']:.3g} ms", f"p95 {latency['p95']:.3g} ms")
+        )
     if summary.get("segmentation"):
         rows.append(("mIoU", percent(summary["segmentation"]["miou"]), "on the bag's labels"))
     flips = replay.frames.get("flip_share")
