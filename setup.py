@@ -70,6 +70,8 @@ setup(
         "onnxruntime": ["onnx>=1.15", "onnxruntime>=1.17"],
         # The figures of ivf evaluate.
         "evaluation": ["matplotlib>=3.6"],
+        # ivf replay of many bags over several machines.
+        "fleet": ["ray>=2.9"],
         # Masks for teachers: SAM, which needs torchvision, and superpixels. Muon: torch 2.9.
         # Devices, precision and nodes: Fabric. Segmenters to train with: transformers.
         "training": [

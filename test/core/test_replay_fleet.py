@@ -88,9 +88,10 @@ def test_what_makes_a_replay_finished(settings: ReplaySettings, tmp_path: Path) 
 
 def test_ray_gives_the_same(bags: Path, settings: ReplaySettings, tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="the extra fleet is not installed")
-    found = find_bags([bags])
-    outcomes = replay_fleet(found, tmp_path / "ray", settings, ray="local")
-    assert [outcome.status for outcome in outcomes] == ["failed", "done", "done"]
-    replay_bag(bags / "first", tmp_path / "alone", settings)
-    frames = [(tmp_path / p / "frames.csv").read_bytes() for p in ("ray/first", "alone")]
+    bags = {"second": bags / "week" / "second", "broken": bags / "broken"}
+    settings = ReplaySettings.from_json({**settings.to_json(), "threads": 1})
+    outcomes = replay_fleet(bags, tmp_path / "ray", settings, ray="local")
+    assert [outcome.status for outcome in outcomes] == ["done", "failed"]
+    replay_bag(bags["second"], tmp_path / "alone", settings)
+    frames = [(tmp_path / p / "frames.csv").read_bytes() for p in ("ray/second", "alone")]
     assert frames[0] == frames[1]

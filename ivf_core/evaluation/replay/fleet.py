@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ivf_core.data.rosbag import BagError
+from ivf_core.evaluation.replay.jobs import Outcome, outcome_of, run_job
 from ivf_core.evaluation.replay.replay import is_finished
 from ivf_core.evaluation.replay.settings import ReplaySettings
 from ivf_core.evaluation.report.page import write_page
@@ -22,27 +21,9 @@ __all__ = ["Outcome", "find_bags", "replay_fleet"]
 
 _STORAGE = (".bag", ".mcap", ".db3")
 _DEPTH = 3
-_WORKER = "ivf_core.evaluation.replay.worker"
 
 Reporter = Callable[["Outcome"], None]
 """Called with the outcome of each bag, as it comes."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a bag.
-
-    Attributes:
-        name: its folder in the output.
-        bag: its path.
-        status: "done", "kept" (finished by an earlier run) or "failed".
-        error: why it failed.
-    """
-
-    name: str
-    bag: str
-    status: str
-    error: str = ""
 
 
 def find_bags(paths: Iterable[Path]) -> dict[str, Path]:
@@ -148,7 +129,7 @@ def replay_fleet(
 
 def _in_processes(work: Sequence[dict[str, Any]], jobs: int) -> Iterator[Outcome]:
     with ThreadPoolExecutor(jobs, thread_name_prefix="bag") as threads:
-        running = [threads.submit(_in_process, job) for job in work]
+        running = [threads.submit(run_job, job) for job in work]
         try:
             for done in as_completed(running):
                 yield done.result()
@@ -156,17 +137,6 @@ def _in_processes(work: Sequence[dict[str, Any]], jobs: int) -> Iterator[Outcome
             for future in running:
                 future.cancel()
             raise
-
-
-def _in_process(job: dict[str, Any]) -> Outcome:
-    """Replay a bag in a process that ends with it, and takes its memory along."""
-    command = [sys.executable, "-m", _WORKER, json.dumps(job)]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    error = ""
-    if ended.returncode:
-        lines = ended.stderr.strip().splitlines() or [f"its process ended with {ended.returncode}"]
-        error = lines[-1]
-    return _outcome(job, error)
 
 
 def _on_ray(work: Sequence[dict[str, Any]], address: str, threads: int) -> Iterator[Outcome]:
@@ -183,7 +153,7 @@ def _on_ray(work: Sequence[dict[str, Any]], address: str, threads: int) -> Itera
     except Exception as error:  # connection errors of several kinds
         raise ValueError(f"Ray at '{address}' cannot be reached: {error}") from error
     try:
-        remote = ray.remote(num_cpus=threads, max_retries=1)(_in_process)
+        remote = ray.remote(num_cpus=threads, max_retries=1)(run_job)
         running = {remote.remote(job): job for job in work}
         while running:
             (done,), _ = ray.wait(list(running), num_returns=1)
@@ -191,13 +161,9 @@ def _on_ray(work: Sequence[dict[str, Any]], address: str, threads: int) -> Itera
             try:
                 yield ray.get(done)
             except ray.exceptions.RayError as error:
-                yield _outcome(job, str(error).splitlines()[0])
+                yield outcome_of(job, str(error).splitlines()[0])
     finally:
         ray.shutdown()
-
-
-def _outcome(job: dict[str, Any], error: str) -> Outcome:
-    return Outcome(job["name"], job["bag"], "failed" if error else "done", error)
 
 
 def _write_summary(output: Path, outcomes: Sequence[Outcome]) -> None:

@@ -92,7 +92,7 @@ def replay_bag(
 def is_finished(path: Path, output: Path, settings: ReplaySettings) -> bool:
     """Whether `output` holds the replay of this bag by these settings and this version.
 
-    The number of threads makes no difference.
+    The number of threads does not count.
     """
     try:
         summary = json.loads((output / "summary.json").read_text(encoding="utf-8"))
@@ -154,7 +154,6 @@ class _Replay:
         self._files = {"files": summaries.input_fingerprints(settings)}
         self._class_set: ClassSet | None = results.class_set
         self._notable = NotableFrames()
-        self._read_seconds = 0.0
 
     def run(self) -> dict[str, Any]:
         settings = self._settings
