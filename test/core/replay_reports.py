@@ -148,7 +148,7 @@ def _summary(
         "live": None,
         "registration": {
             "suggested_homography": [[1.0, 0.0, 3.0], [0.0, 1.0, -1.0], [0.0, 0.0, 1.0]],
-            "median_px": 3.2, "confidence": 0.8,
+            "median_px": 3.2, "confidence": 0.8, "frames": count, "size": [160, 120],
         },
         "notable": [{"frame": last, "reasons": ["lowest VIF of the drive"]},
                     {"frame": 3, "reasons": ["largest jump of SD", "3 % more pixels flip"]}],

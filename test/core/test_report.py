@@ -22,6 +22,7 @@ from ivf_core.evaluation.report.charts import chart_data, numbers
 from ivf_core.evaluation.report.pictures import embed_pictures
 from ivf_core.evaluation.report.words import metric_rows, sentences, utc
 from ivf_core.images.files import write_image
+from ivf_core.images.registration import Registration
 from ivf_core.inference import FusionPipeline
 from ivf_core.models.checkpoints import FusionModel
 
@@ -203,6 +204,14 @@ def test_charts_zoom_together_and_back(opened: Opened) -> None:
     assert opened.shown() == 0, "dragging is no click"
     axis.dblclick(position={"x": 5, "y": 5})
     cursor.wait_for(state="visible")
+
+
+def test_the_suggested_registration_is_a_file_to_use(opened: Opened, tmp_path: Path) -> None:
+    path = tmp_path / "registration.yaml"
+    path.write_text(opened.page.inner_text("#registration pre"))
+    found = Registration.from_yaml(path)
+    assert found.homography == (1, 0, 3, 0, 1, -1, 0, 0, 1)
+    assert found.thermal_size == found.rgb_size == (160, 120)
 
 
 def test_foreign_text_stays_text(opened: Opened) -> None:

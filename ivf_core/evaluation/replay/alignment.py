@@ -41,12 +41,14 @@ class Alignment:
         confidence: share of the picture's parts whose shift is clear and agrees with the
             others', 0 to 1.
         frames: pictures looked at.
+        size: width and height of the visible pictures.
     """
 
     homography: np.ndarray | None
     median_px: float | None
     confidence: float
     frames: int
+    size: tuple[int, int]
 
     def to_json(self) -> dict[str, Any]:
         matrix = self.homography
@@ -55,6 +57,7 @@ class Alignment:
             "median_px": None if self.median_px is None else round(self.median_px, 2),
             "confidence": round(self.confidence, 3),
             "frames": self.frames,
+            "size": list(self.size),
         }
 
 
@@ -104,17 +107,18 @@ class AlignmentMeter:
         """What all frames say together; None without frames."""
         if self._sums is None or self._shape is None:
             return None
+        size = self._shape[1], self._shape[0]
         found = [_peak(spectrum) for spectrum in self._sums]
         clear = [k for k, (_, peak) in enumerate(found) if peak >= _LEAST_PEAK]
         if len(clear) < _LEAST_TILES or self._frames < _LEAST_FRAMES:
-            return Alignment(None, None, 0.0, self._frames)
+            return Alignment(None, None, 0.0, self._frames, size)
         to = np.array([self._places[k] for k in clear])[:, ::-1] + (_TILE - 1) / 2
         # A shift says where the thermal tile must go.
         start = to - np.array([found[k][0] for k in clear])
         moved, agreeing = _motion(start, to)
         share = float(agreeing.mean()) * len(clear) / len(found)
         if agreeing.sum() < _LEAST_TILES:
-            return Alignment(None, None, share, self._frames)
+            return Alignment(None, None, share, self._frames, size)
         shifts = np.linalg.norm((to - start)[agreeing], axis=1) * self._scale
         median = float(np.median(shifts))
         return Alignment(
@@ -122,6 +126,7 @@ class AlignmentMeter:
             median,
             share,
             self._frames,
+            size,
         )
 
     def _at_full_size(self, matrix: np.ndarray) -> np.ndarray:
