@@ -390,7 +390,7 @@ def test_dates_of_any_stamp() -> None:
 
 
 def test_pictures_shrink_then_thin_to_the_budget(tmp_path: Path) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (300, 480, 3), np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (100, 480, 3), np.uint8)
     files = {}
     for pair in range(40):
         path = tmp_path / f"{pair:06d}_rgb.jpg"
