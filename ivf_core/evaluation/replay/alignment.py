@@ -157,7 +157,8 @@ def _gradients(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
     small = cv2.GaussianBlur(small, (0, 0), 1.0)
     dx, dy = cv2.Sobel(small, cv2.CV_32F, 1, 0), cv2.Sobel(small, cv2.CV_32F, 0, 1)
-    magnitude = np.sqrt(cv2.magnitude(dx, dy))
+    # In double precision, so that rounding does not reach the digits that are written.
+    magnitude = np.sqrt(cv2.magnitude(dx, dy).astype(np.float64))
     return magnitude - cv2.blur(magnitude, (_TILE // 2 + 1, _TILE // 2 + 1))
 
 
@@ -169,7 +170,7 @@ def _places(shape: tuple[int, ...]) -> list[tuple[int, int]]:
 
 @lru_cache(maxsize=2)
 def _window(size: int) -> np.ndarray:
-    return cv2.createHanningWindow((size, size), cv2.CV_32F)
+    return cv2.createHanningWindow((size, size), cv2.CV_64F)
 
 
 def _cross_power(visible: np.ndarray, thermal: np.ndarray) -> np.ndarray:

@@ -27,7 +27,7 @@ from ivf_core.data.rosbag import BagError, BagMessage, decode
 from ivf_core.evaluation.replay import summary as summaries
 from ivf_core.evaluation.replay.bags import Bag, open_bag
 from ivf_core.evaluation.replay.flow import Sink, prefetched
-from ivf_core.evaluation.replay.measures import OTHER, Scene, Scorer
+from ivf_core.evaluation.replay.measures import OTHER, Scene, Scorer, use_one_thread
 from ivf_core.evaluation.replay.notable import NotableFrames
 from ivf_core.evaluation.replay.pairing import PairingLog
 from ivf_core.evaluation.replay.reading import (
@@ -222,7 +222,7 @@ class _Replay:
                 OutputBag(self._folder / "bag", settings.storage, self._class_set)
             )
             # Sinks end before what they write to is closed.
-            score = stack.enter_context(Sink(self._score, _AHEAD, "score"))
+            score = stack.enter_context(Sink(self._score, _AHEAD, "score", start=use_one_thread))
 
             def write(item: _Done | BagMessage) -> None:
                 if isinstance(item, BagMessage):
