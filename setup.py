@@ -37,7 +37,13 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["ivf_core", "ivf_core.*", "ivf_ros", "ivf_ros.*"]),
     package_data={
-        "ivf_core": ["weights/*.safetensors", "weights/*.md", "evaluation/reference_bands.json"]
+        "ivf_core": [
+            "weights/*.safetensors",
+            "weights/*.md",
+            "evaluation/reference_bands.json",
+            "evaluation/report/templates/*.*",
+            "evaluation/report/templates/vendor/*.*",
+        ]
     },
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
@@ -47,6 +53,7 @@ setup(
     ],
     zip_safe=False,
     install_requires=[
+        "jinja2>=3.0",
         "numpy>=1.26",
         "opencv-python-headless>=4.6",
         "pyyaml>=5.4",
@@ -63,6 +70,8 @@ setup(
         "onnxruntime": ["onnx>=1.15", "onnxruntime>=1.17"],
         # The figures of ivf evaluate.
         "evaluation": ["matplotlib>=3.6"],
+        # ivf replay of many bags over several machines.
+        "fleet": ["ray>=2.9"],
         # Masks for teachers: SAM, which needs torchvision, and superpixels. Muon: torch 2.9.
         # Devices, precision and nodes: Fabric. Segmenters to train with: transformers.
         "training": [
@@ -83,6 +92,7 @@ setup(
             "colcon-common-extensions",
             "colcon-ros",
             "hypothesis>=6.80",
+            "playwright>=1.40",  # drives the system's Chromium, where there is one
             "pytest>=7.4",
             "rosbags-image>=0.10",
         ],

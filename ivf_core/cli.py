@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from ivf_core import __version__
-from ivf_core.commands import bags, benchmark, data, evaluate, fuse, train, weights
+from ivf_core.commands import bags, benchmark, data, evaluate, fuse, replay, train, weights
 from ivf_core.commands.command import Command
 
 __all__ = ["COMMANDS", "build_parser", "main"]
@@ -15,6 +15,7 @@ __all__ = ["COMMANDS", "build_parser", "main"]
 COMMANDS: tuple[Command, ...] = (
     *fuse.COMMANDS,
     *bags.COMMANDS,
+    *replay.COMMANDS,
     *data.COMMANDS,
     *weights.COMMANDS,
     *evaluate.COMMANDS,

@@ -18,3 +18,18 @@ PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 
 PICTURES = ("fused", "mask", "overlay")
 """What the node publishes as images."""
+
+TOLERANCE_SECONDS = 0.02
+"""Largest difference between the stamps of a pair."""
+
+MINIMUM_INTERVAL_SECONDS = 0.015
+"""Frames of one camera are taken to come no closer than this."""
+
+QUEUE_SIZE = 10
+"""Frames of each camera that wait for a partner."""
+
+OVERLAY_OPACITY = 0.5
+"""Share of the class colours in the overlay."""
+
+BLOCK_SECONDS = 5.0
+"""Of the bootstrap of comparisons: longer than most of what a moving camera sees stays alike."""

@@ -22,8 +22,8 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Float64
 
 from ivf_core.child import Answer, serve
+from ivf_core.data.cdr import read_stamp
 from ivf_core.memory import keep_freed_memory
-from ivf_ros.cdr import read_stamp
 
 __all__: list[str] = []
 

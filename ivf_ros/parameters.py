@@ -13,7 +13,15 @@ from typing import Any
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.node import Node
 
-from ivf_core.defaults import DEFAULT_WEIGHTS, ENGINES, PRECISIONS
+from ivf_core.defaults import (
+    DEFAULT_WEIGHTS,
+    ENGINES,
+    MINIMUM_INTERVAL_SECONDS,
+    OVERLAY_OPACITY,
+    PRECISIONS,
+    QUEUE_SIZE,
+    TOLERANCE_SECONDS,
+)
 from ivf_core.images.overlay import OVERLAY_PALETTES
 from ivf_core.images.thermal import THERMAL_MODES
 from ivf_core.models.checkpoints import WeightsError, find_weights
@@ -76,10 +84,10 @@ PARAMETERS = (
     Parameter("rgb_transport", "raw", "raw subscribes rgb/image_raw; compressed subscribes rgb/image_raw/compressed.", choices=("raw", "compressed")),
     Parameter("thermal_transport", "raw", "raw subscribes thermal/image_raw; compressed subscribes thermal/image_raw/compressed.", choices=("raw", "compressed")),
     # Pairing
-    Parameter("tolerance_seconds", 0.02, "Largest difference between the stamps of a pair; 0 takes equal stamps only.", 0.0, 10.0, changeable=True),
+    Parameter("tolerance_seconds", TOLERANCE_SECONDS, "Largest difference between the stamps of a pair; 0 takes equal stamps only.", 0.0, 10.0, changeable=True),
     Parameter("offset_seconds", 0.0, "Added to thermal stamps before they are compared: the fixed delay between the two shutters.", -10.0, 10.0, changeable=True),
-    Parameter("minimum_interval_seconds", 0.015, "Frames of one camera come no closer than this: a partner within half of it is taken at once; 0 always waits until no nearer one can come.", 0.0, 10.0, changeable=True),
-    Parameter("queue_size", 10, "Frames of each camera that wait for a partner.", 1, 1000),
+    Parameter("minimum_interval_seconds", MINIMUM_INTERVAL_SECONDS, "Frames of one camera come no closer than this: a partner within half of it is taken at once; 0 always waits until no nearer one can come.", 0.0, 10.0, changeable=True),
+    Parameter("queue_size", QUEUE_SIZE, "Frames of each camera that wait for a partner.", 1, 1000),
     # The thermal image
     Parameter("thermal_mode", "auto", "auto leaves 8-bit frames as they are and applies percentile gain control to others; percentile always applies it; full_range maps the type's range.", choices=THERMAL_MODES, changeable=True),
     Parameter("low_percentile", 0.5, "Percentile of the thermal counts that becomes black.", 0.0, 100.0, changeable=True),
@@ -89,7 +97,7 @@ PARAMETERS = (
     # Outputs
     Parameter("mask_size", "image", "image publishes masks at the RGB image's size; model at the head's own, half of it.", choices=("image", "model"), changeable=True),
     Parameter("palette", "natural", "Colours under the overlay: natural keeps the fused picture's, others show its luma in false colour.", choices=OVERLAY_PALETTES, changeable=True),
-    Parameter("overlay_opacity", 0.5, "Opacity of the class colours in the overlay.", 0.0, 1.0, changeable=True),
+    Parameter("overlay_opacity", OVERLAY_OPACITY, "Opacity of the class colours in the overlay.", 0.0, 1.0, changeable=True),
     Parameter("snapshot_directory", "~/.ros/ivf_snapshots", "Where ~/save_snapshot writes.", changeable=True),
     # Watching
     Parameter("diagnostics_period_seconds", 1.0, "Time between two messages on /diagnostics.", 0.1, 60.0),

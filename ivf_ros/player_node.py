@@ -25,6 +25,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import Int64MultiArray, UInt64
 
+from ivf_core.data.cdr import read_stamp, shift_stamp
 from ivf_core.data.rosbag import (
     BagError,
     BagMessage,
@@ -33,7 +34,6 @@ from ivf_core.data.rosbag import (
     guess_camera_topics,
 )
 from ivf_core.memory import keep_freed_memory
-from ivf_ros.cdr import read_stamp, shift_stamp
 from ivf_ros.compat import message_class
 from ivf_ros.parameters import Parameter, declare
 

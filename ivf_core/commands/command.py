@@ -31,7 +31,7 @@ class Command(NamedTuple):
     failures: tuple[type[Exception], ...] = BAD_INPUT
 
 
-def add_weights(parser: argparse.ArgumentParser) -> None:
+def add_weights(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--weights", default=DEFAULT_WEIGHTS, help="shipped name or file (%(default)s)"
     )

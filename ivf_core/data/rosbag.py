@@ -22,9 +22,19 @@ from typing import Any, NamedTuple, Protocol
 import cv2
 import numpy as np
 from rosbags.highlevel import AnyReader
-from rosbags.interfaces import Connection, ConnectionExtRosbag1, Nodetype
+from rosbags.interfaces import (
+    Connection,
+    ConnectionExtRosbag1,
+    Nodetype,
+    Qos,
+    QosDurability,
+    QosHistory,
+    QosLiveliness,
+    QosReliability,
+    QosTime,
+)
 from rosbags.rosbag2 import StoragePlugin, Writer
-from rosbags.typesys import Stores, get_typestore
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from ivf_core.images.files import open_pairs
@@ -44,8 +54,11 @@ __all__ = [
     "ConvertedPairs",
     "TopicInfo",
     "bag_info",
+    "decode",
     "from_video",
     "guess_camera_topics",
+    "header",
+    "message",
     "write_drive_bag",
 ]
 
@@ -73,6 +86,24 @@ _REMEDIES = {
     "rosbag2 sqlite3": "`ros2 bag reindex` or `sqlite3 FILE .recover` may repair it",
     "rosbag1": "`rosbag reindex` may repair it",
 }
+
+_VISION_MSGS = {
+    "vision_msgs/msg/VisionClass": "uint16 class_id\nstring class_name\n",
+    "vision_msgs/msg/LabelInfo": (
+        "std_msgs/Header header\nvision_msgs/VisionClass[] class_map\nfloat32 threshold\n"
+    ),
+}
+_LATCHED = Qos(
+    QosHistory.KEEP_LAST,
+    1,
+    QosReliability.RELIABLE,
+    QosDurability.TRANSIENT_LOCAL,
+    QosTime(0, 0),
+    QosTime(0, 0),
+    QosLiveliness.AUTOMATIC,
+    QosTime(0, 0),
+    avoid_ros_namespace_conventions=False,
+)
 
 _THERMAL_WORDS = {"thermal", "infrared", "ir", "lwir"}
 _RGB_WORDS = {"rgb", "color", "colour", "visible"}
@@ -389,7 +420,9 @@ class BagWriter:
         finally:
             shutil.rmtree(self._temporary)
 
-    def write(self, topic: str, msgtype: str, time_ns: int, message: Any) -> None:
+    def write(
+        self, topic: str, msgtype: str, time_ns: int, message: Any, *, latched: bool = False
+    ) -> None:
         """Append one message.
 
         Args:
@@ -397,6 +430,8 @@ class BagWriter:
             msgtype: "package/msg/Name".
             time_ns: time of recording since the epoch.
             message: CDR bytes, or an object with the fields of the type.
+            latched: late subscribers shall get the last message of the topic when
+                the bag is played; holds from the topic's first message on.
 
         Raises:
             BagError: a type that Jazzy's packages lack, or another type on the
@@ -406,7 +441,12 @@ class BagWriter:
         if connection is None:
             if msgtype not in _jazzy().fielddefs:
                 raise BagError(f"topic {topic}: unknown message type '{msgtype}'")
-            connection = self._writer.add_connection(topic, msgtype, typestore=_jazzy())
+            connection = self._writer.add_connection(
+                topic,
+                msgtype,
+                typestore=_jazzy(),
+                offered_qos_profiles=[_LATCHED] if latched else [],
+            )
             self._connections[topic] = connection
         if msgtype != connection.msgtype:
             raise BagError(f"topic {topic}: holds {connection.msgtype}, not {msgtype}")
@@ -416,13 +456,21 @@ class BagWriter:
         self._written += 1
 
     def write_image(
-        self, topic: str, stamp_ns: int, array: np.ndarray, encoding: str, frame_id: str
+        self,
+        topic: str,
+        stamp_ns: int,
+        array: np.ndarray,
+        encoding: str,
+        frame_id: str,
+        *,
+        time_ns: int | None = None,
     ) -> None:
-        """Append a `sensor_msgs/msg/Image`, recorded at its own stamp.
+        """Append a `sensor_msgs/msg/Image`.
 
         Args:
             array: H x W x 3 uint8 for "rgb8"; H x W uint8 for "mono8", uint16
                 for "mono16", float32 for "32FC1".
+            time_ns: time of recording; by default the stamp.
 
         Raises:
             BagError: the array does not suit the encoding.
@@ -431,7 +479,7 @@ class BagWriter:
         height, width = array.shape[:2]
         data = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
         message = _jazzy().types[IMAGE_TYPE](
-            header=_header(stamp_ns, frame_id),
+            header=header(stamp_ns, frame_id),
             height=height,
             width=width,
             encoding=encoding,
@@ -439,7 +487,7 @@ class BagWriter:
             step=data.nbytes // height,
             data=data.reshape(-1).view(np.uint8),
         )
-        self.write(topic, IMAGE_TYPE, stamp_ns, message)
+        self.write(topic, IMAGE_TYPE, stamp_ns if time_ns is None else time_ns, message)
 
     def write_compressed(
         self,
@@ -468,7 +516,7 @@ class BagWriter:
         picture = cv2.cvtColor(array, cv2.COLOR_RGB2BGR) if inside == "bgr8" else array
         _, data = cv2.imencode(f".{file_format}", picture)
         message = _jazzy().types[COMPRESSED_IMAGE_TYPE](
-            header=_header(stamp_ns, frame_id),
+            header=header(stamp_ns, frame_id),
             # As compressed_image_transport writes it, so that it decodes to `encoding`.
             format=f"{encoding}; {file_format} compressed {inside}",
             data=data.reshape(-1),
@@ -478,6 +526,25 @@ class BagWriter:
     def _refuse_existing(self) -> None:
         if self.path.exists():
             raise BagError(f"bag '{self.path}': exists already; remove it or choose another name")
+
+
+def decode(cdr: bytes, msgtype: str) -> Any:
+    """A message of one of Jazzy's types as an object.
+
+    Raises:
+        BagError: bytes that are not such a message.
+    """
+    try:
+        return _jazzy().deserialize_cdr(cdr, msgtype)
+    except Exception as error:  # damaged bytes fail in any way
+        raise BagError(
+            f"not a {msgtype}: {len(cdr)} bytes ({str(error) or type(error).__name__})"
+        ) from error
+
+
+def message(msgtype: str, **fields: Any) -> Any:
+    """A new message of one of Jazzy's types, to be written with `BagWriter.write`."""
+    return _jazzy().types[msgtype](**fields)
 
 
 class DriveFrame(Protocol):
@@ -599,7 +666,10 @@ def from_video(
 
 @cache
 def _jazzy() -> Typestore:
-    return get_typestore(Stores.ROS2_JAZZY)
+    store = get_typestore(Stores.ROS2_JAZZY)
+    for name, definition in _VISION_MSGS.items():  # not among rosbags' own
+        store.register(get_types_from_msg(definition, name))
+    return store
 
 
 def _find_format(path: Path) -> str:
@@ -668,7 +738,8 @@ def _prefer_raw(names: set[str]) -> set[str]:
     return raw or set(names)
 
 
-def _header(stamp_ns: int, frame_id: str) -> Any:
+def header(stamp_ns: int, frame_id: str) -> Any:
+    """A std_msgs/Header."""
     types = _jazzy().types
     stamp = types["builtin_interfaces/msg/Time"](*divmod(stamp_ns, 10**9))
     return types[_HEADER_TYPE](stamp=stamp, frame_id=frame_id)

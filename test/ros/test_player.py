@@ -27,6 +27,7 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image
 from std_msgs.msg import Int64MultiArray, UInt64
 
+from ivf_core.data.cdr import read_stamp, shift_stamp
 from ivf_core.data.rosbag import (
     IMAGE_TYPE,
     RGB_TOPIC,
@@ -34,7 +35,6 @@ from ivf_core.data.rosbag import (
     BagMessage,
     BagWriter,
 )
-from ivf_ros.cdr import read_stamp, shift_stamp
 from ivf_ros.player_node import FrameGroup, Window, group_by_frame
 
 REPOSITORY = Path(__file__).resolve().parents[2]

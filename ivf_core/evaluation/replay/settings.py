@@ -1,0 +1,86 @@
+"""What a replay is asked to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ivf_core.defaults import (
+    DEFAULT_WEIGHTS,
+    MINIMUM_INTERVAL_SECONDS,
+    OVERLAY_OPACITY,
+    QUEUE_SIZE,
+    TOLERANCE_SECONDS,
+)
+
+__all__ = ["ReplaySettings"]
+
+
+@dataclass(frozen=True)
+class ReplaySettings:
+    """Options of a replay; those of the node have the node's defaults.
+
+    Attributes:
+        rgb_topic, thermal_topic: of the cameras; None: guessed.
+        labels_topic: images of true class ids, mono8; None: guessed, "": none.
+        fused_topic: fused pictures of another method; None: guessed, "": none.
+        recorded: bag with the node's fused and mask topics, which are scored in place
+            of running the pipeline; "": the replayed bag itself; None runs the pipeline.
+        weights, engine, device, precision, threads: as for `FusionPipeline`.
+        thermal_mode: one of `THERMAL_MODES`.
+        registration: YAML file with the homography from thermal to RGB, or None.
+        tolerance_seconds, offset_seconds, minimum_interval_seconds, queue_size: of the
+            pairing, as in `TimePairer`.
+        palette, opacity: of the overlay.
+        inputs: write the input topics to the output bag, too.
+        video: write side_by_side.mp4.
+        storage: of the output bag, "mcap" or "sqlite3".
+        score_every: every which pair gets the costly metrics; 0 chooses by the
+            bag's length.
+    """
+
+    rgb_topic: str | None = None
+    thermal_topic: str | None = None
+    labels_topic: str | None = None
+    fused_topic: str | None = None
+    recorded: str | None = None
+    weights: str = DEFAULT_WEIGHTS
+    engine: str = "auto"
+    device: str = "auto"
+    precision: str = "auto"
+    threads: int = 0
+    thermal_mode: str = "auto"
+    registration: Path | None = None
+    tolerance_seconds: float = TOLERANCE_SECONDS
+    offset_seconds: float = 0.0
+    minimum_interval_seconds: float = MINIMUM_INTERVAL_SECONDS
+    queue_size: int = QUEUE_SIZE
+    palette: str = "natural"
+    opacity: float = OVERLAY_OPACITY
+    inputs: bool = False
+    video: bool = False
+    storage: str = "mcap"
+    score_every: int = 0
+
+    def __post_init__(self) -> None:
+        if self.score_every < 0:
+            raise ValueError(f"score_every is {self.score_every}, expected 0 or more")
+        for name in ("tolerance_seconds", "minimum_interval_seconds"):
+            if not 0 <= getattr(self, name) < 1e9:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected 0 or more")
+        if not abs(self.offset_seconds) < 1e9:
+            raise ValueError(f"offset_seconds is {self.offset_seconds}, expected a finite number")
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields, with paths as text."""
+        return {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in asdict(self).items()
+        }
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> ReplaySettings:
+        path = fields["registration"]
+        return cls(**{**fields, "registration": Path(path) if path is not None else None})

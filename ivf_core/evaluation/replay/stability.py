@@ -1,0 +1,70 @@
+"""How steady masks are: the share of pixels that flip from frame to frame."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+__all__ = ["FlipMeter", "flip_share"]
+
+_FLOW_WIDTH = 160
+_LARGEST_RESIDUAL = 25
+
+
+class FlipMeter:
+    """Compares the labels of each frame with those of the one before.
+
+    The labels before are warped by optical flow (DIS: Kroeger et al., ECCV 2016) of the
+    visible pictures at a width of 160 pixels. Where the warped picture departs by more
+    than 25 grey levels (occlusion, flow gone astray) and outside the picture before,
+    pixels do not count.
+    """
+
+    def __init__(self) -> None:
+        create = cv2.DISOpticalFlow_create  # type: ignore[attr-defined]
+        self._flow = create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+        self._before: tuple[np.ndarray, np.ndarray] | None = None
+
+    def __call__(self, grey: np.ndarray, labels: np.ndarray) -> float:
+        """Take the next frame.
+
+        Args:
+            grey: H x W uint8, the visible luma, of any size.
+            labels: h x w uint8 class ids, of any size.
+
+        Returns:
+            The share of pixels that changed class, 0 to 1; NaN for the first frame, after
+            a change of size, and where no pixel counts.
+        """
+        size = (_FLOW_WIDTH, max(16, round(grey.shape[0] * _FLOW_WIDTH / grey.shape[1])))
+        now = (
+            cv2.resize(grey, size, interpolation=cv2.INTER_AREA),
+            cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST),
+        )
+        before, self._before = self._before, now
+        if before is None or before[0].shape != now[0].shape:
+            return float("nan")
+        return flip_share(before, now, self._flow.calc(now[0], before[0], None))
+
+
+def flip_share(
+    before: tuple[np.ndarray, np.ndarray], now: tuple[np.ndarray, np.ndarray], flow: np.ndarray
+) -> float:
+    """Share of pixels whose class changed along the flow.
+
+    Args:
+        before, now: luma and labels, H x W uint8 each.
+        flow: H x W x 2 float32; the pixel x of now lies at x + flow(x) before.
+
+    Returns:
+        0 to 1, NaN where no pixel can be compared.
+    """
+    height, width = now[0].shape
+    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    x, y = x + flow[..., 0], y + flow[..., 1]
+    inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+    warped = cv2.remap(before[0], x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    labels = cv2.remap(before[1], x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
+    counted = inside & (cv2.absdiff(warped, now[0]) <= _LARGEST_RESIDUAL)
+    number = int(np.count_nonzero(counted))
+    return int(np.count_nonzero(counted & (labels != now[1]))) / number if number else float("nan")
