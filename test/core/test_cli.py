@@ -106,6 +106,7 @@ def test_weights(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("weights") == 0
     text = capsys.readouterr().out
     assert [line.split()[0] for line in text.splitlines() if "student '" in line] == [
+        "clear",
         "fast",
         "sage",
     ]
