@@ -71,6 +71,8 @@ setup(
             "torchvision>=0.17",
             "transformers>=4.45",
         ],
+        # BRISQUE, NIQE, MUSIQ, PaQ-2-PiQ. Not for commercial use: PolyForm Noncommercial.
+        "no-reference": ["pyiqa>=0.1.13"],
         # colcon brings setuptools below 80 with it: it calls setup.py, and needs the
         # options of `develop` that 80 dropped.
         "test": [

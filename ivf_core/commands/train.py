@@ -59,6 +59,12 @@ def _train_head(args: argparse.Namespace) -> int:
     return 0
 
 
+def _train_segformer(args: argparse.Namespace) -> int:
+    from ivf_core.training.segformer import SegformerRecipe, train_segformer
+
+    return _train_with_fabric(args, SegformerRecipe, train_segformer)
+
+
 def _train_teacher(args: argparse.Namespace) -> int:
     from ivf_core.training.teacher_training import TeacherRecipe, train_teacher
 
@@ -180,6 +186,14 @@ COMMANDS = (
         "ivf train head --config training/head_sage.yaml",
         _add_train,
         _train_head,
+        _BAD_RUN,
+    ),
+    Command(
+        "train segformer",
+        "train a SegFormer on fused pictures, and test it",
+        "ivf train segformer --config training/segformer_fmb.yaml",
+        _add_resumable,
+        _train_segformer,
         _BAD_RUN,
     ),
 )

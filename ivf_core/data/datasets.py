@@ -10,10 +10,10 @@ from typing import overload
 from ivf_core.class_sets import FMB, MFNET, PST900, ClassSet
 from ivf_core.data.boxes import M3FD_OBJECTS
 from ivf_core.data.layouts import WHOLE, FolderLayout, Layout, LayoutError
-from ivf_core.data.pairs import Pair, PairFiles
+from ivf_core.data.pairs import Pair, PairFiles, hold_out
 from ivf_core.data.tno import TnoLayout
 
-__all__ = ["DATASETS", "PairDataset", "find_layout", "open_dataset"]
+__all__ = ["DATASETS", "PairDataset", "find_layout", "open_dataset", "open_split"]
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,37 @@ def open_dataset(
     layout = find_layout(root, dataset, labels=labels, class_set=class_set)
     found = layout.find(root, split)
     return PairDataset(layout.dataset, tuple(found.files), layout.class_set, tuple(found.left_out))
+
+
+def open_split(
+    root: str | Path,
+    hold_out_every: int,
+    *,
+    labels: str | None = None,
+    class_set: ClassSet | None = None,
+) -> tuple[PairDataset, PairDataset]:
+    """Open a data set to train on, and what to score that on.
+
+    These are the published splits: train, and test or where there is none val. Of a data
+    set without splits each `hold_out_every`-th pair is kept out.
+
+    Args:
+        root, labels, class_set: see `open_dataset`.
+
+    Raises:
+        ValueError: as `open_dataset`.
+    """
+    root = Path(root)
+    splits = find_layout(root, labels=labels, class_set=class_set).splits(root)
+    if "train" in splits:
+        train, scored = (
+            open_dataset(root, split=split, labels=labels, class_set=class_set)
+            for split in ("train", splits[-1])
+        )
+        return train, scored
+    whole = open_dataset(root, labels=labels, class_set=class_set)
+    parts = hold_out(whole.files, hold_out_every)
+    return replace(whole, files=tuple(parts[0])), replace(whole, files=tuple(parts[1]))
 
 
 def find_layout(

@@ -27,6 +27,7 @@ __all__ = [
     "CropSampler",
     "Pair",
     "PairFiles",
+    "chroma_of",
     "hold_out",
     "luma_of",
     "read_pair_folder",
@@ -105,15 +106,16 @@ class PairFiles:
                 )
         return ids
 
-    def read(self, class_set: ClassSet | None = None) -> Pair:
-        """Read the pair; pictures of different sizes are an error."""
+    def read(self, class_set: ClassSet | None = None, *, color: bool = False) -> Pair:
+        """Read the pair, with chroma on demand; pictures of different sizes are an error."""
         if self.visible == self.infrared:
             visible, infrared = read_four_channels(self.visible)
         else:
             visible, infrared = self.read_visible(), self.read_infrared()
         labels = self.read_labels(class_set)
         self.check_sizes(visible, infrared, labels)
-        return Pair(self.name, luma_of(visible), infrared, labels)
+        chroma = chroma_of(visible) if color else None
+        return Pair(self.name, luma_of(visible), infrared, labels, chroma=chroma)
 
     def check_sizes(
         self, visible: np.ndarray, infrared: np.ndarray, labels: np.ndarray | None
@@ -132,6 +134,7 @@ def read_pair_folder(
     labels: str | None = None,
     confidence: str | None = None,
     minimum_confidence: float = 0.0,
+    color: bool = False,
 ) -> list[Pair]:
     """Read `root/visible` and `root/infrared`, matched by file name.
 
@@ -139,6 +142,7 @@ def read_pair_folder(
         labels: name of a folder of class ids beside them; they are never scaled.
         confidence: name of a folder of confidences, 0..255 for 0..1.
         minimum_confidence: labels below it become `UNLABELED`.
+        color: keep chroma, too.
 
     Raises:
         ValueError: a file without its partner, or sizes that differ; names it.
@@ -155,7 +159,7 @@ def read_pair_folder(
             if stem not in files:
                 raise ValueError(f"{root / folder}: no partner for {path}")
         ids = others[labels][stem] if labels is not None else None
-        pair = PairFiles(stem, path, others["infrared"][stem], ids).read()
+        pair = PairFiles(stem, path, others["infrared"][stem], ids).read(color=color)
         if pair.labels is not None and confidence is not None:
             sure = read_labels(others[confidence][stem])
             if sure.shape != pair.labels.shape:
@@ -182,6 +186,11 @@ def read_pair_videos(visible: str | Path, infrared: str | Path, every: int) -> l
 def luma_of(visible: np.ndarray) -> np.ndarray:
     """Y of H x W x 3 uint8 RGB, as OpenCV computes it."""
     return cv2.cvtColor(visible, cv2.COLOR_RGB2YCrCb)[..., 0].copy()
+
+
+def chroma_of(visible: np.ndarray) -> np.ndarray:
+    """Cr and Cb of H x W x 3 uint8 RGB, 2 x H x W uint8, as OpenCV computes them."""
+    return np.stack(cv2.split(cv2.cvtColor(visible, cv2.COLOR_RGB2YCrCb))[1:])
 
 
 def hold_out(pairs: Sequence[_Item], every: int) -> tuple[list[_Item], list[_Item]]:

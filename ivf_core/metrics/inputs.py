@@ -8,11 +8,14 @@ from torch import Tensor
 __all__ = ["check_pictures"]
 
 
-def check_pictures(smallest: int = 1, **pictures: Tensor) -> None:
+def check_pictures(
+    smallest: int = 1, *, channels: tuple[int, ...] = (1,), **pictures: Tensor
+) -> None:
     """Refuse what no metric can score.
 
     Args:
         smallest: height and width that the metric needs.
+        channels: numbers of them that the metric takes.
         pictures: by name, each N x 1 x H x W float32 or float64, grey levels 0..255.
 
     Raises:
@@ -24,8 +27,9 @@ def check_pictures(smallest: int = 1, **pictures: Tensor) -> None:
         shape = tuple(picture.shape)
         if picture.dtype not in (torch.float32, torch.float64):
             raise ValueError(f"{name} is {picture.dtype}, expected torch.float32 or torch.float64")
-        if picture.ndim != 4 or shape[1] != 1 or not shape[0]:
-            raise ValueError(f"{name} is {shape}, expected N x 1 x H x W")
+        if picture.ndim != 4 or shape[1] not in channels or not shape[0]:
+            known = " or ".join(map(str, channels))
+            raise ValueError(f"{name} is {shape}, expected N x {known} x H x W")
         if min(shape[2:]) < smallest:
             raise ValueError(
                 f"{name} is {shape[2]} x {shape[3]}, expected at least {smallest} x {smallest}"

@@ -12,22 +12,17 @@ One of another structure imitates the fused luma (`imitation`).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from ivf_core.data.pairs import (
-    CropSampler,
-    Pair,
-    hold_out,
-    read_pair_folder,
-    read_pair_videos,
-)
+from ivf_core.data.datasets import open_split
+from ivf_core.data.pairs import CropSampler, Pair, read_pair_videos
 from ivf_core.models.checkpoints import FusionModel, load_model, save_model
 from ivf_core.models.student import STUDENTS, FusionStudent, commute_merges
 from ivf_core.training.batch_norm import freeze_norm
@@ -35,6 +30,7 @@ from ivf_core.training.calibration import calibrate
 from ivf_core.training.imitation import draw_pool, imitate
 from ivf_core.training.losses import relative_feature_error
 from ivf_core.training.recipes import data_directory, provenance
+from ivf_core.training.run import RunRecord, run_directory
 
 __all__ = ["StudentRecipe", "learn_alone", "luma_psnr", "train_student"]
 
@@ -46,14 +42,16 @@ class StudentRecipe:
     reference: str
     """Weights to learn from: shipped name, or a file relative to the data directory."""
     folders: tuple[str, ...]
-    """Folders of pairs, relative to the data directory; one named twice counts twice."""
+    """Data sets in the layouts of `ivf_core.data.datasets`, relative to the data directory;
+    one named twice counts twice."""
     output: str
-    """The weights file to write."""
+    """The weights file to write; the record of the run gets a folder beside it."""
     structure: str = "sage"
     """sage learns convolution by convolution and then end to end; fast has no twins in
     the reference and imitates its fused luma."""
     hold_out_every: int = 7
-    """Each n-th pair of every folder is kept out of training and scored at the end."""
+    """Each n-th pair of a folder without published splits is kept out of training and scored
+    at the end; of others the test split (M3FD: val) is scored."""
     steps: int = 6000
     """Optimizer steps."""
     batch_size: int = 4
@@ -99,7 +97,8 @@ class StudentRecipe:
 def train_student(recipe: StudentRecipe) -> dict[str, float]:
     """Run `recipe`, write its weights, and score them on the pairs kept out.
 
-    The recipe and the code's revision go into the file's metadata.
+    The recipe and the code's revision go into the file's metadata; losses, pictures and
+    scores into the record beside it.
 
     Returns:
         PSNR of the fused luma against the reference in dB, the mean of the
@@ -108,6 +107,13 @@ def train_student(recipe: StudentRecipe) -> dict[str, float]:
     Raises:
         FloatingPointError: the loss is no longer finite.
     """
+    with RunRecord(
+        run_directory(recipe.output), part="student", recipe=recipe, total_steps=recipe.steps
+    ) as run:
+        return _train_student(recipe, run)
+
+
+def _train_student(recipe: StudentRecipe, run: RunRecord) -> dict[str, float]:
     origin = provenance("student", recipe)
     torch.manual_seed(recipe.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -118,14 +124,22 @@ def train_student(recipe: StudentRecipe) -> dict[str, float]:
     training: list[Pair] = []
     kept_out: dict[str, list[Pair]] = {}
     for folder in recipe.folders:
-        train, kept_out[folder] = hold_out(read_pair_folder(root / folder), recipe.hold_out_every)
+        train, scored = open_split(root / folder, recipe.hold_out_every)
         training += train
+        kept_out[folder] = list(scored)
+    shown = next((pairs[0] for pairs in kept_out.values() if pairs), training[0])
+
+    def after_step(step: int, losses: Mapping[str, float]) -> None:
+        run.losses(step, losses)
+        if run.wants_pictures(step):
+            student.eval()
+            run.pictures(step, _pictures(student, teacher, shown, device))
 
     student = STUDENTS[recipe.structure]().to(device).to(memory_format=torch.channels_last)
     if isinstance(student, FusionStudent):
         if not isinstance(teacher, FusionStudent):
             raise ValueError(f"reference '{recipe.reference}': not of the structure sage")
-        _learn_from_twin(student, teacher, training, recipe, device)
+        _learn_from_twin(student, teacher, training, recipe, device, after_step)
     else:
         for name in recipe.videos:
             training += read_pair_videos(
@@ -147,6 +161,7 @@ def train_student(recipe: StudentRecipe) -> dict[str, float]:
             batch_size=recipe.batch_size,
             learning_rate=recipe.learning_rate,
             freeze_norm_at=recipe.freeze_norm_at,
+            after_step=after_step,
             seed=recipe.seed,
             device=device,
         )
@@ -155,6 +170,7 @@ def train_student(recipe: StudentRecipe) -> dict[str, float]:
     scores = {
         folder: luma_psnr(student, teacher, pairs, device) for folder, pairs in kept_out.items()
     }
+    run.summary({"PSNR against the reference on pairs kept out, in dB": scores})
     save_model(
         calibrate(FusionModel(student.to("cpu")), training),
         recipe.output,
@@ -170,6 +186,7 @@ def _learn_from_twin(
     training: Sequence[Pair],
     recipe: StudentRecipe,
     device: torch.device,
+    after_step: Callable[[int, Mapping[str, float]], None],
 ) -> None:
     """Each convolution alone first, then all together."""
     optimizer = torch.optim.Adam(student.parameters(), lr=recipe.learning_rate)
@@ -179,7 +196,7 @@ def _learn_from_twin(
     batches = CropSampler(training, recipe.crop, scales=(0.8, 1.6), seed=recipe.seed).batches(
         recipe.batch_size
     )
-    for step in (progress := tqdm(range(recipe.steps), desc="student", mininterval=5)):
+    for step in range(recipe.steps):
         student.train()
         if step >= recipe.freeze_norm_at * recipe.steps:
             freeze_norm(student)
@@ -193,8 +210,7 @@ def _learn_from_twin(
             raise FloatingPointError(f"step {step}: a loss is not finite: {losses}")
         optimizer.step()
         schedule.step()
-        if step % 50 == 0:
-            progress.set_postfix({name: f"{value:.5f}" for name, value in losses.items()})
+        after_step(step, losses)
 
 
 def learn_alone(student: nn.Module, teacher: nn.Module, luma: Tensor, infrared: Tensor) -> float:
@@ -280,15 +296,30 @@ def luma_psnr(
     """Mean over `pairs` of the PSNR of one student's fused luma against another's, in dB."""
     values = []
     for pair in pairs:
-        luma, infrared = (
-            torch.from_numpy(plane).to(device)[None, None].float() / 255
-            for plane in (pair.luma, pair.infrared)
-        )
-        ours, theirs = (
-            network(luma, infrared).fused.clamp(0, 1) for network in (student, reference)
-        )
+        ours, theirs = (_fused_luma(network, pair, device) for network in (student, reference))
         values.append(_psnr(ours, theirs))
     return sum(values) / len(values)
+
+
+@torch.inference_mode()
+def _pictures(
+    student: nn.Module, reference: nn.Module, pair: Pair, device: torch.device
+) -> dict[str, np.ndarray]:
+    """Both luma planes and what the networks, in evaluation mode, make of them."""
+    fused = {
+        name: (_fused_luma(network, pair, device)[0, 0] * 255).round().byte().cpu().numpy()
+        for name, network in (("reference", reference), ("student", student))
+    }
+    return {"visible": pair.luma, "infrared": pair.infrared, **fused}
+
+
+def _fused_luma(network: nn.Module, pair: Pair, device: torch.device) -> Tensor:
+    """1 x 1 x H x W in [0, 1]."""
+    luma, infrared = (
+        torch.from_numpy(plane).to(device)[None, None].float() / 255
+        for plane in (pair.luma, pair.infrared)
+    )
+    return network(luma, infrared).fused.clamp(0, 1)
 
 
 def _psnr(a: Tensor, b: Tensor) -> float:

@@ -10,19 +10,35 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from ivf_core.training.run_options import RunOptions
+__all__ = [
+    "DeviceOptions",
+    "average_over_processes",
+    "process_count",
+    "start_fabric",
+    "sum_over_processes",
+]
 
-__all__ = ["average_over_processes", "process_count", "start_fabric", "sum_over_processes"]
+
+class DeviceOptions(Protocol):
+    """What a recipe says of devices; see `run_options.RunOptions`."""
+
+    @property
+    def accelerator(self) -> str: ...
+    @property
+    def devices(self) -> int: ...
+    @property
+    def nodes(self) -> int: ...
+    @property
+    def precision(self) -> str: ...
 
 
-def start_fabric(options: RunOptions) -> Any:
+def start_fabric(options: DeviceOptions) -> Any:
     """A launched `lightning_fabric.Fabric` as the recipe says.
 
     Raises:

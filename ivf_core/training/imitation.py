@@ -10,7 +10,7 @@ reference never saw.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -77,6 +77,7 @@ def imitate(
     batch_size: int,
     learning_rate: float,
     freeze_norm_at: float,
+    after_step: Callable[[int, Mapping[str, float]], None],
     seed: int = 0,
     device: torch.device | None = None,
 ) -> None:
@@ -86,6 +87,7 @@ def imitate(
         student: on `device`; its parameters change in place.
         learning_rate: the highest of Muon's, in one cycle.
         freeze_norm_at: share of the steps after which BatchNorm keeps its statistics.
+        after_step: called with the step and its mean PSNR, by name.
 
     Raises:
         FloatingPointError: the loss is no longer finite.
@@ -94,7 +96,7 @@ def imitate(
     random = np.random.default_rng(seed)
     kind = device.type if device is not None else "cpu"
     optimizer = OneCycleMuon(student, steps, learning_rate=learning_rate)
-    for step in (progress := tqdm(range(steps), desc="student", mininterval=5)):
+    for step in range(steps):
         student.train()
         if step >= freeze_norm_at * steps:
             freeze_norm(student)
@@ -108,5 +110,4 @@ def imitate(
         if not torch.isfinite(loss):
             raise FloatingPointError(f"step {step}: the loss is {loss.item()}")
         optimizer.step(loss)
-        if step % 50 == 0:
-            progress.set_postfix(psnr=f"{-loss.item():.2f}")
+        after_step(step, {"psnr": -loss.item()})

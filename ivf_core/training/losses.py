@@ -26,6 +26,7 @@ __all__ = [
     "cosine_feature_loss",
     "dice_loss",
     "gradient_loss",
+    "logit_distillation_loss",
     "masked_contrast",
     "mean_psnr_loss",
     "mse_loss",
@@ -143,6 +144,24 @@ def dice_loss(logits: Tensor, labels: Tensor, *, ignore: int = 255) -> Tensor:
         x.sum(dim=(0, 2, 3)) for x in (probability * truth, probability, truth)
     )
     return (1 - 2 * overlap / (predicted + actual))[actual > 0].mean()
+
+
+def logit_distillation_loss(ours: Tensor, theirs: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """T^2 KL(softmax(theirs / T) || softmax(ours / T)), the mean of all pixels.
+
+    T^2 keeps the gradient's size the same for all temperatures T (Hinton et al., 2015).
+
+    Args:
+        ours: logits N x C x H x W.
+        theirs: logits N x C x h x w of the network to learn from, brought to that size bilinearly.
+
+    Returns:
+        A scalar, 0 or more.
+    """
+    if theirs.shape[2:] != ours.shape[2:]:
+        theirs = F.interpolate(theirs, size=ours.shape[2:], mode="bilinear", align_corners=False)
+    ours, theirs = ((x / temperature).log_softmax(dim=1) for x in (ours, theirs))
+    return temperature**2 * (theirs.exp() * (theirs - ours)).sum(dim=1).mean()
 
 
 def sobel_magnitude(pictures: Tensor) -> Tensor:

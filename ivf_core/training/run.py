@@ -133,14 +133,15 @@ class RunRecord:
 
         Args:
             step: 0 for the first.
-            values: by name.
+            values: by name; "NETWORK/TERM" where several networks learn.
         """
         if not self.enabled:
             return
         self._rows.writerows([step, name, float(value)] for name, value in values.items())
         if self._events is not None:
             for name, value in values.items():
-                self._events.add_scalar(f"{self._part}/{name}", value, step)
+                tag = name if "/" in name else f"{self._part}/{name}"
+                self._events.add_scalar(tag, value, step)
         self._session["last_step"] = step
         if self._bar is None:
             self._bar = tqdm(total=self._total, initial=self._first, desc=self._part, mininterval=5)
@@ -148,6 +149,11 @@ class RunRecord:
         both, self._shown = {**self._shown, **values}, values
         self._bar.set_postfix({n: f"{v:.4g}" for n, v in both.items()}, refresh=False)
         self._bar.update(step + 1 - self._bar.n)
+
+    def wants_pictures(self, step: int) -> bool:
+        """Whether `step` is one of the twenty or so of the whole run to show, or the last one."""
+        every = max(1, self._total // 20)
+        return self.enabled and (step % every == 0 or step == self._total - 1)
 
     def pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
         """Record one row of pictures under their names.
@@ -192,7 +198,8 @@ class RunRecord:
             if self._events is not None:
                 self._events.close()
             self._write_metadata()
-            write_summary(self.directory)
+            page = write_summary(self.directory)
+            print(f"record of the run: {page}", file=sys.stderr)
         except Exception:
             if kind is None:
                 raise
@@ -241,7 +248,10 @@ class RunRecord:
                 found = list(csv.reader(file))[1:]
             # A kill may have cut the last row.
             rows += [row for row in found if len(row) == 3 and int(row[0]) < self._first]
-        with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
+        with (
+            atomic_path(path) as temporary,
+            temporary.open("w", newline="", encoding="utf-8") as file,
+        ):
             csv.writer(file, lineterminator="\n").writerows(rows)
         for step, picture in picture_files(self.directory).items():
             if step >= self._first:
@@ -279,7 +289,7 @@ def _open_events(directory: Path, first_step: int) -> SummaryWriter | None:
     except ImportError:
         _log.warning("TensorBoard is not installed (extra `training`): it gets no events")
         return None
-    return SummaryWriter(str(directory), purge_step=first_step)
+    return SummaryWriter(str(directory), purge_step=first_step, flush_secs=10)
 
 
 def _drawn(name: str, picture: np.ndarray) -> np.ndarray:

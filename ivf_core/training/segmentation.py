@@ -1,37 +1,49 @@
-"""Train a segmentation head on the features of a frozen student.
+"""Train a segmentation head on the features of a student.
 
 Each batch mixes crops of real pairs with labels (pseudo-labels where nothing
 better is at hand: then the scores against them measure agreement, not truth)
-and of synthetic scenes with exact labels.
+and of synthetic scenes with exact labels. The student stays as it is, or learns
+with the head and is held to what it fused before. The head can learn from a
+larger segmenter, too, which sees the fused picture.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import NamedTuple, cast
 
-import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ivf_core.class_sets import CLASS_SETS, UNLABELED, unknown_ids
-from ivf_core.data.pairs import CropSampler, Pair, hold_out, luma_of, read_pair_folder
+from ivf_core.class_sets import CLASS_SETS, ClassSet
+from ivf_core.data.pairs import CropSampler, Pair, chroma_of, hold_out, luma_of, read_pair_folder
 from ivf_core.data.scenes import random_scene
-from ivf_core.metrics.segmentation import ConfusionMatrix
-from ivf_core.models.checkpoints import load_model, save_model
-from ivf_core.models.graph import fold_batch_norm
+from ivf_core.images.overlay import color_labels
+from ivf_core.models.checkpoints import FusionModel, load_model, save_model
+from ivf_core.models.graph import fold_batch_norm, recolor_unrounded
 from ivf_core.models.segmentation import LABEL_STRIDE, SegmentationHead
+from ivf_core.models.student import FastStudent, FusionStudent
 from ivf_core.training.batch_norm import freeze_norm
 from ivf_core.training.calibration import calibrate
-from ivf_core.training.losses import dice_loss, ohem_cross_entropy
+from ivf_core.training.head_scores import (
+    background_offset,
+    class_weights,
+    predict_labels,
+    score_head,
+)
+from ivf_core.training.labelled import open_labelled_split
+from ivf_core.training.losses import dice_loss, logit_distillation_loss, ohem_cross_entropy
 from ivf_core.training.muon import OneCycleMuon
 from ivf_core.training.recipes import data_directory, provenance
+from ivf_core.training.run import RunRecord, run_directory
+from ivf_core.training.segmenters import Segmenter, open_segmenter
 
-__all__ = ["HeadRecipe", "background_offset", "class_weights", "score_head", "train_head"]
+__all__ = ["HeadRecipe", "train_head"]
 
 
 @dataclass(frozen=True)
@@ -41,11 +53,15 @@ class HeadRecipe:
     student: str
     """Weights whose student the head reads: shipped name or file."""
     output: str
-    """The weights file to write: that student with the new head."""
+    """The weights file to write: that student with the new head; the record of the run gets a
+    folder beside it."""
     class_set: str = "mfnet"
     """Classes: mfnet, fmb or pst900. Synthetic scenes know mfnet only."""
     widths: tuple[int, int, int] = (56, 80, 96)
     """The head's channels at 1/4, 1/8 and 1/16; one to go on with keeps its own."""
+    dataset: str = ""
+    """Data set that has the class set, in a layout of `ivf_core.data.datasets`, relative to the
+    data directory; in place of `folder`. Its split train is learned from, test is scored."""
     folder: str = "msrs"
     """Folder of labelled pairs, relative to the data directory; empty for none."""
     labels: str = "pseudo_labels"
@@ -55,7 +71,7 @@ class HeadRecipe:
     minimum_confidence: float = 0.6
     """Labels below it are ignored in training."""
     hold_out_every: int = 7
-    """Each n-th pair is kept out of training and scored at the end."""
+    """Each n-th pair of a folder is kept out of training and scored at the end."""
     scenes: int = 300
     """Synthetic scenes, drawn once before training."""
     held_out_scenes: int = 60
@@ -89,6 +105,20 @@ class HeadRecipe:
     """The highest of Muon's, in one cycle."""
     weight_decay: float = 1e-2
     """Of Muon and AdamW."""
+    train_student: bool = False
+    """Let the student learn with the head; its BatchNorm keeps its statistics."""
+    student_learning_rate: float = 1e-4
+    """train_student only: the highest of AdamW's, in one cycle."""
+    keep_fused: float = 20.0
+    """train_student only: weight of the absolute error of the fused luma against what the
+    student fused before."""
+    teacher_segmenter: str = ""
+    """Segmenter of the same classes to learn from, as `segmenters.open_segmenter` takes it, such
+    as segformer:runs/segformer_msrs. It sees what the student fused before, in colour."""
+    distill: float = 1.0
+    """teacher_segmenter only: weight of the divergence from its probabilities."""
+    temperature: float = 2.0
+    """teacher_segmenter only: the logits of both are divided by it."""
     average_decay: float = 0.999
     """Of the moving average of the weights, which is what ships."""
     bfloat16: bool = True
@@ -103,10 +133,10 @@ class HeadRecipe:
         for name in ("scenes", "held_out_scenes", "real_per_batch", "synthetic_per_batch"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
-        real = self.folder and self.real_per_batch
+        real = (self.dataset or self.folder) and self.real_per_batch
         if not real and not (self.scenes and self.synthetic_per_batch):
             raise ValueError(
-                "there is nothing to train on: give folder and real_per_batch, "
+                "there is nothing to train on: give folder or dataset and real_per_batch, "
                 "or scenes and synthetic_per_batch, or all"
             )
         if self.steps < 1:
@@ -115,13 +145,17 @@ class HeadRecipe:
             raise ValueError(f"crop must be even and at least 32 x 32 pixels, got {self.crop}")
         if not 0 < self.scales[0] <= self.scales[1]:
             raise ValueError(f"scales must be a range of positive sizes, got {self.scales}")
+        for name in ("temperature", "student_learning_rate"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
 
 
 def train_head(recipe: HeadRecipe) -> dict[str, dict[str, float]]:
     """Run `recipe`, write its weights, and score them on what was kept out.
 
     The recipe and the code's revision go into the file's metadata, beside what
-    the student's file says of the student.
+    the student's file says of the student; losses, pictures and scores into the record
+    beside it.
 
     Returns:
         By set: IoU of each class that occurs, by name, and "mean".
@@ -130,165 +164,230 @@ def train_head(recipe: HeadRecipe) -> dict[str, dict[str, float]]:
         FloatingPointError: the loss is no longer finite.
         ValueError: no pairs are left to train on, or a label is not of the class set.
     """
+    with RunRecord(
+        run_directory(recipe.output), part="head", recipe=recipe, total_steps=recipe.steps
+    ) as run:
+        return _train_head(recipe, run)
+
+
+def _train_head(recipe: HeadRecipe, run: RunRecord) -> dict[str, dict[str, float]]:
     origin = provenance("head", recipe)
     torch.manual_seed(recipe.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     class_set = CLASS_SETS[recipe.class_set]
     model = load_model(recipe.student)
-    student = fold_batch_norm(model.student).to(device).to(memory_format=torch.channels_last)
-    head = SegmentationHead(
-        len(class_set), model.student.feature_channels, recipe.widths, model.student.layout
-    )
-    if recipe.start_from_head:
-        if model.head is None or model.class_set != class_set:
-            raise ValueError(f"student '{recipe.student}': has no head for '{recipe.class_set}'")
-        head = copy.deepcopy(model.head).requires_grad_(True)
-    head = head.to(device).to(memory_format=torch.channels_last)
-
-    real, kept_out = _real_pairs(recipe)
-    scenes = [_scene(recipe.seed, n) for n in tqdm(range(recipe.scenes), desc="draw scenes")]
+    networks = _build(model, class_set, recipe, device)
+    real, kept_out = _real_pairs(recipe, class_set)
+    scenes = [_scene(recipe, n) for n in tqdm(range(recipe.scenes), desc="draw scenes")]
     sources = [
-        _crops(pairs, recipe).batches(count)
+        (_crops(pairs, recipe), count)
         for pairs, count in ((real, recipe.real_per_batch), (scenes, recipe.synthetic_per_batch))
         if pairs and count
     ]
     if not sources:
         raise ValueError(f"folder '{recipe.folder}': all of its pairs are kept out of training")
     weights = class_weights(real or scenes, len(class_set)).pow(recipe.balance).to(device)
+
+    shown = next(pairs[0] for pairs in (kept_out, real, scenes) if pairs)
+
+    def after_step(step: int, losses: Mapping[str, float]) -> None:
+        run.losses(step, losses)
+        if run.wants_pictures(step):
+            run.pictures(step, _pictures(networks, shown, class_set, device))
+
+    head, *learner = _learn(networks, sources, weights, recipe, device, after_step)
+    head = cast(SegmentationHead, head.eval().requires_grad_(False))
+    student = networks.before
+    if learner:
+        changed = cast(FusionStudent | FastStudent, learner[0].eval().requires_grad_(False))
+        student = fold_batch_norm(changed)
+        model = replace(model, student=changed.to("cpu"))
+    head.raise_class(0, background_offset(student, head, [*real[::12], *scenes[:8]], device))
+    scores = {}
+    learned_from = recipe.dataset or f"{recipe.folder} {recipe.labels}"
+    if kept_out:
+        title = (
+            f"{recipe.dataset}, {len(kept_out)} pairs of its test split"
+            if recipe.dataset
+            else f"{recipe.folder}, {len(kept_out)} pairs kept out, against {recipe.labels}"
+        )
+        scores[title] = score_head(student, head, kept_out, class_set.names, device)
+    held_out = [_scene(recipe, -1 - n) for n in range(recipe.held_out_scenes)]
+    if held_out:
+        scores[f"{len(held_out)} synthetic scenes kept out"] = score_head(
+            student, head, held_out, class_set.names, device
+        )
+    run.summary({f"IoU on {title}": table for title, table in scores.items()})
+    save_model(
+        calibrate(replace(model, head=head.to("cpu"), class_set=class_set), [*real, *scenes]),
+        recipe.output,
+        head_source=f"{recipe.steps} steps on {learned_from} and {recipe.scenes} synthetic scenes",
+        **origin,
+    )
+    return scores
+
+
+@dataclass
+class _Networks:
+    """Who takes part.
+
+    Attributes:
+        before: the student as it was, its BatchNorm folded; frozen.
+        head: learns.
+        learner: the student that learns, or None.
+        teacher: a segmenter to learn from, or None.
+    """
+
+    before: nn.Module
+    head: SegmentationHead
+    learner: nn.Module | None = None
+    teacher: Segmenter | None = None
+
+
+def _build(
+    model: FusionModel, class_set: ClassSet, recipe: HeadRecipe, device: torch.device
+) -> _Networks:
+    student = model.student
+    if recipe.start_from_head:
+        if model.head is None or model.class_set != class_set:
+            raise ValueError(f"student '{recipe.student}': has no head for '{recipe.class_set}'")
+        head = copy.deepcopy(model.head).requires_grad_(True)
+    else:
+        head = SegmentationHead(
+            len(class_set), student.feature_channels, recipe.widths, student.layout
+        )
+    networks = _Networks(fold_batch_norm(student), head)
+    if recipe.train_student:
+        networks.learner = copy.deepcopy(student).requires_grad_(True)
+    for network in (networks.before, networks.head, networks.learner):
+        if network is not None:
+            network.to(device).to(memory_format=torch.channels_last)
+    if recipe.teacher_segmenter:
+        networks.teacher = open_segmenter(recipe.teacher_segmenter, class_set).to(device)
+    return networks
+
+
+def _learn(
+    networks: _Networks,
+    sources: Sequence[tuple[CropSampler, int]],
+    weights: Tensor,
+    recipe: HeadRecipe,
+    device: torch.device,
+    after_step: Callable[[int, Mapping[str, float]], None],
+) -> nn.ModuleList:
+    """Take the steps; returns the moving averages of the head and of the student that learns."""
+    head, learner = networks.head, networks.learner
+    learning = nn.ModuleList([head] if learner is None else [head, learner])
     average = torch.optim.swa_utils.AveragedModel(
-        head,
+        learning,
         multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.average_decay),
         use_buffers=True,
     )
     optimizer = OneCycleMuon(
         head, recipe.steps, learning_rate=recipe.learning_rate, weight_decay=recipe.weight_decay
     )
-    for step in (progress := tqdm(range(recipe.steps), desc="head", mininterval=5)):
+    students = None if learner is None else _StudentSteps(learner, recipe)
+    for step in range(recipe.steps):
         head.train()
         if step >= recipe.freeze_norm_at * recipe.steps:
             freeze_norm(head)
-        luma, infrared, labels = (
-            torch.from_numpy(np.concatenate(parts)).to(device)
-            for parts in zip(*(next(source) for source in sources), strict=True)
-        )
-        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bfloat16):
-            with torch.no_grad():
-                features = student(luma, infrared).features
-            logits = head(features)
-        targets = labels[:, ::LABEL_STRIDE, ::LABEL_STRIDE]
-        loss = ohem_cross_entropy(
-            logits.float(),
-            targets,
-            class_weights=weights,
-            keep_probability=recipe.hard_below,
-        )
-        if recipe.dice:
-            loss = loss + recipe.dice * dice_loss(logits.float(), targets)
+        batch = _Batch(*(part.to(device) for part in _draw(sources)))
+        losses = _losses(networks, batch, weights, recipe)
+        loss = torch.stack([*losses.values()]).sum()
         if not torch.isfinite(loss):
             raise FloatingPointError(f"step {step}: the loss is {loss.item()}")
         optimizer.step(loss)
-        average.update_parameters(head)
-        if step % 50 == 0:
-            progress.set_postfix(loss=f"{loss.item():.3f}")
+        if students is not None:
+            students.step()
+        average.update_parameters(learning)
+        after_step(step, {name: part.item() for name, part in losses.items()})
+    return cast(nn.ModuleList, average.module)
 
-    trained = cast(SegmentationHead, copy.deepcopy(average.module).eval().requires_grad_(False))
-    offset = background_offset(student, trained, [*real[::12], *scenes[:8]], device)
-    trained.raise_class(0, offset)
-    scores = {}
-    if kept_out:
-        scores[f"{recipe.folder}, {len(kept_out)} pairs kept out, against {recipe.labels}"] = (
-            score_head(student, trained, kept_out, class_set.names, device)
+
+class _StudentSteps:
+    """AdamW in one cycle, down the gradients that the head's step has left."""
+
+    def __init__(self, student: nn.Module, recipe: HeadRecipe) -> None:
+        highest = recipe.student_learning_rate
+        self._optimizer = torch.optim.AdamW(student.parameters(), highest)
+        self._schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self._optimizer, highest, total_steps=max(recipe.steps, 20), cycle_momentum=False
         )
-    held_out = [_scene(recipe.seed, -1 - n) for n in range(recipe.held_out_scenes)]
-    if held_out:
-        scores[f"{len(held_out)} synthetic scenes kept out"] = score_head(
-            student, trained, held_out, class_set.names, device
-        )
-    save_model(
-        calibrate(replace(model, head=trained.to("cpu"), class_set=class_set), [*real, *scenes]),
-        recipe.output,
-        head_source=f"{recipe.steps} steps on {recipe.folder} {recipe.labels} "
-        f"and {recipe.scenes} synthetic scenes",
-        **origin,
+
+    def step(self) -> None:
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        self._schedule.step()
+
+
+class _Batch(NamedTuple):
+    """Crops.
+
+    Attributes:
+        luma, infrared: N x 1 x H x W float32 in [0, 1].
+        labels: N x H x W int64.
+        chroma: Cr and Cb, N x 2 x H x W float32 in 0..255; N x 0 x H x W of pairs without.
+    """
+
+    luma: Tensor
+    infrared: Tensor
+    labels: Tensor
+    chroma: Tensor
+
+
+def _draw(sources: Sequence[tuple[CropSampler, int]]) -> _Batch:
+    crops = [sampler.crop() for sampler, count in sources for _ in range(count)]
+    luma, infrared, labels, _, chroma = (
+        torch.from_numpy(np.stack(planes)) for planes in zip(*crops, strict=True)
     )
-    return scores
+    return _Batch(luma[:, None], infrared[:, None], labels.long(), chroma.float())
 
 
-def class_weights(pairs: Sequence[Pair], num_classes: int) -> Tensor:
-    """Weights against imbalance, 1 / ln(1.1 + p) by class share p (as in ENet), mean 1.
-
-    Raises:
-        ValueError: a label is neither below `num_classes` nor 255.
-    """
-    counts = np.zeros(256)
-    for pair in pairs:
-        if pair.labels is not None:
-            counts += np.bincount(pair.labels.ravel(), minlength=256)
-    if unknown := unknown_ids(counts, num_classes):
-        raise ValueError(
-            f"labels have ids {', '.join(map(str, unknown))}, expected 0 to {num_classes - 1}, "
-            f"or {UNLABELED} for none"
-        )
-    share = counts[:num_classes] / max(1.0, counts[:num_classes].sum())
-    weights = torch.from_numpy(1 / np.log(1.1 + share)).float()
-    return weights / weights.mean()
-
-
-@torch.inference_mode()
-def background_offset(
-    student: nn.Module, head: SegmentationHead, pairs: Sequence[Pair], device: torch.device
-) -> float:
-    """What to add to the logit of class 0, the rest of the world.
-
-    Crops are placed on objects and class weights favour them, so a head meets
-    far fewer objects in whole pictures than in training. The offset is the one of
-    0, 0.5, ... 4 with the best mean IoU on whole pictures of the training set.
-    """
-    candidates = [step / 2 for step in range(9)]
-    matrices = [ConfusionMatrix(head.num_classes) for _ in candidates]
-    for pair in pairs:
-        assert pair.labels is not None
-        logits = head(student(*_to_tensors(pair, device)).features)
-        height, width = logits.shape[-2:]
-        truth = pair.labels[::LABEL_STRIDE, ::LABEL_STRIDE][:height, :width]
-        for candidate, matrix in zip(candidates, matrices, strict=True):
-            shifted = logits.clone()
-            shifted[:, 0] += candidate
-            matrix.update(shifted.argmax(dim=1)[0].cpu().numpy(), truth)
-    scores = [matrix.mean_iou() for matrix in matrices]
-    return candidates[int(np.argmax(scores))]
+def _losses(
+    networks: _Networks, batch: _Batch, weights: Tensor, recipe: HeadRecipe
+) -> dict[str, Tensor]:
+    """The parts of the loss, weighted."""
+    luma, infrared, labels, chroma = batch
+    losses = {}
+    with torch.autocast(luma.device.type, torch.bfloat16, enabled=recipe.bfloat16):
+        with torch.no_grad():
+            before = networks.before(luma, infrared)
+        features = before.features
+        if networks.learner is not None:
+            out = networks.learner(luma, infrared)
+            features = out.features
+            error = F.l1_loss(out.fused.float(), before.fused.float())
+            losses["fused"] = recipe.keep_fused * error
+        logits = networks.head(features).float()
+        if networks.teacher is not None:
+            with torch.no_grad():
+                picture = recolor_unrounded(before.fused.float(), *chroma.split(1, dim=1))
+                wanted = networks.teacher(picture.clamp(0, 1)).float()
+    targets = labels[:, ::LABEL_STRIDE, ::LABEL_STRIDE]
+    losses["cross-entropy"] = ohem_cross_entropy(
+        logits, targets, class_weights=weights, keep_probability=recipe.hard_below
+    )
+    if recipe.dice:
+        losses["dice"] = recipe.dice * dice_loss(logits, targets)
+    if networks.teacher is not None:
+        divergence = logit_distillation_loss(logits, wanted, temperature=recipe.temperature)
+        losses["distillation"] = recipe.distill * divergence
+    return losses
 
 
-@torch.inference_mode()
-def score_head(
-    student: nn.Module,
-    head: nn.Module,
-    pairs: Sequence[Pair],
-    names: Sequence[str],
-    device: torch.device,
-) -> dict[str, float]:
-    """IoU by class name at the pictures' full size, and "mean" of the classes that occur."""
-    matrix = ConfusionMatrix(len(names))
-    for pair in pairs:
-        assert pair.labels is not None
-        ids = head(student(*_to_tensors(pair, device)).features).argmax(dim=1)[0].to(torch.uint8)
-        height, width = pair.labels.shape
-        predicted = cv2.resize(ids.cpu().numpy(), (width, height), interpolation=cv2.INTER_NEAREST)
-        matrix.update(predicted, pair.labels)
-    scores = {
-        name: float(value)
-        for name, value in zip(names, matrix.iou(), strict=True)
-        if not np.isnan(value)
+def _pictures(
+    networks: _Networks, pair: Pair, class_set: ClassSet, device: torch.device
+) -> dict[str, np.ndarray]:
+    """Both planes of a whole pair, its labels, and what the head makes of it."""
+    assert pair.labels is not None
+    networks.head.eval()
+    found = predict_labels(networks.learner or networks.before, networks.head, pair, device)
+    return {
+        "visible": pair.luma,
+        "infrared": pair.infrared,
+        "labels": color_labels(pair.labels, class_set),
+        "head": color_labels(found, class_set),
     }
-    return {**scores, "mean": matrix.mean_iou()}
-
-
-def _to_tensors(pair: Pair, device: torch.device) -> tuple[Tensor, Tensor]:
-    luma, infrared = (
-        torch.from_numpy(plane).to(device)[None, None].float() / 255
-        for plane in (pair.luma, pair.infrared)
-    )
-    return luma, infrared
 
 
 def _crops(pairs: Sequence[Pair], recipe: HeadRecipe) -> CropSampler:
@@ -297,7 +396,18 @@ def _crops(pairs: Sequence[Pair], recipe: HeadRecipe) -> CropSampler:
     )
 
 
-def _real_pairs(recipe: HeadRecipe) -> tuple[list[Pair], list[Pair]]:
+def _real_pairs(recipe: HeadRecipe, class_set: ClassSet) -> tuple[Sequence[Pair], Sequence[Pair]]:
+    color = bool(recipe.teacher_segmenter)
+    if recipe.dataset:
+        root = data_directory() / recipe.dataset
+        published, scored = open_labelled_split(root, recipe.hold_out_every)
+        if published.class_set != class_set:
+            raise ValueError(
+                f"dataset '{recipe.dataset}': has the classes of "
+                f"'{published.class_set.name if published.class_set else None}', "
+                f"but class_set is '{recipe.class_set}'"
+            )
+        return [files.read(class_set, color=color) for files in published.files], scored
     if not recipe.folder:
         return [], []
     root = data_directory() / recipe.folder
@@ -307,6 +417,7 @@ def _real_pairs(recipe: HeadRecipe) -> tuple[list[Pair], list[Pair]]:
             labels=recipe.labels,
             confidence=recipe.confidence or None,
             minimum_confidence=recipe.minimum_confidence,
+            color=color,
         ),
         recipe.hold_out_every,
     )
@@ -315,6 +426,9 @@ def _real_pairs(recipe: HeadRecipe) -> tuple[list[Pair], list[Pair]]:
     return train, kept_out
 
 
-def _scene(seed: int, number: int) -> Pair:
-    scene = random_scene(np.random.default_rng((seed, number & 0xFFFFFFFF)))
-    return Pair(f"scene {number}", luma_of(scene.visible), scene.infrared, scene.labels)
+def _scene(recipe: HeadRecipe, number: int) -> Pair:
+    scene = random_scene(np.random.default_rng((recipe.seed, number & 0xFFFFFFFF)))
+    chroma = chroma_of(scene.visible) if recipe.teacher_segmenter else None
+    return Pair(
+        f"scene {number}", luma_of(scene.visible), scene.infrared, scene.labels, chroma=chroma
+    )

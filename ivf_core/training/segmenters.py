@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from ivf_core.class_sets import ClassSet
+from ivf_core.metrics.segmentation import ConfusionMatrix
 from ivf_core.models.checkpoints import FusionModel, load_model
 from ivf_core.models.graph import fold_batch_norm
 from ivf_core.training.pretrained import load_pretrained, load_tokenizer
@@ -31,7 +34,9 @@ __all__ = [
     "SegmenterError",
     "check_labels",
     "luma",
+    "normalize",
     "open_segmenter",
+    "score_segmenter",
 ]
 
 # Of RGB in [0, 1].
@@ -129,18 +134,14 @@ class SegformerSegmenter(Segmenter):
         class_set: one class a logit.
     """
 
-    mean: Tensor
-    deviation: Tensor
-
     def __init__(self, network: nn.Module, class_set: ClassSet) -> None:
         super().__init__(class_set)
         self.network = network.requires_grad_(False)
-        _add_imagenet(self)
         self.eval()
 
     def forward(self, pictures: Tensor) -> Tensor:
         """See `Segmenter.forward`; logits at a quarter of the size."""
-        return self.network((pictures - self.mean) / self.deviation).logits
+        return self.network(normalize(pictures)).logits
 
 
 class ClipsegSegmenter(Segmenter):
@@ -161,8 +162,6 @@ class ClipsegSegmenter(Segmenter):
             published weights were trained at 352.
     """
 
-    mean: Tensor
-    deviation: Tensor
     prompts: Tensor
 
     def __init__(self, network: Any, tokenizer: Any, class_set: ClassSet, size: int = 352) -> None:
@@ -176,7 +175,6 @@ class ClipsegSegmenter(Segmenter):
         self.layers = [layer + 1 for layer in network.extract_layers]
         self.vision: Any = network.clip.vision_model
         self.decoder: Any = network.decoder
-        _add_imagenet(self)
         self.eval()
 
     def forward(self, pictures: Tensor) -> Tensor:
@@ -184,7 +182,7 @@ class ClipsegSegmenter(Segmenter):
         square = (self.size, self.size)
         pictures = F.interpolate(pictures, square, mode="bilinear", antialias=True)
         states = self.vision(
-            pixel_values=(pictures - self.mean) / self.deviation, output_hidden_states=True
+            pixel_values=normalize(pictures), output_hidden_states=True
         ).hidden_states
         # Pictures times prompts as one batch, the prompts of a picture side by side.
         count = len(self.prompts)
@@ -203,6 +201,32 @@ _REST = ("unlabeled", "background")
 def luma(pictures: Tensor) -> Tensor:
     """Y of N x 3 x H x W RGB in [0, 1], N x 1 x H x W; unrounded, with a gradient."""
     return (pictures * pictures.new_tensor(_LUMA).view(3, 1, 1)).sum(dim=1, keepdim=True)
+
+
+def normalize(pictures: Tensor) -> Tensor:
+    """N x 3 x H x W RGB in [0, 1], with the mean and deviation of ImageNet."""
+    mean, deviation = (
+        pictures.new_tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_DEVIATION)
+    )
+    return (pictures - mean) / deviation
+
+
+@torch.inference_mode()
+def score_segmenter(
+    segmenter: Segmenter, pictures: Sequence[tuple[np.ndarray, np.ndarray]], device: torch.device
+) -> ConfusionMatrix:
+    """Count true and predicted classes at the pictures' full size.
+
+    Args:
+        segmenter: on `device`.
+        pictures: H x W x 3 uint8 RGB with H x W uint8 ids of the segmenter's class set.
+    """
+    matrix = ConfusionMatrix(len(segmenter.class_set))
+    for picture, labels in tqdm(pictures, desc="test", mininterval=5):
+        batch = torch.from_numpy(picture).to(device).permute(2, 0, 1)[None].float() / 255
+        logits = F.interpolate(segmenter(batch), labels.shape, mode="bilinear")
+        matrix.update(logits.argmax(dim=1)[0].cpu().numpy(), labels)
+    return matrix
 
 
 def check_labels(labels: Mapping[int, str], class_set: ClassSet) -> None:
@@ -229,11 +253,6 @@ def check_labels(labels: Mapping[int, str], class_set: ClassSet) -> None:
 
 def _words(name: str) -> str:
     return re.sub(r"[\s_-]+", " ", name).strip().lower()
-
-
-def _add_imagenet(module: nn.Module) -> None:
-    for name, values in (("mean", IMAGENET_MEAN), ("deviation", IMAGENET_DEVIATION)):
-        module.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
 
 
 @torch.no_grad()

@@ -31,7 +31,7 @@ RUNNING, FINISHED = "running", "finished"
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 75em; padding: 0 1em }
 table { border-collapse: collapse; margin: 0 2em 1em 0 }
-caption { font-weight: bold; text-align: left; padding: .3em 0 }
+caption { font-weight: bold; padding: .3em 0; text-align: left; white-space: nowrap }
 td, th { border-bottom: 1px solid #ccc; padding: .2em .8em .2em 0; text-align: left;
   vertical-align: top }
 td.number { text-align: right; font-variant-numeric: tabular-nums }
@@ -102,7 +102,8 @@ def picture_files(directory: str | os.PathLike[str]) -> dict[int, Path]:
 
 def _outcome(metadata: Mapping[str, Any]) -> Iterable[str]:
     session = metadata["sessions"][-1]
-    done = 0 if session["last_step"] is None else session["last_step"] + 1
+    last = session["last_step"]
+    done = session["first_step"] if last is None else last + 1
     steps = f"{done} of {metadata['total_steps']} steps"
     if session["outcome"] == FINISHED:
         yield f"<p>Finished, {steps}.</p>"

@@ -17,7 +17,7 @@ from ivf_core.class_sets import FMB, MFNET, UNLABELED
 from ivf_core.cli import build_parser, main
 from ivf_core.data.boxes import M3FD_OBJECTS, read_boxes
 from ivf_core.data.check import check_dataset, format_report
-from ivf_core.data.datasets import DATASETS, PairDataset, open_dataset
+from ivf_core.data.datasets import DATASETS, PairDataset, open_dataset, open_split
 from ivf_core.data.layouts import LayoutError
 from ivf_core.data.pairs import CropSampler, Pair, hold_out
 from ivf_core.images.files import read_labels, write_image
@@ -291,6 +291,26 @@ def test_tno_says_what_is_no_pair(tmp_path: Path) -> None:
         str(tmp_path / "DHV_images/Fire_sequence/part_1/dhv/DHV2.bmp"),
         str(tmp_path / "Triclobs_images/Balls"),
     ]
+
+
+def test_test_pictures_stay_out_of_training(tmp_path: Path) -> None:
+    """Published splits where there are any, else each n-th pair."""
+
+    def names(root: Path) -> list[list[str]]:
+        return [[pair.name for pair in part] for part in open_split(root, 2)]
+
+    fmb(tmp_path / "fmb")
+    assert names(tmp_path / "fmb") == [["00001", "00002"], ["00003"]]
+    mfnet(tmp_path / "mfnet")
+    assert [name[:5] for part in names(tmp_path / "mfnet") for name in part][-1] == "00004"
+    m3fd(tmp_path / "m3fd")
+    assert names(tmp_path / "m3fd") == [["00001"], ["00000"]]
+    (tmp_path / "m3fd/meta").mkdir()
+    (tmp_path / "m3fd/meta/train.txt").write_text("00000\n")
+    (tmp_path / "m3fd/meta/val.txt").write_text("00001\n")
+    assert names(tmp_path / "m3fd") == [["00000"], ["00001"]]
+    write_split(tmp_path / "plain", ["a", "b", "c"], "visible", "infrared")
+    assert names(tmp_path / "plain") == [["b"], ["a", "c"]]
 
 
 def test_names_of_papers_code(tmp_path: Path) -> None:

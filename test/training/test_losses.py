@@ -11,6 +11,7 @@ import torch
 from ivf_core.training.losses import (
     cosine_feature_loss,
     dice_loss,
+    logit_distillation_loss,
     mean_psnr_loss,
     ohem_cross_entropy,
     relative_feature_error,
@@ -98,3 +99,28 @@ def test_mean_psnr() -> None:
     expected = -(20 + 40) / 2
     assert mean_psnr_loss(ours, theirs).item() == pytest.approx(expected, abs=0.3)
     assert mean_psnr_loss(theirs, theirs).item() == pytest.approx(-50)
+
+
+def test_logit_distillation_loss() -> None:
+    random = np.random.default_rng(0)
+    ours, theirs = 3 * random.standard_normal((2, 2, 4, 3, 5))
+
+    def softmax(x: np.ndarray) -> np.ndarray:
+        return np.exp(x) / np.exp(x).sum(axis=1, keepdims=True)
+
+    for temperature in (1.0, 2.5):
+        p, q = softmax(theirs / temperature), softmax(ours / temperature)
+        expected = temperature**2 * (p * np.log(p / q)).sum(axis=1).mean()
+        loss = logit_distillation_loss(
+            torch.from_numpy(ours), torch.from_numpy(theirs), temperature=temperature
+        )
+        assert loss.item() == pytest.approx(expected)
+    same = torch.from_numpy(ours).requires_grad_()
+    loss = logit_distillation_loss(same, torch.from_numpy(ours) + 7)  # the softmax is the same
+    assert loss.item() == pytest.approx(0, abs=1e-12)
+    assert torch.autograd.grad(loss, same)[0].abs().max() < 1e-12
+    # One pixel of theirs stands for four of ours.
+    fine = torch.zeros(1, 2, 2, 2, dtype=torch.float64)
+    coarse = torch.tensor([math.log(3), 0.0], dtype=torch.float64).view(1, 2, 1, 1)
+    expected = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
+    assert logit_distillation_loss(fine, coarse).item() == pytest.approx(expected)

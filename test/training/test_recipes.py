@@ -24,9 +24,12 @@ from ivf_core.training import recipes
 from ivf_core.training.bilevel import DistillRecipe
 from ivf_core.training.distillation import StudentRecipe, learn_alone, train_student
 from ivf_core.training.encoders import EncoderRecipe
+from ivf_core.training.head_scores import class_weights
 from ivf_core.training.priors import PriorRecipe
 from ivf_core.training.recipes import RecipeError, git_revision, load_recipe
-from ivf_core.training.segmentation import HeadRecipe, class_weights, train_head
+from ivf_core.training.segformer import SegformerRecipe
+from ivf_core.training.segmentation import HeadRecipe, train_head
+from ivf_core.training.summary import picture_files, read_losses
 from ivf_core.training.teacher_training import TeacherRecipe
 
 RECIPES = Path(__file__).parents[2] / "training"
@@ -47,6 +50,7 @@ def test_recipes_that_ship_are_sound() -> None:
         "student": StudentRecipe,
         "head": HeadRecipe,
         "priors": PriorRecipe,
+        "segformer": SegformerRecipe,
         "teacher": TeacherRecipe,
         "distill": DistillRecipe,
         "encoder": EncoderRecipe,
@@ -273,6 +277,13 @@ def test_student_and_head_train(
         recipe = StudentRecipe(output=str(tmp_path / "student.safetensors"), steps=steps, **fields)  # type: ignore[arg-type]
         scores.append(train_student(recipe)["pairs"])
     assert scores[1] > scores[0] + 3
+    run = tmp_path / "student"  # beside student.safetensors
+    losses = read_losses(run)
+    expected = {"units": 30, "features": 10, "output": 10} if structure == "sage" else {"psnr": 40}
+    assert {name: len(steps) for name, (steps, _) in losses.items()} == expected
+    assert list(picture_files(run)) == [*range(0, 40, 2), 39]
+    assert load_recipe(StudentRecipe, run / "recipe.yaml") == recipe
+    assert f"{scores[1]:.4g}" in (run / "summary.html").read_text()
     head_recipe = HeadRecipe(
         student=str(tmp_path / "student.safetensors"), output=str(tmp_path / "all.safetensors"),
         folder="pairs", labels="labels", confidence="", hold_out_every=4,
@@ -280,6 +291,8 @@ def test_student_and_head_train(
     )  # fmt: skip
     head_scores = train_head(head_recipe)
     assert len(head_scores) == 2
+    assert set(read_losses(tmp_path / "all")) == {"cross-entropy", "dice"}
+    assert list(picture_files(tmp_path / "all")) == [0, 1]
     assert all(0 <= value <= 1 for table in head_scores.values() for value in table.values())
     model = load_model(tmp_path / "all.safetensors")
     assert model.structure == structure

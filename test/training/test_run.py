@@ -6,6 +6,7 @@ import base64
 import csv
 import json
 import logging
+import os
 import re
 import subprocess
 import sys
@@ -134,7 +135,7 @@ def test_resume_after_a_kill(tmp_path: Path) -> None:
     """The checkpoint was at step 4: what was done after it is done again, and counts once."""
     done = subprocess.run(
         [sys.executable, "-c", _KILLED, str(tmp_path)],
-        env={"PYTHONPATH": ":".join([str(Path(__file__).parent), *sys.path])},
+        env={**os.environ, "PYTHONPATH": ":".join([str(Path(__file__).parent), *sys.path])},
         capture_output=True,
         text=True,
     )
@@ -151,6 +152,9 @@ def test_resume_after_a_kill(tmp_path: Path) -> None:
     assert scalars(tmp_path)["student/loss"] == expected
     assert list(picture_files(tmp_path)) == [0, 1, 2, 3]
     assert [s["outcome"] for s in metadata(tmp_path)["sessions"]] == ["killed", "finished"]
+    with record(tmp_path, first_step=8):  # nothing is left to do
+        pass
+    assert "Finished, 8 of 8 steps" in (tmp_path / "summary.html").read_text()
 
     with record(tmp_path) as run:
         run.losses(0, {"anew": 1.0})

@@ -1,0 +1,153 @@
+"""Metrics of fused pictures that know no source: BRISQUE, NIQE, MUSIQ, PaQ-2-PiQ.
+
+IQA-PyTorch (`pyiqa`, the extra `no-reference`) computes them, with its defaults. Its licence,
+PolyForm Noncommercial, is stricter than ours: nothing of it is in this package.
+
+Each needs a file of weights, which is never downloaded unasked: without it the error says
+where to get it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ivf_core.metrics.inputs import check_pictures
+
+__all__ = [
+    "NO_REFERENCE_METRICS",
+    "MetricUnavailableError",
+    "NoReferenceMetric",
+    "no_reference_metrics",
+    "weights_directory",
+]
+
+_HUB = "https://huggingface.co/chaofengc/IQA-PyTorch-Weights/resolve/main"
+
+
+class MetricUnavailableError(ValueError):
+    """A metric whose library or weights are not there; names what is missing, and its source."""
+
+
+@dataclass(frozen=True)
+class NoReferenceMetric:
+    """A row of `NO_REFERENCE_METRICS`."""
+
+    key: str
+    """Its name in IQA-PyTorch."""
+    weights: str
+    """Its file."""
+    smallest: int
+    """Height and width that a picture needs."""
+    higher_is_better: bool = True
+
+
+NO_REFERENCE_METRICS: Mapping[str, NoReferenceMetric] = {
+    # Mittal, Moorthy and Bovik, TIP 2012.
+    "BRISQUE": NoReferenceMetric("brisque", "brisque_svm_weights.pth", 16, False),
+    # Mittal, Soundararajan and Bovik, SPL 2013; a Gaussian over blocks of 96 x 96.
+    "NIQE": NoReferenceMetric("niqe", "niqe_modelparameters.mat", 192, False),
+    # Ke et al., ICCV 2021; of KonIQ-10k.
+    "MUSIQ": NoReferenceMetric("musiq", "musiq_koniq_ckpt-e95806b9.pth", 32),
+    # Ying et al., CVPR 2020.
+    "PaQ-2-PiQ": NoReferenceMetric("paq2piq", "P2P_RoIPoolModel-fit.10.bs.120-ca69882e.pth", 64),
+}
+"""The metrics by the names that papers use."""
+
+
+def weights_directory() -> Path:
+    """Where IQA-PyTorch keeps what it has downloaded: `pyiqa` in the hub directory of torch."""
+    return Path(torch.hub.get_dir()) / "pyiqa"
+
+
+def no_reference_metrics(
+    fused: Tensor,
+    names: Iterable[str] = tuple(NO_REFERENCE_METRICS),
+    *,
+    weights: str | os.PathLike[str] | None = None,
+) -> dict[str, Tensor]:
+    """Score a batch with several metrics, on its device.
+
+    Args:
+        fused: N x 1 x H x W, or N x 3 x H x W RGB, float in 0..255. BRISQUE and NIQE take the
+            luma of a colour picture; the others were trained on colour.
+        names: of `NO_REFERENCE_METRICS`; the default is all.
+        weights: directory of their files; by default `weights_directory()`.
+
+    Returns:
+        N values by name, in the order of `names`.
+
+    Raises:
+        MetricUnavailableError: pyiqa or a file is missing, or the file is not of the metric.
+        ValueError: an unknown name, or as `check_pictures`.
+    """
+    directory = Path(weights) if weights is not None else weights_directory()
+    values = {}
+    for name in names:
+        if name not in NO_REFERENCE_METRICS:
+            raise ValueError(f"metric '{name}', known: {', '.join(NO_REFERENCE_METRICS)}")
+        check_pictures(NO_REFERENCE_METRICS[name].smallest, channels=(1, 3), fused=fused)
+        network = _load(name, directory, fused.device)
+        picture = fused.float() / 255
+        if name in ("MUSIQ", "PaQ-2-PiQ"):
+            picture = picture.expand(-1, 3, -1, -1)
+        values[name] = network(picture).reshape(len(fused)).to(fused)
+    return values
+
+
+@lru_cache(maxsize=8)
+def _load(name: str, directory: Path, device: torch.device) -> nn.Module:
+    """The metric's network in evaluation mode; takes values in [0, 1]."""
+    metric = NO_REFERENCE_METRICS[name]
+    path = directory / metric.weights
+    if not path.is_file():
+        raise MetricUnavailableError(
+            f"metric '{name}': no weights at '{path}'; get them: "
+            f"curl -L --create-dirs -o '{path}' {_HUB}/{metric.weights}"
+        )
+    try:
+        import pyiqa
+    except ImportError as error:
+        raise MetricUnavailableError(
+            f"metric '{name}' needs pyiqa ({error}): pip install 'ivf_ros[no-reference]'"
+        ) from error
+    try:
+        if path.suffix == ".pth":
+            # pyiqa would run code in it; what loads as data only has none.
+            torch.load(path, map_location="cpu", weights_only=True)
+        # It prints what it does.
+        with contextlib.redirect_stdout(io.StringIO()), _without_imagenet():
+            return pyiqa.create_metric(
+                metric.key, device=device, pretrained_model_path=str(path)
+            ).eval()
+    except Exception as error:  # of pickle's, torch's and MATLAB's readers, each its own
+        raise MetricUnavailableError(
+            f"metric '{name}': '{path}' is not its file of weights ({_HUB}/{metric.weights}): "
+            f"{str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        ) from error
+
+
+@contextlib.contextmanager
+def _without_imagenet() -> Iterator[None]:
+    """PaQ-2-PiQ's ResNet without those weights, which it would download and then replace."""
+    from torchvision import models
+
+    build = models.resnet18
+
+    def bare(*, weights: Any = None, **options: Any) -> nn.Module:
+        return build(weights=None, **options)
+
+    models.resnet18 = bare
+    try:
+        yield
+    finally:
+        models.resnet18 = build

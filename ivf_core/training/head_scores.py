@@ -1,0 +1,101 @@
+"""Class weights, background and scores of a segmentation head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ivf_core.class_sets import UNLABELED, unknown_ids
+from ivf_core.data.pairs import Pair
+from ivf_core.metrics.segmentation import ConfusionMatrix
+from ivf_core.models.segmentation import LABEL_STRIDE, SegmentationHead
+
+__all__ = ["background_offset", "class_weights", "predict_labels", "score_head"]
+
+
+def class_weights(pairs: Sequence[Pair], num_classes: int) -> Tensor:
+    """Weights against imbalance, 1 / ln(1.1 + p) by class share p (as in ENet), mean 1.
+
+    Raises:
+        ValueError: a label is neither below `num_classes` nor 255.
+    """
+    counts = np.zeros(256)
+    for pair in pairs:
+        if pair.labels is not None:
+            counts += np.bincount(pair.labels.ravel(), minlength=256)
+    if unknown := unknown_ids(counts, num_classes):
+        raise ValueError(
+            f"labels have ids {', '.join(map(str, unknown))}, expected 0 to {num_classes - 1}, "
+            f"or {UNLABELED} for none"
+        )
+    share = counts[:num_classes] / max(1.0, counts[:num_classes].sum())
+    weights = torch.from_numpy(1 / np.log(1.1 + share)).float()
+    return weights / weights.mean()
+
+
+@torch.inference_mode()
+def background_offset(
+    student: nn.Module, head: SegmentationHead, pairs: Sequence[Pair], device: torch.device
+) -> float:
+    """What to add to the logit of class 0, the rest of the world.
+
+    Crops are placed on objects and class weights favour them, so a head meets
+    far fewer objects in whole pictures than in training. The offset is the one of
+    0, 0.5, ... 4 with the best mean IoU on whole pictures of the training set.
+    """
+    candidates = [step / 2 for step in range(9)]
+    matrices = [ConfusionMatrix(head.num_classes) for _ in candidates]
+    for pair in pairs:
+        assert pair.labels is not None
+        logits = head(student(*_to_tensors(pair, device)).features)
+        height, width = logits.shape[-2:]
+        truth = pair.labels[::LABEL_STRIDE, ::LABEL_STRIDE][:height, :width]
+        for candidate, matrix in zip(candidates, matrices, strict=True):
+            shifted = logits.clone()
+            shifted[:, 0] += candidate
+            matrix.update(shifted.argmax(dim=1)[0].cpu().numpy(), truth)
+    scores = [matrix.mean_iou() for matrix in matrices]
+    return candidates[int(np.argmax(scores))]
+
+
+@torch.inference_mode()
+def predict_labels(
+    student: nn.Module, head: nn.Module, pair: Pair, device: torch.device
+) -> np.ndarray:
+    """H x W uint8 class ids of a whole pair; both networks in evaluation mode."""
+    ids = head(student(*_to_tensors(pair, device)).features).argmax(dim=1)[0].to(torch.uint8)
+    height, width = pair.luma.shape
+    return cv2.resize(ids.cpu().numpy(), (width, height), interpolation=cv2.INTER_NEAREST)
+
+
+@torch.inference_mode()
+def score_head(
+    student: nn.Module,
+    head: nn.Module,
+    pairs: Sequence[Pair],
+    names: Sequence[str],
+    device: torch.device,
+) -> dict[str, float]:
+    """IoU by class name at the pictures' full size, and "mean" of the classes that occur."""
+    matrix = ConfusionMatrix(len(names))
+    for pair in pairs:
+        assert pair.labels is not None
+        matrix.update(predict_labels(student, head, pair, device), pair.labels)
+    scores = {
+        name: float(value)
+        for name, value in zip(names, matrix.iou(), strict=True)
+        if not np.isnan(value)
+    }
+    return {**scores, "mean": matrix.mean_iou()}
+
+
+def _to_tensors(pair: Pair, device: torch.device) -> tuple[Tensor, Tensor]:
+    luma, infrared = (
+        torch.from_numpy(plane).to(device)[None, None].float() / 255
+        for plane in (pair.luma, pair.infrared)
+    )
+    return luma, infrared

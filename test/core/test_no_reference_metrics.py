@@ -1,0 +1,168 @@
+"""No-reference metrics: what they ask for, and their networks with weights made here.
+
+The true weights cannot be had where tests run, so no true score is checked.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ivf_core.metrics.no_reference import (
+    NO_REFERENCE_METRICS,
+    MetricUnavailableError,
+    no_reference_metrics,
+    weights_directory,
+)
+
+GREY = torch.rand(2, 1, 192, 200, generator=torch.Generator().manual_seed(0)) * 255
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_arguments: object) -> None:
+        raise AssertionError("something is downloaded")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files like the true ones, with random numbers in them."""
+    pytest.importorskip("pyiqa")
+    import torchvision
+    from pyiqa.archs.musiq_arch import MUSIQ
+    from pyiqa.archs.paq2piq_arch import AdaptiveConcatPool2d
+    from scipy.io import savemat
+
+    folder = tmp_path_factory.mktemp("no_reference")
+    torch.manual_seed(0)
+    files = {name: folder / metric.weights for name, metric in NO_REFERENCE_METRICS.items()}
+    torch.save((torch.rand(5), torch.rand(5, 36)), files["BRISQUE"])
+    savemat(files["NIQE"], {"mu_prisparam": np.zeros((1, 36)), "cov_prisparam": np.eye(36)})
+    torch.save(MUSIQ(pretrained=False).state_dict(), files["MUSIQ"])
+    network = torch.nn.ModuleDict(
+        {
+            "body": torch.nn.Sequential(*list(torchvision.models.resnet18().children())[:-2]),
+            "head": torch.nn.Sequential(
+                AdaptiveConcatPool2d(), torch.nn.Flatten(), torch.nn.BatchNorm1d(1024),
+                torch.nn.Dropout(), torch.nn.Linear(1024, 512), torch.nn.ReLU(),
+                torch.nn.BatchNorm1d(512), torch.nn.Dropout(), torch.nn.Linear(512, 1),
+            ),
+        }
+    )  # fmt: skip
+    torch.save(network.state_dict(), files["PaQ-2-PiQ"])
+    return folder
+
+
+@pytest.mark.parametrize("name", NO_REFERENCE_METRICS)
+def test_networks_run(name: str, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = no_reference_metrics(GREY, [name], weights=weights)[name]
+    assert values.shape == (2,)
+    assert values.dtype == torch.float32
+    assert values.isfinite().all()
+    assert values[0] != values[1]
+    alone = no_reference_metrics(GREY[1:].double(), [name], weights=weights)[name]
+    assert alone.dtype == torch.float64
+    assert alone.item() == pytest.approx(values[1].item(), rel=1e-4)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(("name", "tolerance"), [("BRISQUE", 0.2), ("PaQ-2-PiQ", 1e-6)])
+def test_color(name: str, tolerance: float, weights: Path) -> None:
+    """BRISQUE's luma of colours is in 16 to 235."""
+    picture = GREY[:1, :, :64, :64]
+    grey, color = (
+        no_reference_metrics(x, [name], weights=weights)[name].item()
+        for x in (picture, picture.expand(-1, 3, -1, -1))
+    )
+    assert color == pytest.approx(grey, rel=tolerance)
+
+
+def test_values_are_those_of_the_library(weights: Path) -> None:
+    pyiqa = pytest.importorskip("pyiqa")
+    path = weights / NO_REFERENCE_METRICS["BRISQUE"].weights
+    theirs = pyiqa.create_metric("brisque", device="cpu", pretrained_model_path=str(path))
+    ours = no_reference_metrics(GREY, ["BRISQUE"], weights=weights)["BRISQUE"]
+    torch.testing.assert_close(ours, theirs(GREY / 255))
+
+
+@pytest.mark.parametrize("name", NO_REFERENCE_METRICS)
+def test_smallest_pictures(name: str, weights: Path) -> None:
+    side = NO_REFERENCE_METRICS[name].smallest
+    picture = GREY[..., :side, :side]
+    assert no_reference_metrics(picture, [name], weights=weights)[name].isfinite().all()
+    message = f"fused is {side} x {side - 1}, expected at least {side} x {side}"
+    with pytest.raises(ValueError, match=message):
+        no_reference_metrics(picture[..., 1:], [name], weights=weights)
+
+
+@pytest.mark.parametrize("name", NO_REFERENCE_METRICS)
+def test_missing_weights(name: str, tmp_path: Path) -> None:
+    file = NO_REFERENCE_METRICS[name].weights
+    with pytest.raises(MetricUnavailableError) as caught:
+        no_reference_metrics(GREY, [name], weights=tmp_path)
+    message = str(caught.value)
+    assert message.startswith(f"metric '{name}': no weights at '{tmp_path / file}'; get them: curl")
+    assert message.endswith(
+        f"https://huggingface.co/chaofengc/IQA-PyTorch-Weights/resolve/main/{file}"
+    )
+
+
+def test_place_of_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    assert weights_directory() == tmp_path / "hub" / "pyiqa"
+    with pytest.raises(MetricUnavailableError, match=re.escape(f"'{tmp_path}/hub/pyiqa/niqe")):
+        no_reference_metrics(GREY, ["NIQE"])
+
+
+def test_missing_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "niqe_modelparameters.mat").write_bytes(b"x")
+    monkeypatch.setitem(sys.modules, "pyiqa", None)
+    with pytest.raises(MetricUnavailableError, match=r"'NIQE' needs pyiqa .*\[no-reference\]"):
+        no_reference_metrics(GREY, ["NIQE"], weights=tmp_path)
+
+
+class Code:
+    def __reduce__(self) -> tuple:
+        return print, ("code ran",)
+
+
+@pytest.mark.parametrize("content", ["nothing", "text", "code", "other"])
+@pytest.mark.parametrize("name", ["BRISQUE", "NIQE", "PaQ-2-PiQ"])
+def test_damaged_weights(
+    name: str, content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("pyiqa")
+    path = tmp_path / NO_REFERENCE_METRICS[name].weights
+    path.write_bytes(b"" if content == "nothing" else b"<html>not found</html>")
+    if content in ("code", "other"):
+        torch.save(Code() if content == "code" else {"a": torch.zeros(2)}, path)
+    with pytest.raises(MetricUnavailableError, match=f"metric '{name}': .*is not its file of w"):
+        no_reference_metrics(GREY, [name], weights=tmp_path)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("fused", "message"),
+    [
+        (torch.zeros(1, 2, 300, 300), "fused is (1, 2, 300, 300), expected N x 1 or 3 x H x W"),
+        (torch.full((1, 1, 300, 300), 256.0), "fused has values 256 to 256, expected 0 to 255"),
+        (torch.zeros(1, 1, 300, 300, dtype=torch.uint8), "fused is torch.uint8, expected"),
+    ],
+)
+def test_refused(fused: torch.Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        no_reference_metrics(fused, ["NIQE"])
+
+
+def test_unknown_names() -> None:
+    with pytest.raises(ValueError, match="metric 'PIQE', known: BRISQUE, NIQE"):
+        no_reference_metrics(GREY, ["PIQE"])
