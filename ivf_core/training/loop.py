@@ -53,8 +53,8 @@ class StepGuard:
             raise self._error(
                 name,
                 f"memory is too small ({str(error).splitlines()[0] if str(error) else 'no more'})",
-                "take a smaller batch_size or crop, fewer masks, precision bf16-mixed, or set the "
-                "weight of the term to 0; the last checkpoint stays (--resume, same recipe)",
+                "go on from the last checkpoint where there is more (--resume), or begin anew with "
+                "a smaller batch_size or crop, precision bf16-mixed, or the term's weight at 0",
             ) from error
 
     def check_finite(self, values: dict[str, float]) -> None:
@@ -64,8 +64,8 @@ class StepGuard:
                 raise self._error(
                     name,
                     f"{name} is {value}",
-                    "look at these files, take a smaller learning rate, or precision 32-true; "
-                    "the last checkpoint stays",
+                    "look at these files; begin anew with a smaller learning rate or precision "
+                    "32-true, or go on from the last checkpoint (--resume)",
                 )
 
     def _error(self, term: str, what: str, remedy: str) -> StepError:

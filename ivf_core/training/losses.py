@@ -318,7 +318,8 @@ def segmentation_loss(logits: Tensor, labels: Tensor, *, ignore: int = 255) -> T
 
 @dataclass(frozen=True)
 class ContextWeights:
-    """Of `context_loss`. The defaults are those of the published student."""
+    """Of `context_loss`; a term whose weight is zero is not computed. The defaults are those of
+    the published student."""
 
     visible: float = 9.0
     """Squared error against the visible luma."""
@@ -392,13 +393,16 @@ def context_loss(
         A scalar, not negative.
     """
     weights = weights or ContextWeights()
-    loss = (
-        weights.visible * mse_loss(fused, visible_luma)
-        + weights.infrared * mse_loss(fused, infrared)
-        + weights.source_gradient * gradient_loss(fused, visible_luma, infrared)
-    )
-    if reference is not None:
+    loss = fused.sum() * 0
+    if weights.visible:
+        loss = loss + weights.visible * mse_loss(fused, visible_luma)
+    if weights.infrared:
+        loss = loss + weights.infrared * mse_loss(fused, infrared)
+    if weights.source_gradient:
+        loss = loss + weights.source_gradient * gradient_loss(fused, visible_luma, infrared)
+    if reference is not None and weights.reference:
         loss = loss + weights.reference * mse_loss(fused, reference)
+    if reference is not None and weights.reference_gradient:
         loss = loss + weights.reference_gradient * gradient_loss(fused, reference)
     return loss
 

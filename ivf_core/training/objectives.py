@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields, is_dataclass
 
@@ -171,20 +171,20 @@ def check_weights(option: str, weights: object) -> None:
             raise ValueError(f"{option}.{name} must be at least 0, got {value}")
 
 
-def terms_off(option: str, weights: object, besides: Collection[str] = ()) -> list[str]:
+def terms_off(option: str, weights: object) -> list[str]:
     """Names of the terms whose weight is zero, and a warning for each.
 
-    Args:
-        besides: names of terms that there cannot be.
+    What the teacher learns by itself (`fusion`) has no reference: nothing is said of that.
     """
-    names = [
-        entry.name
-        for entry in fields(weights)  # type: ignore[arg-type]
-        if getattr(weights, entry.name) == 0 and entry.name not in besides
-    ]
-    for name in names:
-        _log.warning("%s.%s is 0: the term is left out", option, name)
-    return [f"{option}.{name}" for name in names]
+    names = []
+    for name in (entry.name for entry in fields(weights)):  # type: ignore[arg-type]
+        full, value = f"{option}.{name}", getattr(weights, name)
+        if is_dataclass(value):
+            names += terms_off(full, value)
+        elif value == 0 and not (option.endswith("fusion") and name.startswith("reference")):
+            _log.warning("%s is 0: the term is left out", full)
+            names.append(full)
+    return names
 
 
 def _to_float32(out: StudentOutput) -> StudentOutput:

