@@ -7,25 +7,22 @@ their rows and pictures.
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ivf_core import __version__
 from ivf_core.class_sets import ClassSet
 from ivf_core.data.rosbag import BagError, BagMessage, decode
 from ivf_core.evaluation.replay import summary as summaries
 from ivf_core.evaluation.replay.bags import Bag, open_bag
+from ivf_core.evaluation.replay.directory import finished_directory
 from ivf_core.evaluation.replay.flow import Sink, prefetched
 from ivf_core.evaluation.replay.measures import OTHER, Scene, Scorer, use_one_thread
 from ivf_core.evaluation.replay.notable import NotableFrames
@@ -47,13 +44,7 @@ from ivf_core.images.overlay import draw_overlay
 from ivf_core.inference import FusionResult
 from ivf_core.inference.pipeline import resize_labels
 
-__all__ = ["OUTPUTS", "is_finished", "replay_bag"]
-
-OUTPUTS = (
-    "bag", "pictures", "side_by_side.mp4", "frames.csv", "timings.csv", "report.html",
-    "summary.json",
-)  # fmt: skip
-"""What a replay puts into its directory; summary.json comes last."""
+__all__ = ["replay_bag"]
 
 _AHEAD = 6
 _PICTURES = 120
@@ -83,46 +74,10 @@ def replay_bag(
         BagError: nothing can be read, or a topic is missing; names the bag.
         OSError: a file cannot be written.
     """
-    with open_results(settings, path) as results, _finished_directory(output) as folder:
+    with open_results(settings, path) as results, finished_directory(output) as folder:
         summary = _Replay(path, folder, settings, results, progress).run()
         write_report(folder)
         return summary
-
-
-def is_finished(path: Path, output: Path, settings: ReplaySettings) -> bool:
-    """Whether `output` holds the replay of this bag by these settings and this version.
-
-    The number of threads does not count.
-    """
-    try:
-        summary = json.loads((output / "summary.json").read_text(encoding="utf-8"))
-        asked = {**settings.to_json(), "files": summaries.input_fingerprints(settings)}
-        return bool(
-            summary["format"] == summaries.FORMAT
-            and summary["versions"]["ivf"] == __version__
-            and {**summary["asked"], "threads": 0} == {**asked, "threads": 0}
-            and summary["bag"]["fingerprint"] == summaries.fingerprint(path)
-        )
-    except (OSError, ValueError, KeyError, TypeError):  # missing, unfinished or of another kind
-        return False
-
-
-@contextmanager
-def _finished_directory(output: Path) -> Iterator[Path]:
-    """A temporary folder whose content moves to `output` when all went well."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}."))
-    try:
-        yield folder
-        output.mkdir(exist_ok=True)
-        for name in (*OUTPUTS[-1:], *OUTPUTS[:-1]):  # the mark of a finished replay goes first
-            old = output / name
-            shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
-        for name in OUTPUTS:
-            if (folder / name).exists():
-                (folder / name).replace(output / name)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass
@@ -171,9 +126,7 @@ class _Replay:
             counts = {topic.name: topic.count for topic in bag.info.topics}
             self._most = min(counts[topics.rgb], counts[topics.thermal])
             self._picture_every = max(1, math.ceil(self._most / _PICTURES))
-            score_every = settings.score_every or self._picture_every * math.ceil(
-                _SCORED_APART / self._picture_every
-            )
+            score_every = settings.score_every or self._sparse()
             self._start = bag.info.start_ns
             self._reader = PairReader(bag, topics, self._log, pass_on=settings.inputs)
             self._companions = self._open_companions(stack, topics)
@@ -187,6 +140,16 @@ class _Replay:
             self._flow(bag)
             seconds = time.perf_counter() - began
             return self._summarize(bag, topics, score_every, seconds)
+
+    def _sparse(self) -> int:
+        """Every which pair is scored, a multiple of those with pictures.
+
+        Metrics cost as much as ten pairs: of a long bag one in 300 and of a minute one in
+        30 get them, of a short one more, for 30 are needed to tell anything.
+        """
+        wanted = min(max(self._most / 30, 30), _PICTURES)
+        apart = max(_SCORED_APART, self._most / wanted)
+        return self._picture_every * math.ceil(apart / self._picture_every)
 
     def _open_companions(self, stack: ExitStack, topics: Topics) -> dict[str, Companion]:
         """Each reads the bag by itself: it may be ahead of the cameras or behind."""
