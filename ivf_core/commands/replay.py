@@ -21,7 +21,7 @@ __all__ = ["COMMANDS"]
 
 
 def _replay(args: argparse.Namespace) -> int:
-    from ivf_core.evaluation.replay.replay import make_pipeline, replay_bag
+    from ivf_core.evaluation.replay.replay import replay_bag
     from ivf_core.evaluation.replay.settings import ReplaySettings
     from ivf_core.memory import keep_freed_memory
 
@@ -35,7 +35,7 @@ def _replay(args: argparse.Namespace) -> int:
             bar.total = total
             bar.update(done - bar.n)
 
-        summary = replay_bag(args.bags[0], args.output, settings, make_pipeline(settings), progress)
+        summary = replay_bag(args.bags[0], args.output, settings, progress)
     _print(summary, args.output)
     return 0 if summary["pairing"]["pairs"] else 1
 
@@ -104,7 +104,10 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
         "--score-every", type=int, default=0, metavar="N",
         help="score every Nth pair; 0: about 120 of a bag, every 10th at most",
     )  # fmt: skip
-    results.set_defaults(recorded=None)
+    results.add_argument(
+        "--recorded", nargs="?", const="", metavar="BAG",
+        help="score what the node has published, of this bag (the same one), and run no model",
+    )  # fmt: skip
 
 
 COMMANDS = (

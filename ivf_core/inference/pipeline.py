@@ -15,7 +15,7 @@ from ivf_core.inference.engine import create_engine
 from ivf_core.models.checkpoints import FusionModel
 from ivf_core.models.graph import MINIMUM_SIZE
 
-__all__ = ["FusionPipeline", "FusionResult", "ImagePair", "resize_labels"]
+__all__ = ["FusionPipeline", "FusionResult", "ImagePair", "prepare", "resize_labels"]
 
 
 @dataclass(frozen=True)
@@ -108,15 +108,9 @@ class FusionPipeline:
             ValueError: an image of the wrong type or shape, or without a single
                 finite thermal pixel; says which and what was expected.
         """
-        _check(pair)
         start = time.perf_counter()
-        infrared = self.normalizer(pair.infrared, pair.seconds)
+        infrared = prepare(pair, self.normalizer, self.registration)
         repaired = self.normalizer.repaired_pixels
-        size = pair.visible.shape[:2]
-        coverage = self.registration.coverage(infrared.shape, size)
-        infrared = self.registration(infrared, size)
-        if coverage is not None:
-            infrared = fill_uncovered(infrared, pair.visible, coverage)
         prepared = time.perf_counter()
         picture, ids = self.engine(pair.visible, infrared, fused=fused, labels=labels)
         done = time.perf_counter()
@@ -128,6 +122,25 @@ class FusionPipeline:
             model_ms=(done - prepared) * 1e3,
             repaired_pixels=repaired,
         )
+
+
+def prepare(
+    pair: ImagePair, normalizer: ThermalNormalizer, registration: Registration
+) -> np.ndarray:
+    """The thermal image as the student sees it: 8 bits, on the visible camera's pixels.
+
+    Returns:
+        H x W uint8, the visible luma where the thermal camera sees nothing.
+
+    Raises:
+        ValueError: as `FusionPipeline`.
+    """
+    _check(pair)
+    infrared = normalizer(pair.infrared, pair.seconds)
+    size = pair.visible.shape[:2]
+    coverage = registration.coverage(infrared.shape, size)
+    infrared = registration(infrared, size)
+    return infrared if coverage is None else fill_uncovered(infrared, pair.visible, coverage)
 
 
 def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -24,6 +24,7 @@ _LEAST_PEAK = 6.0  # of the sum: height of the peak in standard deviations of th
 _LEAST_SINGLE_PEAK = 7.0
 _LEAST_TILES = 6
 _LEAST_FRAMES = 3
+_LEAST_SHARE = 0.3
 _INLIER = 1.5
 _LEAST_GAIN = 1.0  # pixels of the full picture that a suggestion must be worth
 
@@ -117,7 +118,7 @@ class AlignmentMeter:
         shifts = np.linalg.norm((to - start)[agreeing], axis=1) * self._scale
         median = float(np.median(shifts))
         return Alignment(
-            self._at_full_size(moved) if share >= 0.5 and median >= _LEAST_GAIN else None,
+            self._at_full_size(moved) if share >= _LEAST_SHARE and median >= _LEAST_GAIN else None,
             median,
             share,
             self._frames,

@@ -13,6 +13,7 @@ import torch
 
 from ivf_core.class_sets import UNLABELED, ClassSet
 from ivf_core.evaluation.replay.alignment import AlignmentMeter
+from ivf_core.evaluation.replay.shutters import MotionLagMeter
 from ivf_core.evaluation.replay.stability import FlipMeter
 from ivf_core.metrics.fusion import FUSION_METRICS, fusion_metrics
 from ivf_core.metrics.segmentation import ConfusionMatrix
@@ -67,7 +68,7 @@ class Scorer:
         columns: names of the values, in order.
         skipped: what could not be measured, and how often.
         unknown_ids: true class ids outside the class set, with their pixels.
-        alignment: of the cameras.
+        alignment, motion_lag: of the cameras.
     """
 
     def __init__(
@@ -82,8 +83,8 @@ class Scorer:
         self._every = score_every
         self._flips = FlipMeter()
         self._before: np.ndarray | None = None
-        self._small: dict[str, np.ndarray] = {}
         self.alignment = AlignmentMeter()
+        self.motion_lag = MotionLagMeter()
         self.skipped: Counter[str] = Counter()
         self.unknown_ids: Counter[int] = Counter()
         self.confusion = (
@@ -99,8 +100,6 @@ class Scorer:
             "infrared_saturated_share",
             "infrared_frozen",
             "rgb_dark",
-            "rgb_motion",
-            "infrared_motion",
             "misregistration_px",
         ]
 
@@ -111,9 +110,10 @@ class Scorer:
             "infrared_saturated_share": _saturated_share(scene.infrared),
             "infrared_frozen": float(self._is_frozen(scene.infrared)),
             "rgb_dark": float(cv2.mean(grey)[0]),
-            "rgb_motion": self._motion("rgb", grey),
-            "infrared_motion": self._motion("thermal", scene.registered),
         }
+        small = [_quarter(picture) for picture in (grey, scene.registered)]
+        thermal_ns = scene.stamp_ns + round(scene.offset_ms * 1e6)
+        self.motion_lag.add(small[0], small[1], scene.stamp_ns, thermal_ns)
         if scene.labels is not None and self._class_set is not None:
             values |= _shares(scene.labels, self._class_set)
             values["flip_share"] = self._flips(grey, scene.labels)
@@ -147,17 +147,6 @@ class Scorer:
     def _is_frozen(self, infrared: np.ndarray) -> bool:
         before, self._before = self._before, infrared
         return before is not None and np.array_equal(before, infrared)
-
-    def _motion(self, camera: str, picture: np.ndarray) -> float:
-        """Mean absolute difference to the picture before, at a quarter of the size."""
-        height, width = picture.shape
-        size = (max(1, width // _STRIDE), max(1, height // _STRIDE))
-        small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-        before = self._small.get(camera)
-        self._small[camera] = small
-        if before is None or before.shape != small.shape:
-            return float("nan")
-        return float(cv2.mean(cv2.absdiff(small, before))[0])
 
     def _metrics(
         self, prefix: str, grey: np.ndarray, registered: np.ndarray, picture: np.ndarray
@@ -215,6 +204,12 @@ def _saturated_share(infrared: np.ndarray) -> float:
     with np.errstate(invalid="ignore"):
         share = float(np.count_nonzero(sample == np.nanmax(sample))) / sample.size
     return share if share >= 1e-3 else 0.0
+
+
+def _quarter(picture: np.ndarray) -> np.ndarray:
+    """At a quarter of the width and height."""
+    size = tuple(max(1, length // _STRIDE) for length in picture.shape[::-1])
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
 
 
 def _tensor(plane: np.ndarray) -> torch.Tensor:

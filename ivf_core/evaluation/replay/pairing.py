@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ivf_core.evaluation.replay.shutters import OffsetSuggestion, suggest_offset
+from ivf_core.evaluation.replay.shutters import MotionLag, OffsetSuggestion, suggest_offset
 from ivf_core.pairing import Pair, TimePairer
 
 __all__ = ["CAMERAS", "PairingLog"]
@@ -28,6 +28,9 @@ class PairingLog:
         tolerance_seconds, offset_seconds, minimum_interval_seconds, queue_size: as in
             `TimePairer`; thermal is infrared.
         start_ns: time of the bag's first message.
+
+    Attributes:
+        motion_lag: what the pictures say of the offset, where known.
     """
 
     def __init__(
@@ -50,7 +53,7 @@ class PairingLog:
         self._times = {camera: array("q") for camera in CAMERAS}
         self._paired = {camera: array("q") for camera in CAMERAS}
         self._pair_times = array("q")
-        self._motion = {camera: np.zeros(0) for camera in CAMERAS}
+        self.motion_lag: MotionLag | None = None
 
     def add(self, camera: str, stamp_ns: int, time_ns: int, item: Any) -> list[Pair]:
         """Take a camera's next image and return the pairs that it decides."""
@@ -62,10 +65,6 @@ class PairingLog:
     def flush(self) -> list[Pair]:
         """The pairs that are left at the end."""
         return self._noted(self._pairer.flush())
-
-    def note_motion(self, rgb: np.ndarray, thermal: np.ndarray) -> None:
-        """How much each pair's pictures differ from the ones before, NaN where unknown."""
-        self._motion = {"rgb": rgb, "thermal": thermal}
 
     @property
     def pairs(self) -> int:
@@ -100,9 +99,8 @@ class PairingLog:
         """The offset between the shutters, where it can be told."""
         return suggest_offset(
             {camera: self._as_array(self._stamps[camera]) for camera in CAMERAS},
-            {camera: self._as_array(self._paired[camera]) for camera in CAMERAS},
-            self._motion,
             self.clock_difference_seconds(),
+            self.motion_lag,
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -35,19 +35,16 @@ from ivf_core.evaluation.replay.reading import (
     Topics,
     choose_topics,
 )
+from ivf_core.evaluation.replay.results import NoResultError, Results, open_results
 from ivf_core.evaluation.replay.settings import ReplaySettings
 from ivf_core.evaluation.replay.writing import Album, Film, OutputBag, Table
 from ivf_core.images.files import write_json
 from ivf_core.images.messages import MessageError, to_infrared, to_visible
 from ivf_core.images.overlay import draw_overlay
-from ivf_core.images.registration import Registration
-from ivf_core.images.thermal import ThermalNormalizer
-from ivf_core.inference import FusionPipeline, FusionResult, ImagePair
-from ivf_core.inference.engine import describe
+from ivf_core.inference import FusionResult
 from ivf_core.inference.pipeline import resize_labels
-from ivf_core.models.checkpoints import load_model
 
-__all__ = ["OUTPUTS", "make_pipeline", "replay_bag"]
+__all__ = ["OUTPUTS", "replay_bag"]
 
 OUTPUTS = (
     "bag", "pictures", "side_by_side.mp4", "frames.csv", "timings.csv", "report.html",
@@ -64,29 +61,10 @@ Progress = Callable[[int, int], None]
 """Called with the pairs done, and how many there can be at most."""
 
 
-def make_pipeline(settings: ReplaySettings) -> FusionPipeline:
-    """The pipeline of these settings, warmed up."""
-    registration = Registration()
-    if settings.registration is not None:
-        registration = Registration.from_yaml(settings.registration)
-    pipeline = FusionPipeline(
-        load_model(settings.weights),
-        engine=settings.engine,
-        device=settings.device,
-        precision=settings.precision,
-        threads=settings.threads,
-        normalizer=ThermalNormalizer(settings.thermal_mode),
-        registration=registration,
-    )
-    pipeline.warm_up()
-    return pipeline
-
-
 def replay_bag(
     path: Path,
     output: Path,
     settings: ReplaySettings,
-    pipeline: FusionPipeline,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Replay one bag.
@@ -94,7 +72,6 @@ def replay_bag(
     Args:
         path: rosbag2 folder or file, or rosbag1 file.
         output: directory for `OUTPUTS`; those of an earlier replay are replaced, at the end.
-        pipeline: of `make_pipeline`; its gain control is reset.
 
     Returns:
         What summary.json holds.
@@ -103,8 +80,8 @@ def replay_bag(
         BagError: nothing can be read, or a topic is missing; names the bag.
         OSError: a file cannot be written.
     """
-    with _finished_directory(output) as folder:
-        return _Replay(path, folder, settings, pipeline, progress).run()
+    with open_results(settings, path) as results, _finished_directory(output) as folder:
+        return _Replay(path, folder, settings, results, progress).run()
 
 
 @contextmanager
@@ -140,18 +117,18 @@ class _Replay:
         path: Path,
         folder: Path,
         settings: ReplaySettings,
-        pipeline: FusionPipeline,
+        results: Results,
         progress: Progress | None,
     ) -> None:
         self._path = path
         self._folder = folder
         self._settings = settings
-        self._pipeline = pipeline
+        self._results = results
         self._progress = progress or (lambda done, total: None)
         self._left_out: list[str] = []
         self._failed: Counter[str] = Counter()
         self._details: dict[str, str] = {}
-        self._class_set: ClassSet | None = pipeline.class_set
+        self._class_set: ClassSet | None = results.class_set
         self._notable = NotableFrames()
         self._read_seconds = 0.0
 
@@ -160,7 +137,7 @@ class _Replay:
         with ExitStack() as stack:
             bag = stack.enter_context(open_bag(self._path, self._left_out))
             topics = choose_topics(bag.info, settings)
-            self._pipeline.normalizer.reset()
+            self._results.reset()
             self._log = PairingLog(
                 tolerance_seconds=settings.tolerance_seconds,
                 offset_seconds=settings.offset_seconds,
@@ -274,17 +251,10 @@ class _Replay:
         if pair.failed:
             self._fail(pair.failed, pair.detail)
             return None
-        assert pair.visible is not None
-        assert pair.infrared is not None
         try:
-            result = self._pipeline(
-                ImagePair(pair.visible, pair.infrared, pair.thermal_stamp_ns / 1e9)
-            )
-        except ValueError as error:
-            self._fail("unusable_pair", str(error))
-            return None
-        except RuntimeError as error:  # PyTorch's: out of memory, a lost device
-            self._fail("model_error", str(error))
+            result = self._results(pair)
+        except NoResultError as error:
+            self._fail(error.reason, str(error))
             return None
         times = {
             "read_ms": read_ms,
@@ -314,13 +284,15 @@ class _Replay:
         began = time.perf_counter()
         scene, settings = done.scene, self._settings
         mask = overlay = None
-        if scene.labels is not None and self._class_set is not None and scene.fused is not None:
+        shown = film is not None or not self._results.recorded
+        if shown and scene.labels is not None and self._class_set and scene.fused is not None:
             mask = resize_labels(scene.labels, scene.registered.shape)
             overlay = draw_overlay(
                 scene.fused, mask, self._class_set, settings.opacity, settings.palette
             )
-        pair = done.pair
-        output.write(pair.time_ns, pair.stamp_ns, pair.frame_id, scene.fused, mask, overlay)
+        if not self._results.recorded:
+            pair = done.pair
+            output.write(pair.time_ns, pair.stamp_ns, pair.frame_id, scene.fused, mask, overlay)
         if film is not None:
             film.write(scene, overlay)
         done.times["write_ms"] = (time.perf_counter() - began) * 1e3
@@ -355,16 +327,11 @@ class _Replay:
         columns = summaries.read_columns(
             self._folder / "frames.csv", ["index", *self._scorer.columns]
         )
-        self._note_motion(columns)
+        self._log.motion_lag = self._scorer.motion_lag.result()
         times = summaries.read_columns(self._folder / "timings.csv", ["read_ms", *_STAGES])
         pairing = self._log.to_json()
         alignment = self._scorer.alignment.result()
-        class_set, pipeline = self._class_set, self._pipeline
-        model_ms = (
-            float(np.mean(times["prepare_ms"] + times["model_ms"]))
-            if len(times["model_ms"])
-            else math.nan
-        )
+        class_set = self._class_set
         pairs = len(times["model_ms"])
         summary = {
             "format": summaries.FORMAT,
@@ -373,8 +340,8 @@ class _Replay:
             "topics": topics.to_json(),
             "settings": {
                 **self._settings.to_json(),
-                "weights": pipeline.weights,
-                "engine": describe(pipeline.engine),
+                "weights": self._results.weights,
+                "engine": self._results.engine,
                 "score_every": score_every,
             },
             "asked": self._settings.to_json(),
@@ -395,7 +362,7 @@ class _Replay:
             "throughput": {
                 "pairs_per_second": round(pairs / seconds, 2),
                 "seconds": round(seconds, 3),
-                "pipeline_pairs_per_second": round(1e3 / model_ms, 2) if pairs else None,
+                "pipeline_pairs_per_second": _rate(times["prepare_ms"] + times["model_ms"]),
             },
             "live": None,
             "registration": alignment.to_json() if alignment else None,
@@ -411,12 +378,6 @@ class _Replay:
         }
         write_json(self._folder / "summary.json", summary)
         return summary
-
-    def _note_motion(self, columns: dict[str, np.ndarray]) -> None:
-        motion = np.full((2, self._log.pairs), np.nan)
-        index = columns["index"].astype(int)
-        motion[0, index], motion[1, index] = columns["rgb_motion"], columns["infrared_motion"]
-        self._log.note_motion(*motion)
 
     def _left_out_lines(self) -> list[str]:
         lines = list(self._left_out)
@@ -456,3 +417,9 @@ class _Replay:
                 summaries.warning("no_head", "The weights have no segmentation head: no masks")
             )
         return found
+
+
+def _rate(milliseconds: np.ndarray) -> float | None:
+    """How many a second, by the mean of what is known."""
+    known = milliseconds[np.isfinite(milliseconds)]
+    return round(1e3 / float(known.mean()), 2) if len(known) else None

@@ -26,7 +26,7 @@ class ReplaySettings:
         labels_topic: images of true class ids, mono8; None: guessed, "": none.
         fused_topic: fused pictures of another method; None: guessed, "": none.
         recorded: bag with the node's fused and mask topics, which are scored in place
-            of running the pipeline; None runs it.
+            of running the pipeline; "": the replayed bag itself; None runs the pipeline.
         weights, engine, device, precision, threads: as for `FusionPipeline`.
         thermal_mode: one of `THERMAL_MODES`.
         registration: YAML file with the homography from thermal to RGB, or None.
@@ -44,7 +44,7 @@ class ReplaySettings:
     thermal_topic: str | None = None
     labels_topic: str | None = None
     fused_topic: str | None = None
-    recorded: Path | None = None
+    recorded: str | None = None
     weights: str = DEFAULT_WEIGHTS
     engine: str = "auto"
     device: str = "auto"

@@ -2,20 +2,147 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
-__all__ = ["OffsetSuggestion", "suggest_offset"]
+__all__ = ["MotionLag", "MotionLagMeter", "OffsetSuggestion", "suggest_offset"]
 
 _LEAST_IMAGES = 10
-_LEAST_PAIRS = 60
-_LARGEST_LAG_SECONDS = 0.5
-_STEPS_A_PERIOD = 8
-_STEADY_SHARE = 0.1  # of a period: spread of the stamps' phase that still is one offset
-_LEAST_CORRELATION = 0.35
+_STEADY_SHARE = 0.2  # of a period: spread of the stamps' phase that still is one offset
 _FAR_SECONDS = 2.0
+
+_TILES = (8, 6)
+_LAGS = 15  # pairs to either side
+_MEMORY = 1 / 16  # share of the newest frame in the moving mean
+_BLOCK = 25
+_LEAST_BLOCKS = 4
+_LEAST_CORRELATION = 0.08
+_LARGEST_ERROR = 0.3  # of a period
+
+
+class MotionLag(NamedTuple):
+    """By how much what moves does so later in the thermal pictures.
+
+    Attributes:
+        seconds: by the stamps, 0 where both clocks and shutters agree.
+        error_seconds: standard error (jackknife over blocks of 25 pairs).
+        correlation: of the motion at that lag.
+    """
+
+    seconds: float
+    error_seconds: float
+    correlation: float
+
+
+class MotionLagMeter:
+    """Compares where and when things move in both pictures.
+
+    Each picture is cut into 8 x 6 tiles; a tile's motion is its mean difference to the
+    picture before, less the median of all tiles (exposure, compression) and less its own
+    moving mean (texture, noise). The motions of both cameras are correlated at lags up to
+    15 pairs, over all tiles together; nothing is kept but sums.
+    """
+
+    def __init__(self) -> None:
+        self._before: tuple[np.ndarray, np.ndarray] | None = None
+        self._means = np.zeros((2, _TILES[0] * _TILES[1]))
+        self._recent = np.zeros((2, _LAGS + 1, _TILES[0] * _TILES[1]))
+        self._steps: deque[float] = deque(maxlen=31)
+        self._last: tuple[int, int] | None = None
+        self._blocks: list[np.ndarray] = []
+        self._count = 0
+        self._offset_sum = 0.0
+
+    def add(
+        self, visible: np.ndarray, infrared: np.ndarray, visible_ns: int, infrared_ns: int
+    ) -> None:
+        """Take the next pair.
+
+        Args:
+            visible, infrared: h x w uint8, small, of the same view.
+            visible_ns, infrared_ns: their stamps.
+        """
+        before, last = self._before, self._last
+        self._before, self._last = (visible, infrared), (visible_ns, infrared_ns)
+        if before is None or last is None or before[0].shape != visible.shape:
+            return
+        step = (visible_ns - last[0]) / 1e9
+        if step <= 0:
+            self._recent[:] = 0.0
+            return
+        self._steps.append(step)
+        period = float(np.median(self._steps))
+        # Frames are missing: their place in the row stays empty.
+        for _ in range(min(round(step / period) - 1, _LAGS)):
+            self._push(np.zeros_like(self._means))
+        other_step = (infrared_ns - last[1]) / 1e9
+        if max(abs(step - period), abs(other_step - period)) > 0.5 * period:
+            self._push(np.zeros_like(self._means))
+            return
+        pictures = zip((visible, infrared), before, strict=True)
+        motion = np.stack([_tiled(cv2.absdiff(now, past)) for now, past in pictures])
+        if not self._count:
+            self._means[:] = motion
+        self._means += _MEMORY * (motion - self._means)
+        self._push(motion - self._means)
+        self._offset_sum += (infrared_ns - visible_ns) / 1e9
+        self._sum()
+
+    def result(self) -> MotionLag | None:
+        """None where the motion does not tell."""
+        # The last block may be short of pairs.
+        blocks = np.array(self._blocks)
+        if self._count < _LEAST_BLOCKS * _BLOCK:
+            return None
+        total = blocks.sum(axis=0)
+        lag, correlation = _top(total)
+        without = np.array([_top(total - block)[0] for block in blocks])
+        count = len(blocks)
+        error = float(np.sqrt((count - 1) / count * ((without - without.mean()) ** 2).sum()))
+        if not (correlation >= _LEAST_CORRELATION and error <= _LARGEST_ERROR):  # NaN too
+            return None
+        period = float(np.median(self._steps))
+        return MotionLag(lag * period + self._offset_sum / self._count, error * period, correlation)
+
+    def _push(self, motion: np.ndarray) -> None:
+        self._recent[:, 1:] = self._recent[:, :-1].copy()
+        self._recent[:, 0] = motion
+
+    def _sum(self) -> None:
+        """Add the newest pair's products: a row a kind (product, both powers), a column a lag."""
+        if self._count % _BLOCK == 0:
+            self._blocks.append(np.zeros((3, 2 * _LAGS + 1)))
+        self._count += 1
+        sums = self._blocks[-1]
+        visible, infrared = self._recent
+        # Thermal later (positive lag): now's thermal with the RGB of before.
+        for sign, past, now in ((1, visible, infrared[0]), (-1, infrared, visible[0])):
+            lags = slice(_LAGS, None) if sign > 0 else slice(None, _LAGS)
+            rows = past if sign > 0 else past[:0:-1]
+            known = (rows != 0).any(axis=1)
+            sums[0, lags] += rows @ now
+            sums[1, lags] += np.square(rows).sum(axis=1)
+            sums[2, lags] += known * np.square(now).sum()
+
+
+def _tiled(difference: np.ndarray) -> np.ndarray:
+    tiles = cv2.resize(difference.astype(np.float32), _TILES, interpolation=cv2.INTER_AREA).ravel()
+    return tiles - np.median(tiles)
+
+
+def _top(sums: np.ndarray) -> tuple[float, float]:
+    """Lag in pairs with the highest correlation, to fractions; NaN at the ends of the range."""
+    scores = sums[0] / np.sqrt(np.maximum(sums[1] * sums[2], 1e-12))
+    best = int(scores.argmax())
+    if not 0 < best < len(scores) - 1:
+        return np.nan, np.nan
+    left, middle, right = (float(score) for score in scores[best - 1 : best + 2])
+    bend = left - 2 * middle + right
+    return best - _LAGS + (0.5 * (left - right) / bend if bend < 0 else 0.0), middle
 
 
 class OffsetSuggestion(NamedTuple):
@@ -23,74 +150,51 @@ class OffsetSuggestion(NamedTuple):
 
     Attributes:
         seconds: the offset, as for `offset_seconds`.
-        basis: "stamps": thermal stamps keep this distance to the nearest RGB stamp;
-            "motion": what moves does so in both pictures with this delay;
-            "stamps and motion": the delay chosen among those that the stamps allow;
-            "recording": the clocks differ, by what the recorder's clock says.
-        spread_seconds: how far single images depart from it; half a step of the
-            search for "motion", NaN for "recording".
-        correlation: of the motion at that delay, NaN where it was not used.
+        basis: "stamps": thermal stamps keep this distance to the nearest RGB stamp, give or
+            take whole periods; "motion": what moves does so in both pictures with this
+            delay; "stamps and motion": of the distances that the stamps allow, the nearest
+            to that; "recording": the clocks differ, by the recorder's clock.
     """
 
     seconds: float
     basis: str
-    spread_seconds: float
-    correlation: float
 
 
 def suggest_offset(
     stamps: Mapping[str, np.ndarray],
-    paired: Mapping[str, np.ndarray],
-    motion: Mapping[str, np.ndarray],
     clock_difference_seconds: float,
+    motion: MotionLag | None,
 ) -> OffsetSuggestion | None:
     """The offset that brings both cameras' images of one moment together.
 
-    Two cameras with one frequency keep a phase, which the stamps tell to a
-    fraction of a millisecond, but not how many periods lie between two images of
-    one moment: that takes the pictures. Motion in both (the mean difference to the
-    picture before) is compared at every delay up to half a second.
+    Two cameras of one frequency keep a phase, which the stamps tell to a fraction of a
+    millisecond, but not how many periods lie between two images of one moment: that takes
+    the pictures.
 
     Args:
         stamps: of all images in ns, by camera ("rgb", "thermal").
-        paired: of the images in pairs.
-        motion: of the images in pairs, NaN where unknown.
         clock_difference_seconds: of the thermal clock, by time of recording.
+        motion: from `MotionLagMeter`.
 
     Returns:
         None where stamps and motion leave it open.
     """
     if min(len(stamps["rgb"]), len(stamps["thermal"])) < _LEAST_IMAGES:
         return None
-    if abs(clock_difference_seconds) > _FAR_SECONDS:
-        return _between_clocks(stamps, clock_difference_seconds)
+    far = abs(clock_difference_seconds) > _FAR_SECONDS
+    base = clock_difference_seconds if far else 0.0
+    moved = stamps["thermal"] - round(base * 1e9)
     period = float(np.median(np.diff(np.sort(stamps["rgb"])))) / 1e9
-    if period <= 0:
-        return None
-    phase, spread = _phase(stamps["rgb"], stamps["thermal"], period)
+    phase, spread = _phase(stamps["rgb"], moved, period) if period > 0 else (0.0, np.inf)
     steady = spread <= _STEADY_SHARE * period
-    lag, correlation = _motion_lag(paired, motion, period)
-    if np.isnan(lag):
-        if not steady:
-            return None
-        return OffsetSuggestion(_rounded(-phase), "stamps", spread, np.nan)
+    if far:
+        return OffsetSuggestion(_rounded(-base - (phase if steady else 0.0)), "recording")
+    if motion is None:
+        return OffsetSuggestion(_rounded(-phase), "stamps") if steady else None
     if not steady:
-        return OffsetSuggestion(_rounded(-lag), "motion", period / _STEPS_A_PERIOD / 2, correlation)
-    periods = round((lag - phase) / period)
-    return OffsetSuggestion(
-        _rounded(-(phase + periods * period)), "stamps and motion", spread, correlation
-    )
-
-
-def _between_clocks(stamps: Mapping[str, np.ndarray], difference: float) -> OffsetSuggestion:
-    """Bring the clocks together, then to the nearest phase where it is steady."""
-    moved = stamps["thermal"] - round(difference * 1e9)
-    period = float(np.median(np.diff(np.sort(stamps["rgb"])))) / 1e9
-    if period > 0:
-        phase, spread = _phase(stamps["rgb"], moved, period)
-        if spread <= _STEADY_SHARE * period:
-            difference += phase
-    return OffsetSuggestion(_rounded(-difference), "recording", np.nan, np.nan)
+        return OffsetSuggestion(_rounded(-motion.seconds), "motion")
+    periods = round((motion.seconds - phase) / period)
+    return OffsetSuggestion(_rounded(-phase - periods * period), "stamps and motion")
 
 
 def _phase(rgb: np.ndarray, thermal: np.ndarray, period: float) -> tuple[float, float]:
@@ -102,66 +206,10 @@ def _phase(rgb: np.ndarray, thermal: np.ndarray, period: float) -> tuple[float, 
     nearest = nearest[np.abs(nearest) <= period]
     if len(nearest) < _LEAST_IMAGES:
         return 0.0, np.inf
-    turns = np.exp(2j * np.pi * nearest / period)
-    middle = float(np.angle(turns.mean())) / (2 * np.pi) * period
+    middle = float(np.angle(np.exp(2j * np.pi * nearest / period).mean())) / (2 * np.pi) * period
     off = (nearest - middle + period / 2) % period - period / 2
-    phase = middle + float(np.median(off))
-    spread = float(np.percentile(np.abs(off - np.median(off)), 75))
-    return phase, spread
-
-
-def _motion_lag(
-    paired: Mapping[str, np.ndarray], motion: Mapping[str, np.ndarray], period: float
-) -> tuple[float, float]:
-    """By how much thermal motion comes later, in seconds, and its correlation; or NaN, NaN."""
-    none = (np.nan, np.nan)
-    if len(motion["rgb"]) < _LEAST_PAIRS or len(motion["rgb"]) != len(paired["rgb"]):
-        return none
-    origin = int(paired["rgb"][0])
-    series = {}
-    for camera, values in motion.items():
-        known = np.isfinite(values)
-        seconds = (paired[camera] - origin)[known] / 1e9
-        # Motion is of the time between two images.
-        seconds, level = seconds - period / 2, np.log(values[known].astype(np.float64) + 1e-3)
-        order = np.argsort(seconds, kind="stable")
-        if len(seconds) < _LEAST_PAIRS:
-            return none
-        series[camera] = seconds[order], _without_trend(level[order], round(1.0 / period))
-    step = period / _STEPS_A_PERIOD
-    start = max(seconds[0] for seconds, _ in series.values())
-    end = min(seconds[-1] for seconds, _ in series.values())
-    largest = min(_LARGEST_LAG_SECONDS, (end - start) / 4)
-    count = int(largest / step)
-    grid = np.arange(start + largest, end - largest, step)
-    if count < 1 or len(grid) < _LEAST_PAIRS:
-        return none
-    rgb = np.interp(grid, *series["rgb"])
-    lags = np.arange(-count, count + 1) * step
-    scores = np.array(
-        [np.corrcoef(rgb, np.interp(grid + lag, *series["thermal"]))[0, 1] for lag in lags]
-    )
-    if not np.isfinite(scores).all():
-        return none
-    best = int(scores.argmax())
-    away = np.abs(lags - lags[best]) > 1.5 * period
-    rival = float(scores[away].max()) if away.any() else -1.0
-    if scores[best] < _LEAST_CORRELATION or scores[best] < rival + 0.1 or best in (0, 2 * count):
-        return none
-    return float(lags[best] + _vertex(*scores[best - 1 : best + 2]) * step), float(scores[best])
-
-
-def _without_trend(values: np.ndarray, width: int) -> np.ndarray:
-    """Less a moving mean, so that what remains is motion and not exposure or speed."""
-    width = max(3, width | 1)
-    padded = np.pad(values, width // 2, mode="edge")
-    return values - np.convolve(padded, np.full(width, 1 / width), mode="valid")
-
-
-def _vertex(left: float, middle: float, right: float) -> float:
-    """Where the parabola through three neighbours has its top, in steps."""
-    bend = left - 2 * middle + right
-    return 0.5 * (left - right) / bend if bend < 0 else 0.0
+    median = float(np.median(off))
+    return middle + median, float(np.percentile(np.abs(off - median), 75))
 
 
 def _rounded(seconds: float) -> float:
