@@ -16,7 +16,7 @@ from ivf_core.evaluation.bootstrap import CONFIDENCE, SAMPLES, SEED, Interval
 from ivf_core.evaluation.comparison import BLOCK_SECONDS, Compared, Comparison, compare
 from ivf_core.evaluation.quantities import describe
 from ivf_core.evaluation.replay_directory import ReplayDirectory
-from ivf_core.evaluation.report.charts import ascending, chart, numbers
+from ivf_core.evaluation.report.charts import ascending, chart, packed
 from ivf_core.evaluation.report.page import write_page
 from ivf_core.evaluation.report.pictures import embed_pictures
 from ivf_core.evaluation.report.words import FILTERS, flat
@@ -257,7 +257,7 @@ def _chart_data(comparison: Comparison, frames: list[dict[str, Any]]) -> dict[st
     """As of a report, with two lines in each chart; empty where the footage differs."""
     a, b = comparison.a, comparison.b
     one, two = comparison.matched
-    columns: dict[str, list[float | None]] = {}
+    columns: dict[str, Any] = {}
     charts, quantities = [], []
     both_a, both_b = a.columns(), b.columns()
     for name, values in both_a.items():
@@ -266,8 +266,8 @@ def _chart_data(comparison: Comparison, frames: list[dict[str, Any]]) -> dict[st
         sides = {"a": values[one], "b": both_b[name][two]}
         if np.array_equal(sides["a"], sides["b"], equal_nan=True):
             continue
-        columns |= {f"{side}_{name}": numbers(side_values) for side, side_values in sides.items()}
-        columns[f"change_{name}"] = numbers(sides["b"] - sides["a"])
+        columns |= {f"{side}_{name}": packed(side_values) for side, side_values in sides.items()}
+        columns[f"change_{name}"] = packed(sides["b"] - sides["a"])
         quantity = describe(name)
         label = name if quantity.section == "metrics" else quantity.label
         charts.append(

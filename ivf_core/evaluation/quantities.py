@@ -56,8 +56,6 @@ _OTHERS = (
     Quantity("infrared_saturated_share", "Saturated thermal pixels", "inputs", "%", -1),
     Quantity("infrared_frozen", "Thermal image repeated", "inputs", "", -1),
     Quantity("rgb_dark", "Mean luma of RGB", "inputs", "levels"),
-    Quantity("rgb_motion", "Change of RGB since the pair before", "inputs", "levels"),
-    Quantity("infrared_motion", "Change of thermal since the pair before", "inputs", "levels"),
     # Of a comparison.
     Quantity("pairs", "Pairs", "pairing", "", 1),
     Quantity("failed", "Pairs that failed", "pairing", "", -1),

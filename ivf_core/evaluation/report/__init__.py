@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,14 +16,15 @@ from ivf_core.evaluation.report.words import flat, metric_rows, sentences, tiles
 
 __all__ = ["write_report"]
 
-_PICTURE_BYTES = 5_500_000
+_PAGE_BYTES = 8_000_000
+_LEAST_PICTURES = 1 / 3
 
 
 def write_report(
     directory: str | os.PathLike[str],
     *,
     bands: Mapping[str, Mapping[str, float]] | None = None,
-    picture_bytes: int = _PICTURE_BYTES,
+    page_bytes: int = _PAGE_BYTES,
 ) -> Path:
     """Write DIR/report.html of what `ivf replay` left in DIR.
 
@@ -30,7 +32,8 @@ def write_report(
         directory: as `ReplayDirectory` reads it.
         bands: quantiles by metric that the charts are shown against; the default is the
             published student's on the shared pairs.
-        picture_bytes: about how much of the page may be pictures.
+        page_bytes: about the size of the page. Pictures get what the numbers leave of it,
+            a third at least.
 
     Returns:
         The page's path.
@@ -43,6 +46,9 @@ def write_report(
     summary = replay.summary
     notable = [entry["frame"] for entry in summary.get("notable", [])]
     path = replay.path / "report.html"
+    data = chart_data(replay, bands)
+    left = page_bytes - len(json.dumps(data, separators=(",", ":")))
+    budget = max(left, int(_LEAST_PICTURES * page_bytes))
     write_page(
         path,
         "report.html.j2",
@@ -55,7 +61,7 @@ def write_report(
         metrics=metric_rows(replay, bands),
         settings=flat({**(summary.get("settings") or {}), "version": summary["versions"]}),
         class_colors=class_colors(summary["classes"]),
-        data=chart_data(replay, bands),
-        pictures=embed_pictures(replay.pictures, notable, picture_bytes),
+        data=data,
+        pictures=embed_pictures(replay.pictures, notable, budget),
     )
     return path

@@ -22,11 +22,11 @@ from ivf_core.evaluation.quantities import Quantity, Section, describe, metric_c
 from ivf_core.evaluation.replay_directory import PICTURE_KINDS, ReplayDirectory
 from ivf_core.images.overlay import draw_overlay
 
-__all__ = ["ascending", "chart", "chart_data", "class_colors", "number", "numbers"]
+__all__ = ["ascending", "chart", "chart_data", "class_colors", "numbers", "packed"]
 
 _OTHER = "other_"  # prefix of the columns of the other method's metrics
 _KIND_NAMES = ("RGB", "Thermal", "Fused", "Overlay", "Other method")
-_DIGITS = 5
+_DIGITS = 4
 
 
 def chart_data(replay: ReplayDirectory, bands: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def chart_data(replay: ReplayDirectory, bands: Mapping[str, Mapping[str, float]]
         bands: by metric, the quantiles of the published student's scores.
 
     Returns:
-        index, seconds: of the pairs; columns: their values by name, None for NaN;
+        index, seconds: of the pairs; columns: their values by name, as `packed`;
         quantities: the columns to list beside the pictures; kinds: names of pictures;
         charts: as above; gaps: [start, end] in seconds; notable: reasons by pair number.
     """
@@ -46,7 +46,7 @@ def chart_data(replay: ReplayDirectory, bands: Mapping[str, Mapping[str, float]]
     return {
         "index": replay.index.tolist(),
         "seconds": ascending(replay.seconds),
-        "columns": {name: numbers(values) for name, values in columns.items()},
+        "columns": {name: packed(values) for name, values in columns.items()},
         "quantities": [
             {
                 "column": name,
@@ -88,11 +88,19 @@ def class_colors(classes: Mapping[str, Any]) -> list[str]:
 
 
 def numbers(values: np.ndarray | Sequence[float]) -> list[float | None]:
-    """Floats to five digits for JSON, None for what is not finite."""
-    return [number(value) for value in np.asarray(values, np.float64).tolist()]
+    """Floats to four digits for JSON, None for what is not finite."""
+    return [_number(value) for value in np.asarray(values, np.float64).tolist()]
 
 
-def number(value: float) -> float | None:
+def packed(values: np.ndarray) -> list[float | None] | dict[str, Any]:
+    """A column of pairs: as `numbers`, or where most are missing {rows, values} of the others."""
+    rows = np.flatnonzero(np.isfinite(values))
+    if 2 * len(rows) > len(values):
+        return numbers(values)
+    return {"rows": rows.tolist(), "values": numbers(values[rows])}
+
+
+def _number(value: float) -> float | None:
     """One float as `numbers` gives it; whole ones as int, which is shorter."""
     if not math.isfinite(value):
         return None

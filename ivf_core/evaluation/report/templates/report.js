@@ -7,6 +7,11 @@
   const findAll = (selector, root = document) => [...root.querySelectorAll(selector)];
 
   const count = data.index.length;
+  for (const [name, { rows, values }] of Object.entries(data.columns)) {
+    if (!rows) continue; // all values are there
+    data.columns[name] = new Array(count).fill(null);
+    rows.forEach((row, place) => (data.columns[name][row] = values[place]));
+  }
   const rowOf = new Map(data.index.map((pair, row) => [pair, row]));
   const pictured = Object.keys(pictures).map(Number).filter((pair) => rowOf.has(pair));
   let current = 0; // the row that is shown
