@@ -23,6 +23,7 @@ __all__ = ["COMMANDS"]
 def _replay(args: argparse.Namespace) -> int:
     from ivf_core.evaluation.replay.replay import replay_bag
     from ivf_core.evaluation.replay.settings import ReplaySettings
+    from ivf_core.evaluation.report import write_report
     from ivf_core.memory import keep_freed_memory
 
     settings = ReplaySettings(
@@ -36,6 +37,7 @@ def _replay(args: argparse.Namespace) -> int:
             bar.update(done - bar.n)
 
         summary = replay_bag(args.bags[0], args.output, settings, progress)
+    write_report(args.output)
     _print(summary, args.output)
     return 0 if summary["pairing"]["pairs"] else 1
 
@@ -56,7 +58,7 @@ def _print(summary: dict[str, Any], output: Path) -> None:
         print(f"ivf replay: left out: {line}", file=sys.stderr)
     for warning in summary["warnings"]:
         print(f"ivf replay: {warning['text']}", file=sys.stderr)
-    print(f"written to {output}")
+    print(f"written to {output}, see {output / 'report.html'}")
 
 
 def _add_replay(parser: argparse.ArgumentParser) -> None:

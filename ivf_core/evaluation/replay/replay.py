@@ -25,6 +25,7 @@ from ivf_core.data.rosbag import BagError, BagMessage, decode
 from ivf_core.evaluation.replay import summary as summaries
 from ivf_core.evaluation.replay.bags import Bag, open_bag
 from ivf_core.evaluation.replay.flow import Sink, prefetched
+from ivf_core.evaluation.replay.live import LiveGraph, live_warnings, read_live
 from ivf_core.evaluation.replay.measures import OTHER, Scene, Scorer
 from ivf_core.evaluation.replay.notable import NotableFrames
 from ivf_core.evaluation.replay.pairing import PairingLog
@@ -80,13 +81,22 @@ def replay_bag(
         BagError: nothing can be read, or a topic is missing; names the bag.
         OSError: a file cannot be written.
     """
-    with open_results(settings, path) as results, _finished_directory(output) as folder:
-        return _Replay(path, folder, settings, results, progress).run()
+    live, recording = None, None
+    if settings.recorded is not None:
+        recording = Path(settings.recorded or path)
+        with open_bag(recording, []) as recorded:
+            live = read_live(recorded)
+    used = live.settings(settings) if live is not None else settings
+    with open_results(used, path) as results, _finished_directory(output, recording) as folder:
+        return _Replay(path, folder, used, results, progress, asked=settings, live=live).run()
 
 
 @contextmanager
-def _finished_directory(output: Path) -> Iterator[Path]:
-    """A temporary folder whose content moves to `output` when all went well."""
+def _finished_directory(output: Path, recording: Path | None) -> Iterator[Path]:
+    """A temporary folder whose content moves to `output` when all went well.
+
+    A recording that lies there as the output's bag stays.
+    """
     output.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}."))
     try:
@@ -94,6 +104,8 @@ def _finished_directory(output: Path) -> Iterator[Path]:
         output.mkdir(exist_ok=True)
         for name in (*OUTPUTS[-1:], *OUTPUTS[:-1]):  # the mark of a finished replay goes first
             old = output / name
+            if recording is not None and old.resolve() == recording.resolve():
+                continue
             shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
         for name in OUTPUTS:
             if (folder / name).exists():
@@ -119,10 +131,15 @@ class _Replay:
         settings: ReplaySettings,
         results: Results,
         progress: Progress | None,
+        *,
+        asked: ReplaySettings,
+        live: LiveGraph | None,
     ) -> None:
         self._path = path
         self._folder = folder
         self._settings = settings
+        self._asked = asked
+        self._live = live
         self._results = results
         self._progress = progress or (lambda done, total: None)
         self._left_out: list[str] = []
@@ -146,7 +163,8 @@ class _Replay:
                 start_ns=bag.info.start_ns,
             )
             counts = {topic.name: topic.count for topic in bag.info.topics}
-            self._most = min(counts[topics.rgb], counts[topics.thermal])
+            self._counts = {"rgb": counts[topics.rgb], "thermal": counts[topics.thermal]}
+            self._most = min(self._counts.values())
             self._picture_every = max(1, math.ceil(self._most / _PICTURES))
             score_every = settings.score_every or self._picture_every * math.ceil(
                 _SCORED_APART / self._picture_every
@@ -340,11 +358,11 @@ class _Replay:
             "topics": topics.to_json(),
             "settings": {
                 **self._settings.to_json(),
-                "weights": self._results.weights,
-                "engine": self._results.engine,
+                "weights": (self._live and self._live.weights) or self._results.weights,
+                "engine": (self._live and self._live.engine) or self._results.engine,
                 "score_every": score_every,
             },
-            "asked": self._settings.to_json(),
+            "asked": self._asked.to_json(),
             "pairing": pairing,
             "failed": dict(sorted(self._failed.items())),
             "left_out": self._left_out_lines(),
@@ -364,7 +382,7 @@ class _Replay:
                 "seconds": round(seconds, 3),
                 "pipeline_pairs_per_second": _rate(times["prepare_ms"] + times["model_ms"]),
             },
-            "live": None,
+            "live": self._live.summary if self._live else None,
             "registration": alignment.to_json() if alignment else None,
             "notable": [
                 {"frame": index, "reasons": reasons}
@@ -374,6 +392,7 @@ class _Replay:
                 *self._input_warnings(),
                 *summaries.pairing_warnings(pairing, self._settings.offset_seconds),
                 *summaries.frame_warnings(columns, alignment),
+                *(live_warnings(self._live.summary, self._counts) if self._live else []),
             ],
         }
         write_json(self._folder / "summary.json", summary)

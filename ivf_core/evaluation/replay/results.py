@@ -14,6 +14,7 @@ import numpy as np
 from ivf_core.class_sets import ClassSet
 from ivf_core.data.rosbag import BagError, BagMessage, decode
 from ivf_core.evaluation.replay.bags import Bag, open_bag
+from ivf_core.evaluation.replay.live import RecordedStamps
 from ivf_core.evaluation.replay.reading import Companion, InputPair
 from ivf_core.evaluation.replay.settings import ReplaySettings
 from ivf_core.images.messages import MessageError, to_infrared, to_visible
@@ -87,7 +88,8 @@ def open_results(settings: ReplaySettings, bag: Path) -> Iterator[Results]:
             open_bag(Path(settings.recorded or bag), []) as first,
             open_bag(Path(settings.recorded or bag), []) as second,
         ):
-            yield _RecordedResults(first, second, normalizer, registration)
+            fused, masks = RecordedStamps(first), RecordedStamps(second)
+            yield _RecordedResults(fused, masks, normalizer, registration)
         return
     pipeline = FusionPipeline(
         load_model(settings.weights),
