@@ -40,6 +40,7 @@ setup(
         "ivf_core": [
             "weights/*.safetensors",
             "weights/*.md",
+            "evaluation/reference_bands.json",
             "evaluation/report/templates/*.*",
             "evaluation/report/templates/vendor/*.*",
         ]
@@ -67,6 +68,10 @@ setup(
         # PyTorch's exporter, which both read from, needs onnx.
         "openvino": ["onnx>=1.15", "openvino>=2024.4"],
         "onnxruntime": ["onnx>=1.15", "onnxruntime>=1.17"],
+        # The figures of ivf evaluate.
+        "evaluation": ["matplotlib>=3.6"],
+        # ivf replay of many bags over several machines.
+        "fleet": ["ray>=2.9"],
         # Masks for teachers: SAM, which needs torchvision, and superpixels. Muon: torch 2.9.
         # Devices, precision and nodes: Fabric. Segmenters to train with: transformers.
         "training": [

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from ivf_core import __version__
-from ivf_core.commands import bags, benchmark, data, fuse, replay, train, weights
+from ivf_core.commands import bags, benchmark, data, evaluate, fuse, replay, train, weights
 from ivf_core.commands.command import Command
 
 __all__ = ["COMMANDS", "build_parser", "main"]
@@ -18,6 +18,7 @@ COMMANDS: tuple[Command, ...] = (
     *replay.COMMANDS,
     *data.COMMANDS,
     *weights.COMMANDS,
+    *evaluate.COMMANDS,
     *benchmark.COMMANDS,
     *train.COMMANDS,
 )

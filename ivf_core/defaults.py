@@ -30,3 +30,6 @@ QUEUE_SIZE = 10
 
 OVERLAY_OPACITY = 0.5
 """Share of the class colours in the overlay."""
+
+BLOCK_SECONDS = 5.0
+"""Of the bootstrap of comparisons: longer than most of what a moving camera sees stays alike."""

@@ -31,7 +31,6 @@ from ivf_core.data.scenes import SyntheticDrive
 from ivf_core.defaults import DEFAULT_WEIGHTS
 from ivf_core.evaluation.replay.replay import OUTPUTS, replay_bag
 from ivf_core.evaluation.replay.settings import ReplaySettings
-from ivf_core.evaluation.report import write_report
 from ivf_ros.demo_results import print_summary
 from ivf_ros.processes import NodeWatcher, guarded, node_process, use_image_transport, watching
 
@@ -82,7 +81,6 @@ def _run(args: argparse.Namespace) -> int:
             summary = replay_bag(
                 bag.path, args.output, settings, lambda n, total: _show(bar, n, total)
             )
-        write_report(args.output)
     print_summary(summary, args.output)
     return 0 if summary["live"]["pairs_out"] and failure is None else 1
 

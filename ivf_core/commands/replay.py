@@ -5,30 +5,43 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from ivf_core.commands.command import Command, add_engine, add_weights
+from ivf_core.commands.command import BAD_INPUT, Command, add_engine, add_weights
 from ivf_core.defaults import (
+    BLOCK_SECONDS,
     MINIMUM_INTERVAL_SECONDS,
     OVERLAY_OPACITY,
     QUEUE_SIZE,
     TOLERANCE_SECONDS,
 )
 
+if TYPE_CHECKING:
+    from ivf_core.evaluation.replay.settings import ReplaySettings
+
 __all__ = ["COMMANDS"]
 
 
 def _replay(args: argparse.Namespace) -> int:
-    from ivf_core.evaluation.replay.replay import replay_bag
+    if args.compare:
+        return _compare(args)
+    from ivf_core.evaluation.replay.fleet import find_bags
     from ivf_core.evaluation.replay.settings import ReplaySettings
-    from ivf_core.evaluation.report import write_report
-    from ivf_core.memory import keep_freed_memory
 
     settings = ReplaySettings(
         **{name: getattr(args, name) for name in ReplaySettings.__dataclass_fields__}
     )
+    bags = find_bags(args.bags)
+    several = len(bags) > 1 or args.ray or list(bags.values()) != args.bags
+    return _replay_fleet(args, bags, settings) if several else _replay_one(args, settings)
+
+
+def _replay_one(args: argparse.Namespace, settings: ReplaySettings) -> int:
+    from ivf_core.evaluation.replay.replay import replay_bag
+    from ivf_core.memory import keep_freed_memory
+
     keep_freed_memory()
     with tqdm(desc="replay", unit="pair", disable=None) as bar:
 
@@ -37,9 +50,40 @@ def _replay(args: argparse.Namespace) -> int:
             bar.update(done - bar.n)
 
         summary = replay_bag(args.bags[0], args.output, settings, progress)
-    write_report(args.output)
     _print(summary, args.output)
     return 0 if summary["pairing"]["pairs"] else 1
+
+
+def _replay_fleet(args: argparse.Namespace, bags: dict[str, Path], settings: ReplaySettings) -> int:
+    from ivf_core.evaluation.replay.fleet import Outcome, replay_fleet
+
+    with tqdm(total=len(bags), desc="replay", unit="bag", disable=None) as bar:
+
+        def report(outcome: Outcome) -> None:
+            bar.update()
+            line = f"{outcome.name}: {outcome.status}"
+            bar.write(f"{line}: {outcome.error}" if outcome.error else line)
+
+        outcomes = replay_fleet(
+            bags, args.output, settings, jobs=args.jobs, ray=args.ray, report=report
+        )
+    print(f"written to {args.output}, see {args.output / 'index.html'}")
+    return 1 if any(outcome.status == "failed" for outcome in outcomes) else 0
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from ivf_core.evaluation.compare import compare_reports
+
+    try:
+        a, b = args.compare
+        status = compare_reports(
+            a, b, args.output, args.thresholds, block_seconds=args.block_seconds
+        )
+    except BAD_INPUT as error:  # 1 is for what got worse
+        print(f"ivf: {error}", file=sys.stderr)
+        return 2
+    print(f"written to {args.output / 'compare.html'}")
+    return status
 
 
 def _print(summary: dict[str, Any], output: Path) -> None:
@@ -65,7 +109,22 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
     from ivf_core.images.overlay import OVERLAY_PALETTES
     from ivf_core.images.thermal import THERMAL_MODES
 
-    parser.add_argument("bags", nargs="+", type=Path, metavar="BAG", help="rosbag2 or rosbag1")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "bags",
+        nargs="*",
+        default=[],
+        type=Path,
+        metavar="BAG",
+        help="rosbag2 or rosbag1, or folder of bags",
+    )
+    what.add_argument(
+        "--compare",
+        nargs=2,
+        type=Path,
+        metavar=("A", "B"),
+        help="replays to compare, A the baseline",
+    )
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="for the results")
     topics = parser.add_argument_group("topics, guessed from types and names where not given")
     topics.add_argument("--rgb-topic", metavar="TOPIC")
@@ -96,6 +155,14 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
             f"--{name}-seconds", type=float, default=default, metavar="S", help="(%(default)s)"
         )
     pairing.add_argument("--queue-size", type=int, default=QUEUE_SIZE, help="(%(default)s)")
+    comparison = parser.add_argument_group("comparison")
+    comparison.add_argument(
+        "--thresholds", type=Path, metavar="FILE", help="YAML; status 1 when one does not hold"
+    )
+    comparison.add_argument(
+        "--block-seconds", type=float, default=BLOCK_SECONDS, metavar="S",
+        help="of time that the bootstrap takes for one (%(default)s)",
+    )  # fmt: skip
     results = parser.add_argument_group("results")
     results.add_argument("--inputs", action="store_true", help="write the inputs to the bag, too")
     results.add_argument("--video", action="store_true", help="write side_by_side.mp4")
@@ -110,6 +177,10 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
         "--recorded", nargs="?", const="", metavar="BAG",
         help="score what the node has published, of this bag (the same one), and run no model",
     )  # fmt: skip
+
+    many = parser.add_argument_group("several bags, each into DIR/NAME; finished ones are kept")
+    many.add_argument("--jobs", type=int, default=0, help="at a time; 0: one for every two cores")
+    many.add_argument("--ray", metavar="ADDRESS", help="of a Ray cluster, or local (extra fleet)")
 
 
 COMMANDS = (

@@ -12,8 +12,9 @@ from typing import Any
 import cv2
 import numpy as np
 
+from ivf_core.defaults import BLOCK_SECONDS
 from ivf_core.evaluation.bootstrap import CONFIDENCE, SAMPLES, SEED, Interval
-from ivf_core.evaluation.comparison import BLOCK_SECONDS, Compared, Comparison, compare
+from ivf_core.evaluation.comparison import Compared, Comparison, compare
 from ivf_core.evaluation.quantities import describe
 from ivf_core.evaluation.replay_directory import ReplayDirectory
 from ivf_core.evaluation.report.charts import ascending, chart, packed

@@ -14,14 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from ivf_core.defaults import BLOCK_SECONDS
 from ivf_core.evaluation.bootstrap import SEED, Interval, block_length, block_means, interval
 from ivf_core.evaluation.quantities import describe
 from ivf_core.evaluation.replay_directory import ReplayDirectory
 
-__all__ = ["BLOCK_SECONDS", "Compared", "Comparison", "compare"]
-
-BLOCK_SECONDS = 5.0
-"""Longer than most of what changes in front of a moving camera stays correlated."""
+__all__ = ["Compared", "Comparison", "compare"]
 
 _LEAST_BLOCKS = 6  # shorter blocks in a drive too short for as many
 _SAME_LUMA = 1.0  # grey levels, for what an encoder changes

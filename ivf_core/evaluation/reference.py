@@ -14,6 +14,4 @@ __all__ = ["reference_bands"]
 def reference_bands() -> Mapping[str, Mapping[str, float]]:
     """By metric: mean, sd, p5, p25, median, p75 and p95."""
     file = resources.files("ivf_core.evaluation") / "reference_bands.json"
-    if not file.is_file():
-        return {}
     return json.loads(file.read_text(encoding="utf-8"))["metrics"]

@@ -1,4 +1,4 @@
-"""Intersection over union of class ids."""
+"""Intersection over union and accuracy of class ids."""
 
 from __future__ import annotations
 
@@ -58,3 +58,17 @@ class ConfusionMatrix:
         """Mean IoU of the classes that occur; NaN where none does."""
         values = self.iou()
         return float(np.nanmean(values)) if not np.isnan(values).all() else float("nan")
+
+    def class_accuracy(self) -> np.ndarray:
+        """Share of each class's pixels that were found, float64 in [0, 1]; NaN for one never true.
+
+        Also known as recall; its mean over the classes that occur is mAcc.
+        """
+        true = self.counts.sum(1)
+        with np.errstate(invalid="ignore"):
+            return np.where(true > 0, np.diag(self.counts) / true, np.nan)
+
+    def accuracy(self) -> float:
+        """Share of the counted pixels whose class was found; NaN where none was counted."""
+        total = self.counts.sum()
+        return float(np.trace(self.counts) / total) if total else float("nan")

@@ -64,3 +64,11 @@ def moved(message: BagMessage, seconds: float, *, recording: bool = True) -> Bag
         time_ns=message.time_ns + (shift if recording else 0),
         message=shift_stamp(message.message, shift),
     )
+
+
+def write_faulty(path: Path) -> Path:
+    """A bag of which nothing can be read."""
+    write_drive(path, 2)
+    for file in path.iterdir():
+        file.write_bytes(b"\xff" * 100)
+    return path

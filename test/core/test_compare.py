@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from replay_reports import write_replay
 
+from ivf_core.cli import main
 from ivf_core.data.scenes import SyntheticDrive
 from ivf_core.evaluation.bootstrap import block_length, block_means, interval
 from ivf_core.evaluation.compare import compare_reports
@@ -258,6 +259,36 @@ def test_bad_thresholds_are_refused_by_key(
     with pytest.raises(ThresholdsError, match=message):
         compare_reports(drives["a"].path, drives["b"].path, out, tmp_path / "limits.yaml")
     assert not out.exists()
+
+
+def test_the_command_tells_worse_from_wrong(
+    drives: dict[str, ReplayDirectory], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limits, out = tmp_path / "limits.yaml", tmp_path / "out"
+    limits.write_text("VIF: {min_difference: 0}")
+
+    def status(*more: str) -> int:
+        words = ["--compare", str(drives["a"].path), str(drives["b"].path), "--output", str(out)]
+        return main(["replay", *words, *more])
+
+    assert status() == 0
+    assert "compare.html" in capsys.readouterr().out
+    assert status("--thresholds", str(limits), "--block-seconds", "2") == 1
+    assert json.loads((out / "compare.json").read_text())["block_seconds"] == 2
+    limits.write_text("VIF: {least: 0}")
+    assert status("--thresholds", str(limits)) == 2
+    assert "VIF.least" in capsys.readouterr().err
+    (drives["b"].path / "frames.csv").unlink()
+    assert status() == 2
+    assert "frames.csv" in capsys.readouterr().err
+
+
+def test_bags_or_a_comparison(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in ([], ["drive", "--compare", "a", "b"]):
+        with pytest.raises(SystemExit) as stopped:
+            main(["replay", "--output", "out", *words])
+        assert stopped.value.code == 2
+        assert "--compare" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------ the page

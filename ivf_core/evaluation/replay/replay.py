@@ -7,6 +7,7 @@ their rows and pictures.
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import tempfile
@@ -20,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from ivf_core import __version__
 from ivf_core.class_sets import ClassSet
 from ivf_core.data.rosbag import BagError, BagMessage, decode
 from ivf_core.evaluation.replay import summary as summaries
@@ -39,13 +41,14 @@ from ivf_core.evaluation.replay.reading import (
 from ivf_core.evaluation.replay.results import NoResultError, Results, open_results
 from ivf_core.evaluation.replay.settings import ReplaySettings
 from ivf_core.evaluation.replay.writing import Album, Film, OutputBag, Table
+from ivf_core.evaluation.report import write_report
 from ivf_core.images.files import write_json
 from ivf_core.images.messages import MessageError, to_infrared, to_visible
 from ivf_core.images.overlay import draw_overlay
 from ivf_core.inference import FusionResult
 from ivf_core.inference.pipeline import resize_labels
 
-__all__ = ["OUTPUTS", "replay_bag"]
+__all__ = ["OUTPUTS", "is_finished", "replay_bag"]
 
 OUTPUTS = (
     "bag", "pictures", "side_by_side.mp4", "frames.csv", "timings.csv", "report.html",
@@ -88,7 +91,28 @@ def replay_bag(
             live = read_live(recorded)
     used = live.settings(settings) if live is not None else settings
     with open_results(used, path) as results, _finished_directory(output, recording) as folder:
-        return _Replay(path, folder, used, results, progress, asked=settings, live=live).run()
+        replay = _Replay(path, folder, used, results, progress, asked=settings, live=live)
+        summary = replay.run()
+        write_report(folder)
+        return summary
+
+
+def is_finished(path: Path, output: Path, settings: ReplaySettings) -> bool:
+    """Whether `output` holds the replay of this bag by these settings and this version.
+
+    The number of threads does not count.
+    """
+    try:
+        summary = json.loads((output / "summary.json").read_text(encoding="utf-8"))
+        asked = {**settings.to_json(), "files": summaries.input_fingerprints(settings)}
+        return bool(
+            summary["format"] == summaries.FORMAT
+            and summary["versions"]["ivf"] == __version__
+            and {**summary["asked"], "threads": 0} == {**asked, "threads": 0}
+            and summary["bag"]["fingerprint"] == summaries.fingerprint(path)
+        )
+    except (OSError, ValueError, KeyError, TypeError):  # missing, unfinished or of another kind
+        return False
 
 
 @contextmanager
@@ -104,7 +128,7 @@ def _finished_directory(output: Path, recording: Path | None) -> Iterator[Path]:
         output.mkdir(exist_ok=True)
         for name in (*OUTPUTS[-1:], *OUTPUTS[:-1]):  # the mark of a finished replay goes first
             old = output / name
-            if recording is not None and old.resolve() == recording.resolve():
+            if recording is not None and recording.resolve().is_relative_to(old.resolve()):
                 continue
             shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
         for name in OUTPUTS:
@@ -145,9 +169,9 @@ class _Replay:
         self._left_out: list[str] = []
         self._failed: Counter[str] = Counter()
         self._details: dict[str, str] = {}
+        self._files = {"files": summaries.input_fingerprints(asked)}
         self._class_set: ClassSet | None = results.class_set
         self._notable = NotableFrames()
-        self._read_seconds = 0.0
 
     def run(self) -> dict[str, Any]:
         settings = self._settings
@@ -362,7 +386,7 @@ class _Replay:
                 "engine": (self._live and self._live.engine) or self._results.engine,
                 "score_every": score_every,
             },
-            "asked": self._asked.to_json(),
+            "asked": {**self._asked.to_json(), **self._files},
             "pairing": pairing,
             "failed": dict(sorted(self._failed.items())),
             "left_out": self._left_out_lines(),
@@ -428,9 +452,9 @@ class _Replay:
             )
         failed = sum(self._failed.values())
         if failed:
-            found.append(
-                summaries.warning("failed", f"{failed} pairs could not be fused, see `failed`")
-            )
+            recorded = self._results.recorded
+            without = "have no recorded result" if recorded else "could not be fused"
+            found.append(summaries.warning("failed", f"{failed} pairs {without}, see `failed`"))
         if self._class_set is None:
             found.append(
                 summaries.warning("no_head", "The weights have no segmentation head: no masks")

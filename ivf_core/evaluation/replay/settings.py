@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -78,3 +79,8 @@ class ReplaySettings:
             name: str(value) if isinstance(value, Path) else value
             for name, value in asdict(self).items()
         }
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> ReplaySettings:
+        path = fields["registration"]
+        return cls(**{**fields, "registration": Path(path) if path is not None else None})

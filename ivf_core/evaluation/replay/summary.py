@@ -16,12 +16,16 @@ from ivf_core import __version__
 from ivf_core.data.rosbag import BagInfo
 from ivf_core.evaluation.replay.alignment import Alignment
 from ivf_core.evaluation.replay.notable import DARK_LUMA, SATURATED_SHARE
+from ivf_core.evaluation.replay.settings import ReplaySettings
 from ivf_core.metrics.fusion import FUSION_METRICS
+from ivf_core.models.checkpoints import find_weights
 
 __all__ = [
     "FORMAT",
     "bag_entry",
+    "fingerprint",
     "frame_warnings",
+    "input_fingerprints",
     "metric_entry",
     "pairing_warnings",
     "read_columns",
@@ -47,6 +51,16 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def input_fingerprints(settings: ReplaySettings) -> dict[str, str]:
+    """Of the files that settings name: weights, registration, and another recording."""
+    files = {"registration": settings.registration}
+    if settings.recorded is None:
+        files["weights"] = find_weights(settings.weights)
+    elif settings.recorded:
+        files["recorded"] = Path(settings.recorded)
+    return {name: fingerprint(path) for name, path in files.items() if path is not None}
 
 
 def bag_entry(info: BagInfo) -> dict[str, Any]:

@@ -1,0 +1,201 @@
+"""`ivf evaluate`."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+from ivf_core.commands.command import Command, add_engine
+
+if TYPE_CHECKING:
+    from ivf_core.class_sets import ClassSet
+    from ivf_core.evaluation.methods import Method
+
+__all__ = ["COMMANDS"]
+
+_UNMATCHED_SHOWN = 10
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    try:
+        from ivf_core.evaluation.write import PSEUDO_LABELS, Report, write_report
+    except ModuleNotFoundError as error:
+        raise ValueError(f"ivf evaluate needs a package more: pip install {error.name}") from error
+    from ivf_core.evaluation.folders import evaluate, match_folders
+    from ivf_core.evaluation.methods import unused_pictures
+    from ivf_core.evaluation.scores import columns_of, find_metrics
+    from ivf_core.evaluation.tables import format_scores, format_segmentation
+    from ivf_core.inference.torch_engine import choose_device
+    from ivf_core.memory import keep_freed_memory
+
+    keep_freed_memory()
+    metrics = find_metrics(args.metrics, args.convention)
+    columns_of(metrics, args.rank_by)
+    pairs, unmatched = match_folders(args.visible, args.infrared, args.labels)
+    methods = _open_methods(args)
+    for method in methods:
+        unmatched += unused_pictures(method, [pair.name for pair in pairs])
+    class_set = _class_set(args, methods)
+    # The metrics are PyTorch's: where the engine runs on another device, on the CPU.
+    on_cuda = args.device == "auto" or args.device.startswith("cuda")
+    device = choose_device(args.device if on_cuda else "cpu")
+    with tqdm(total=len(pairs), desc="evaluate", unit="pair", disable=None) as bar:
+        result = evaluate(
+            pairs,
+            methods,
+            metrics,
+            class_set=class_set,
+            grey=args.grey,
+            device=device,
+            workers=args.workers,
+            progress=lambda _: bar.update(),
+        )
+    rest = len(unmatched) - _UNMATCHED_SHOWN
+    more = [f"{rest} more without a partner: summary.json names all"] if rest > 0 else []
+    for line in [*unmatched[:_UNMATCHED_SHOWN], *more, *result.broken, *result.notes]:
+        print(f"ivf evaluate: left out: {line}", file=sys.stderr)
+    settings = {
+        "convention": args.convention,
+        "grey": args.grey,
+        "engine": args.engine,
+        "precision": args.precision,
+        "device of the metrics": str(device),
+    }
+    report = Report(settings, unmatched, args.labels_are == "pseudo", args.examples, args.rank_by)
+    files = write_report(result, pairs, methods, report, args.output)
+    width = shutil.get_terminal_size((120, 24)).columns
+    print(f"means over the {result.scores.common.sum()} pairs that all methods have a picture of")
+    print(format_scores(result.scores, width))
+    if result.masked.any():
+        note = f" {PSEUDO_LABELS}" if report.pseudo_labels else ""
+        print(f"\nmasks of {result.commonly_masked.sum()} pairs; by class, IoU.{note}")
+        print(format_segmentation(result, width))
+    print(f"\n{len(result.broken)} left out, {len(unmatched)} files without a partner")
+    for path in files:
+        print(f"  {path}")
+    return 1 if result.broken else 0
+
+
+def _open_methods(args: argparse.Namespace) -> list[Method]:
+    from ivf_core.evaluation.methods import add_masks, check_names, open_fused, open_weights
+
+    methods = [
+        open_fused(text)
+        if kind == "fused"
+        else open_weights(text, engine=args.engine, device=args.device, precision=args.precision)
+        for kind, text in args.methods or ()
+    ]
+    check_names(methods)
+    if args.masks and not args.labels:
+        raise ValueError("--masks are compared with --labels, which are missing")
+    methods = add_masks(methods, args.masks or ())
+    if not methods:
+        raise ValueError("nothing to evaluate: give --fused DIR or --weights WEIGHTS")
+    return methods
+
+
+def _class_set(args: argparse.Namespace, methods: list[Method]) -> ClassSet | None:
+    """Of the labels: the one named, else that of the weights."""
+    from ivf_core.class_sets import CLASS_SETS
+
+    if args.labels is None:
+        return None
+    found = {m.name: m.class_set for m in methods if m.class_set is not None}
+    if args.classes:
+        class_set = CLASS_SETS[args.classes]
+    elif found:
+        class_set = next(iter(found.values()))
+    elif any(method.masks for method in methods):
+        raise ValueError(f"--classes is missing, one of {', '.join(CLASS_SETS)}")
+    else:
+        raise ValueError("--labels: no method has masks; give --masks or weights with a head")
+    for name, other in found.items():
+        if other.names != class_set.names:
+            raise ValueError(f"'{name}' has the classes '{other.name}', not '{class_set.name}'")
+    return class_set
+
+
+def _at_least(smallest: int) -> Callable[[str], int]:
+    """A parser of whole numbers."""
+
+    def number(text: str) -> int:
+        if int(text) < smallest:
+            raise ValueError
+        return int(text)
+
+    return number
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    from ivf_core.class_sets import CLASS_SETS
+
+    parser.add_argument("--visible", required=True, type=Path, metavar="DIR", help="pictures")
+    parser.add_argument(
+        "--infrared", required=True, type=Path, metavar="DIR", help="pictures, matched by file name"
+    )
+    parser.add_argument(
+        "--fused", action="append", dest="methods", metavar="[NAME=]DIR",
+        type=lambda text: ("fused", text),
+        help="a method's pictures, named as the pairs; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--weights", action="append", dest="methods", metavar="[NAME=]WEIGHTS",
+        type=lambda text: ("weights", text),
+        help="shipped name or file, to be run on the pairs; may be repeated",
+    )  # fmt: skip
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="for the results")
+    parser.add_argument("--metrics", nargs="+", metavar="NAME", help="EN SD ... (all of fusion)")
+    parser.add_argument(
+        "--convention", default="mean", choices=("mean", "sum", "ivif_zoo"),
+        help="SSIM, MS-SSIM and VIF as the mean over both sources or as their sum; "
+        "ivif_zoo: all as IVIF_ZOO's code does (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--grey", default="pil", choices=("pil", "opencv"),
+        help="how colours become grey: as IVIF_ZOO reads them, or as OpenCV (%(default)s)",
+    )  # fmt: skip
+    masks = parser.add_argument_group("masks")
+    masks.add_argument("--labels", type=Path, metavar="DIR", help="pictures of true class ids")
+    masks.add_argument(
+        "--labels-are", default="truth", choices=("truth", "pseudo"), help="(%(default)s)"
+    )
+    masks.add_argument("--classes", choices=CLASS_SETS, help="of the labels (the weights')")
+    masks.add_argument(
+        "--masks", action="append", metavar="NAME=DIR", help="a method's class ids; may be repeated"
+    )
+    report = parser.add_argument_group("report")
+    report.add_argument(
+        "--examples",
+        type=_at_least(0),
+        default=4,
+        help="best and worst pictures a method (%(default)s)",
+    )
+    report.add_argument(
+        "--rank-by",
+        nargs="+",
+        default=(),
+        metavar="METRIC",
+        help="what best is (mean rank over all metrics)",
+    )
+    run = parser.add_argument_group("running")
+    add_engine(run)
+    run.add_argument("--workers", type=_at_least(1), default=2, help="that read (%(default)s)")
+    # Scores of the weights, not of the arithmetic that suits a machine.
+    parser.set_defaults(precision="fp32")
+
+
+COMMANDS = (
+    Command(
+        "evaluate",
+        "score fused pictures and masks, several methods side by side",
+        "ivf evaluate --visible vi --infrared ir --weights fast --fused SeAFusion=sea --output out",
+        _add_evaluate,
+        _evaluate,
+    ),
+)

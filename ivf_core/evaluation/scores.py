@@ -1,0 +1,273 @@
+"""The scores of several methods on the same pairs, and what they come to."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ivf_core.metrics.fusion import FUSION_METRICS, fusion_metrics
+from ivf_core.metrics.structure import (
+    MS_SSIM_MINIMUM_SIZE,
+    SSIM_MINIMUM_SIZE,
+    VIF_MINIMUM_SIZE,
+)
+
+__all__ = ["Metric", "Scores", "columns_of", "common_pairs", "describe", "find_metrics"]
+
+Convention = Literal["mean", "sum", "ivif_zoo"]
+
+_MINIMUM_SIZES = {
+    "SSIM": SSIM_MINIMUM_SIZE,
+    "MS-SSIM": MS_SSIM_MINIMUM_SIZE,
+    "VIF": VIF_MINIMUM_SIZE,
+}
+_PERCENTILES = (5, 25, 75, 95)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A column of the table.
+
+    Attributes:
+        name: as papers write it.
+        higher_is_better: the direction.
+        score: visible, infrared and fused, N x 1 x H x W float32 in 0..255, and fused in
+            colour, N x 3 x H x W uint8 RGB, to N values.
+        minimum_size: height and width that it needs; smaller pictures have no value.
+    """
+
+    name: str
+    higher_is_better: bool
+    score: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+    minimum_size: int = 2
+
+    @property
+    def title(self) -> str:
+        """The name with an arrow to the better side."""
+        return f"{self.name} {'↑' if self.higher_is_better else '↓'}"
+
+
+def find_metrics(
+    names: Sequence[str] | None = None, convention: Convention = "mean"
+) -> tuple[Metric, ...]:
+    """The metrics of these names, in their order; by default all of `FUSION_METRICS`.
+
+    Args:
+        names: also of `NO_REFERENCE_METRICS`, whose library and weights are looked for when
+            they score.
+        convention: as for `fusion_metrics`.
+
+    Raises:
+        ValueError: an unknown name or the same one twice.
+    """
+    names = tuple(FUSION_METRICS) if names is None else tuple(names)
+    if len(set(names)) < len(names):
+        raise ValueError(f"metrics {', '.join(names)}: one is there twice")
+    known = {**_fusion_metrics(convention), **_no_reference_metrics()}
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"metric {', '.join(unknown)} is unknown; known: {', '.join(known)}")
+    return tuple(known[name] for name in names)
+
+
+def _fusion_metrics(convention: Convention) -> dict[str, Metric]:
+    def score(name: str, visible: Tensor, infrared: Tensor, fused: Tensor, _: Tensor) -> Tensor:
+        return fusion_metrics(visible, infrared, fused, [name], convention=convention)[name]
+
+    return {
+        name: Metric(
+            name, metric.higher_is_better, partial(score, name), _MINIMUM_SIZES.get(name, 3)
+        )
+        for name, metric in FUSION_METRICS.items()
+    }
+
+
+def _no_reference_metrics() -> dict[str, Metric]:
+    try:
+        from ivf_core.metrics.no_reference import NO_REFERENCE_METRICS, no_reference_metrics
+    except ModuleNotFoundError:
+        return {}
+
+    def score(name: str, *pictures: Tensor) -> Tensor:
+        return no_reference_metrics(pictures[-1].float(), [name])[name]
+
+    return {
+        name: Metric(name, metric.higher_is_better, partial(score, name), metric.smallest)
+        for name, metric in NO_REFERENCE_METRICS.items()
+    }
+
+
+def columns_of(metrics: Sequence[Metric], names: Sequence[str]) -> list[int]:
+    """Positions of the metrics of these names; of all without a name.
+
+    Raises:
+        ValueError: a name that is none of theirs.
+    """
+    known = [metric.name for metric in metrics]
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"rank by {', '.join(unknown)}: not among the metrics {', '.join(known)}")
+    return [known.index(name) for name in names] or list(range(len(known)))
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of the pictures of M methods on P pairs by K metrics.
+
+    Attributes:
+        pairs, methods, metrics: what the axes are.
+        values: M x P x K float64; NaN where the method has no picture, the picture is too
+            small for the metric, or the metric is undefined.
+        present: M x P bool, whether the method's picture was scored.
+    """
+
+    pairs: tuple[str, ...]
+    methods: tuple[str, ...]
+    metrics: tuple[Metric, ...]
+    values: np.ndarray
+    present: np.ndarray
+
+    @classmethod
+    def empty(
+        cls, pairs: Iterable[str], methods: Iterable[str], metrics: Iterable[Metric]
+    ) -> Scores:
+        pairs, methods, metrics = tuple(pairs), tuple(methods), tuple(metrics)
+        shape = (len(methods), len(pairs))
+        values = np.full((*shape, len(metrics)), np.nan)
+        return cls(pairs, methods, metrics, values, np.zeros(shape, bool))
+
+    @property
+    def common(self) -> np.ndarray:
+        """P bool: see `common_pairs`."""
+        return common_pairs(self.present)
+
+    def score(
+        self,
+        places: Sequence[tuple[int, int]],
+        visible: Tensor,
+        infrared: Tensor,
+        fused: Tensor,
+        colour: Tensor,
+    ) -> None:
+        """Score a batch and keep the values.
+
+        Args:
+            places: method and pair of each picture.
+            visible, infrared, fused, colour: as for `Metric.score`.
+        """
+        methods, pairs = np.array(places).T
+        self.present[methods, pairs] = True
+        for column, metric in enumerate(self.metrics):
+            if min(fused.shape[2:]) >= metric.minimum_size:
+                with torch.inference_mode():
+                    values = metric.score(visible, infrared, fused, colour)
+                self.values[methods, pairs, column] = values.double().cpu().numpy()
+
+    def gaps(self) -> list[str]:
+        """One line for each metric and method that has pictures without a finite value."""
+        gaps = self.present[..., None] & ~np.isfinite(self.values)
+        return [
+            f"{metric.name}: no value for {gaps[m, :, k].sum()} of {self.present[m].sum()} "
+            f"pictures of '{method}' (0/0, or a side of less than {metric.minimum_size} pixels)"
+            for k, metric in enumerate(self.metrics)
+            for m, method in enumerate(self.methods)
+            if gaps[m, :, k].any()
+        ]
+
+    def means(self) -> np.ndarray:
+        """M x K float64: the mean of the finite values over the common pairs; NaN without one."""
+        finite = np.isfinite(self.values) & self.common[None, :, None]
+        counts = finite.sum(axis=1)
+        sums = np.where(finite, self.values, 0).sum(axis=1)
+        return np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
+
+    def best(self) -> np.ndarray:
+        """M x K bool: the methods whose mean is the best by a metric; none of a single one."""
+        means = self.means()
+        if len(self.methods) < 2:
+            return np.zeros(means.shape, bool)
+        signed = np.where([m.higher_is_better for m in self.metrics], means, -means)
+        signed[np.isnan(signed)] = -math.inf
+        return (signed == signed.max(axis=0)) & np.isfinite(signed)
+
+    def ranks(self, method: int, columns: Sequence[int] | None = None) -> np.ndarray:
+        """Mean over metrics of a pair's place among the method's pictures, 0 the best to 1.
+
+        Args:
+            columns: metrics to rank by; default all.
+
+        Returns:
+            P float64; NaN where the method has no picture or no metric has a finite value.
+        """
+        places = []
+        for column in range(len(self.metrics)) if columns is None else columns:
+            values = self.values[method, :, column]
+            if self.metrics[column].higher_is_better:
+                values = -values
+            finite = np.isfinite(values)
+            ordered = np.sort(values[finite])
+            # Equal values share the middle of their places.
+            first = np.searchsorted(ordered, values, "left")
+            last = np.searchsorted(ordered, values, "right") - 1
+            place = (first + last) / 2 / max(1, len(ordered) - 1)
+            places.append(np.where(finite, place, np.nan))
+        table = np.array(places)
+        known = np.isfinite(table)
+        counts = known.sum(axis=0)
+        sums = np.where(known, table, 0).sum(axis=0)
+        return np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
+
+    def to_csv(self, extra: Sequence[str], cells: Callable[[int, int], Sequence[float]]) -> str:
+        """A row per pair and method that has a picture, six digits.
+
+        Args:
+            extra, cells: names and values of further columns, by method and pair.
+        """
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["pair", "method", *(metric.name for metric in self.metrics), *extra])
+        for p, pair in enumerate(self.pairs):
+            for m, method in enumerate(self.methods):
+                more = cells(m, p)
+                if self.present[m, p] or any(not math.isnan(value) for value in more):
+                    row = [*self.values[m, p], *more]
+                    writer.writerow([pair, method, *(f"{value:.6g}" for value in row)])
+        return text.getvalue()
+
+    def summary(self, method: int) -> dict[str, Any]:
+        """By metric: what `describe` says of the values on the common pairs."""
+        values = self.values[method, self.common]
+        return {m.name: describe(values[:, k]) for k, m in enumerate(self.metrics)}
+
+
+def common_pairs(present: np.ndarray) -> np.ndarray:
+    """M x P bool to P bool: the pairs that all methods have which have any."""
+    return np.logical_and(present[present.any(axis=1)].all(axis=0), present.any(axis=0))
+
+
+def describe(values: np.ndarray) -> dict[str, float | int | None]:
+    """Mean, standard deviation of the sample, percentiles, and how many values are not finite.
+
+    Returns:
+        JSON's null where there are too few values.
+    """
+    finite = values[np.isfinite(values)]
+    if not len(finite):
+        numbers: dict[str, float | None] = dict.fromkeys(
+            ("mean", "sd", "median", *(f"p{p}" for p in _PERCENTILES))
+        )
+    else:
+        numbers = {
+            "mean": float(finite.mean()),
+            "sd": float(finite.std(ddof=1)) if len(finite) > 1 else None,
+            "median": float(np.median(finite)),
+            **{f"p{p}": float(np.percentile(finite, p)) for p in _PERCENTILES},
+        }
+    return {**numbers, "values": len(finite), "undefined": len(values) - len(finite)}
