@@ -140,6 +140,13 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--thermal-mode", default="auto", choices=THERMAL_MODES, help="(%(default)s)"
     )
+    for name, default in (("low-percentile", 0.5), ("high-percentile", 99.5)):
+        model.add_argument(
+            f"--{name}", type=float, default=default, metavar="P", help="of the gain (%(default)s)"
+        )
+    model.add_argument(
+        "--gain-smoothing-seconds", type=float, default=0.5, metavar="S", help="(%(default)s)"
+    )
     model.add_argument("--registration", type=Path, metavar="FILE", help="YAML file")
     model.add_argument(
         "--palette", default="natural", choices=OVERLAY_PALETTES, help="(%(default)s)"

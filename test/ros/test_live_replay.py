@@ -19,6 +19,7 @@ pytestmark = pytest.mark.dds
 
 PICTURES = [f"/fusion/{kind}/image" for kind in ("fused", "mask", "overlay")]
 RATE_HZ = 15.0
+GAIN: dict[str, Any] = {"low_percentile": 2.0, "gain_smoothing_seconds": 0.3}
 MS = 1_000_000
 
 
@@ -40,7 +41,7 @@ def write_drive(path: Path) -> Path:
 
 def record_live(graph: Graph, bag: Path, output: Path, weights: str, **engine: Any) -> None:
     """Every pair of the bag through the node, as fast as it takes them."""
-    graph.start_fusion(Path(weights), mode="replay", **engine)
+    graph.start_fusion(Path(weights), mode="replay", **GAIN, **engine)
     recorder = graph.start("recorder_node", output=str(output))
     graph.until(lambda: all(graph.node.count_subscribers(topic) for topic in PICTURES))
     graph.play(bag, as_fast_as_taken=True, wait_for_subscribers_seconds=60.0)
@@ -76,7 +77,7 @@ def test_live_and_offline_are_the_same_bit_for_bit(
     bag = write_drive(tmp_path / "drive")
     live, offline = tmp_path / "live", tmp_path / "offline"
     record_live(graph, bag, live / "bag", weights, **engine)
-    replay_bag(bag, offline, ReplaySettings(weights=weights, **engine))
+    replay_bag(bag, offline, ReplaySettings(weights=weights, **GAIN, **engine))
     ours, theirs = pictures(live / "bag"), pictures(offline / "bag")
     assert len(theirs) == 3 * 18
     assert ours.keys() == theirs.keys()

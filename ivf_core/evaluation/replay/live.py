@@ -35,6 +35,9 @@ _SETTINGS = {
     "minimum_interval_seconds": float,
     "queue_size": int,
     "thermal_mode": str,
+    "low_percentile": float,
+    "high_percentile": float,
+    "gain_smoothing_seconds": float,
     "palette": str,
     "overlay_opacity": float,
 }
@@ -100,7 +103,7 @@ def read_live(recording: Bag) -> LiveGraph | None:
         return None
     reports: list[_Report] = []
     latencies: list[float] = []
-    times: list[int] = []
+    times: list[int] = []  # when these were recorded
     for message in recording.raw([name for name in (_DIAGNOSTICS, latency) if name in there]):
         content = decode(message.message, message.type)
         if message.topic == latency:
@@ -108,7 +111,6 @@ def read_live(recording: Bag) -> LiveGraph | None:
             times.append(message.time_ns)
         else:
             reports += _reports(node, message.time_ns, content.status)
-    reports = [report for report in reports if report.pairs]
     if not reports:
         return None
     last = reports[-1]
