@@ -29,7 +29,8 @@ from ivf_core.data.rosbag import (
 )
 from ivf_core.data.scenes import SyntheticDrive
 from ivf_core.defaults import DEFAULT_WEIGHTS
-from ivf_core.evaluation.replay.replay import OUTPUTS, replay_bag
+from ivf_core.evaluation.replay.directory import OUTPUTS
+from ivf_core.evaluation.replay.replay import replay_bag
 from ivf_core.evaluation.replay.settings import ReplaySettings
 from ivf_ros.demo_results import print_summary
 from ivf_ros.processes import NodeWatcher, guarded, node_process, use_image_transport, watching

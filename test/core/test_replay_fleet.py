@@ -10,8 +10,9 @@ from replays import write_drive, write_faulty
 
 from ivf_core.cli import main
 from ivf_core.data.rosbag import BagError
+from ivf_core.evaluation.replay.directory import is_finished
 from ivf_core.evaluation.replay.fleet import find_bags, replay_fleet
-from ivf_core.evaluation.replay.replay import is_finished, replay_bag
+from ivf_core.evaluation.replay.replay import replay_bag
 from ivf_core.evaluation.replay.settings import ReplaySettings
 
 

@@ -41,18 +41,21 @@ class Alignment:
         confidence: share of the picture's parts whose shift is clear and agrees with the
             others', 0 to 1.
         frames: pictures looked at.
+        size: (width, height) of the visible picture.
     """
 
     homography: np.ndarray | None
     median_px: float | None
     confidence: float
     frames: int
+    size: tuple[int, int]
 
     def to_json(self) -> dict[str, Any]:
         matrix = self.homography
         return {
             "suggested_homography": None if matrix is None else np.round(matrix, 6).tolist(),
             "median_px": None if self.median_px is None else round(self.median_px, 2),
+            "size": list(self.size),
             "confidence": round(self.confidence, 3),
             "frames": self.frames,
         }
@@ -104,24 +107,27 @@ class AlignmentMeter:
         """What all frames say together; None without frames."""
         if self._sums is None or self._shape is None:
             return None
+        size = self._shape[1], self._shape[0]
         found = [_peak(spectrum) for spectrum in self._sums]
         clear = [k for k, (_, peak) in enumerate(found) if peak >= _LEAST_PEAK]
         if len(clear) < _LEAST_TILES or self._frames < _LEAST_FRAMES:
-            return Alignment(None, None, 0.0, self._frames)
+            return Alignment(None, None, 0.0, self._frames, size)
         to = np.array([self._places[k] for k in clear])[:, ::-1] + (_TILE - 1) / 2
         # A shift says where the thermal tile must go.
         start = to - np.array([found[k][0] for k in clear])
         moved, agreeing = _motion(start, to)
         share = float(agreeing.mean()) * len(clear) / len(found)
         if agreeing.sum() < _LEAST_TILES:
-            return Alignment(None, None, share, self._frames)
+            return Alignment(None, None, share, self._frames, size)
         shifts = np.linalg.norm((to - start)[agreeing], axis=1) * self._scale
         median = float(np.median(shifts))
+        gain = np.linalg.norm(_moved(moved, start) - start, axis=1).mean() * self._scale
         return Alignment(
-            self._at_full_size(moved) if share >= _LEAST_SHARE and median >= _LEAST_GAIN else None,
+            self._at_full_size(moved) if share >= _LEAST_SHARE and gain >= _LEAST_GAIN else None,
             median,
             share,
             self._frames,
+            size,
         )
 
     def _at_full_size(self, matrix: np.ndarray) -> np.ndarray:
@@ -147,12 +153,17 @@ def _motion(start: np.ndarray, to: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.vstack((affine, (0, 0, 1))), inliers[:, 0].astype(bool)
 
 
+def _moved(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
+    return points @ matrix[:2, :2].T + matrix[:2, 2]
+
+
 def _gradients(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Gradient magnitude at the size compared, compressed, so that no single edge prevails."""
     small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
     small = cv2.GaussianBlur(small, (0, 0), 1.0)
     dx, dy = cv2.Sobel(small, cv2.CV_32F, 1, 0), cv2.Sobel(small, cv2.CV_32F, 0, 1)
-    magnitude = np.sqrt(cv2.magnitude(dx, dy))
+    # In double precision, so that rounding does not reach the digits that are written.
+    magnitude = np.sqrt(cv2.magnitude(dx, dy).astype(np.float64))
     return magnitude - cv2.blur(magnitude, (_TILE // 2 + 1, _TILE // 2 + 1))
 
 
@@ -164,7 +175,7 @@ def _places(shape: tuple[int, ...]) -> list[tuple[int, int]]:
 
 @lru_cache(maxsize=2)
 def _window(size: int) -> np.ndarray:
-    return cv2.createHanningWindow((size, size), cv2.CV_32F)
+    return cv2.createHanningWindow((size, size), cv2.CV_64F)
 
 
 def _cross_power(visible: np.ndarray, thermal: np.ndarray) -> np.ndarray:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ivf_core.data.rosbag import BagError
+from ivf_core.evaluation.replay.directory import is_finished
 from ivf_core.evaluation.replay.jobs import Outcome, outcome_of, run_job
-from ivf_core.evaluation.replay.replay import is_finished
 from ivf_core.evaluation.replay.settings import ReplaySettings
 from ivf_core.evaluation.report.page import write_page
 from ivf_core.images.files import write_json

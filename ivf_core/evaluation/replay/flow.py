@@ -69,12 +69,21 @@ def prefetched(items: Iterable[T], size: int) -> Iterator[Iterator[T]]:
 class Sink(Generic[T]):
     """A thread that calls a function with each item put, in order; a context manager.
 
+    `start` is called in it first.
+
     The block's end waits for the last item. What the function raises ends the
     thread, and is raised by the next `put` or by the block's end.
     """
 
-    def __init__(self, function: Callable[[T], None], size: int, name: str) -> None:
+    def __init__(
+        self,
+        function: Callable[[T], None],
+        size: int,
+        name: str,
+        start: Callable[[], object] = lambda: None,
+    ) -> None:
         self._function = function
+        self._start = start
         self._waiting: queue.Queue[Any] = queue.Queue(size)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -101,6 +110,7 @@ class Sink(Generic[T]):
             raise self._error
 
     def _run(self) -> None:
+        self._start()
         while (item := self._waiting.get()) is not _END:
             if self._error is None:  # after an error: empty the queue, so that nobody waits
                 try:

@@ -18,7 +18,7 @@ from ivf_core.evaluation.replay.stability import FlipMeter
 from ivf_core.metrics.fusion import FUSION_METRICS, fusion_metrics
 from ivf_core.metrics.segmentation import ConfusionMatrix
 
-__all__ = ["OTHER", "Scene", "Scorer"]
+__all__ = ["OTHER", "Scene", "Scorer", "use_one_thread"]
 
 OTHER = "other_"
 """Prefix of the metrics of another method's pictures."""
@@ -185,6 +185,14 @@ class Scorer:
         one.update(labels, truth)
         self.confusion.counts += one.counts
         return one.mean_iou()
+
+
+def use_one_thread() -> None:
+    """Have PyTorch compute in the calling thread alone.
+
+    Sums that several threads share differ in their last digits with the number of threads.
+    """
+    torch.set_num_threads(1)
 
 
 def _shares(labels: np.ndarray, class_set: ClassSet) -> Mapping[str, float]:

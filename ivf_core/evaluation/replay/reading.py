@@ -81,7 +81,9 @@ def choose_topics(info: BagInfo, settings: ReplaySettings) -> Topics:
             _check_topic(info, by_name, name)
     spare = [topic for topic in images if topic.count and topic.name not in given]
     labels = _choose(settings.labels_topic, spare, _LABEL_WORDS, set())
-    other = _choose(settings.fused_topic, spare, _FUSED_WORDS, _MADE_WORDS | _LABEL_WORDS)
+    # In a recording of the node, its own pictures are no other method's.
+    of_others = spare if settings.recorded is None else []
+    other = _choose(settings.fused_topic, of_others, _FUSED_WORDS, _MADE_WORDS | _LABEL_WORDS)
     rgb, thermal = given
     if rgb is None or thermal is None:
         cameras = [t for t in images if not _words(t.name) & (_LABEL_WORDS | _MADE_WORDS)]

@@ -7,28 +7,25 @@ their rows and pictures.
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ivf_core import __version__
 from ivf_core.class_sets import ClassSet
 from ivf_core.data.rosbag import BagError, BagMessage, decode
 from ivf_core.evaluation.replay import summary as summaries
 from ivf_core.evaluation.replay.bags import Bag, open_bag
+from ivf_core.evaluation.replay.directory import finished_directory
 from ivf_core.evaluation.replay.flow import Sink, prefetched
 from ivf_core.evaluation.replay.live import LiveGraph, live_warnings, read_live
-from ivf_core.evaluation.replay.measures import OTHER, Scene, Scorer
+from ivf_core.evaluation.replay.measures import OTHER, Scene, Scorer, use_one_thread
 from ivf_core.evaluation.replay.notable import NotableFrames
 from ivf_core.evaluation.replay.pairing import PairingLog
 from ivf_core.evaluation.replay.reading import (
@@ -48,13 +45,7 @@ from ivf_core.images.overlay import draw_overlay
 from ivf_core.inference import FusionResult
 from ivf_core.inference.pipeline import resize_labels
 
-__all__ = ["OUTPUTS", "is_finished", "replay_bag"]
-
-OUTPUTS = (
-    "bag", "pictures", "side_by_side.mp4", "frames.csv", "timings.csv", "report.html",
-    "summary.json",
-)  # fmt: skip
-"""What a replay puts into its directory; summary.json comes last."""
+__all__ = ["replay_bag"]
 
 _AHEAD = 6
 _PICTURES = 120
@@ -90,52 +81,11 @@ def replay_bag(
         with open_bag(recording, []) as recorded:
             live = read_live(recorded)
     used = live.settings(settings) if live is not None else settings
-    with open_results(used, path) as results, _finished_directory(output, recording) as folder:
+    with open_results(used, path) as results, finished_directory(output, recording) as folder:
         replay = _Replay(path, folder, used, results, progress, asked=settings, live=live)
         summary = replay.run()
         write_report(folder)
         return summary
-
-
-def is_finished(path: Path, output: Path, settings: ReplaySettings) -> bool:
-    """Whether `output` holds the replay of this bag by these settings and this version.
-
-    The number of threads does not count.
-    """
-    try:
-        summary = json.loads((output / "summary.json").read_text(encoding="utf-8"))
-        asked = {**settings.to_json(), "files": summaries.input_fingerprints(settings)}
-        return bool(
-            summary["format"] == summaries.FORMAT
-            and summary["versions"]["ivf"] == __version__
-            and {**summary["asked"], "threads": 0} == {**asked, "threads": 0}
-            and summary["bag"]["fingerprint"] == summaries.fingerprint(path)
-        )
-    except (OSError, ValueError, KeyError, TypeError):  # missing, unfinished or of another kind
-        return False
-
-
-@contextmanager
-def _finished_directory(output: Path, recording: Path | None) -> Iterator[Path]:
-    """A temporary folder whose content moves to `output` when all went well.
-
-    A recording that lies there as the output's bag stays.
-    """
-    output.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}."))
-    try:
-        yield folder
-        output.mkdir(exist_ok=True)
-        for name in (*OUTPUTS[-1:], *OUTPUTS[:-1]):  # the mark of a finished replay goes first
-            old = output / name
-            if recording is not None and recording.resolve().is_relative_to(old.resolve()):
-                continue
-            shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
-        for name in OUTPUTS:
-            if (folder / name).exists():
-                (folder / name).replace(output / name)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass
@@ -241,7 +191,7 @@ class _Replay:
                 OutputBag(self._folder / "bag", settings.storage, self._class_set)
             )
             # Sinks end before what they write to is closed.
-            score = stack.enter_context(Sink(self._score, _AHEAD, "score"))
+            score = stack.enter_context(Sink(self._score, _AHEAD, "score", start=use_one_thread))
 
             def write(item: _Done | BagMessage) -> None:
                 if isinstance(item, BagMessage):

@@ -21,7 +21,7 @@ _MEMORY = 1 / 16  # share of the newest frame in the moving mean
 _BLOCK = 25
 _LEAST_BLOCKS = 4
 _LEAST_CORRELATION = 0.08
-_LARGEST_ERROR = 0.3  # of a period
+_LARGEST_ERROR = 0.4  # of a period
 
 
 class MotionLag(NamedTuple):

@@ -205,11 +205,13 @@ def pairing_warnings(pairing: dict[str, Any], offset_seconds: float) -> list[dic
             found.append(warning("stamps_back", f"{names[camera]} stamps go back {count} times"))
     suggested = pairing["suggested_offset_seconds"]
     if suggested is not None and abs(suggested - offset_seconds) >= _WORTH_SECONDS:
+        basis = pairing["suggested_offset_basis"]
+        doubt = ", which leaves whole periods open" if basis == "stamps" else ""
         found.append(
             warning(
                 "offset",
                 f"The shutters seem to be apart: offset_seconds {suggested:g} would bring both "
-                f"images of a moment together (from {pairing['suggested_offset_basis']})",
+                f"images of a moment together (from {basis}{doubt})",
             )
         )
     for camera in names:

@@ -1,0 +1,216 @@
+"""What a replay measures, on pictures whose answer is known."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from replays import drive
+
+from ivf_core.evaluation.replay.alignment import AlignmentMeter
+from ivf_core.evaluation.replay.flow import Sink, prefetched
+from ivf_core.evaluation.replay.notable import NotableFrames
+from ivf_core.evaluation.replay.shutters import MotionLag, MotionLagMeter, suggest_offset
+from ivf_core.evaluation.replay.stability import FlipMeter, flip_share
+
+MS = 1_000_000
+
+
+def texture(shape: tuple[int, int], seed: int = 0) -> np.ndarray:
+    noise = np.random.default_rng(seed).uniform(0, 255, shape).astype(np.float32)
+    return cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 2), None, 0, 255, cv2.NORM_MINMAX).astype(
+        np.uint8
+    )
+
+
+class TestFlips:
+    def test_labels_that_move_along_do_not_flip(self) -> None:
+        grey = texture((60, 80))
+        labels = np.zeros((60, 80), np.uint8)
+        labels[20:40, 30:50] = 3
+        before = (grey, labels)
+        now = (np.roll(grey, 5, axis=1), np.roll(labels, 5, axis=1))
+        flow = np.zeros((60, 80, 2), np.float32)
+        flow[..., 0] = -5
+        assert flip_share(before, now, flow) == 0
+        # Without the flow, the picture is not explained, and little counts.
+        still = flip_share((grey, labels), (grey, now[1]), np.zeros_like(flow))
+        assert still == pytest.approx(2 * 5 * 20 / (60 * 80))
+
+    def test_nothing_to_compare(self) -> None:
+        grey, labels = np.zeros((8, 8), np.uint8), np.zeros((8, 8), np.uint8)
+        bright = np.full((8, 8), 200, np.uint8)
+        flow = np.zeros((8, 8, 2), np.float32)
+        assert np.isnan(flip_share((grey, labels), (bright, labels), flow))
+
+    def test_the_meter_follows_a_moving_camera(self) -> None:
+        meter = FlipMeter()
+        wide = texture((240, 400), seed=3)
+        classes = (wide > 128).astype(np.uint8)
+        classes = cv2.medianBlur(classes, 15)
+        shares = [meter(wide[:, x : x + 320], classes[:, x : x + 320]) for x in range(0, 40, 8)]
+        assert np.isnan(shares[0])
+        moved = np.mean(classes[:, 8:328] != classes[:, :320])
+        assert max(shares[1:]) < 0.35 * moved
+
+
+class TestAlignment:
+    @pytest.mark.parametrize("shift", [(9, -6), (0, 0)])
+    def test_a_shift_is_found_across_modalities(self, shift: tuple[int, int]) -> None:
+        meter = AlignmentMeter()
+        for seed in range(4):
+            scene = texture((240, 320), seed)
+            move = np.float64([[1, 0, shift[0]], [0, 1, shift[1]]])
+            # What is bright in one is dark in the other, and contrasts differ.
+            thermal = (200 - 0.5 * scene + texture((240, 320), 50 + seed) * 0.1).astype(np.uint8)
+            thermal = cv2.warpAffine(thermal, move, (320, 240), borderMode=cv2.BORDER_REFLECT)
+            single = meter.add(scene, thermal)
+            assert single == pytest.approx(np.hypot(*shift), abs=0.5)
+        found = meter.result()
+        assert found.median_px == pytest.approx(np.hypot(*shift), abs=0.3)
+        assert found.confidence > 0.8
+        if shift == (0, 0):
+            assert found.homography is None
+        else:
+            expected = [[1, 0, -9], [0, 1, 6], [0, 0, 1]]
+            np.testing.assert_allclose(found.homography, expected, atol=0.3)
+
+    def test_a_scale_is_found(self) -> None:
+        meter = AlignmentMeter()
+        matrix = np.array([[1.03, 0, -6], [0, 1.03, -4], [0, 0, 1]])
+        for seed in range(5):
+            scene = texture((240, 320), seed)
+            thermal = cv2.warpPerspective(scene, matrix, (320, 240), borderMode=cv2.BORDER_REFLECT)
+            meter.add(scene, 255 - thermal)
+        both = meter.result().homography @ matrix
+        points = np.array([[x, y, 1] for x in (60, 260) for y in (50, 190)]).T
+        off = (both @ points)[:2] - points[:2]
+        assert np.abs(off).max() < 1.5
+
+    def test_pictures_with_nothing_in_common(self) -> None:
+        meter = AlignmentMeter()
+        for seed in range(5):
+            meter.add(texture((240, 320), seed), texture((240, 320), 100 + seed))
+        assert meter.result().homography is None
+        assert meter.result().median_px is None
+
+
+class TestShutters:
+    def stamps(self, offset_ms: float, count: int = 60) -> dict[str, np.ndarray]:
+        rgb = (np.arange(count) * 1e9 / 30).astype(np.int64)
+        return {"rgb": rgb, "thermal": rgb + round(offset_ms * MS)}
+
+    @pytest.mark.parametrize("delay", [-3, 0, 2])
+    def test_motion_tells_the_delay(self, delay: int) -> None:
+        frames = list(drive(170))
+        meter = MotionLagMeter()
+        for k in range(10, 160):
+            pictures = frames[k].visible[::4, ::4, 0], frames[k - delay].infrared[::4, ::4]
+            stamp = k * 100 * MS
+            meter.add(*map(np.ascontiguousarray, pictures), stamp, stamp)
+        found = meter.result()
+        assert found.seconds == pytest.approx(0.1 * delay, abs=0.03)
+
+    def test_motion_of_different_scenes_tells_nothing(self) -> None:
+        meter = MotionLagMeter()
+        random = np.random.default_rng(0)
+        for k in range(150):
+            pictures = random.integers(0, 255, (2, 48, 64), np.uint8)
+            meter.add(pictures[0], pictures[1], k * 100 * MS, k * 100 * MS)
+        assert meter.result() is None
+
+    def test_stamps_alone_leave_whole_periods_open(self) -> None:
+        found = suggest_offset(self.stamps(20), 0.0, None)
+        assert found.basis == "stamps"
+        assert found.seconds == pytest.approx(1 / 30 - 0.02, abs=1e-4)
+
+    def test_motion_chooses_among_them(self) -> None:
+        motion = MotionLag(0.026, 0.004, 0.5)
+        found = suggest_offset(self.stamps(20), 0.0, motion)
+        assert found == (-0.02, "stamps and motion")
+        motion = MotionLag(0.049, 0.004, 0.5)
+        found = suggest_offset(self.stamps(20), 0.0, motion)
+        assert found.seconds == pytest.approx(-0.02 - 1 / 30, abs=1e-4)
+
+    def test_free_running_cameras(self) -> None:
+        stamps = self.stamps(0)
+        stamps["thermal"] = (np.arange(60) * 1e9 / 25).astype(np.int64)
+        assert suggest_offset(stamps, 0.0, None) is None
+        assert suggest_offset(stamps, 0.0, MotionLag(0.03, 0.002, 0.5)) == (-0.03, "motion")
+
+    def test_clocks_apart(self) -> None:
+        stamps = self.stamps(5)
+        stamps["thermal"] = stamps["thermal"] + 3600 * 10**9
+        found = suggest_offset(stamps, 3600.001, None)
+        assert found.basis == "recording"
+        assert found.seconds == pytest.approx(-3600.005, abs=1e-3)
+
+
+class TestNotable:
+    def test_the_worst_are_kept_a_second_apart(self) -> None:
+        notable = NotableFrames()
+        luma = {0: 50, 1: 10, 2: 5, 3: 15, 40: 12, 70: 18, 80: 17, 110: 19, 150: 3}
+        for index, value in luma.items():
+            notable.consider(index, index / 30, {"rgb_dark": float(value)})
+        # 1 and 3 are near 2, which is darker; of the rest 110 is the least dark.
+        assert list(notable.frames()) == [2, 40, 150]
+
+    def test_reasons(self) -> None:
+        notable = NotableFrames()
+        notable.consider(0, 0.0, {"SSIM": 0.6, "share_car": 0.1})
+        notable.consider(40, 2.0, {"SSIM": 0.4, "share_car": 0.5})
+        assert notable.frames()[40] == [
+            "among the lowest SSIM: 0.4",
+            "SSIM jumps from 0.6 to 0.4",
+            "share of car jumps from 10% to 50%",
+        ]
+
+
+class TestFlow:
+    def test_items_come_in_order_and_errors_after_them(self) -> None:
+        def source():
+            yield from range(20)
+            raise KeyError("end")
+
+        taken = []
+        with pytest.raises(KeyError), prefetched(source(), 3) as items:
+            taken.extend(items)
+        assert taken == list(range(20))
+
+    def test_a_source_is_closed_when_nobody_wants_more(self) -> None:
+        closed = []
+
+        def source():
+            try:
+                while True:
+                    yield 1
+            finally:
+                closed.append(True)
+
+        with prefetched(source(), 2) as items:
+            next(items)
+        assert closed == [True]
+
+    def test_a_sink_raises_what_its_function_raised(self) -> None:
+        done = []
+
+        def work(item: int) -> None:
+            if item == 2:
+                raise ValueError("two")
+            done.append(item)
+
+        def feed() -> None:
+            with Sink(work, 1, "work") as sink:
+                for item in range(50):
+                    sink.put(item)
+
+        with pytest.raises(ValueError, match="two"):
+            feed()
+        assert done == [0, 1]
+
+    def test_a_sink_finishes_its_items(self) -> None:
+        done: list[int] = []
+        with Sink(done.append, 2, "work") as sink:
+            for item in range(30):
+                sink.put(item)
+        assert done == list(range(30))
