@@ -19,7 +19,7 @@ pytestmark = pytest.mark.dds
 
 def run_demo(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "ivf_ros.demo", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
 
 
 def test_demo(tmp_path: Path, tiny_weights: Path) -> None:
