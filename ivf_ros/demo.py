@@ -1,7 +1,7 @@
 """The demo: player, fusion node and recorder in processes of their own, over real DDS.
 
 Makes a bag (a synthetic drive, or of two videos) unless it is given one, runs
-the node on it live, and leaves pictures, a video, the output bag and a summary.
+the node on it live, and leaves the recorded bag and its report, with a video.
 """
 
 from __future__ import annotations
@@ -29,8 +29,10 @@ from ivf_core.data.rosbag import (
 )
 from ivf_core.data.scenes import SyntheticDrive
 from ivf_core.defaults import DEFAULT_WEIGHTS
-from ivf_core.images.files import write_json
-from ivf_ros.demo_results import print_summary, summarize, write_pictures
+from ivf_core.evaluation.replay.directory import OUTPUTS
+from ivf_core.evaluation.replay.replay import replay_bag
+from ivf_core.evaluation.replay.settings import ReplaySettings
+from ivf_ros.demo_results import print_summary
 from ivf_ros.processes import NodeWatcher, guarded, node_process, use_image_transport, watching
 
 __all__ = ["main"]
@@ -70,30 +72,25 @@ def _run(args: argparse.Namespace) -> int:
         bag = _input_bag(args, Path(scratch))
         cameras = guess_camera_topics(bag.topics)
         print(f"[2/4] playing {bag.path.name} into the node: {' and '.join(cameras)}")
-        output_bag = args.output / "bag"
-        values, images, failure = _run_processes(args, bag, cameras, output_bag)
-        summary = summarize(values, images)
-        write_json(args.output / "summary.json", summary)
-        print("[3/4] writing pictures and the video")
-        try:
-            summary["pictures"], summary["size"] = write_pictures(
-                args.output, bag, cameras, output_bag
+        recording = args.output / "bag"
+        failure = _run_processes(args, bag, cameras, recording)
+        if failure is not None:
+            print(f"demo: {failure}", file=sys.stderr)
+        print("[3/4] scoring the results, writing pictures, the video and the report")
+        settings = ReplaySettings(*cameras, recorded=str(recording), video=True)
+        with _progress() as bar:
+            summary = replay_bag(
+                bag.path, args.output, settings, lambda n, total: _show(bar, n, total)
             )
-        except (ValueError, OSError) as error:
-            print(f"demo: pictures: {error}", file=sys.stderr)
-    write_json(args.output / "summary.json", summary)
     print_summary(summary, args.output)
-    if failure is not None:
-        print(f"demo: {failure}", file=sys.stderr)
-    return 0 if summary["pairs_out"] and failure is None else 1
+    return 0 if summary["live"]["pairs_out"] and failure is None else 1
 
 
 def _clear(output: Path) -> None:
     """Remove what an earlier run has left."""
-    for name in ("bag", "pictures"):
-        shutil.rmtree(output / name, ignore_errors=True)
-    for name in ("side_by_side.mp4", "summary.json"):
-        (output / name).unlink(missing_ok=True)
+    for name in OUTPUTS:
+        path = output / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _input_bag(args: argparse.Namespace, scratch: Path) -> BagInfo:
@@ -133,13 +130,12 @@ def _show(bar: tqdm[NoReturn], done: int, total: int | None) -> None:
 
 
 def _run_processes(
-    args: argparse.Namespace, bag: BagInfo, cameras: tuple[str, str], output_bag: Path
-) -> tuple[dict[str, str], dict[str, dict[str, int]], Exception | None]:
+    args: argparse.Namespace, bag: BagInfo, cameras: tuple[str, str], recording: Path
+) -> Exception | None:
     """Play `bag` through the node.
 
     Returns:
-        The node's last report, the images published and received by camera, and what
-        went wrong after the node had become active.
+        What went wrong after the node had become active.
 
     Raises:
         RuntimeError: the node did not become active.
@@ -166,7 +162,7 @@ def _run_processes(
                 },
             )
         )
-        recorder = stack.enter_context(node_process("recorder_node", {"output": str(output_bag)}))
+        recorder = stack.enter_context(node_process("recorder_node", {"output": str(recording)}))
         watcher = stack.enter_context(watching(_Watcher))
         watcher.wait_until_active((node, recorder))
         try:
@@ -189,12 +185,7 @@ def _run_processes(
     for name, process in (("fusion_node", node), ("recorder_node", recorder)):
         if process.returncode and failure is None:
             failure = RuntimeError(f"{name} ended with status {process.returncode}")
-    counts = {topic.name: topic.count for topic in bag.topics}
-    images = {
-        camera: {"published": counts[topic], "received": watcher.received.get(camera, 0)}
-        for camera, topic in zip(("rgb", "thermal"), cameras, strict=True)
-    }
-    return watcher.values, images, failure
+    return failure
 
 
 class _Watcher(NodeWatcher):

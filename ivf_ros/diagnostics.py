@@ -19,7 +19,7 @@ from rclpy.qos import (
 )
 from rclpy.topic_endpoint_info import TopicEndpointInfo
 
-__all__ = ["CameraWatch", "PairStatistics", "by_reason", "percentiles", "status"]
+__all__ = ["OK", "CameraWatch", "PairStatistics", "by_reason", "percentiles", "status"]
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
@@ -31,6 +31,7 @@ _TIMINGS = (
     "prepare_ms",
     "model_ms",
     "publish_ms",
+    "handling_ms",
 )
 _KEPT_TIMINGS = 2000
 _NO_FAULTS = frozenset({"replaced_by_newer", "no_subscriber", "deactivated"})

@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import functools
 import math
+import os
 import signal
 import sys
 import threading
@@ -52,9 +53,10 @@ from ivf_core.memory import keep_freed_memory, return_freed_memory
 from ivf_core.models.checkpoints import load_model
 from ivf_ros.compat import Subscriber, SubscriptionEventCallbacks
 from ivf_ros.conversions import MessageError, to_infrared, to_visible
-from ivf_ros.diagnostics import CameraWatch, PairStatistics, status
+from ivf_ros.diagnostics import OK, CameraWatch, PairStatistics, status
 from ivf_ros.outputs import Outputs, overlay_of
 from ivf_ros.parameters import PARAMETERS, declare, refusal
+from ivf_ros.processes import processor_seconds, resident_mb
 from ivf_ros.synchronizer import PairSynchronizer, stamp_to_ns
 from ivf_ros.worker import Mailbox, Worker
 
@@ -471,6 +473,7 @@ class FusionNode(LifecycleNode):
             "prepare_ms": result.prepare_ms,
             "model_ms": result.model_ms,
             "publish_ms": (done - modelled) * 1e3,
+            "handling_ms": (done - job.arrival) * 1e3,
         }
         if not math.isnan(latency):
             timings["latency_ms"] = latency
@@ -575,6 +578,8 @@ class FusionNode(LifecycleNode):
         if pipeline is not None:
             values["weights"] = pipeline.weights
             values["engine"] = describe(pipeline.engine)
+        values["processor_seconds"] = f"{processor_seconds(os.getpid()):.2f}"
+        values["memory_mib"] = f"{resident_mb(os.getpid()):.1f}"
         values["mode"] = self._values["mode"]
         values["state"] = "active" if self._worker is not None else "inactive"
         level, text = self._statistics.check()
@@ -587,6 +592,9 @@ class FusionNode(LifecycleNode):
             message.status.append(
                 status(f"{name}: {camera} camera", name, level, text, watch.report())
             )
+        # A recording of the results then says how they were made.
+        settings = {key: str(value) for key, value in self._values.items()}
+        message.status.append(status(f"{name}: settings", name, OK, "in force", settings))
         self._diagnostics.publish(message)
 
 

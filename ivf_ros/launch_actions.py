@@ -11,9 +11,18 @@ from typing import Any
 
 from launch import LaunchContext
 from launch.action import Action
-from launch.actions import DeclareLaunchArgument, LogInfo, SetEnvironmentVariable
+from launch.actions import (
+    DeclareLaunchArgument,
+    EmitEvent,
+    ExecuteProcess,
+    LogInfo,
+    SetEnvironmentVariable,
+)
+from launch.events import matches_action
+from launch.events.process import ShutdownProcess
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
+from launch_ros.substitutions import ExecutableInPackage
 
 from ivf_core.data.rosbag import BagReader, TopicInfo, guess_camera_topics
 from ivf_ros.launch_arguments import NODE_NAME, LaunchArgument
@@ -24,11 +33,13 @@ __all__ = [
     "apply_profile",
     "bag_topics",
     "declare",
+    "end",
     "existing",
     "fusion_node",
     "given",
     "player",
     "recorder_node",
+    "replay_report",
     "switch",
 ]
 
@@ -172,6 +183,18 @@ def recorder_node(context: LaunchContext, output: str) -> Node:
         log_level="info",
         sigterm_timeout="30",
     )
+
+
+def replay_report(bag: str, output: Path) -> ExecuteProcess:
+    """`ivf replay` of the results that are recorded in `output`/bag."""
+    ivf = ExecutableInPackage(executable="ivf", package="ivf_ros")
+    options = ["--recorded", str(output / "bag"), "--output", str(output)]
+    return ExecuteProcess(cmd=[ivf, "replay", bag, *options], output="screen", emulate_tty=True)
+
+
+def end(process: ExecuteProcess) -> Action:
+    """Interrupt a process; harder where that does not help."""
+    return EmitEvent(event=ShutdownProcess(process_matcher=matches_action(process)))
 
 
 def _node(

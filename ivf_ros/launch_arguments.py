@@ -78,8 +78,10 @@ FUSION_ARGUMENTS = (
 """Arguments of launch/fusion.launch.py."""
 
 REPLAY_ARGUMENTS = (
-    LaunchArgument("bag", None, "Bag to fuse (rosbag2 or rosbag1): every pair of it, as fast as the node takes them."),
-    LaunchArgument("output", "", "Folder of the bag to write; must not exist. Empty: the bag's path without its suffix, and _fused."),
+    LaunchArgument("bag", None, "Bag to fuse (rosbag2 or rosbag1)."),
+    LaunchArgument("output", "", "Folder of the results, must not exist: bag, and what `ivf replay` writes beside it. Empty: the bag's path without its suffix, and _replay."),
+    LaunchArgument("rate", "", "Factor of the recorded speed; the node then works as it would live, and counts the pairs that it has no time for. Empty: every pair, as fast as the node takes them."),
+    LaunchArgument("report", "true", "false writes the bag only.", ("true", "false")),
     *_COMMON,
     *_of_parameters(p for p in PARAMETERS if p.name not in ("mode", "autostart")),
 )  # fmt: skip

@@ -120,7 +120,7 @@ PUBLISHED = (
     Topic("~/labels", "std_msgs/msg/String", "Class set as JSON (name, names, colors), transient local."),
     Topic("~/latency_ms", "std_msgs/msg/Float64", "Stamp of the RGB image to the last publish of its results, in ms; one message a pair, NaN where stamps and clock have nothing to do with each other."),
     Topic("~/rgb_frames_done", "std_msgs/msg/UInt64", "In replay mode, transient local: RGB frames since activation whose fate is decided, whether published, dropped or without a partner."),
-    Topic("/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", "State, counters, timings, and what is wrong with the inputs."),
+    Topic("/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", "State, counters, timings, processor time, memory, parameters, and what is wrong with the inputs."),
 )  # fmt: skip
 
 SERVICES = (

@@ -38,7 +38,7 @@ PARAMETERS = (
             "fusion/overlay/image",
             "fusion/labels",
             "fusion/latency_ms",
-            "/player/restamped_ns",
+            "player/restamped_ns",
             "/diagnostics",
         ],
         "Topics to record, from when they appear.",

@@ -1,6 +1,6 @@
-"""Fuse every pair of a bag and record the results: player, fusion node and recorder.
+"""Play a bag into the node, record the results and report: player, fusion node and recorder.
 
-ros2 launch ivf_ros replay.launch.py bag:=drive.mcap output:=fused_drive
+ros2 launch ivf_ros replay.launch.py bag:=drive.mcap output:=drive_replay
 """
 
 from __future__ import annotations
@@ -18,11 +18,14 @@ from ivf_ros.launch_actions import (
     apply_profile,
     bag_topics,
     declare,
+    end,
     existing,
     fusion_node,
     given,
     player,
     recorder_node,
+    replay_report,
+    switch,
 )
 from ivf_ros.launch_arguments import REPLAY_ARGUMENTS
 
@@ -43,14 +46,23 @@ def generate_launch_description() -> LaunchDescription:
 def start(context: LaunchContext) -> list[Action]:
     bag = existing(context, "bag")
     stem = Path(bag).with_suffix("") if Path(bag).is_file() else bag
-    output = Path(given(context, "output") or f"{stem}_fused").expanduser().absolute()
+    output = Path(given(context, "output") or f"{stem}_replay").expanduser().absolute()
     if output.exists():
         raise FileExistsError(f"output:={output}: exists already")
     named = given(context, "rgb_topic") and given(context, "thermal_topic")
-    fusion = fusion_node(context, {} if named else bag_topics(bag), mode="replay", autostart=True)
-    recorder = recorder_node(context, str(output))
-    source = player(context, bag, as_fast_as_taken=True, wait_for_subscribers_seconds=START_SECONDS)
+    rate = given(context, "rate")
+    fusion = fusion_node(
+        context,
+        {} if named else bag_topics(bag),
+        mode="live" if rate else "replay",
+        autostart=True,
+    )
+    recorder = recorder_node(context, str(output / "bag"))
+    pace = {"rate": float(rate), "restamp": True} if rate else {"as_fast_as_taken": True}
+    source = player(context, bag, **pace, wait_for_subscribers_seconds=START_SECONDS)
+    report = replay_report(bag, output)
     heard = bytearray()
+    played: list[bool] = []
 
     def recording(event: ProcessIO) -> list[Action] | None:
         """Start the player, once, when the recorder has found the node: nothing is missed."""
@@ -58,22 +70,39 @@ def start(context: LaunchContext) -> list[Action]:
         heard.extend(event.text)
         return [source] if before is None and RECORDING.search(heard) else None
 
-    def played(event: ProcessExited, context: LaunchContext) -> list[Action]:
+    # Then one ends after the other: the recorder hears the node's last words.
+
+    def on_played(event: ProcessExited, context: LaunchContext) -> list[Action]:
         if event.returncode != 0:
             return [Shutdown(reason="the player failed")]
-        return [TimerAction(period=DELIVERY_SECONDS, actions=[Shutdown(reason="bag played")])]
+        played.append(True)
+        return [TimerAction(period=DELIVERY_SECONDS, actions=[end(fusion)])]
+
+    def on_fused(event: ProcessExited, context: LaunchContext) -> list[Action]:
+        return [end(recorder)] if played else [Shutdown(reason="the fusion node ended")]
+
+    def on_recorded(event: ProcessExited, context: LaunchContext) -> list[Action]:
+        if not played or event.returncode != 0:
+            return [Shutdown(reason="the recorder ended")]
+        return [report if switch(context, "report") else Shutdown(reason="bag played")]
+
+    def on_reported(event: ProcessExited, context: LaunchContext) -> list[Action]:
+        failed = " without its report" if event.returncode != 0 else ""
+        return [Shutdown(reason=f"bag played{failed}")]
 
     return [
         *apply_profile(context),
         RegisterEventHandler(
             OnProcessIO(target_action=recorder, on_stdout=recording, on_stderr=recording)
         ),
-        RegisterEventHandler(OnProcessExit(target_action=source, on_exit=played)),
         *(
-            RegisterEventHandler(
-                OnProcessExit(target_action=node, on_exit=[Shutdown(reason=f"{what} ended")])
+            RegisterEventHandler(OnProcessExit(target_action=process, on_exit=then))
+            for process, then in (
+                (source, on_played),
+                (fusion, on_fused),
+                (recorder, on_recorded),
+                (report, on_reported),
             )
-            for node, what in ((fusion, "the fusion node"), (recorder, "the recorder"))
         ),
         fusion,
         recorder,

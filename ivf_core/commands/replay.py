@@ -102,7 +102,7 @@ def _print(summary: dict[str, Any], output: Path) -> None:
         print(f"ivf replay: left out: {line}", file=sys.stderr)
     for warning in summary["warnings"]:
         print(f"ivf replay: {warning['text']}", file=sys.stderr)
-    print(f"written to {output}")
+    print(f"written to {output}, see {output / 'report.html'}")
 
 
 def _add_replay(parser: argparse.ArgumentParser) -> None:
@@ -139,6 +139,13 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--threads", type=int, default=0, help="of the CPU; 0: the engine's choice")
     model.add_argument(
         "--thermal-mode", default="auto", choices=THERMAL_MODES, help="(%(default)s)"
+    )
+    for name, default in (("low-percentile", 0.5), ("high-percentile", 99.5)):
+        model.add_argument(
+            f"--{name}", type=float, default=default, metavar="P", help="of the gain (%(default)s)"
+        )
+    model.add_argument(
+        "--gain-smoothing-seconds", type=float, default=0.5, metavar="S", help="(%(default)s)"
     )
     model.add_argument("--registration", type=Path, metavar="FILE", help="YAML file")
     model.add_argument(

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from harness import PERIOD_NS, START_NS, picture, write_pairs
 
 from ivf_core.data.rosbag import BagWriter
 from ivf_ros.launch_arguments import FUSION_ARGUMENTS, REPLAY_ARGUMENTS
@@ -46,7 +47,7 @@ report = {{
 }}
 Path(os.environ["REPORTS"], Path(sys.argv[0]).name + ".json").write_text(json.dumps(report))
 print("recording /fusion/fused/image (sensor_msgs/msg/Image)", flush=True)
-if Path(sys.argv[0]).name != "player_node":  # the others are ended by launch
+if Path(sys.argv[0]).name not in ("player_node", "ivf"):  # these are ended by launch
     import signal
     signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
     signal.signal(signal.SIGALRM, lambda *_: sys.exit(0))
@@ -217,18 +218,80 @@ def test_bag_is_played_into_the_node(prefix: Path, bag: Path) -> None:
     assert node["parameters"]["thermal_transport"] == "compressed"
 
 
-def test_replay_records_every_pair_and_ends_with_the_player(
+def test_replay_records_every_pair_and_reports(
     prefix: Path, bag: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LIFETIME", "60")  # they live until launch ends them
-    status, reports = launch(prefix, "replay", bag=bag, output=tmp_path / "out", device="cpu")
+    out = tmp_path / "out"
+    status, reports = launch(prefix, "replay", bag=bag, output=out, device="cpu")
     assert status == 0
-    assert set(reports) == {"fusion_node", "player_node", "recorder_node"}
+    assert set(reports) == {"fusion_node", "player_node", "recorder_node", "ivf"}
     assert reports["fusion_node"]["parameters"]["mode"] == "replay"
     assert reports["fusion_node"]["parameters"]["device"] == "cpu"
     assert reports["player_node"]["parameters"]["as_fast_as_taken"] is True
     assert reports["player_node"]["parameters"]["progress_topic"] == "fusion/rgb_frames_done"
-    assert reports["recorder_node"]["parameters"]["output"] == str(tmp_path / "out")
+    assert reports["recorder_node"]["parameters"]["output"] == str(out / "bag")
+    command = ["replay", str(bag), "--recorded", str(out / "bag"), "--output", str(out)]
+    assert reports["ivf"]["arguments"] == command
+
+
+def test_replay_at_the_recorded_speed_is_live(prefix: Path, bag: Path, tmp_path: Path) -> None:
+    _, reports = launch(
+        prefix, "replay", bag=bag, output=tmp_path / "out", rate="0.5", report="false"
+    )
+    assert "ivf" not in reports
+    assert reports["fusion_node"]["parameters"]["mode"] == "live"
+    player = reports["player_node"]["parameters"]
+    assert (player["rate"], player["restamp"]) == (0.5, True)
+    assert "as_fast_as_taken" not in player
+
+
+@pytest.fixture
+def real_nodes(prefix: Path) -> Path:
+    for name, module in (
+        ("fusion_node", "ivf_ros.fusion_node"),
+        ("player_node", "ivf_ros.player_node"),
+        ("recorder_node", "ivf_ros.recorder_node"),
+        ("ivf", "ivf_core.cli"),
+    ):
+        script = f"#!{sys.executable}\nimport sys\nfrom {module} import main\nsys.exit(main())\n"
+        (prefix / "prefix" / "lib" / "ivf_ros" / name).write_text(script)
+    return prefix
+
+
+@pytest.mark.dds
+@pytest.mark.parametrize("rate", ["", "0.5"])
+def test_replay_ends_with_the_report(
+    real_nodes: Path, tmp_path: Path, tiny_weights: Path, rate: str
+) -> None:
+    frames = [(picture(168, 192, k), picture(168, 192, 50 + k)[..., 0]) for k in range(8)]
+    drive = write_pairs(tmp_path / "pairs", frames)
+    out = tmp_path / "out"
+    launch(
+        real_nodes,
+        "replay",
+        bag=drive,
+        output=out,
+        rate=rate,
+        weights=tiny_weights,
+        engine="torch",
+        device="cpu",
+        precision="fp32",
+    )
+    assert (out / "report.html").stat().st_size > 10_000
+    summary = json.loads((out / "summary.json").read_text())
+    live = summary["live"]
+    assert live["mode"] == ("live" if rate else "replay")
+    assert live["pairs_in"] == live["pairs_out"] + sum(live["dropped"].values())
+    if not rate:
+        assert live["pairs_out"] == 8
+    assert live["latency_from"] == ("stamp" if rate else "arrival")
+    assert live["processor"]["node_cores"] > 0
+    assert summary["settings"]["weights"] == str(tiny_weights)
+    rows = (out / "frames.csv").read_text().splitlines()[1:]
+    assert len(rows) == live["pairs_out"]
+    stamps = {int(row.split(",")[1]) for row in rows}
+    assert stamps <= {START_NS + k * PERIOD_NS for k in range(8)}
 
 
 @pytest.mark.parametrize(

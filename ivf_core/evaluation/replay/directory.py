@@ -42,8 +42,11 @@ def is_finished(path: Path, output: Path, settings: ReplaySettings) -> bool:
 
 
 @contextmanager
-def finished_directory(output: Path) -> Iterator[Path]:
-    """A temporary folder whose content moves to `output` when all went well."""
+def finished_directory(output: Path, recording: Path | None) -> Iterator[Path]:
+    """A temporary folder whose content moves to `output` when all went well.
+
+    A recording that lies there as the output's bag stays.
+    """
     output.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}."))
     try:
@@ -51,6 +54,8 @@ def finished_directory(output: Path) -> Iterator[Path]:
         output.mkdir(exist_ok=True)
         for name in (*OUTPUTS[-1:], *OUTPUTS[:-1]):  # the mark of a finished replay goes first
             old = output / name
+            if recording is not None and recording.resolve().is_relative_to(old.resolve()):
+                continue
             shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
         for name in OUTPUTS:
             if (folder / name).exists():

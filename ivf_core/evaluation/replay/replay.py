@@ -24,6 +24,7 @@ from ivf_core.evaluation.replay import summary as summaries
 from ivf_core.evaluation.replay.bags import Bag, open_bag
 from ivf_core.evaluation.replay.directory import finished_directory
 from ivf_core.evaluation.replay.flow import Sink, prefetched
+from ivf_core.evaluation.replay.live import LiveGraph, live_warnings, read_live
 from ivf_core.evaluation.replay.measures import OTHER, Scene, Scorer, use_one_thread
 from ivf_core.evaluation.replay.notable import NotableFrames
 from ivf_core.evaluation.replay.pairing import PairingLog
@@ -74,8 +75,15 @@ def replay_bag(
         BagError: nothing can be read, or a topic is missing; names the bag.
         OSError: a file cannot be written.
     """
-    with open_results(settings, path) as results, finished_directory(output) as folder:
-        summary = _Replay(path, folder, settings, results, progress).run()
+    live, recording = None, None
+    if settings.recorded is not None:
+        recording = Path(settings.recorded or path)
+        with open_bag(recording, []) as recorded:
+            live = read_live(recorded)
+    used = live.settings(settings) if live is not None else settings
+    with open_results(used, path) as results, finished_directory(output, recording) as folder:
+        replay = _Replay(path, folder, used, results, progress, asked=settings, live=live)
+        summary = replay.run()
         write_report(folder)
         return summary
 
@@ -97,16 +105,21 @@ class _Replay:
         settings: ReplaySettings,
         results: Results,
         progress: Progress | None,
+        *,
+        asked: ReplaySettings,
+        live: LiveGraph | None,
     ) -> None:
         self._path = path
         self._folder = folder
         self._settings = settings
+        self._asked = asked
+        self._live = live
         self._results = results
         self._progress = progress or (lambda done, total: None)
         self._left_out: list[str] = []
         self._failed: Counter[str] = Counter()
         self._details: dict[str, str] = {}
-        self._files = {"files": summaries.input_fingerprints(settings)}
+        self._files = {"files": summaries.input_fingerprints(asked)}
         self._class_set: ClassSet | None = results.class_set
         self._notable = NotableFrames()
 
@@ -124,7 +137,8 @@ class _Replay:
                 start_ns=bag.info.start_ns,
             )
             counts = {topic.name: topic.count for topic in bag.info.topics}
-            self._most = min(counts[topics.rgb], counts[topics.thermal])
+            self._counts = {"rgb": counts[topics.rgb], "thermal": counts[topics.thermal]}
+            self._most = min(self._counts.values())
             self._picture_every = max(1, math.ceil(self._most / _PICTURES))
             score_every = settings.score_every or self._sparse()
             self._start = bag.info.start_ns
@@ -326,11 +340,11 @@ class _Replay:
             "topics": topics.to_json(),
             "settings": {
                 **self._settings.to_json(),
-                "weights": self._results.weights,
-                "engine": self._results.engine,
+                "weights": (self._live and self._live.weights) or self._results.weights,
+                "engine": (self._live and self._live.engine) or self._results.engine,
                 "score_every": score_every,
             },
-            "asked": {**self._settings.to_json(), **self._files},
+            "asked": {**self._asked.to_json(), **self._files},
             "pairing": pairing,
             "failed": dict(sorted(self._failed.items())),
             "left_out": self._left_out_lines(),
@@ -350,7 +364,7 @@ class _Replay:
                 "seconds": round(seconds, 3),
                 "pipeline_pairs_per_second": _rate(times["prepare_ms"] + times["model_ms"]),
             },
-            "live": None,
+            "live": self._live.summary if self._live else None,
             "registration": alignment.to_json() if alignment else None,
             "notable": [
                 {"frame": index, "reasons": reasons}
@@ -360,6 +374,7 @@ class _Replay:
                 *self._input_warnings(),
                 *summaries.pairing_warnings(pairing, self._settings.offset_seconds),
                 *summaries.frame_warnings(columns, alignment),
+                *(live_warnings(self._live.summary, self._counts) if self._live else []),
             ],
         }
         write_json(self._folder / "summary.json", summary)
@@ -395,9 +410,9 @@ class _Replay:
             )
         failed = sum(self._failed.values())
         if failed:
-            found.append(
-                summaries.warning("failed", f"{failed} pairs could not be fused, see `failed`")
-            )
+            recorded = self._results.recorded
+            without = "have no recorded result" if recorded else "could not be fused"
+            found.append(summaries.warning("failed", f"{failed} pairs {without}, see `failed`"))
         if self._class_set is None:
             found.append(
                 summaries.warning("no_head", "The weights have no segmentation head: no masks")

@@ -14,11 +14,12 @@ import numpy as np
 from ivf_core.class_sets import ClassSet
 from ivf_core.data.rosbag import BagError, BagMessage, decode
 from ivf_core.evaluation.replay.bags import Bag, open_bag
+from ivf_core.evaluation.replay.live import RecordedStamps
 from ivf_core.evaluation.replay.reading import Companion, InputPair
 from ivf_core.evaluation.replay.settings import ReplaySettings
 from ivf_core.images.messages import MessageError, to_infrared, to_visible
 from ivf_core.images.registration import Registration
-from ivf_core.images.thermal import ThermalNormalizer
+from ivf_core.images.thermal import GainControl, ThermalNormalizer
 from ivf_core.inference import FusionPipeline, FusionResult, ImagePair
 from ivf_core.inference.engine import describe
 from ivf_core.inference.pipeline import prepare
@@ -81,13 +82,17 @@ def open_results(settings: ReplaySettings, bag: Path) -> Iterator[Results]:
     registration = Registration()
     if settings.registration is not None:
         registration = Registration.from_yaml(settings.registration)
-    normalizer = ThermalNormalizer(settings.thermal_mode)
+    gain = GainControl(
+        settings.low_percentile, settings.high_percentile, settings.gain_smoothing_seconds
+    )
+    normalizer = ThermalNormalizer(settings.thermal_mode, gain)
     if settings.recorded is not None:
         with (
             open_bag(Path(settings.recorded or bag), []) as first,
             open_bag(Path(settings.recorded or bag), []) as second,
         ):
-            yield _RecordedResults(first, second, normalizer, registration)
+            fused, masks = RecordedStamps(first), RecordedStamps(second)
+            yield _RecordedResults(fused, masks, normalizer, registration)
         return
     pipeline = FusionPipeline(
         load_model(settings.weights),

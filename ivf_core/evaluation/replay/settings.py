@@ -30,6 +30,7 @@ class ReplaySettings:
             of running the pipeline; "": the replayed bag itself; None runs the pipeline.
         weights, engine, device, precision, threads: as for `FusionPipeline`.
         thermal_mode: one of `THERMAL_MODES`.
+        low_percentile, high_percentile, gain_smoothing_seconds: as in `GainControl`.
         registration: YAML file with the homography from thermal to RGB, or None.
         tolerance_seconds, offset_seconds, minimum_interval_seconds, queue_size: of the
             pairing, as in `TimePairer`.
@@ -52,6 +53,9 @@ class ReplaySettings:
     precision: str = "auto"
     threads: int = 0
     thermal_mode: str = "auto"
+    low_percentile: float = 0.5
+    high_percentile: float = 99.5
+    gain_smoothing_seconds: float = 0.5
     registration: Path | None = None
     tolerance_seconds: float = TOLERANCE_SECONDS
     offset_seconds: float = 0.0

@@ -1,0 +1,105 @@
+"""The live graph in replay mode against the offline replay of the same bag."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from harness import START_NS, Graph, stop
+
+from ivf_core.data.rosbag import RGB_TOPIC, THERMAL_TOPIC, BagReader, BagWriter
+from ivf_core.data.scenes import SyntheticDrive
+from ivf_core.defaults import DEFAULT_WEIGHTS
+from ivf_core.evaluation.replay.replay import replay_bag
+from ivf_core.evaluation.replay.settings import ReplaySettings
+
+pytestmark = pytest.mark.dds
+
+PICTURES = [f"/fusion/{kind}/image" for kind in ("fused", "mask", "overlay")]
+RATE_HZ = 15.0
+GAIN: dict[str, Any] = {"low_percentile": 2.0, "gain_smoothing_seconds": 0.3}
+MS = 1_000_000
+
+
+def write_drive(path: Path) -> Path:
+    """Twenty frames, one of each camera lost; shutters apart and unsteady, counts that drift."""
+    drive = SyntheticDrive(size=(192, 160), rate_hz=RATE_HZ, seconds=20 / RATE_HZ)
+    with BagWriter(path) as bag:
+        for k, frame in enumerate(drive):
+            stamp = START_NS + round(k * 1e9 / RATE_HZ)
+            if k != 12:
+                bag.write_image(RGB_TOPIC, stamp, frame.visible, "rgb8", f"rgb_{k}")
+            if k != 7:
+                # 16 bits, so that the gain control follows from frame to frame.
+                counts = (20_000 + 12 * frame.infrared.astype(np.uint16) + 90 * k).astype(np.uint16)
+                moved = stamp + (3 + 2 * (k % 3)) * MS
+                bag.write_image(THERMAL_TOPIC, moved, counts, "mono16", "thermal")
+    return path
+
+
+def record_live(graph: Graph, bag: Path, output: Path, weights: str, **engine: Any) -> None:
+    """Every pair of the bag through the node, as fast as it takes them."""
+    graph.start_fusion(Path(weights), mode="replay", **GAIN, **engine)
+    recorder = graph.start("recorder_node", output=str(output))
+    graph.until(lambda: all(graph.node.count_subscribers(topic) for topic in PICTURES))
+    graph.play(bag, as_fast_as_taken=True, wait_for_subscribers_seconds=60.0)
+    graph.settle(18)
+    graph.spin(1.0)  # for what is on its way, and another report of the node
+    text = stop(recorder)
+    assert recorder.returncode == 0, text
+
+
+def pictures(bag: Path) -> dict[tuple[str, int], Any]:
+    """Every result by topic and stamp."""
+    found = {}
+    with BagReader(bag) as reader:
+        for topic, _, _, message in reader.messages(PICTURES):
+            key = topic, message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+            assert key not in found
+            found[key] = message
+    return found
+
+
+@pytest.mark.parametrize(
+    "engine",
+    [
+        {"engine": "torch", "device": "cpu", "precision": "fp32"},
+        {"engine": "auto", "device": "auto", "precision": "auto"},
+    ],
+    ids=lambda engine: engine["engine"],
+)
+def test_live_and_offline_are_the_same_bit_for_bit(
+    graph: Graph, tmp_path: Path, tiny_weights: Path, engine: dict[str, str]
+) -> None:
+    weights = str(tiny_weights) if engine["engine"] == "torch" else DEFAULT_WEIGHTS
+    bag = write_drive(tmp_path / "drive")
+    live, offline = tmp_path / "live", tmp_path / "offline"
+    record_live(graph, bag, live / "bag", weights, **engine)
+    replay_bag(bag, offline, ReplaySettings(weights=weights, **GAIN, **engine))
+    ours, theirs = pictures(live / "bag"), pictures(offline / "bag")
+    assert len(theirs) == 3 * 18
+    assert ours.keys() == theirs.keys()
+    for key, message in theirs.items():
+        assert ours[key].header.frame_id == message.header.frame_id
+        for name in ("height", "width", "step", "encoding", "is_bigendian"):
+            assert getattr(ours[key], name) == getattr(message, name), key
+        np.testing.assert_array_equal(ours[key].data, message.data, str(key))
+
+    # The recording is scored as the results made offline, and says how the node fared.
+    summary = replay_bag(bag, live, ReplaySettings(recorded=str(live / "bag")))
+    assert (live / "frames.csv").read_bytes() == (offline / "frames.csv").read_bytes()
+    assert not summary["failed"]
+    assert summary["settings"]["weights"] == weights
+    assert (live / "bag").is_dir()
+    report = summary["live"]
+    assert report["mode"] == "replay"
+    assert (report["pairs_in"], report["pairs_out"], report["dropped"]) == (18, 18, {})
+    assert report["images_received"] == {"rgb": 19, "thermal": 19}
+    assert report["frames_without_pair"] == {"unmatched_infrared": 1, "unmatched_visible": 1}
+    assert report["latency_from"] == "arrival"
+    assert 0 < report["latency_ms"]["median"] <= report["latency_ms"]["p99"]
+    assert report["rate_hz"] > 0
+    assert report["processor"]["node_cores"] > 0
+    assert report["memory_mib"] > 10
