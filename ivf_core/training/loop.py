@@ -138,7 +138,8 @@ class Learner:
         guard.check_finite({**named, f"gradient of the {self.name}'s loss": length})
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
-        self.optimizer.step()
+        with guard.term(f"step of the {self.name}"):
+            self.optimizer.step()
         self.optimizer.zero_grad()
         self.schedule.step()
         return named

@@ -147,7 +147,7 @@ def segmentation_term(segmenter: nn.Module, fused: Tensor, batch: Batch) -> Tens
     mean = ours.clone()
     dist.all_reduce(mean)
     mean /= process_count()
-    return loss * ours / mean.clamp_min(1)
+    return loss * ours / mean.clamp_min(1 / process_count())
 
 
 def open_frozen_segmenter(

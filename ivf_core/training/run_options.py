@@ -127,7 +127,8 @@ class GuidedOptions(RunOptions):
     class_set: str = "mfnet"
     """Of these: mfnet, fmb or pst900."""
     score_pairs: int = 16
-    """The most pairs kept out that are scored at the end."""
+    """The most pairs kept out that are scored at the end, whole: on one CPU core the teacher needs
+    40 s for 640 x 480."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
