@@ -178,7 +178,7 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
     )
     results.add_argument(
         "--score-every", type=int, default=0, metavar="N",
-        help="score every Nth pair; 0: about 120 of a bag, every 10th at most",
+        help="score every Nth pair; 0: 30 to 120 of a bag",
     )  # fmt: skip
     results.add_argument(
         "--recorded", nargs="?", const="", metavar="BAG",

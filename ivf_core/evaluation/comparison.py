@@ -158,7 +158,7 @@ def _series(replay: ReplayDirectory) -> dict[str, _Series]:
 
 def _figures(summary: Mapping[str, Any]) -> dict[str, float]:
     """What is one number a replay."""
-    pairing = summary["pairing"]
+    pairing, live = summary["pairing"], summary.get("live") or {}
     figures = {
         "pairs": pairing["pairs"],
         "failed": sum((summary.get("failed") or {}).values()),
@@ -167,8 +167,10 @@ def _figures(summary: Mapping[str, Any]) -> dict[str, float]:
             for camera, reasons in pairing["unmatched"].items()
         },
         **{k: v for k, v in (summary.get("throughput") or {}).items() if k != "seconds"},
-        **dict(_leaves("live", summary.get("live") or {})),
+        **dict(_leaves("live", live)),
     }
+    if "dropped" in live:
+        figures["live_dropped"] = sum(live["dropped"].values())
     if summary.get("segmentation"):
         figures["miou_all"] = summary["segmentation"]["miou"]
     return {name: float(value) for name, value in figures.items() if value is not None}

@@ -128,7 +128,7 @@ def _summary(
             "received": {"rgb": count + 2, "thermal": count + 1}, "pairs": count,
             "unmatched": {"rgb": {"unmatched": 2}, "thermal": {"duplicate": 1}},
             "offset_histogram": {"edges_ms": edges.tolist(), "counts": counts.tolist()},
-            "suggested_offset_seconds": 0.002,
+            "suggested_offset_seconds": -0.002,
             "gaps": [{"topic": rgb_topic, "start_seconds": (seconds[1] + seconds[2]) / 2 - 0.01,
                       "seconds": 0.02}],
             "rate": {"seconds": seconds, "rgb_hz": [20.0] * count, "thermal_hz": [20.0] * count,
@@ -148,7 +148,7 @@ def _summary(
         "live": None,
         "registration": {
             "suggested_homography": [[1.0, 0.0, 3.0], [0.0, 1.0, -1.0], [0.0, 0.0, 1.0]],
-            "median_px": 3.2, "confidence": 0.8,
+            "median_px": 3.2, "confidence": 0.8, "frames": count, "size": [160, 120],
         },
         "notable": [{"frame": last, "reasons": ["lowest VIF of the drive"]},
                     {"frame": 3, "reasons": ["largest jump of SD", "3 % more pixels flip"]}],

@@ -182,6 +182,20 @@ def test_stamps_that_recur_pair_within_their_loop(tmp_path: Path) -> None:
     np.testing.assert_array_equal(matched, [np.arange(1, 20), np.arange(19)])
 
 
+def test_live_figures_are_compared(tmp_path: Path) -> None:
+    sides = []
+    for name, dropped in (("a", {}), ("b", {"replaced_by_newer": 4})):
+        folder = write_directory(tmp_path / name, {"VIF": np.arange(20.0)}).path
+        summary = json.loads((folder / "summary.json").read_text())
+        live = {"mode": "live", "dropped": dropped, "latency_ms": {"p95": 20.0 + len(dropped)}}
+        (folder / "summary.json").write_text(json.dumps(summary | {"live": live}))
+        sides.append(ReplayDirectory.read(folder))
+    found = compare(*sides).quantities
+    assert (found["live_dropped"].a, found["live_dropped"].b) == (0, 4)
+    assert found["live_latency_ms_p95"].difference == (1, 1, 1)
+    assert "live_mode" not in found
+
+
 def test_negative_blocks_are_refused(drives: dict[str, ReplayDirectory]) -> None:
     with pytest.raises(ValueError, match="block_seconds is -1"):
         compare(drives["a"], drives["b"], -1)

@@ -140,6 +140,7 @@ class TestOutputs:
         assert sum(pairing["offset_histogram"]["counts"]) == COUNT
         assert pairing["suggested_offset_seconds"] == 0
         assert pairing["gaps"] == []
+        assert pairing["rate"]["rgb_hz"] == pairing["rate"]["pairs_hz"] == [10.0]
         assert summary["metrics"]["SSIM"]["frames"] == 2
         values = [float(row["SSIM"]) for row in rows(replayed) if row["SSIM"]]
         assert summary["metrics"]["SSIM"]["mean"] == pytest.approx(np.mean(values), rel=1e-4)

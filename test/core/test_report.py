@@ -18,9 +18,11 @@ from replay_reports import STAMP_STEP, START, write_replay
 from ivf_core.data.scenes import SyntheticDrive
 from ivf_core.evaluation.replay_directory import ReplayDirectory, ReplayDirectoryError
 from ivf_core.evaluation.report import write_report
+from ivf_core.evaluation.report.charts import chart_data, numbers
 from ivf_core.evaluation.report.pictures import embed_pictures
-from ivf_core.evaluation.report.words import metric_rows, sentences
+from ivf_core.evaluation.report.words import metric_rows, sentences, utc
 from ivf_core.images.files import write_image
+from ivf_core.images.registration import Registration
 from ivf_core.inference import FusionPipeline
 from ivf_core.models.checkpoints import FusionModel
 
@@ -204,6 +206,14 @@ def test_charts_zoom_together_and_back(opened: Opened) -> None:
     cursor.wait_for(state="visible")
 
 
+def test_the_suggested_registration_is_a_file_to_use(opened: Opened, tmp_path: Path) -> None:
+    path = tmp_path / "registration.yaml"
+    path.write_text(opened.page.inner_text("#registration pre"))
+    found = Registration.from_yaml(path)
+    assert found.homography == (1, 0, 3, 0, 1, -1, 0, 0, 1)
+    assert found.thermal_size == found.rgb_size == (160, 120)
+
+
 def test_foreign_text_stays_text(opened: Opened) -> None:
     assert opened.page.title().startswith("synthetic_drive")
     assert HOSTILE in opened.page.inner_text("header")
@@ -242,6 +252,29 @@ def test_a_replay_without_pairs_has_a_page(browser: Any, copy: Path) -> None:
     assert "0 RGB and 5 thermal images gave 0 pairs" in page.inner_text("#summary")
     assert complaints == []
     page.close()
+
+
+def test_a_live_graph_is_told(browser: Any, copy: Path) -> None:
+    summary = json.loads((copy / "summary.json").read_text())
+    stages = {"median": 12.5, "p95": 20.0, "p99": 31.0}
+    summary["live"] = {
+        "mode": "live", "pairs_in": 360, "pairs_out": 351,
+        "dropped": {"replaced_by_newer": 9}, "frames_without_pair": {"unmatched_visible": 2},
+        "images_received": {"rgb": 362, "thermal": 360},
+        "latency_ms": {"median": 19.0, "p95": 27.1, "p99": 42.2}, "latency_from": "stamp",
+        "timings_ms": {"wait": {"median": 0.1, "p95": 0.2}, "model": stages}, "rate_hz": 29.9,
+        "processor": {"node_cores": 0.95}, "memory_mib": 804.0,
+    }  # fmt: skip
+    (copy / "summary.json").write_text(json.dumps(summary))
+    opened = Opened(browser, write_report(copy, bands=BANDS))
+    text = opened.page.inner_text("#speed")
+    opened.page.close()
+    assert "351 of 360 pairs came out, 29.9 a second." in text
+    assert "since the stamp: median 19 ms, p95 27.1 ms, p99 42.2 ms." in text
+    assert "0.95 cores and 804 MiB" in text
+    assert re.search(r"replaced by newer\s+9", text)
+    assert re.search(r"without a pair: unmatched visible\s+2", text)
+    assert re.search(r"model\s+12.5\s+20", text)
 
 
 def test_the_same_directory_gives_the_same_page(replay: Path, copy: Path) -> None:
@@ -303,8 +336,61 @@ def test_how_often_a_metric_is_worse_than_the_band(replay: Path) -> None:
     assert any("Nabf (100 %)" in sentence for sentence in sentences(read, bands))
 
 
+def test_the_suggested_offset_stands_where_the_stamps_are(replay: Path) -> None:
+    """Thermal stamps are 2 ms late: -2 ms is to be added to them."""
+    charts = {
+        chart["id"]: chart for chart in chart_data(ReplayDirectory.read(replay), {})["charts"]
+    }
+    (mark,) = charts["offset_histogram"]["marks"]
+    assert mark["x"] == pytest.approx(2)
+    assert np.mean(charts["offset_histogram"]["x"]) == pytest.approx(2, abs=0.1)
+
+
+def test_numbers_keep_what_tells_them_apart() -> None:
+    assert numbers([0.123456, float("nan"), 12.0]) == [0.1235, None, 12]
+    apart = numbers([3_600_012.25, 3_600_013.5])  # clocks an hour apart
+    assert apart == pytest.approx([3_600_012.25, 3_600_013.5], abs=0.001)
+
+
+LINE_AT = """([chart, place]) => {
+    const figure = document.querySelector(`figure[data-chart="${chart}"]`);
+    const canvas = figure.querySelector("canvas");
+    const over = figure.querySelector(".u-over");
+    const scale = canvas.width / canvas.clientWidth;
+    const x = Math.round(scale * (over.offsetLeft + place * over.clientWidth));
+    const column = canvas.getContext("2d").getImageData(x, 0, 1, canvas.height).data;
+    const wanted = [11, 98, 168];  // --line-1 in light
+    for (let i = 0; i < column.length; i += 4)
+        if (column[i + 3] > 128 && wanted.every((v, k) => Math.abs(v - column[i + k]) < 40))
+            return true;
+    return false;
+}"""
+
+
+def test_lines_break_at_the_gaps_of_both_cameras(copy: Path, browser: Any) -> None:
+    summary = json.loads((copy / "summary.json").read_text())
+    summary["pairing"]["gaps"] = [
+        {"topic": camera, "start_seconds": start, "seconds": 0.03}
+        for camera, start in (("rgb", 0.36), ("thermal", 0.21))
+    ]
+    (copy / "summary.json").write_text(json.dumps(summary))
+    opened = Opened(browser, write_report(copy, bands=BANDS))
+    end = (PAIRS - 1) * STAMP_STEP / 1e9
+    drawn = {t: opened.page.evaluate(LINE_AT, ["rgb_dark", t / end])
+             for t in (0.12, 0.225, 0.32, 0.375, 0.48)}  # fmt: skip
+    assert drawn == {0.12: True, 0.225: False, 0.32: True, 0.375: False, 0.48: True}
+    opened.page.close()
+
+
+def test_dates_of_any_stamp() -> None:
+    assert utc(START) == "2023-11-14 22:13:20 UTC"
+    assert utc(12_500_000_000) == "12.500 s"
+    assert utc(-1_000_000_000) == "-1.000 s"
+    assert utc(2**63 - 1).startswith("2262-")
+
+
 def test_pictures_shrink_then_thin_to_the_budget(tmp_path: Path) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (300, 480, 3), np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (100, 480, 3), np.uint8)
     files = {}
     for pair in range(40):
         path = tmp_path / f"{pair:06d}_rgb.jpg"

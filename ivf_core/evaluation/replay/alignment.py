@@ -25,7 +25,9 @@ _LEAST_SINGLE_PEAK = 7.0
 _LEAST_TILES = 6
 _LEAST_FRAMES = 3
 _LEAST_SHARE = 0.3
+_LEAST_AFFINE_SHARE = 0.5
 _INLIER = 1.5
+_LARGEST_DISAGREEMENT = 1.0  # pixels of the full picture, between halves of the frames
 _LEAST_GAIN = 1.0  # pixels of the full picture that a suggestion must be worth
 
 
@@ -41,7 +43,7 @@ class Alignment:
         confidence: share of the picture's parts whose shift is clear and agrees with the
             others', 0 to 1.
         frames: pictures looked at.
-        size: (width, height) of the visible picture.
+        size: width and height of the visible pictures.
     """
 
     homography: np.ndarray | None
@@ -55,9 +57,9 @@ class Alignment:
         return {
             "suggested_homography": None if matrix is None else np.round(matrix, 6).tolist(),
             "median_px": None if self.median_px is None else round(self.median_px, 2),
-            "size": list(self.size),
             "confidence": round(self.confidence, 3),
             "frames": self.frames,
+            "size": list(self.size),
         }
 
 
@@ -98,7 +100,9 @@ class AlignmentMeter:
                 for y, x in self._places
             ]
         )
-        self._sums = spectra if self._sums is None else self._sums + spectra
+        if self._sums is None:
+            self._sums = np.zeros((2, *spectra.shape), spectra.dtype)
+        self._sums[self._frames % 2] += spectra
         self._frames += 1
         shift, peak = _peak(spectra.sum(axis=0))
         return float(np.hypot(*shift)) * self._scale if peak >= _LEAST_SINGLE_PEAK else float("nan")
@@ -108,27 +112,47 @@ class AlignmentMeter:
         if self._sums is None or self._shape is None:
             return None
         size = self._shape[1], self._shape[0]
-        found = [_peak(spectrum) for spectrum in self._sums]
-        clear = [k for k, (_, peak) in enumerate(found) if peak >= _LEAST_PEAK]
-        if len(clear) < _LEAST_TILES or self._frames < _LEAST_FRAMES:
+        start, to = self._shifts(self._sums.sum(axis=0))
+        if len(to) < _LEAST_TILES or self._frames < _LEAST_FRAMES:
             return Alignment(None, None, 0.0, self._frames, size)
-        to = np.array([self._places[k] for k in clear])[:, ::-1] + (_TILE - 1) / 2
-        # A shift says where the thermal tile must go.
-        start = to - np.array([found[k][0] for k in clear])
         moved, agreeing = _motion(start, to)
-        share = float(agreeing.mean()) * len(clear) / len(found)
+        share = float(agreeing.sum()) / len(self._places)
         if agreeing.sum() < _LEAST_TILES:
             return Alignment(None, None, share, self._frames, size)
         shifts = np.linalg.norm((to - start)[agreeing], axis=1) * self._scale
-        median = float(np.median(shifts))
-        gain = np.linalg.norm(_moved(moved, start) - start, axis=1).mean() * self._scale
+        gain = np.linalg.norm(_moved(moved, to) - to, axis=1).mean() * self._scale
+        # More can be wrong with more than a shift.
+        needed = _LEAST_SHARE if np.array_equal(moved[:2, :2], np.eye(2)) else _LEAST_AFFINE_SHARE
+        reliable = share >= needed and gain >= _LEAST_GAIN and self._halves_agree()
         return Alignment(
-            self._at_full_size(moved) if share >= _LEAST_SHARE and gain >= _LEAST_GAIN else None,
-            median,
+            self._at_full_size(moved) if reliable else None,
+            float(np.median(shifts)),
             share,
             self._frames,
             size,
         )
+
+    def _halves_agree(self) -> bool:
+        """Whether every other frame says the same as those between them."""
+        assert self._sums is not None
+        corners = np.array([place[::-1] for place in self._places]) + (_TILE - 1) / 2
+        moved = []
+        for sums in self._sums:
+            start, to = self._shifts(sums)
+            if len(to) < _LEAST_TILES:
+                return False
+            moved.append(_moved(_motion(start, to)[0], corners))
+        off = np.linalg.norm(moved[0] - moved[1], axis=1).mean() * self._scale
+        return bool(off <= _LARGEST_DISAGREEMENT)
+
+    def _shifts(self, spectra: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Centres (x, y) of the tiles with a clear shift: where they are, and belong."""
+        found = [_peak(spectrum) for spectrum in spectra]
+        clear = [k for k, (_, peak) in enumerate(found) if peak >= _LEAST_PEAK]
+        if not clear:
+            return np.zeros((0, 2)), np.zeros((0, 2))
+        to = np.array([self._places[k] for k in clear])[:, ::-1] + (_TILE - 1) / 2
+        return to - np.array([found[k][0] for k in clear]), to
 
     def _at_full_size(self, matrix: np.ndarray) -> np.ndarray:
         s = self._scale

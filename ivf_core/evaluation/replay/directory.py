@@ -25,15 +25,16 @@ OUTPUTS = (
 def is_finished(path: Path, output: Path, settings: ReplaySettings) -> bool:
     """Whether `output` holds the replay of this bag by these settings and this version.
 
-    The number of threads does not count.
+    Files count by what is in them, the number of threads not at all.
     """
     try:
         summary = json.loads((output / "summary.json").read_text(encoding="utf-8"))
         asked = {**settings.to_json(), "files": summaries.input_fingerprints(settings)}
+        free = dict.fromkeys(("threads", "weights", "registration", "recorded"))
         return bool(
             summary["format"] == summaries.FORMAT
             and summary["versions"]["ivf"] == __version__
-            and {**summary["asked"], "threads": 0} == {**asked, "threads": 0}
+            and {**summary["asked"], **free} == {**asked, **free}
             and summary["bag"]["fingerprint"] == summaries.fingerprint(path)
         )
     except (OSError, ValueError, KeyError, TypeError):  # missing, unfinished or of another kind

@@ -105,13 +105,13 @@ def replay_fleet(
                 report(outcomes[name])
         else:
             waiting[name] = bag
+    settings = _anywhere(settings)
     if settings.threads == 0:
         threads = max(1, cores // max(1, min(jobs, len(waiting) or 1)))
         settings = replace(settings, threads=threads)
     work = [
         {
             "name": name,
-            # Processes elsewhere have other working directories.
             "bag": str(bag.resolve()),
             "output": str((output / name).resolve()),
             "settings": settings.to_json(),
@@ -125,6 +125,17 @@ def replay_fleet(
     ordered = [outcomes[name] for name in bags]
     _write_summary(output, ordered)
     return ordered
+
+
+def _anywhere(settings: ReplaySettings) -> ReplaySettings:
+    """With absolute paths: processes elsewhere have other working directories."""
+    weights, registration = Path(settings.weights), settings.registration
+    return replace(
+        settings,
+        weights=str(weights.resolve()) if weights.is_file() else settings.weights,
+        registration=registration.resolve() if registration is not None else None,
+        recorded=str(Path(settings.recorded).resolve()) if settings.recorded else settings.recorded,
+    )
 
 
 def _in_processes(work: Sequence[dict[str, Any]], jobs: int) -> Iterator[Outcome]:

@@ -75,12 +75,6 @@ class PairingLog:
         """How often the stamps went back, by camera."""
         return {camera: self._pairer.jumps[_STREAMS[camera]] for camera in CAMERAS}
 
-    def period_seconds(self, camera: str) -> float:
-        """Median time between two images, 0 where unknown."""
-        steps = np.diff(self._as_array(self._stamps[camera]))
-        steps = steps[steps > 0]
-        return float(np.median(steps)) / 1e9 if len(steps) else 0.0
-
     def clock_difference_seconds(self) -> float:
         """The thermal clock less the RGB clock, told from when images were recorded.
 
@@ -164,21 +158,24 @@ class PairingLog:
     def _rate(self) -> dict[str, list[float]]:
         """Images and pairs a second over the time of recording."""
         times = {camera: self._seconds(self._times[camera]) for camera in CAMERAS}
-        end = max((float(t.max()) for t in times.values() if len(t)), default=0.0)
-        width = max(1.0, end / _RATE_BINS)
-        edges = np.arange(0.0, end + width, width)
-        if len(edges) < 2:
+        if not any(len(t) for t in times.values()):
             return {"seconds": [], "rgb_hz": [], "thermal_hz": [], "pairs_hz": []}
-        # The last bin ends with the bag.
-        widths = np.minimum(edges[1:], max(end, edges[-2] + 1e-3)) - edges[:-1]
+        # The last image stands for a period, too.
+        end = max(float(t.max()) for t in times.values() if len(t)) + self._period_seconds()
+        bins = int(np.clip(end, 1, _RATE_BINS))
+        edges = np.linspace(0.0, max(end, 1e-3), bins + 1)
         times["pairs"] = self._seconds(self._pair_times)
         return {
-            "seconds": np.round(edges[:-1] + widths / 2, 3).tolist(),
+            "seconds": np.round((edges[:-1] + edges[1:]) / 2, 3).tolist(),
             **{
-                f"{name}_hz": np.round(np.histogram(values, edges)[0] / widths, 3).tolist()
+                f"{name}_hz": np.round(np.histogram(values, edges)[0] / edges[1], 3).tolist()
                 for name, values in times.items()
             },
         }
+
+    def _period_seconds(self) -> float:
+        steps = np.diff(self._as_array(self._times["rgb"]))
+        return float(np.median(steps)) / 1e9 if len(steps) else 0.0
 
     def _seconds(self, times: Any) -> np.ndarray:
         return (np.asarray(times, np.int64) - self._start) / 1e9

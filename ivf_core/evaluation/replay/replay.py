@@ -140,9 +140,7 @@ class _Replay:
             self._counts = {"rgb": counts[topics.rgb], "thermal": counts[topics.thermal]}
             self._most = min(self._counts.values())
             self._picture_every = max(1, math.ceil(self._most / _PICTURES))
-            score_every = settings.score_every or self._picture_every * math.ceil(
-                _SCORED_APART / self._picture_every
-            )
+            score_every = settings.score_every or self._sparse()
             self._start = bag.info.start_ns
             self._reader = PairReader(bag, topics, self._log, pass_on=settings.inputs)
             self._companions = self._open_companions(stack, topics)
@@ -156,6 +154,16 @@ class _Replay:
             self._flow(bag)
             seconds = time.perf_counter() - began
             return self._summarize(bag, topics, score_every, seconds)
+
+    def _sparse(self) -> int:
+        """Every which pair is scored, a multiple of those with pictures.
+
+        Metrics cost as much as ten pairs: of a long bag one in 300 and of a minute one in
+        30 get them, of a short one more, for 30 are needed to tell anything.
+        """
+        wanted = min(max(self._most / 30, 30), _PICTURES)
+        apart = max(_SCORED_APART, self._most / wanted)
+        return self._picture_every * math.ceil(apart / self._picture_every)
 
     def _open_companions(self, stack: ExitStack, topics: Topics) -> dict[str, Companion]:
         """Each reads the bag by itself: it may be ahead of the cameras or behind."""

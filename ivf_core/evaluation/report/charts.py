@@ -67,10 +67,10 @@ def chart_data(replay: ReplayDirectory, bands: Mapping[str, Mapping[str, float]]
             *_single_charts(columns, "inputs"),
             *_speed_charts(replay.timings),
         ],
-        "gaps": [
+        "gaps": sorted(
             [gap["start_seconds"], gap["start_seconds"] + gap["seconds"]]
             for gap in summary["pairing"].get("gaps", [])
-        ],
+        ),
         "notable": {entry["frame"]: entry["reasons"] for entry in summary.get("notable", [])},
     }
 
@@ -88,8 +88,17 @@ def class_colors(classes: Mapping[str, Any]) -> list[str]:
 
 
 def numbers(values: np.ndarray | Sequence[float]) -> list[float | None]:
-    """Floats to four digits for JSON, None for what is not finite."""
-    return [_number(value) for value in np.asarray(values, np.float64).tolist()]
+    """Floats for JSON, None for what is not finite.
+
+    To four digits, and to as many more as values far from 0 need to tell them apart: offsets
+    of clocks that differ by hours still vary by milliseconds.
+    """
+    values = np.asarray(values, np.float64)
+    finite = values[np.isfinite(values)]
+    digits = _DIGITS
+    if len(finite) and (spread := float(np.ptp(finite))) > 0:
+        digits += max(0, math.floor(math.log10(float(np.abs(finite).max()) / spread)))
+    return [_number(value, digits) for value in values.tolist()]
 
 
 def packed(values: np.ndarray) -> list[float | None] | dict[str, Any]:
@@ -100,11 +109,11 @@ def packed(values: np.ndarray) -> list[float | None] | dict[str, Any]:
     return {"rows": rows.tolist(), "values": numbers(values[rows])}
 
 
-def _number(value: float) -> float | None:
-    """One float as `numbers` gives it; whole ones as int, which is shorter."""
+def _number(value: float, digits: int) -> float | None:
+    """A rounded float; whole ones as int, which is shorter."""
     if not math.isfinite(value):
         return None
-    rounded = float(f"{value:.{_DIGITS}g}")
+    rounded = float(f"{value:.{digits}g}")
     return int(rounded) if rounded.is_integer() else rounded
 
 
@@ -145,19 +154,18 @@ def chart(
     }
 
 
-def _single(quantity: Quantity, **options: Any) -> dict[str, Any]:
+def _single(quantity: Quantity) -> dict[str, Any]:
     return chart(
         quantity.column,
         quantity.section,
         quantity.label,
         quantity.unit,
         [{"label": "", "column": quantity.column}],
-        **options,
     )
 
 
 def _single_charts(columns: Iterable[str], section: Section) -> list[dict[str, Any]]:
-    """A chart for each column of a section, the known ones first."""
+    """A chart for each column of a section."""
     words = [describe(name) for name in columns if not name.startswith(_OTHER)]
     return [_single(quantity) for quantity in words if quantity.section == section]
 
@@ -170,7 +178,8 @@ def _pairing_charts(
     if any(histogram.get("counts", ())):
         edges = np.asarray(histogram["edges_ms"], np.float64)
         suggested = pairing.get("suggested_offset_seconds")
-        marks = [] if suggested is None else [{"x": 1000 * suggested, "label": "suggested"}]
+        # The setting is added to thermal stamps, so it takes away what it is the negative of.
+        marks = [] if suggested is None else [{"x": -1000 * suggested, "label": "suggested"}]
         charts.append(
             chart(
                 "offset_histogram",

@@ -15,6 +15,7 @@ from ivf_core.evaluation.replay_directory import ReplayDirectory
 __all__ = ["FILTERS", "flat", "metric_rows", "sentences", "tiles"]
 
 _MISSING = "\u2013"
+_YEAR_1971, _YEAR_10000 = 31_536_000, 253_402_300_800
 
 Bands = Mapping[str, Mapping[str, float]]
 
@@ -38,9 +39,9 @@ def duration(seconds: float) -> str:
 
 
 def utc(stamp_ns: int) -> str:
-    """A stamp as date and time; stamps near 0, of a simulation or an unset clock, as seconds."""
-    seconds, year = stamp_ns // 10**9, 365 * 86400
-    if seconds < year:
+    """A stamp as date and time; of a simulation, or of no clock that is set, as seconds."""
+    seconds = stamp_ns // 10**9
+    if not _YEAR_1971 <= seconds < _YEAR_10000:
         return f"{stamp_ns / 1e9:.3f} s"
     return f"{datetime.fromtimestamp(seconds, timezone.utc):%Y-%m-%d %H:%M:%S} UTC"
 
@@ -121,6 +122,11 @@ def tiles(replay: ReplayDirectory) -> list[tuple[str, str, str]]:
     model = (summary.get("timings") or {}).get("model")
     if model:
         rows.append(("model, median", f"{model['median']:.3g} ms", f"p95 {model['p95']:.3g} ms"))
+    latency = (summary.get("live") or {}).get("latency_ms")
+    if latency:
+        rows.append(
+            ("live latency, median", f"{latency['median']:.3g} ms", f"p95 {latency['p95']:.3g} ms")
+        )
     if summary.get("segmentation"):
         rows.append(("mIoU", percent(summary["segmentation"]["miou"]), "on the bag's labels"))
     flips = replay.frames.get("flip_share")

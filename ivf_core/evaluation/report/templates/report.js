@@ -21,7 +21,8 @@
   function number(value, unit = "") {
     if (value === null || value === undefined) return "–";
     if (unit === "%") return `${Number((100 * value).toPrecision(3))} %`;
-    return `${Number(value.toPrecision(4))} ${unit}`.trim();
+    const short = Math.abs(value) < 1e4 ? value.toPrecision(4) : value.toFixed(1);
+    return `${Number(short)} ${unit}`.trim();
   }
 
   function clock(seconds) {
@@ -260,7 +261,7 @@
       },
       axes: [
         { ...axis, size: 24, values: (_, splits) => splits.map(chart.timed ? axisTime : String), space: 60 },
-        { ...axis, size: 46, space: 20, values: (_, splits) => splits.map((value) => (percent ? `${Number((100 * value).toPrecision(4))} %` : String(Number(value.toPrecision(6))))) },
+        { ...axis, size: 46, space: 20, values: (_, splits) => splits.map((value) => (percent ? `${Number((100 * value).toPrecision(4))} %` : String(Number(value.toPrecision(9))))) },
       ],
       series: [{}, ...series],
       hooks: {
@@ -350,8 +351,8 @@
         if (!spec.x && xs[place] !== data.seconds[current]) place = -1; // not measured of this pair
       }
     }
-    findAll("[data-series]", figure).forEach((field, number_) => {
-      const text = place < 0 ? "" : number(values[number_][place], spec.unit);
+    findAll("[data-series]", figure).forEach((field, series) => {
+      const text = place < 0 ? "" : number(values[series][place], spec.unit);
       field.textContent = spec.kind === "bars" && text ? `${text} at ${number(xs[place], spec.note)}` : text;
     });
   }
