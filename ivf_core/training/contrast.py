@@ -69,7 +69,8 @@ class MaskContrast:
         count = batch.visible_masks.shape[1] + batch.infrared_masks.shape[1]
         if len(planes.masks):
             ours, theirs = (
-                self._features(picture[planes.crops] * planes.masks)
+                # Not picture[crops]: its gradient is added up by threads in any order.
+                self._features(picture.index_select(0, planes.crops) * planes.masks)
                 for picture in (fused, reference)
             )
             near = [_squared_distances(f, r) for f, r in zip(ours, theirs, strict=True)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
@@ -69,7 +69,7 @@ def prefetched(items: Iterable[T], size: int) -> Iterator[Iterator[T]]:
 class Sink(Generic[T]):
     """A thread that calls a function with each item put, in order; a context manager.
 
-    `start` is called in it first.
+    It runs `within` a context.
 
     The block's end waits for the last item. What the function raises ends the
     thread, and is raised by the next `put` or by the block's end.
@@ -80,10 +80,10 @@ class Sink(Generic[T]):
         function: Callable[[T], None],
         size: int,
         name: str,
-        start: Callable[[], object] = lambda: None,
+        within: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         self._function = function
-        self._start = start
+        self._within = within
         self._waiting: queue.Queue[Any] = queue.Queue(size)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -110,10 +110,10 @@ class Sink(Generic[T]):
             raise self._error
 
     def _run(self) -> None:
-        self._start()
-        while (item := self._waiting.get()) is not _END:
-            if self._error is None:  # after an error: empty the queue, so that nobody waits
-                try:
-                    self._function(item)
-                except BaseException as error:
-                    self._error = error
+        with self._within():
+            while (item := self._waiting.get()) is not _END:
+                if self._error is None:  # after an error: empty the queue, so that nobody waits
+                    try:
+                        self._function(item)
+                    except BaseException as error:
+                        self._error = error

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from ivf_core.evaluation.replay.stability import FlipMeter
 from ivf_core.metrics.fusion import FUSION_METRICS, fusion_metrics
 from ivf_core.metrics.segmentation import ConfusionMatrix
 
-__all__ = ["OTHER", "Scene", "Scorer", "use_one_thread"]
+__all__ = ["OTHER", "Scene", "Scorer", "one_thread"]
 
 OTHER = "other_"
 """Prefix of the metrics of another method's pictures."""
@@ -187,12 +188,19 @@ class Scorer:
         return one.mean_iou()
 
 
-def use_one_thread() -> None:
-    """Have PyTorch compute in the calling thread alone.
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """PyTorch computes in the calling thread alone.
 
     Sums that several threads share differ in their last digits with the number of threads.
+    Threads that begin meanwhile take over the number, so it is put back at the end.
     """
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _shares(labels: np.ndarray, class_set: ClassSet) -> Mapping[str, float]:

@@ -25,7 +25,7 @@ from ivf_core.evaluation.replay.bags import Bag, open_bag
 from ivf_core.evaluation.replay.directory import finished_directory
 from ivf_core.evaluation.replay.flow import Sink, prefetched
 from ivf_core.evaluation.replay.live import LiveGraph, live_warnings, read_live
-from ivf_core.evaluation.replay.measures import OTHER, Scene, Scorer, use_one_thread
+from ivf_core.evaluation.replay.measures import OTHER, Scene, Scorer, one_thread
 from ivf_core.evaluation.replay.notable import NotableFrames
 from ivf_core.evaluation.replay.pairing import PairingLog
 from ivf_core.evaluation.replay.reading import (
@@ -199,7 +199,7 @@ class _Replay:
                 OutputBag(self._folder / "bag", settings.storage, self._class_set)
             )
             # Sinks end before what they write to is closed.
-            score = stack.enter_context(Sink(self._score, _AHEAD, "score", start=use_one_thread))
+            score = stack.enter_context(Sink(self._score, _AHEAD, "score", within=one_thread))
 
             def write(item: _Done | BagMessage) -> None:
                 if isinstance(item, BagMessage):
