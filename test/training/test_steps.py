@@ -93,20 +93,6 @@ def test_contrast_without_masks_is_zero() -> None:
     assert not fused.grad.any()
 
 
-def test_the_gradient_of_contrast_is_the_same_each_time() -> None:
-    """To the bit, also of pictures so large that threads share the work."""
-    batch = random_batch()
-    luma, infrared = (part.repeat(1, 1, 6, 6) for part in (batch.luma, batch.infrared))
-    masks = (torch.rand(len(luma), 6, *luma.shape[2:]) < 0.7).float()
-    batch = batch._replace(luma=luma, infrared=infrared, visible_masks=masks, infrared_masks=masks)
-    fused = (0.5 * (batch.luma + batch.infrared)).requires_grad_()
-    gradients = [
-        torch.autograd.grad(MaskContrast(Counting())(fused, batch.infrared, batch), fused)[0]
-        for _ in range(10)
-    ]
-    assert all(torch.equal(gradients[0], gradient) for gradient in gradients)
-
-
 # The unrolled step
 
 
