@@ -65,13 +65,13 @@ def pictures(bag: Path) -> dict[tuple[str, int], Any]:
 @pytest.mark.parametrize(
     "engine",
     [
-        {"engine": "torch", "device": "cpu", "precision": "fp32"},
-        {"engine": "auto", "device": "auto", "precision": "auto"},
+        {"engine": "torch", "device": "cpu", "precision": "fp32", "threads": 1},
+        {"engine": "auto", "device": "auto", "precision": "auto", "threads": 1},
     ],
     ids=lambda engine: engine["engine"],
 )
 def test_live_and_offline_are_the_same_bit_for_bit(
-    graph: Graph, tmp_path: Path, tiny_weights: Path, engine: dict[str, str]
+    graph: Graph, tmp_path: Path, tiny_weights: Path, engine: dict[str, Any]
 ) -> None:
     weights = str(tiny_weights) if engine["engine"] == "torch" else DEFAULT_WEIGHTS
     bag = write_drive(tmp_path / "drive")
