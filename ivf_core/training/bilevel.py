@@ -25,7 +25,14 @@ from ivf_core.training.calibration import calibrate
 from ivf_core.training.contrast import MaskContrast
 from ivf_core.training.encoders import open_encoder
 from ivf_core.training.fabric import start_fabric
-from ivf_core.training.loop import Learner, StepGuard, open_state, open_stream, run_steps
+from ivf_core.training.loop import (
+    Learner,
+    StepGuard,
+    open_record,
+    open_state,
+    open_stream,
+    run_steps,
+)
 from ivf_core.training.losses import StudentWeights, TeacherWeights
 from ivf_core.training.objectives import (
     Objectives,
@@ -36,7 +43,6 @@ from ivf_core.training.objectives import (
 from ivf_core.training.priors import prior_metadata
 from ivf_core.training.recipes import provenance
 from ivf_core.training.reports import fuse_with_teacher, picture_row, score_fusion
-from ivf_core.training.run import RunRecord, run_directory
 from ivf_core.training.run_options import (
     NO_SEGMENTER,
     GuidedOptions,
@@ -233,14 +239,7 @@ def distill(recipe: DistillRecipe) -> dict[str, dict[str, float]]:
     upper, lower = _learners(recipe, student, teacher.to(device), total)
     learners = {learner.name: learner for learner in (upper, lower) if learner is not None}
     state, first = open_state(recipe, sources, learners)
-    with RunRecord(
-        run_directory(recipe.output),
-        part="distill",
-        recipe=recipe,
-        total_steps=total,
-        first_step=first,
-        enabled=fabric.is_global_zero,
-    ) as run:
+    with open_record(recipe, "distill", total, first, fabric) as run:
         pairs = MaskedPairs(
             sources,
             find_priors(recipe.priors),

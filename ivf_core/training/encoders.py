@@ -22,11 +22,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ivf_core.training.fabric import start_fabric
-from ivf_core.training.loop import Learner, StepGuard, open_state, open_stream, run_steps
+from ivf_core.training.loop import (
+    Learner,
+    StepGuard,
+    open_record,
+    open_state,
+    open_stream,
+    run_steps,
+)
 from ivf_core.training.losses import Total
 from ivf_core.training.network_files import load_network, save_network
 from ivf_core.training.recipes import data_directory, provenance
-from ivf_core.training.run import RunRecord, run_directory
 from ivf_core.training.run_options import RunOptions, find_sources
 from ivf_core.training.samples import MaskedPairs
 
@@ -165,14 +171,7 @@ def train_encoder(recipe: EncoderRecipe) -> dict[str, dict[str, float]]:
     painter = _Painter(ConvEncoder(recipe.widths)).to(fabric.device)
     learner = Learner("encoder", painter, total, recipe.learning_rate, recipe.final_learning_rate)
     state, first = open_state(recipe, sources, {"encoder": learner})
-    with RunRecord(
-        run_directory(recipe.output),
-        part="encoder",
-        recipe=recipe,
-        total_steps=total,
-        first_step=first,
-        enabled=fabric.is_global_zero,
-    ) as run:
+    with open_record(recipe, "encoder", total, first, fabric) as run:
         pairs = MaskedPairs(
             sources, None, recipe.crops(masks=0, labels=False), in_memory=recipe.in_memory
         )

@@ -17,10 +17,18 @@ from ivf_core.training.fabric import average_over_processes
 from ivf_core.training.losses import Total
 from ivf_core.training.run import RunRecord, run_directory
 from ivf_core.training.run_options import RunOptions
-from ivf_core.training.run_state import RunState
+from ivf_core.training.run_state import RunState, Trained
 from ivf_core.training.samples import BatchStream, CropOrder, MaskedPairs, Source
 
-__all__ = ["Learner", "StepError", "StepGuard", "open_state", "open_stream", "run_steps"]
+__all__ = [
+    "Learner",
+    "StepError",
+    "StepGuard",
+    "open_record",
+    "open_state",
+    "open_stream",
+    "run_steps",
+]
 
 
 class StepError(RuntimeError):
@@ -74,7 +82,7 @@ class StepGuard:
         )
 
 
-class Learner:
+class Learner(Trained):
     """A network with its Adam and a cosine over the steps that it takes itself.
 
     The published schedule counts the batches of both networks, so that the student, which
@@ -144,18 +152,6 @@ class Learner:
         self.schedule.step()
         return named
 
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-
 
 def open_state(
     options: RunOptions, sources: Sequence[Source], learners: Mapping[str, Learner]
@@ -192,6 +188,18 @@ def open_stream(
         processes=fabric.world_size,
     )
     return BatchStream(pairs, order, fabric.device, first=first, workers=options.workers)
+
+
+def open_record(options: RunOptions, part: str, total: int, first: int, fabric: Any) -> RunRecord:
+    """The record of a run of `total` steps that goes on after `first`; one process writes it."""
+    return RunRecord(
+        run_directory(options.output),
+        part=part,
+        recipe=options,
+        total_steps=total,
+        first_step=first,
+        enabled=fabric.is_global_zero,
+    )
 
 
 def run_steps(

@@ -10,10 +10,11 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import nn
 
 from ivf_core.images.files import atomic_path
 
-__all__ = ["CheckpointError", "RunState", "Stateful"]
+__all__ = ["CheckpointError", "RunState", "Stateful", "Trained"]
 
 _FORMAT = "ivf-run-1"
 
@@ -27,6 +28,26 @@ class Stateful(Protocol):
 
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state_dict: Any, /) -> Any: ...
+
+
+class Trained:
+    """What a checkpoint holds of a network that learns; subclasses set the attributes."""
+
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
 
 
 class RunState:

@@ -47,7 +47,7 @@ from ivf_core.training.losses import segmentation_loss
 from ivf_core.training.pretrained import load_pretrained, package
 from ivf_core.training.recipes import data_directory, provenance
 from ivf_core.training.run import RunRecord, run_directory
-from ivf_core.training.run_state import RunState
+from ivf_core.training.run_state import RunState, Trained
 from ivf_core.training.segmenters import SegformerSegmenter, normalize, score_segmenter
 
 __all__ = ["SEGFORMERS", "SegformerRecipe", "build_segformer", "train_segformer"]
@@ -271,7 +271,7 @@ def train_segformer(recipe: SegformerRecipe) -> dict[str, dict[str, float]]:
     return scores
 
 
-class _Learner:
+class _Learner(Trained):
     """A SegFormer with its AdamW, and the rate's way up and down.
 
     The decoder learns faster, and normalisation does not decay. BatchNorm, which the decoder
@@ -314,18 +314,6 @@ class _Learner:
         self.optimizer.step()
         self.schedule.step()
         return value.item()
-
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
 
 
 def _pictures(

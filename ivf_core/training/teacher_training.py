@@ -9,7 +9,14 @@ import torch
 
 from ivf_core.models.teacher import Teacher
 from ivf_core.training.fabric import start_fabric
-from ivf_core.training.loop import Learner, StepGuard, open_state, open_stream, run_steps
+from ivf_core.training.loop import (
+    Learner,
+    StepGuard,
+    open_record,
+    open_state,
+    open_stream,
+    run_steps,
+)
 from ivf_core.training.losses import ContextWeights, TeacherWeights
 from ivf_core.training.objectives import (
     Objectives,
@@ -20,7 +27,6 @@ from ivf_core.training.objectives import (
 from ivf_core.training.priors import prior_metadata
 from ivf_core.training.recipes import provenance
 from ivf_core.training.reports import fuse_with_teacher, picture_row, score_fusion
-from ivf_core.training.run import RunRecord, run_directory
 from ivf_core.training.run_options import (
     NO_SEGMENTER,
     GuidedOptions,
@@ -91,14 +97,7 @@ def train_teacher(recipe: TeacherRecipe) -> dict[str, dict[str, float]]:
     ).to(fabric.device)
     learner = Learner("teacher", teacher, total, recipe.learning_rate, recipe.final_learning_rate)
     state, first = open_state(recipe, sources, {"teacher": learner})
-    with RunRecord(
-        run_directory(recipe.output),
-        part="teacher",
-        recipe=recipe,
-        total_steps=total,
-        first_step=first,
-        enabled=fabric.is_global_zero,
-    ) as run:
+    with open_record(recipe, "teacher", total, first, fabric) as run:
         pairs = MaskedPairs(
             sources,
             find_priors(recipe.priors),
