@@ -15,8 +15,8 @@ __all__ = ["COMMANDS"]
 
 
 def _train_priors(args: argparse.Namespace) -> int:
-    from ivf_core.training.priors import PriorRecipe, make_priors
-    from ivf_core.training.recipes import load_recipe
+    from ivf_core.training.masks.priors import PriorRecipe, make_priors
+    from ivf_core.training.runs.recipe import load_recipe
 
     report = make_priors(load_recipe(PriorRecipe, args.config, args.set))
     for line in report.failed:
@@ -32,8 +32,8 @@ def _train_priors(args: argparse.Namespace) -> int:
 
 def _train_student(args: argparse.Namespace) -> int:
     from ivf_core.memory import keep_freed_memory
-    from ivf_core.training.distillation import StudentRecipe, train_student
-    from ivf_core.training.recipes import load_recipe
+    from ivf_core.training.runs.recipe import load_recipe
+    from ivf_core.training.students.student import StudentRecipe, train_student
 
     keep_freed_memory()
     recipe = load_recipe(StudentRecipe, args.config, args.set)
@@ -46,8 +46,8 @@ def _train_student(args: argparse.Namespace) -> int:
 
 def _train_unsupervised(args: argparse.Namespace) -> int:
     from ivf_core.memory import keep_freed_memory
-    from ivf_core.training.recipes import load_recipe
-    from ivf_core.training.unsupervised import UnsupervisedRecipe, train_unsupervised
+    from ivf_core.training.runs.recipe import load_recipe
+    from ivf_core.training.students.unsupervised import UnsupervisedRecipe, train_unsupervised
 
     keep_freed_memory()
     recipe = load_recipe(UnsupervisedRecipe, args.config, args.set)
@@ -60,8 +60,8 @@ def _train_unsupervised(args: argparse.Namespace) -> int:
 
 def _train_head(args: argparse.Namespace) -> int:
     from ivf_core.memory import keep_freed_memory
-    from ivf_core.training.recipes import load_recipe
-    from ivf_core.training.segmentation import HeadRecipe, train_head
+    from ivf_core.training.runs.recipe import load_recipe
+    from ivf_core.training.segmentation.head import HeadRecipe, train_head
 
     keep_freed_memory()
     recipe = load_recipe(HeadRecipe, args.config, args.set)
@@ -74,31 +74,31 @@ def _train_head(args: argparse.Namespace) -> int:
 
 
 def _train_segformer(args: argparse.Namespace) -> int:
-    from ivf_core.training.segformer import SegformerRecipe, train_segformer
+    from ivf_core.training.segmentation.segformer import SegformerRecipe, train_segformer
 
     return _train_with_fabric(args, SegformerRecipe, train_segformer)
 
 
 def _train_teacher(args: argparse.Namespace) -> int:
-    from ivf_core.training.teacher_training import TeacherRecipe, train_teacher
+    from ivf_core.training.sage.teacher import TeacherRecipe, train_teacher
 
     return _train_with_fabric(args, TeacherRecipe, train_teacher)
 
 
 def _train_distill(args: argparse.Namespace) -> int:
-    from ivf_core.training.bilevel import DistillRecipe, distill
+    from ivf_core.training.sage.distill import DistillRecipe, distill
 
     return _train_with_fabric(args, DistillRecipe, distill)
 
 
 def _train_encoder(args: argparse.Namespace) -> int:
-    from ivf_core.training.encoders import EncoderRecipe, train_encoder
+    from ivf_core.training.sage.encoder import EncoderRecipe, train_encoder
 
     return _train_with_fabric(args, EncoderRecipe, train_encoder)
 
 
 def _prepare_smoke(args: argparse.Namespace) -> int:
-    from ivf_core.training.smoke import prepare_smoke
+    from ivf_core.training.sage.smoke import prepare_smoke
 
     prepare_smoke(args.output)
     print(f"written to {args.output}; for the recipes *_smoke.yaml, with IVF_DATA={args.output}")
@@ -108,7 +108,7 @@ def _prepare_smoke(args: argparse.Namespace) -> int:
 def _train_with_fabric(args: argparse.Namespace, kind: Any, train: Callable[[Any], Any]) -> int:
     """Run a recipe, and print its scores in the first of its processes."""
     from ivf_core.memory import keep_freed_memory
-    from ivf_core.training.recipes import load_recipe
+    from ivf_core.training.runs.recipe import load_recipe
 
     keep_freed_memory()
     resume = ["resume=true"] if args.resume else []

@@ -51,7 +51,7 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
 def _calibrate(args: argparse.Namespace) -> int:
     from ivf_core.data.pairs import read_pair_folder
     from ivf_core.models.checkpoints import load_model, save_model
-    from ivf_core.training.calibration import calibrate
+    from ivf_core.training.runs.calibration import calibrate
 
     pairs = [pair for folder in args.pairs for pair in read_pair_folder(folder)]
     model = calibrate(load_model(args.weights), pairs)

@@ -22,7 +22,7 @@ from ivf_core.evaluation.page import build_page
 from ivf_core.evaluation.scores import Scores, columns_of
 from ivf_core.evaluation.tables import number, scores_csv, segmentation_summary
 from ivf_core.images.files import atomic_path, write_json
-from ivf_core.training.recipes import git_revision
+from ivf_core.training.runs.recipe import git_revision
 
 __all__ = ["PSEUDO_LABELS", "Report", "write_report"]
 

@@ -261,7 +261,7 @@ def masked_contrast(
         fused, reference, source: N x 1 x H x W float in [0, 1].
         masks: N x M x H x W, 0 or 1.
         encode: pictures to the features of an encoder, layer by layer N x C x h x w;
-            `ivf_core.training.sam_features.SamFeatures`, for one.
+            `ivf_core.training.sage.sam_features.SamFeatures`, for one.
 
     Returns:
         A scalar; zero, with a gradient of zero, where all masks are empty.

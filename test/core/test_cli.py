@@ -162,7 +162,7 @@ def test_running_out_of_memory_is_one_line_in_training_only(
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("out of\n  memory")
 
-    monkeypatch.setattr("ivf_core.training.distillation.train_student", fail)
+    monkeypatch.setattr("ivf_core.training.students.student.train_student", fail)
     monkeypatch.setattr("ivf_core.inference.fuse_files.fuse_files", fail)
     assert run("train", "student", "--config", make_recipe(tmp_path, tiny_weights)) == 1
     assert capsys.readouterr().err == "ivf: out of memory\n"

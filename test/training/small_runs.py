@@ -11,12 +11,12 @@ import torch
 
 from ivf_core.images.files import write_image
 from ivf_core.models.teacher import Teacher
-from ivf_core.training.bilevel import DistillRecipe
-from ivf_core.training.encoders import ConvEncoder, save_encoder
-from ivf_core.training.priors import PriorRecipe, make_priors
-from ivf_core.training.samples import Batch, Place
-from ivf_core.training.teacher_training import TeacherRecipe
-from ivf_core.training.teacher_weights import save_teacher
+from ivf_core.training.masks.priors import PriorRecipe, make_priors
+from ivf_core.training.sage.distill import DistillRecipe
+from ivf_core.training.sage.encoder import ConvEncoder, save_encoder
+from ivf_core.training.sage.samples import Batch, Place
+from ivf_core.training.sage.teacher import TeacherRecipe
+from ivf_core.training.sage.teacher_weights import save_teacher
 
 SIZE = (48, 56)
 RUN: dict[str, Any] = dict(

@@ -10,7 +10,7 @@ import pytest
 import torch
 from small_runs import RUN, write_pairs
 
-from ivf_core.training.encoders import (
+from ivf_core.training.sage.encoder import (
     ConvEncoder,
     EncoderRecipe,
     load_encoder,

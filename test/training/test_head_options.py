@@ -17,10 +17,10 @@ from ivf_core.data.pairs import read_pair_folder
 from ivf_core.images.files import read_visible, write_image
 from ivf_core.models.checkpoints import FusionModel, load_model
 from ivf_core.models.graph import FusionGraph
-from ivf_core.training import segmentation
 from ivf_core.training.losses import logit_distillation_loss
-from ivf_core.training.segmentation import HeadRecipe, train_head
-from ivf_core.training.segmenters import Segmenter, SegmenterError, open_segmenter
+from ivf_core.training.segmentation import head as segmentation
+from ivf_core.training.segmentation.head import HeadRecipe, train_head
+from ivf_core.training.segmentation.segmenters import Segmenter, SegmenterError, open_segmenter
 
 SIZE = (48, 64)
 

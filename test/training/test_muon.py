@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ivf_core.training.muon import OneCycleMuon
+from ivf_core.training.runs.optimizers import OneCycleMuon
 
 
 def test_a_convolution_moves_as_its_matrix_does() -> None:

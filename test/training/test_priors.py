@@ -20,17 +20,17 @@ from sam_models import picture
 from ivf_core.cli import main
 from ivf_core.images.files import read_infrared, read_visible, write_image
 from ivf_core.models.checkpoints import FusionModel, load_model, save_model
-from ivf_core.training.mask_cache import MaskCache, MaskCacheError
-from ivf_core.training.mask_sources import CropMasks, LabelMasks, SuperpixelMasks
-from ivf_core.training.priors import (
+from ivf_core.training.masks.cache import MaskCache, MaskCacheError
+from ivf_core.training.masks.priors import (
     PriorRecipe,
     make_priors,
     open_priors,
     pair_masks,
     prior_metadata,
 )
-from ivf_core.training.recipes import git_revision, load_recipe
-from ivf_core.training.smoke import save_tiny_sam
+from ivf_core.training.masks.sources import CropMasks, LabelMasks, SuperpixelMasks
+from ivf_core.training.runs.recipe import git_revision, load_recipe
+from ivf_core.training.sage.smoke import save_tiny_sam
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = {"source": "crops", "count": 4}
@@ -262,7 +262,7 @@ def test_impossible_recipes(tmp_path: Path, options: dict[str, Any], message: st
 def test_sam_end_to_end(pairs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The package's generator on both modalities; done once, found again, told apart."""
     pytest.importorskip("segment_anything")
-    from ivf_core.training.sam import SamMasks, load_sam
+    from ivf_core.training.masks.sam import SamMasks, load_sam
 
     save_tiny_sam(tmp_path / "sam.pth")
     report = make_priors(sam_recipe(tmp_path))

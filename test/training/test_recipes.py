@@ -20,18 +20,18 @@ from ivf_core.data.pairs import (
 from ivf_core.images.files import ImageFileError, VideoWriter, write_image
 from ivf_core.models.checkpoints import FusionModel, load_model, save_model
 from ivf_core.models.student import STUDENTS, FusionStudent
-from ivf_core.training import recipes
-from ivf_core.training.bilevel import DistillRecipe
-from ivf_core.training.distillation import StudentRecipe, learn_alone, train_student
-from ivf_core.training.encoders import EncoderRecipe
-from ivf_core.training.head_scores import class_weights
-from ivf_core.training.priors import PriorRecipe
-from ivf_core.training.recipes import RecipeError, git_revision, load_recipe
-from ivf_core.training.segformer import SegformerRecipe
-from ivf_core.training.segmentation import HeadRecipe, train_head
-from ivf_core.training.summary import picture_files, read_losses
-from ivf_core.training.teacher_training import TeacherRecipe
-from ivf_core.training.unsupervised import UnsupervisedRecipe
+from ivf_core.training.masks.priors import PriorRecipe
+from ivf_core.training.runs import recipe as recipes
+from ivf_core.training.runs.page import picture_files, read_losses
+from ivf_core.training.runs.recipe import RecipeError, git_revision, load_recipe
+from ivf_core.training.sage.distill import DistillRecipe
+from ivf_core.training.sage.encoder import EncoderRecipe
+from ivf_core.training.sage.teacher import TeacherRecipe
+from ivf_core.training.segmentation.head import HeadRecipe, train_head
+from ivf_core.training.segmentation.head_scores import class_weights
+from ivf_core.training.segmentation.segformer import SegformerRecipe
+from ivf_core.training.students.student import StudentRecipe, learn_alone, train_student
+from ivf_core.training.students.unsupervised import UnsupervisedRecipe
 
 RECIPES = Path(__file__).parents[2] / "training"
 

@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 
 from ivf_core.images.files import read_visible
-from ivf_core.training.recipes import git_revision, load_recipe
-from ivf_core.training.run import RunRecord, run_directory
-from ivf_core.training.summary import picture_files, read_losses, write_summary
+from ivf_core.training.runs.page import picture_files, read_losses, write_summary
+from ivf_core.training.runs.recipe import git_revision, load_recipe
+from ivf_core.training.runs.record import RunRecord, run_directory
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ def test_warnings_are_kept_and_still_shown(
 ) -> None:
     """A handler of ours must not take the place of the one that prints where there is none."""
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
-    log = logging.getLogger("ivf_core.training.priors")
+    log = logging.getLogger("ivf_core.training.masks.priors")
     with record(tmp_path):
         log.info("small talk")
         for _ in range(2):

@@ -25,7 +25,7 @@ from ivf_core.training.losses import (
     student_loss,
     teacher_loss,
 )
-from ivf_core.training.sam_features import SamFeatures
+from ivf_core.training.sage.sam_features import SamFeatures
 
 
 def pictures(seed: int, count: int, height: int = 6, width: int = 7) -> list[Tensor]:

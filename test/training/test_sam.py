@@ -13,7 +13,7 @@ import pytest
 import torch
 from sam_models import picture
 
-from ivf_core.training.sam import (
+from ivf_core.training.masks.sam import (
     SAM_MODELS,
     SamError,
     SamMasks,
@@ -21,7 +21,7 @@ from ivf_core.training.sam import (
     build_sam,
     load_sam,
 )
-from ivf_core.training.smoke import TINY_SAM, save_tiny_sam
+from ivf_core.training.sage.smoke import TINY_SAM, save_tiny_sam
 
 segment_anything = pytest.importorskip("segment_anything")
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from small_runs import teacher_recipe, write_pairs
 
-from ivf_core.training.run_options import find_priors, find_sources
-from ivf_core.training.samples import Batch, BatchStream, CropOrder, MaskedPairs, Place
+from ivf_core.training.runs.options import find_priors, find_sources
+from ivf_core.training.sage.samples import Batch, BatchStream, CropOrder, MaskedPairs, Place
 
 
 @pytest.fixture

@@ -17,23 +17,23 @@ from ivf_core.images.files import write_image
 from ivf_core.inference.pipeline import FusionPipeline, ImagePair
 from ivf_core.models.checkpoints import load_model
 from ivf_core.models.graph import FusionGraph
-from ivf_core.training import segformer
-from ivf_core.training.labelled import (
+from ivf_core.training.runs.page import picture_files, read_losses
+from ivf_core.training.runs.recipe import load_recipe
+from ivf_core.training.segmentation import segformer
+from ivf_core.training.segmentation.labelled import (
     ColorCrops,
     FusedPictures,
     open_labelled_split,
     read_fused_folders,
     replace_by_fused,
 )
-from ivf_core.training.recipes import load_recipe
-from ivf_core.training.segformer import (
+from ivf_core.training.segmentation.segformer import (
     SEGFORMERS,
     SegformerRecipe,
     build_segformer,
     train_segformer,
 )
-from ivf_core.training.segmenters import open_segmenter, score_segmenter
-from ivf_core.training.summary import picture_files, read_losses
+from ivf_core.training.segmentation.segmenters import open_segmenter, score_segmenter
 
 transformers = pytest.importorskip("transformers")
 

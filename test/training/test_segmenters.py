@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from ivf_core.class_sets import FMB, MFNET, PST900
 from ivf_core.models.checkpoints import FusionModel, load_model, save_model
 from ivf_core.training.losses import segmentation_loss
-from ivf_core.training.segmenters import (
+from ivf_core.training.segmentation.segmenters import (
     IMAGENET_DEVIATION,
     IMAGENET_MEAN,
     SegmenterError,

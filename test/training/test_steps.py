@@ -12,12 +12,12 @@ import torch
 from small_runs import random_batch
 from torch import Tensor, nn
 
-from ivf_core.training.contrast import MaskContrast
-from ivf_core.training.encoders import ConvEncoder
-from ivf_core.training.loop import Learner, StepError, StepGuard
 from ivf_core.training.losses import Total, masked_contrast
-from ivf_core.training.run_state import CheckpointError, RunState
-from ivf_core.training.unrolled import unrolled_gradient
+from ivf_core.training.runs.checkpoint import CheckpointError, RunState
+from ivf_core.training.runs.loop import Learner, StepError, StepGuard
+from ivf_core.training.sage.contrast import MaskContrast
+from ivf_core.training.sage.encoder import ConvEncoder
+from ivf_core.training.sage.unrolled import unrolled_gradient
 
 GUARD = StepGuard(41, ("a.png", "b.png"))
 

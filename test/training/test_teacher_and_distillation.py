@@ -32,14 +32,14 @@ from ivf_core.cli import main
 from ivf_core.models.checkpoints import load_model
 from ivf_core.models.student import FusionStudent
 from ivf_core.models.teacher import Teacher
-from ivf_core.training.bilevel import BilevelSteps, DistillRecipe, distill
-from ivf_core.training.contrast import MaskContrast
-from ivf_core.training.encoders import ConvEncoder
-from ivf_core.training.loop import Learner, StepGuard
 from ivf_core.training.losses import ContextWeights, StudentWeights, TeacherWeights
-from ivf_core.training.objectives import Objectives
-from ivf_core.training.teacher_training import train_teacher
-from ivf_core.training.teacher_weights import load_teacher
+from ivf_core.training.runs.loop import Learner, StepGuard
+from ivf_core.training.sage.contrast import MaskContrast
+from ivf_core.training.sage.distill import BilevelSteps, DistillRecipe, distill
+from ivf_core.training.sage.encoder import ConvEncoder
+from ivf_core.training.sage.objectives import Objectives
+from ivf_core.training.sage.teacher import train_teacher
+from ivf_core.training.sage.teacher_weights import load_teacher
 
 ROOT = Path(__file__).parents[2]
 
@@ -228,7 +228,7 @@ def write_recipe(root: Path, recipe: object) -> Path:
 def test_a_sam_takes_part(root: Path) -> None:
     """Masks by the package's generator, L_cs on its encoder; random weights."""
     pytest.importorskip("segment_anything")
-    from ivf_core.training.smoke import save_tiny_sam
+    from ivf_core.training.sage.smoke import save_tiny_sam
 
     save_tiny_sam(root / "sam.pth")
     recipe = distill_recipe(root, encoder="sam", sam_checkpoint="sam.pth", steps=2, crop=(48, 48))

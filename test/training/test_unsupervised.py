@@ -14,9 +14,13 @@ from ivf_core.images.files import write_image
 from ivf_core.metrics.edges import qabf
 from ivf_core.models.checkpoints import FusionModel, load_model, save_model
 from ivf_core.models.student import FastStudent
-from ivf_core.training.recipes import RecipeError, load_recipe
-from ivf_core.training.source_losses import darkening, edge_preservation
-from ivf_core.training.unsupervised import UnsupervisedRecipe, score_student, train_unsupervised
+from ivf_core.training.runs.recipe import RecipeError, load_recipe
+from ivf_core.training.students.source_losses import darkening, edge_preservation
+from ivf_core.training.students.unsupervised import (
+    UnsupervisedRecipe,
+    score_student,
+    train_unsupervised,
+)
 
 
 def _scene(number: int) -> Pair:

@@ -12,13 +12,13 @@ from torch import Tensor
 from ivf_core.cli import main
 from ivf_core.models.student import FusionStudent
 from ivf_core.models.teacher import Teacher
-from ivf_core.training.batch_norm import synchronize_norm
-from ivf_core.training.contrast import MaskContrast
-from ivf_core.training.encoders import ConvEncoder
-from ivf_core.training.fabric import average_over_processes
-from ivf_core.training.loop import StepGuard
-from ivf_core.training.objectives import Objectives
-from ivf_core.training.samples import Batch
+from ivf_core.training.runs.batch_norm import synchronize_norm
+from ivf_core.training.runs.devices import average_over_processes
+from ivf_core.training.runs.loop import StepGuard
+from ivf_core.training.sage.contrast import MaskContrast
+from ivf_core.training.sage.encoder import ConvEncoder
+from ivf_core.training.sage.objectives import Objectives
+from ivf_core.training.sage.samples import Batch
 
 
 class Brightness(torch.nn.Module):

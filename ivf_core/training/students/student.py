@@ -25,12 +25,12 @@ from ivf_core.data.datasets import open_split
 from ivf_core.data.pairs import CropSampler, Pair, read_pair_videos
 from ivf_core.models.checkpoints import FusionModel, load_model, save_model
 from ivf_core.models.student import STUDENTS, FusionStudent, commute_merges
-from ivf_core.training.batch_norm import freeze_norm
-from ivf_core.training.calibration import calibrate
-from ivf_core.training.imitation import draw_pool, imitate
 from ivf_core.training.losses import relative_feature_error
-from ivf_core.training.recipes import data_directory, provenance
-from ivf_core.training.run import RunRecord, run_directory
+from ivf_core.training.runs.batch_norm import freeze_norm
+from ivf_core.training.runs.calibration import calibrate
+from ivf_core.training.runs.recipe import data_directory, provenance
+from ivf_core.training.runs.record import RunRecord, run_directory
+from ivf_core.training.students.imitation import draw_pool, imitate
 
 __all__ = ["StudentRecipe", "learn_alone", "luma_psnr", "train_student"]
 

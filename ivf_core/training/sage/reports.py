@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ivf_core.metrics.fusion import fusion_metrics
 from ivf_core.models.graph import recolor
-from ivf_core.training.samples import Batch, MaskedPairs
+from ivf_core.training.sage.samples import Batch, MaskedPairs
 
 __all__ = ["fuse_with_teacher", "picture_row", "score_fusion"]
 

@@ -28,9 +28,9 @@ from tqdm import tqdm
 from ivf_core.class_sets import ClassSet
 from ivf_core.data.datasets import open_dataset
 from ivf_core.data.pairs import PairFiles
-from ivf_core.training.mask_cache import MaskCache, MaskCacheError
-from ivf_core.training.mask_sources import CropMasks, LabelMasks, MaskSource, SuperpixelMasks
-from ivf_core.training.recipes import data_directory, provenance
+from ivf_core.training.masks.cache import MaskCache, MaskCacheError
+from ivf_core.training.masks.sources import CropMasks, LabelMasks, MaskSource, SuperpixelMasks
+from ivf_core.training.runs.recipe import data_directory, provenance
 
 if TYPE_CHECKING:
     from multiprocessing.queues import Queue
@@ -368,7 +368,7 @@ class _Worker:
             return LabelMasks(recipe.count, recipe.minimum_area, recipe.ignored_labels)
         if recipe.source == "superpixels":
             return SuperpixelMasks(recipe.count, recipe.segments, recipe.compactness)
-        from ivf_core.training.sam import SamMasks, load_sam
+        from ivf_core.training.masks.sam import SamMasks, load_sam
 
         return SamMasks(
             load_sam(data_directory() / recipe.checkpoint, recipe.model).to(self.device),

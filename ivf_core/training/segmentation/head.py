@@ -28,20 +28,20 @@ from ivf_core.models.checkpoints import FusionModel, load_model, save_model
 from ivf_core.models.graph import fold_batch_norm, recolor_unrounded
 from ivf_core.models.segmentation import LABEL_STRIDE, SegmentationHead
 from ivf_core.models.student import FastStudent, FusionStudent
-from ivf_core.training.batch_norm import freeze_norm
-from ivf_core.training.calibration import calibrate
-from ivf_core.training.head_scores import (
+from ivf_core.training.losses import dice_loss, logit_distillation_loss, ohem_cross_entropy
+from ivf_core.training.runs.batch_norm import freeze_norm
+from ivf_core.training.runs.calibration import calibrate
+from ivf_core.training.runs.optimizers import OneCycleMuon
+from ivf_core.training.runs.recipe import data_directory, provenance
+from ivf_core.training.runs.record import RunRecord, run_directory
+from ivf_core.training.segmentation.head_scores import (
     background_offset,
     class_weights,
     predict_labels,
     score_head,
 )
-from ivf_core.training.labelled import open_labelled_split
-from ivf_core.training.losses import dice_loss, logit_distillation_loss, ohem_cross_entropy
-from ivf_core.training.muon import OneCycleMuon
-from ivf_core.training.recipes import data_directory, provenance
-from ivf_core.training.run import RunRecord, run_directory
-from ivf_core.training.segmenters import Segmenter, open_segmenter
+from ivf_core.training.segmentation.labelled import open_labelled_split
+from ivf_core.training.segmentation.segmenters import Segmenter, open_segmenter
 
 __all__ = ["HeadRecipe", "train_head"]
 

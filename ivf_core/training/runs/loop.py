@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ivf_core.training.fabric import average_over_processes
+from ivf_core.training.runs.devices import average_over_processes
 from ivf_core.training.losses import Total
-from ivf_core.training.run import RunRecord, run_directory
-from ivf_core.training.run_options import RunOptions
-from ivf_core.training.run_state import RunState, Trained
-from ivf_core.training.samples import BatchStream, CropOrder, MaskedPairs, Source
+from ivf_core.training.runs.record import RunRecord, run_directory
+from ivf_core.training.runs.options import RunOptions
+from ivf_core.training.runs.checkpoint import RunState, Trained
+from ivf_core.training.sage.samples import BatchStream, CropOrder, MaskedPairs, Source
 
 __all__ = [
     "Learner",

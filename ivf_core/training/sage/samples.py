@@ -21,8 +21,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ivf_core.class_sets import ClassSet
 from ivf_core.data.pairs import Crop, CropSampler, Pair, PairFiles
-from ivf_core.training.mask_cache import MaskCache
-from ivf_core.training.priors import pair_masks
+from ivf_core.training.masks.cache import MaskCache
+from ivf_core.training.masks.priors import pair_masks
 
 __all__ = ["Batch", "BatchStream", "CropOptions", "CropOrder", "MaskedPairs", "Place", "Source"]
 

@@ -34,21 +34,21 @@ from ivf_core.images.overlay import color_labels
 from ivf_core.metrics.segmentation import ConfusionMatrix
 from ivf_core.models.checkpoints import load_model
 from ivf_core.models.graph import FusionGraph
-from ivf_core.training.batch_norm import synchronize_norm
-from ivf_core.training.fabric import average_over_processes, start_fabric
-from ivf_core.training.labelled import (
+from ivf_core.training.losses import segmentation_loss
+from ivf_core.training.runs.batch_norm import synchronize_norm
+from ivf_core.training.runs.checkpoint import RunState, Trained
+from ivf_core.training.runs.devices import average_over_processes, start_fabric
+from ivf_core.training.runs.recipe import data_directory, provenance
+from ivf_core.training.runs.record import RunRecord, run_directory
+from ivf_core.training.segmentation.labelled import (
     ColorCrops,
     FusedPictures,
     open_labelled_split,
     read_fused_folders,
     replace_by_fused,
 )
-from ivf_core.training.losses import segmentation_loss
-from ivf_core.training.pretrained import load_pretrained, package
-from ivf_core.training.recipes import data_directory, provenance
-from ivf_core.training.run import RunRecord, run_directory
-from ivf_core.training.run_state import RunState, Trained
-from ivf_core.training.segmenters import SegformerSegmenter, normalize, score_segmenter
+from ivf_core.training.segmentation.pretrained import load_pretrained, package
+from ivf_core.training.segmentation.segmenters import SegformerSegmenter, normalize, score_segmenter
 
 __all__ = ["SEGFORMERS", "SegformerRecipe", "build_segformer", "train_segformer"]
 

@@ -25,8 +25,8 @@ from tqdm import tqdm
 from ivf_core import __version__
 from ivf_core.images.files import atomic_path, write_image, write_json
 from ivf_core.images.overlay import side_by_side
-from ivf_core.training.recipes import git_revision
-from ivf_core.training.summary import (
+from ivf_core.training.runs.recipe import git_revision
+from ivf_core.training.runs.page import (
     FINISHED,
     LOSSES,
     METADATA,

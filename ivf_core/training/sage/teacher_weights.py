@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from ivf_core.models.teacher import Teacher
-from ivf_core.training.network_files import load_network, save_network
+from ivf_core.training.runs.network_files import load_network, save_network
 
 __all__ = ["load_teacher", "save_teacher"]
 

@@ -21,12 +21,12 @@ from ivf_core.data.datasets import open_split
 from ivf_core.data.pairs import CropSampler, Pair, add_smoke, read_pair_videos
 from ivf_core.metrics.fusion import fusion_metrics, scd, vif
 from ivf_core.models.checkpoints import load_model, save_model
-from ivf_core.training.batch_norm import freeze_norm
-from ivf_core.training.calibration import calibrate
-from ivf_core.training.muon import OneCycleMuon
-from ivf_core.training.recipes import data_directory, provenance
-from ivf_core.training.run import RunRecord, run_directory
-from ivf_core.training.source_losses import darkening, edge_preservation
+from ivf_core.training.runs.batch_norm import freeze_norm
+from ivf_core.training.runs.calibration import calibrate
+from ivf_core.training.runs.optimizers import OneCycleMuon
+from ivf_core.training.runs.recipe import data_directory, provenance
+from ivf_core.training.runs.record import RunRecord, run_directory
+from ivf_core.training.students.source_losses import darkening, edge_preservation
 
 __all__ = ["SCORES", "UnsupervisedRecipe", "score_student", "train_unsupervised"]
 

@@ -11,10 +11,10 @@ from typing import ClassVar
 from ivf_core.class_sets import CLASS_SETS, ClassSet
 from ivf_core.data.datasets import find_layout, open_dataset
 from ivf_core.data.pairs import hold_out
-from ivf_core.training.mask_cache import MaskCache, MaskCacheError
-from ivf_core.training.priors import open_priors
-from ivf_core.training.recipes import data_directory
-from ivf_core.training.samples import CropOptions, Source
+from ivf_core.training.masks.cache import MaskCache, MaskCacheError
+from ivf_core.training.masks.priors import open_priors
+from ivf_core.training.runs.recipe import data_directory
+from ivf_core.training.sage.samples import CropOptions, Source
 
 __all__ = ["NO_SEGMENTER", "GuidedOptions", "RunOptions", "Sources", "find_priors", "find_sources"]
 

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ivf_core.training.fabric import sum_over_processes
-from ivf_core.training.samples import Batch, Place
+from ivf_core.training.runs.devices import sum_over_processes
+from ivf_core.training.sage.samples import Batch, Place
 
 __all__ = ["Encoder", "MaskContrast"]
 

@@ -19,9 +19,9 @@ from torch import nn
 from tqdm import tqdm
 
 from ivf_core.data.pairs import CropSampler, Pair
-from ivf_core.training.batch_norm import freeze_norm
 from ivf_core.training.losses import mean_psnr_loss
-from ivf_core.training.muon import OneCycleMuon
+from ivf_core.training.runs.batch_norm import freeze_norm
+from ivf_core.training.runs.optimizers import OneCycleMuon
 
 __all__ = ["Pool", "draw_pool", "imitate"]
 

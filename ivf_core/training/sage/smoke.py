@@ -10,7 +10,7 @@ import torch
 
 from ivf_core.data.scenes import random_scene
 from ivf_core.images.files import atomic_path, write_image
-from ivf_core.training.sam import SamStructure, build_sam
+from ivf_core.training.masks.sam import SamStructure, build_sam
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam

@@ -22,7 +22,7 @@ from ivf_core.class_sets import ClassSet
 from ivf_core.metrics.segmentation import ConfusionMatrix
 from ivf_core.models.checkpoints import FusionModel, load_model
 from ivf_core.models.graph import fold_batch_norm
-from ivf_core.training.pretrained import load_pretrained, load_tokenizer
+from ivf_core.training.segmentation.pretrained import load_pretrained, load_tokenizer
 
 __all__ = [
     "IMAGENET_DEVIATION",

@@ -1,4 +1,4 @@
-"""One page about a run, from the files of its record: see `ivf_core.training.run`."""
+"""One page about a run, from the files of its record: see `ivf_core.training.runs.record`."""
 
 from __future__ import annotations
 

@@ -14,9 +14,6 @@ from torch import Tensor, nn
 from ivf_core.class_sets import UNLABELED, ClassSet
 from ivf_core.models.graph import recolor_unrounded
 from ivf_core.models.student import StudentOutput
-from ivf_core.training.contrast import MaskContrast
-from ivf_core.training.fabric import process_count
-from ivf_core.training.loop import StepGuard
 from ivf_core.training.losses import (
     StudentWeights,
     TeacherWeights,
@@ -25,9 +22,12 @@ from ivf_core.training.losses import (
     student_loss,
     teacher_loss,
 )
-from ivf_core.training.run_options import NO_SEGMENTER
-from ivf_core.training.samples import Batch
-from ivf_core.training.segmenters import open_segmenter
+from ivf_core.training.runs.devices import process_count
+from ivf_core.training.runs.loop import StepGuard
+from ivf_core.training.runs.options import NO_SEGMENTER
+from ivf_core.training.sage.contrast import MaskContrast
+from ivf_core.training.sage.samples import Batch
+from ivf_core.training.segmentation.segmenters import open_segmenter
 
 __all__ = [
     "Objectives",

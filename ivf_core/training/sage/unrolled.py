@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from ivf_core.training.fabric import average_over_processes
 from ivf_core.training.losses import Total
+from ivf_core.training.runs.devices import average_over_processes
 
 __all__ = ["unrolled_gradient"]
 

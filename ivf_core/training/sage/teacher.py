@@ -8,8 +8,10 @@ import numpy as np
 import torch
 
 from ivf_core.models.teacher import Teacher
-from ivf_core.training.fabric import start_fabric
-from ivf_core.training.loop import (
+from ivf_core.training.losses import ContextWeights, TeacherWeights
+from ivf_core.training.masks.priors import prior_metadata
+from ivf_core.training.runs.devices import start_fabric
+from ivf_core.training.runs.loop import (
     Learner,
     StepGuard,
     open_record,
@@ -17,24 +19,22 @@ from ivf_core.training.loop import (
     open_stream,
     run_steps,
 )
-from ivf_core.training.losses import ContextWeights, TeacherWeights
-from ivf_core.training.objectives import (
-    Objectives,
-    check_weights,
-    open_frozen_segmenter,
-    terms_off,
-)
-from ivf_core.training.priors import prior_metadata
-from ivf_core.training.recipes import provenance
-from ivf_core.training.reports import fuse_with_teacher, picture_row, score_fusion
-from ivf_core.training.run_options import (
+from ivf_core.training.runs.options import (
     NO_SEGMENTER,
     GuidedOptions,
     find_priors,
     find_sources,
 )
-from ivf_core.training.samples import MaskedPairs
-from ivf_core.training.teacher_weights import save_teacher
+from ivf_core.training.runs.recipe import provenance
+from ivf_core.training.sage.objectives import (
+    Objectives,
+    check_weights,
+    open_frozen_segmenter,
+    terms_off,
+)
+from ivf_core.training.sage.reports import fuse_with_teacher, picture_row, score_fusion
+from ivf_core.training.sage.samples import MaskedPairs
+from ivf_core.training.sage.teacher_weights import save_teacher
 
 __all__ = [
     "TeacherRecipe",

@@ -21,8 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ivf_core.training.fabric import start_fabric
-from ivf_core.training.loop import (
+from ivf_core.training.losses import Total
+from ivf_core.training.runs.devices import start_fabric
+from ivf_core.training.runs.loop import (
     Learner,
     StepGuard,
     open_record,
@@ -30,11 +31,10 @@ from ivf_core.training.loop import (
     open_stream,
     run_steps,
 )
-from ivf_core.training.losses import Total
-from ivf_core.training.network_files import load_network, save_network
-from ivf_core.training.recipes import data_directory, provenance
-from ivf_core.training.run_options import RunOptions, find_sources
-from ivf_core.training.samples import MaskedPairs
+from ivf_core.training.runs.network_files import load_network, save_network
+from ivf_core.training.runs.options import RunOptions, find_sources
+from ivf_core.training.runs.recipe import data_directory, provenance
+from ivf_core.training.sage.samples import MaskedPairs
 
 __all__ = [
     "ConvEncoder",
@@ -267,8 +267,8 @@ def open_encoder(
         ValueError: the file is missing or no encoder.
     """
     if spec == "sam":
-        from ivf_core.training.sam import load_sam
-        from ivf_core.training.sam_features import SamFeatures
+        from ivf_core.training.masks.sam import load_sam
+        from ivf_core.training.sage.sam_features import SamFeatures
 
         path = data_directory() / sam_checkpoint
         encode: nn.Module = SamFeatures(load_sam(path).image_encoder, layers, published=published)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ivf_core.training.fabric import process_count, sum_over_processes
+from ivf_core.training.runs.devices import process_count, sum_over_processes
 
 __all__ = ["ProcessBatchNorm", "freeze_norm", "kept_statistics", "synchronize_norm"]
 

@@ -20,12 +20,12 @@ from ivf_core.data.pairs import Pair
 from ivf_core.models.checkpoints import FusionModel, load_model, save_model
 from ivf_core.models.student import STUDENTS, FastStudent, FusionStudent
 from ivf_core.models.teacher import Teacher
-from ivf_core.training.batch_norm import freeze_norm, kept_statistics, synchronize_norm
-from ivf_core.training.calibration import calibrate
-from ivf_core.training.contrast import MaskContrast
-from ivf_core.training.encoders import open_encoder
-from ivf_core.training.fabric import start_fabric
-from ivf_core.training.loop import (
+from ivf_core.training.losses import StudentWeights, TeacherWeights
+from ivf_core.training.masks.priors import prior_metadata
+from ivf_core.training.runs.batch_norm import freeze_norm, kept_statistics, synchronize_norm
+from ivf_core.training.runs.calibration import calibrate
+from ivf_core.training.runs.devices import start_fabric
+from ivf_core.training.runs.loop import (
     Learner,
     StepGuard,
     open_record,
@@ -33,25 +33,25 @@ from ivf_core.training.loop import (
     open_stream,
     run_steps,
 )
-from ivf_core.training.losses import StudentWeights, TeacherWeights
-from ivf_core.training.objectives import (
-    Objectives,
-    check_weights,
-    open_frozen_segmenter,
-    terms_off,
-)
-from ivf_core.training.priors import prior_metadata
-from ivf_core.training.recipes import provenance
-from ivf_core.training.reports import fuse_with_teacher, picture_row, score_fusion
-from ivf_core.training.run_options import (
+from ivf_core.training.runs.options import (
     NO_SEGMENTER,
     GuidedOptions,
     find_priors,
     find_sources,
 )
-from ivf_core.training.samples import Batch, MaskedPairs, Source
-from ivf_core.training.teacher_weights import load_teacher, save_teacher
-from ivf_core.training.unrolled import unrolled_gradient
+from ivf_core.training.runs.recipe import provenance
+from ivf_core.training.sage.contrast import MaskContrast
+from ivf_core.training.sage.encoder import open_encoder
+from ivf_core.training.sage.objectives import (
+    Objectives,
+    check_weights,
+    open_frozen_segmenter,
+    terms_off,
+)
+from ivf_core.training.sage.reports import fuse_with_teacher, picture_row, score_fusion
+from ivf_core.training.sage.samples import Batch, MaskedPairs, Source
+from ivf_core.training.sage.teacher_weights import load_teacher, save_teacher
+from ivf_core.training.sage.unrolled import unrolled_gradient
 
 __all__ = ["SCHEMES", "BilevelSteps", "DistillRecipe", "distill"]
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ivf_core.training.sam import PIXEL_DEVIATION, PIXEL_MEAN
+from ivf_core.training.masks.sam import PIXEL_DEVIATION, PIXEL_MEAN
 
 __all__ = ["SamFeatures"]
 

@@ -1,0 +1,1 @@
+"""Training of segmentation heads and of segmenters on fused images."""

@@ -1,0 +1,1 @@
+"""Training of students outside SAGE: from another student, and without a teacher."""
