@@ -40,9 +40,9 @@ setup(
         "ivf_core": [
             "weights/*.safetensors",
             "weights/*.md",
-            "evaluation/reference_bands.json",
-            "evaluation/report/templates/*.*",
-            "evaluation/report/templates/vendor/*.*",
+            "replay/report/reference_bands.json",
+            "html/templates/*.*",
+            "html/templates/vendor/*.*",
         ]
     },
     data_files=[

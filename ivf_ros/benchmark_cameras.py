@@ -23,10 +23,10 @@ from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from ivf_core.child import Answer, serve
-from ivf_core.data.cdr import shift_stamp
-from ivf_core.data.scenes import SyntheticDrive
-from ivf_core.memory import keep_freed_memory
+from ivf_core.bags.stamps import shift_stamp
+from ivf_core.scenes import SyntheticDrive
+from ivf_core.system.child_process import Answer, serve
+from ivf_core.system.memory import keep_freed_memory
 from ivf_ros.conversions import to_image
 
 __all__ = ["due_times", "serialized_pairs"]

@@ -21,9 +21,9 @@ from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 from std_msgs.msg import Float64
 
-from ivf_core.child import Answer, serve
-from ivf_core.data.cdr import read_stamp
-from ivf_core.memory import keep_freed_memory
+from ivf_core.bags.stamps import read_stamp
+from ivf_core.system.child_process import Answer, serve
+from ivf_core.system.memory import keep_freed_memory
 
 __all__: list[str] = []
 

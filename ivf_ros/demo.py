@@ -20,18 +20,18 @@ from typing import Any, NoReturn
 from std_msgs.msg import Float64
 from tqdm import tqdm
 
-from ivf_core.data.rosbag import (
+from ivf_core.bags.rosbag import (
     BagInfo,
     bag_info,
     from_video,
     guess_camera_topics,
     write_drive_bag,
 )
-from ivf_core.data.scenes import SyntheticDrive
 from ivf_core.defaults import DEFAULT_WEIGHTS
-from ivf_core.evaluation.replay.directory import OUTPUTS
-from ivf_core.evaluation.replay.replay import replay_bag
-from ivf_core.evaluation.replay.settings import ReplaySettings
+from ivf_core.replay.directory import OUTPUTS
+from ivf_core.replay.run import replay_bag
+from ivf_core.replay.settings import ReplaySettings
+from ivf_core.scenes import SyntheticDrive
 from ivf_ros.demo_results import print_summary
 from ivf_ros.processes import NodeWatcher, guarded, node_process, use_image_transport, watching
 

@@ -49,8 +49,8 @@ from ivf_core.images.thermal import ThermalNormalizer
 from ivf_core.inference import FusionPipeline, FusionResult, ImagePair
 from ivf_core.inference.engine import describe
 from ivf_core.inference.pipeline import resize_labels
-from ivf_core.memory import keep_freed_memory, return_freed_memory
 from ivf_core.models.checkpoints import load_model
+from ivf_core.system.memory import keep_freed_memory, return_freed_memory
 from ivf_ros.compat import Subscriber, SubscriptionEventCallbacks
 from ivf_ros.conversions import MessageError, to_infrared, to_visible
 from ivf_ros.diagnostics import OK, CameraWatch, PairStatistics, status

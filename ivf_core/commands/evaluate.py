@@ -24,7 +24,7 @@ _UNMATCHED_SHOWN = 10
 
 def _evaluate(args: argparse.Namespace) -> int:
     try:
-        from ivf_core.evaluation.write import PSEUDO_LABELS, Report, write_report
+        from ivf_core.evaluation.report import PSEUDO_LABELS, Report, write_report
     except ModuleNotFoundError as error:
         raise ValueError(f"ivf evaluate needs a package more: pip install {error.name}") from error
     from ivf_core.evaluation.folders import evaluate, match_folders
@@ -32,7 +32,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     from ivf_core.evaluation.scores import columns_of, find_metrics
     from ivf_core.evaluation.tables import format_scores, format_segmentation
     from ivf_core.inference.torch_engine import choose_device
-    from ivf_core.memory import keep_freed_memory
+    from ivf_core.system.memory import keep_freed_memory
 
     keep_freed_memory()
     metrics = find_metrics(args.metrics, args.convention)

@@ -21,8 +21,8 @@ def _fuse(args: argparse.Namespace) -> int:
     from ivf_core.inference import FusionPipeline
     from ivf_core.inference.engine import describe
     from ivf_core.inference.fuse_files import fuse_files
-    from ivf_core.memory import keep_freed_memory
     from ivf_core.models.checkpoints import load_model
+    from ivf_core.system.memory import keep_freed_memory
 
     keep_freed_memory()
     source = open_pairs(args.visible, args.infrared)

@@ -19,7 +19,7 @@ from ivf_core.defaults import (
 )
 
 if TYPE_CHECKING:
-    from ivf_core.evaluation.replay.settings import ReplaySettings
+    from ivf_core.replay.settings import ReplaySettings
 
 __all__ = ["COMMANDS"]
 
@@ -27,8 +27,8 @@ __all__ = ["COMMANDS"]
 def _replay(args: argparse.Namespace) -> int:
     if args.compare:
         return _compare(args)
-    from ivf_core.evaluation.replay.fleet import find_bags
-    from ivf_core.evaluation.replay.settings import ReplaySettings
+    from ivf_core.replay.fleet import find_bags
+    from ivf_core.replay.settings import ReplaySettings
 
     settings = ReplaySettings(
         **{name: getattr(args, name) for name in ReplaySettings.__dataclass_fields__}
@@ -39,8 +39,8 @@ def _replay(args: argparse.Namespace) -> int:
 
 
 def _replay_one(args: argparse.Namespace, settings: ReplaySettings) -> int:
-    from ivf_core.evaluation.replay.replay import replay_bag
-    from ivf_core.memory import keep_freed_memory
+    from ivf_core.replay.run import replay_bag
+    from ivf_core.system.memory import keep_freed_memory
 
     keep_freed_memory()
     with tqdm(desc="replay", unit="pair", disable=None) as bar:
@@ -55,7 +55,7 @@ def _replay_one(args: argparse.Namespace, settings: ReplaySettings) -> int:
 
 
 def _replay_fleet(args: argparse.Namespace, bags: dict[str, Path], settings: ReplaySettings) -> int:
-    from ivf_core.evaluation.replay.fleet import Outcome, replay_fleet
+    from ivf_core.replay.fleet import Outcome, replay_fleet
 
     with tqdm(total=len(bags), desc="replay", unit="bag", disable=None) as bar:
 
@@ -72,7 +72,7 @@ def _replay_fleet(args: argparse.Namespace, bags: dict[str, Path], settings: Rep
 
 
 def _compare(args: argparse.Namespace) -> int:
-    from ivf_core.evaluation.compare import compare_reports
+    from ivf_core.replay.compare.page import compare_reports
 
     try:
         a, b = args.compare

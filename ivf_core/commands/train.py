@@ -31,7 +31,7 @@ def _train_priors(args: argparse.Namespace) -> int:
 
 
 def _train_student(args: argparse.Namespace) -> int:
-    from ivf_core.memory import keep_freed_memory
+    from ivf_core.system.memory import keep_freed_memory
     from ivf_core.training.runs.recipe import load_recipe
     from ivf_core.training.students.student import StudentRecipe, train_student
 
@@ -45,7 +45,7 @@ def _train_student(args: argparse.Namespace) -> int:
 
 
 def _train_unsupervised(args: argparse.Namespace) -> int:
-    from ivf_core.memory import keep_freed_memory
+    from ivf_core.system.memory import keep_freed_memory
     from ivf_core.training.runs.recipe import load_recipe
     from ivf_core.training.students.unsupervised import UnsupervisedRecipe, train_unsupervised
 
@@ -59,7 +59,7 @@ def _train_unsupervised(args: argparse.Namespace) -> int:
 
 
 def _train_head(args: argparse.Namespace) -> int:
-    from ivf_core.memory import keep_freed_memory
+    from ivf_core.system.memory import keep_freed_memory
     from ivf_core.training.runs.recipe import load_recipe
     from ivf_core.training.segmentation.head import HeadRecipe, train_head
 
@@ -107,7 +107,7 @@ def _prepare_smoke(args: argparse.Namespace) -> int:
 
 def _train_with_fabric(args: argparse.Namespace, kind: Any, train: Callable[[Any], Any]) -> int:
     """Run a recipe, and print its scores in the first of its processes."""
-    from ivf_core.memory import keep_freed_memory
+    from ivf_core.system.memory import keep_freed_memory
     from ivf_core.training.runs.recipe import load_recipe
 
     keep_freed_memory()

@@ -12,7 +12,6 @@ import cv2
 import numpy as np
 
 from ivf_core.class_sets import UNLABELED, ClassSet, unknown_ids
-from ivf_core.data.scenes.textures import smoke
 from ivf_core.images.files import (
     list_images,
     open_pairs,
@@ -21,6 +20,7 @@ from ivf_core.images.files import (
     read_labels,
     read_visible,
 )
+from ivf_core.scenes.textures import smoke
 
 __all__ = [
     "Crop",

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from ivf_core.child import Answer, Child, serve
+from ivf_core.system.child_process import Answer, Child, serve
 
 __all__ = ["Candidate", "Row", "run", "table"]
 
@@ -228,11 +228,11 @@ def _prepare(candidate: Candidate) -> tuple[Callable[[], object], dict[str, Any]
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from ivf_core.data.scenes import random_scene
     from ivf_core.inference.engine import create_engine
-    from ivf_core.memory import keep_freed_memory
     from ivf_core.models.checkpoints import load_model
     from ivf_core.models.student import commute_merges
+    from ivf_core.scenes import random_scene
+    from ivf_core.system.memory import keep_freed_memory
 
     if candidate.keep_memory:
         keep_freed_memory()

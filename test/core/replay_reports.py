@@ -12,13 +12,13 @@ import numpy as np
 import torch
 
 from ivf_core.class_sets import MFNET
-from ivf_core.data.scenes import SyntheticDrive
 from ivf_core.images.files import write_image
 from ivf_core.images.overlay import draw_overlay
 from ivf_core.inference import FusionPipeline, ImagePair
 from ivf_core.inference.pipeline import resize_labels
 from ivf_core.metrics.fusion import fusion_metrics
 from ivf_core.metrics.segmentation import ConfusionMatrix
+from ivf_core.scenes import SyntheticDrive
 
 START = 1_700_000_000_123_456_789
 STAMP_STEP = 50_000_001  # ns; not a whole number of what float64 keeps of such a stamp

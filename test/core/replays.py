@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 
-from ivf_core.data.cdr import shift_stamp
-from ivf_core.data.rosbag import BagMessage, BagReader, BagWriter, write_drive_bag
+from ivf_core.bags.rosbag import BagMessage, BagReader, BagWriter, write_drive_bag
+from ivf_core.bags.stamps import shift_stamp
 
 HEIGHT, WIDTH = 168, 192  # enough for every metric
 RATE = 10.0

@@ -13,15 +13,15 @@ import pytest
 from replay_reports import write_replay
 
 from ivf_core.cli import main
-from ivf_core.data.scenes import SyntheticDrive
-from ivf_core.evaluation.bootstrap import block_length, block_means, interval
-from ivf_core.evaluation.compare import compare_reports
-from ivf_core.evaluation.comparison import compare
-from ivf_core.evaluation.replay_directory import ReplayDirectory
-from ivf_core.evaluation.thresholds import ThresholdsError
 from ivf_core.images.files import read_visible, write_image
 from ivf_core.inference import FusionPipeline
 from ivf_core.models.checkpoints import FusionModel
+from ivf_core.replay.compare.bootstrap import block_length, block_means, interval
+from ivf_core.replay.compare.differences import compare
+from ivf_core.replay.compare.page import compare_reports
+from ivf_core.replay.compare.thresholds import ThresholdsError
+from ivf_core.replay.saved_replay import ReplayDirectory
+from ivf_core.scenes import SyntheticDrive
 
 STEP = 100_000_000  # ns
 

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from replays import HEIGHT, RATE, WIDTH, drive, moved, rewrite, write_drive
 
-from ivf_core.class_sets import MFNET, ClassSet
-from ivf_core.data.rosbag import (
+from ivf_core.bags.rosbag import (
     LABELS_TOPIC,
     RGB_TOPIC,
     START_NS,
@@ -20,13 +19,14 @@ from ivf_core.data.rosbag import (
     BagReader,
     BagWriter,
 )
-from ivf_core.evaluation.replay.replay import replay_bag
-from ivf_core.evaluation.replay.settings import ReplaySettings
+from ivf_core.class_sets import MFNET, ClassSet
 from ivf_core.images.messages import to_infrared, to_visible
 from ivf_core.images.overlay import draw_overlay
 from ivf_core.inference import FusionPipeline, ImagePair
 from ivf_core.inference.pipeline import resize_labels
 from ivf_core.metrics.fusion import FUSION_METRICS
+from ivf_core.replay.run import replay_bag
+from ivf_core.replay.settings import ReplaySettings
 
 COUNT = 14
 

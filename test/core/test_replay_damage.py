@@ -12,7 +12,8 @@ from rosbags.rosbag1 import Writer as Writer1
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
-from ivf_core.data.rosbag import (
+from ivf_core.bags.open import open_bag
+from ivf_core.bags.rosbag import (
     IMAGE_TYPE,
     RGB_TOPIC,
     START_NS,
@@ -22,9 +23,8 @@ from ivf_core.data.rosbag import (
     BagReader,
     bag_info,
 )
-from ivf_core.evaluation.replay.bags import open_bag
-from ivf_core.evaluation.replay.replay import replay_bag
-from ivf_core.evaluation.replay.settings import ReplaySettings
+from ivf_core.replay.run import replay_bag
+from ivf_core.replay.settings import ReplaySettings
 
 FILES = {"mcap": "drive.mcap", "sqlite3": "drive.db3"}
 TOPICS = [RGB_TOPIC, THERMAL_TOPIC]

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from replays import write_drive, write_faulty
 
+from ivf_core.bags.rosbag import BagError
 from ivf_core.cli import main
-from ivf_core.data.rosbag import BagError
-from ivf_core.evaluation.replay.directory import is_finished
-from ivf_core.evaluation.replay.fleet import find_bags, replay_fleet
-from ivf_core.evaluation.replay.replay import replay_bag
-from ivf_core.evaluation.replay.settings import ReplaySettings
+from ivf_core.replay.directory import is_finished
+from ivf_core.replay.fleet import find_bags, replay_fleet
+from ivf_core.replay.run import replay_bag
+from ivf_core.replay.settings import ReplaySettings
 
 
 @pytest.fixture

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from replays import RATE, drive, write_drive
 
-from ivf_core.data.cdr import read_stamp
-from ivf_core.data.rosbag import START_NS, BagReader, BagWriter, header, message
-from ivf_core.evaluation.replay.live import RecordedStamps, live_warnings, read_live
-from ivf_core.evaluation.replay.replay import replay_bag
-from ivf_core.evaluation.replay.settings import ReplaySettings
+from ivf_core.bags.rosbag import START_NS, BagReader, BagWriter, header, message
+from ivf_core.bags.stamps import read_stamp
+from ivf_core.replay.live import RecordedStamps, live_warnings, read_live
+from ivf_core.replay.run import replay_bag
+from ivf_core.replay.settings import ReplaySettings
 
 NODE = "/front/fusion"
 DIAGNOSTICS = "diagnostic_msgs/msg/DiagnosticArray"

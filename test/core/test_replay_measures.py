@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from replays import drive
 
-from ivf_core.evaluation.replay.alignment import AlignmentMeter
-from ivf_core.evaluation.replay.flow import Sink, prefetched
-from ivf_core.evaluation.replay.notable import NotableFrames
-from ivf_core.evaluation.replay.shutters import MotionLag, MotionLagMeter, suggest_offset
-from ivf_core.evaluation.replay.stability import FlipMeter, flip_share
+from ivf_core.replay.measure.alignment import AlignmentMeter
+from ivf_core.replay.measure.notable import NotableFrames
+from ivf_core.replay.measure.shutters import MotionLag, MotionLagMeter, suggest_offset
+from ivf_core.replay.measure.stability import FlipMeter, flip_share
+from ivf_core.replay.threads import Sink, prefetched
 
 MS = 1_000_000
 

@@ -15,16 +15,16 @@ import numpy as np
 import pytest
 from replay_reports import STAMP_STEP, START, write_replay
 
-from ivf_core.data.scenes import SyntheticDrive
-from ivf_core.evaluation.replay_directory import ReplayDirectory, ReplayDirectoryError
-from ivf_core.evaluation.report import write_report
-from ivf_core.evaluation.report.charts import chart_data, numbers
-from ivf_core.evaluation.report.pictures import embed_pictures
-from ivf_core.evaluation.report.words import metric_rows, sentences, utc
 from ivf_core.images.files import write_image
 from ivf_core.images.registration import Registration
 from ivf_core.inference import FusionPipeline
 from ivf_core.models.checkpoints import FusionModel
+from ivf_core.replay.report.charts import chart_data, numbers
+from ivf_core.replay.report.images import embed_pictures
+from ivf_core.replay.report.report import write_report
+from ivf_core.replay.report.words import metric_rows, sentences, utc
+from ivf_core.replay.saved_replay import ReplayDirectory, ReplayDirectoryError
+from ivf_core.scenes import SyntheticDrive
 
 PAIRS = 12
 HOSTILE = "/rgb/<script>document.title='run'</script>"

@@ -9,7 +9,7 @@ import pytest
 from rosbags.rosbag1 import Writer as Writer1
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-from ivf_core.data.rosbag import (
+from ivf_core.bags.rosbag import (
     COMPRESSED_IMAGE_TYPE,
     IMAGE_TYPE,
     LABELS_TOPIC,

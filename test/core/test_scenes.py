@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from ivf_core.class_sets import MFNET
-from ivf_core.data.scenes import CONDITIONS, SyntheticDrive, random_scene
-from ivf_core.data.scenes.drawing import Camera, Canvas, Light
-from ivf_core.data.scenes.people import Person
-from ivf_core.data.scenes.roadside import Block, Cone, Guardrail
-from ivf_core.data.scenes.world import DAY_HEAT, painting_order
+from ivf_core.scenes import CONDITIONS, SyntheticDrive, random_scene
+from ivf_core.scenes.drawing import Camera, Canvas, Light
+from ivf_core.scenes.people import Person
+from ivf_core.scenes.roadside import Block, Cone, Guardrail
+from ivf_core.scenes.world import DAY_HEAT, painting_order
 
 SIZE = (160, 120)
 PERSON = MFNET.names.index("person")

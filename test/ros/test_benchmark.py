@@ -18,8 +18,8 @@ import pytest
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import Image
 
-from ivf_core.data.cdr import read_stamp, shift_stamp
-from ivf_core.data.scenes import SyntheticDrive
+from ivf_core.bags.stamps import read_stamp, shift_stamp
+from ivf_core.scenes import SyntheticDrive
 from ivf_ros.benchmark import Case
 from ivf_ros.benchmark_cameras import due_times, serialized_pairs
 from ivf_ros.conversions import to_infrared, to_visible

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ivf_core.data.rosbag import START_NS, bag_info
+from ivf_core.bags.rosbag import START_NS, bag_info
 from ivf_core.defaults import ENGINES
 
 pytestmark = pytest.mark.dds

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from harness import START_NS, Graph, stop
 
-from ivf_core.data.rosbag import RGB_TOPIC, THERMAL_TOPIC, BagReader, BagWriter
-from ivf_core.data.scenes import SyntheticDrive
+from ivf_core.bags.rosbag import RGB_TOPIC, THERMAL_TOPIC, BagReader, BagWriter
 from ivf_core.defaults import DEFAULT_WEIGHTS
-from ivf_core.evaluation.replay.replay import replay_bag
-from ivf_core.evaluation.replay.settings import ReplaySettings
+from ivf_core.replay.run import replay_bag
+from ivf_core.replay.settings import ReplaySettings
+from ivf_core.scenes import SyntheticDrive
 
 pytestmark = pytest.mark.dds
 

@@ -27,14 +27,14 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image
 from std_msgs.msg import Int64MultiArray, UInt64
 
-from ivf_core.data.cdr import read_stamp, shift_stamp
-from ivf_core.data.rosbag import (
+from ivf_core.bags.rosbag import (
     IMAGE_TYPE,
     RGB_TOPIC,
     THERMAL_TOPIC,
     BagMessage,
     BagWriter,
 )
+from ivf_core.bags.stamps import read_stamp, shift_stamp
 from ivf_ros.player_node import FrameGroup, Window, group_by_frame
 
 REPOSITORY = Path(__file__).resolve().parents[2]

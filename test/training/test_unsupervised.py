@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from ivf_core.data.pairs import CropSampler, Pair, add_smoke, hold_out, luma_of
-from ivf_core.data.scenes import random_scene
 from ivf_core.images.files import write_image
 from ivf_core.metrics.edges import qabf
 from ivf_core.models.checkpoints import FusionModel, load_model, save_model
 from ivf_core.models.student import FastStudent
+from ivf_core.scenes import random_scene
 from ivf_core.training.runs.recipe import RecipeError, load_recipe
 from ivf_core.training.students.source_losses import darkening, edge_preservation
 from ivf_core.training.students.unsupervised import (

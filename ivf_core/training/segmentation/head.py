@@ -22,12 +22,12 @@ from tqdm import tqdm
 
 from ivf_core.class_sets import CLASS_SETS, ClassSet
 from ivf_core.data.pairs import CropSampler, Pair, chroma_of, hold_out, luma_of, read_pair_folder
-from ivf_core.data.scenes import random_scene
 from ivf_core.images.overlay import color_labels
 from ivf_core.models.checkpoints import FusionModel, load_model, save_model
 from ivf_core.models.graph import fold_batch_norm, recolor_unrounded
 from ivf_core.models.segmentation import LABEL_STRIDE, SegmentationHead
 from ivf_core.models.student import FastStudent, FusionStudent
+from ivf_core.scenes import random_scene
 from ivf_core.training.losses import dice_loss, logit_distillation_loss, ohem_cross_entropy
 from ivf_core.training.runs.batch_norm import freeze_norm
 from ivf_core.training.runs.calibration import calibrate

@@ -1,0 +1,1 @@
+"""Comparison of two replays: `ivf replay --compare A B`."""

@@ -1,0 +1,185 @@
+"""Pairing by the node's policy, and what the stamps say about the two cameras."""
+
+from __future__ import annotations
+
+from array import array
+from typing import Any
+
+import numpy as np
+
+from ivf_core.pairing import Pair, TimePairer
+from ivf_core.replay.measure.shutters import MotionLag, OffsetSuggestion, suggest_offset
+
+__all__ = ["CAMERAS", "PairingLog"]
+
+CAMERAS = ("rgb", "thermal")
+
+_STREAMS = {"rgb": "visible", "thermal": "infrared"}
+_BINS = 40
+_RATE_BINS = 240
+_GAP_IN_PERIODS = 2.5
+_MOST_GAPS = 200
+
+
+class PairingLog:
+    """A `TimePairer` that remembers all stamps: 16 bytes an image, 24 a pair.
+
+    Args:
+        tolerance_seconds, offset_seconds, minimum_interval_seconds, queue_size: as in
+            `TimePairer`; thermal is infrared.
+        start_ns: time of the bag's first message.
+
+    Attributes:
+        motion_lag: what the pictures say of the offset, where known.
+    """
+
+    def __init__(
+        self,
+        *,
+        tolerance_seconds: float,
+        offset_seconds: float,
+        minimum_interval_seconds: float,
+        queue_size: int,
+        start_ns: int,
+    ) -> None:
+        self._pairer: TimePairer[Any] = TimePairer(
+            round(tolerance_seconds * 1e9),
+            queue_size,
+            round(offset_seconds * 1e9),
+            round(minimum_interval_seconds * 1e9),
+        )
+        self._start = start_ns
+        self._stamps = {camera: array("q") for camera in CAMERAS}
+        self._times = {camera: array("q") for camera in CAMERAS}
+        self._paired = {camera: array("q") for camera in CAMERAS}
+        self._pair_times = array("q")
+        self.motion_lag: MotionLag | None = None
+
+    def add(self, camera: str, stamp_ns: int, time_ns: int, item: Any) -> list[Pair]:
+        """Take a camera's next image and return the pairs that it decides."""
+        self._stamps[camera].append(stamp_ns)
+        self._times[camera].append(time_ns)
+        add = self._pairer.add_visible if camera == "rgb" else self._pairer.add_infrared
+        return self._noted(add(stamp_ns, (time_ns, item)))
+
+    def flush(self) -> list[Pair]:
+        """The pairs that are left at the end."""
+        return self._noted(self._pairer.flush())
+
+    @property
+    def pairs(self) -> int:
+        return self._pairer.paired
+
+    @property
+    def jumps(self) -> dict[str, int]:
+        """How often the stamps went back, by camera."""
+        return {camera: self._pairer.jumps[_STREAMS[camera]] for camera in CAMERAS}
+
+    def clock_difference_seconds(self) -> float:
+        """The thermal clock less the RGB clock, told from when images were recorded.
+
+        Right to the difference of the two cameras' delays up to the recorder.
+        """
+        ages = [
+            np.median(self._as_array(self._stamps[camera]) - self._as_array(self._times[camera]))
+            if len(self._stamps[camera])
+            else np.nan
+            for camera in CAMERAS
+        ]
+        difference = float(ages[1] - ages[0]) / 1e9
+        return difference if np.isfinite(difference) else 0.0
+
+    def suggestion(self) -> OffsetSuggestion | None:
+        """The offset between the shutters, where it can be told."""
+        return suggest_offset(
+            {camera: self._as_array(self._stamps[camera]) for camera in CAMERAS},
+            self.clock_difference_seconds(),
+            self.motion_lag,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """`pairing` of summary.json."""
+        unmatched: dict[str, dict[str, int]] = {camera: {} for camera in CAMERAS}
+        for key, count in sorted(self._pairer.dropped.items()):
+            reason, _, stream = key.rpartition("_")
+            unmatched["rgb" if stream == "visible" else "thermal"][reason] = count
+        suggestion = self.suggestion()
+        return {
+            "received": {camera: len(self._stamps[camera]) for camera in CAMERAS},
+            "pairs": self.pairs,
+            "unmatched": unmatched,
+            "offset_histogram": self._histogram(),
+            "suggested_offset_seconds": suggestion.seconds if suggestion else None,
+            "suggested_offset_basis": suggestion.basis if suggestion else None,
+            "clock_difference_seconds": round(self.clock_difference_seconds(), 6),
+            "stamps_back": self.jumps,
+            "gaps": self.gaps(),
+            "rate": self._rate(),
+        }
+
+    def gaps(self) -> list[dict[str, Any]]:
+        """Silences longer than two and a half periods, by time of recording; the longest."""
+        found: list[dict[str, Any]] = []
+        for camera in CAMERAS:
+            times = self._as_array(self._times[camera])
+            steps = np.diff(times)
+            if not len(steps):
+                continue
+            for at in np.flatnonzero(steps > _GAP_IN_PERIODS * np.median(steps)):
+                found.append(
+                    {
+                        "topic": camera,
+                        "start_seconds": round(float(times[at] - self._start) / 1e9, 6),
+                        "seconds": round(float(steps[at]) / 1e9, 6),
+                    }
+                )
+        found.sort(key=lambda gap: -gap["seconds"])
+        return sorted(found[:_MOST_GAPS], key=lambda gap: (gap["start_seconds"], gap["topic"]))
+
+    def _noted(self, pairs: list[Pair]) -> list[Pair]:
+        made = []
+        for (time_ns, visible), (_, infrared), *stamps in pairs:
+            self._pair_times.append(time_ns)
+            for camera, stamp in zip(CAMERAS, stamps, strict=True):
+                self._paired[camera].append(stamp)
+            made.append(Pair(visible, infrared, *stamps))
+        return made
+
+    def _histogram(self) -> dict[str, list[float] | list[int]]:
+        """Of thermal less RGB stamps within pairs, in ms."""
+        offsets = self._as_array(self._paired["thermal"]) - self._as_array(self._paired["rgb"])
+        if not len(offsets):
+            return {"edges_ms": [], "counts": []}
+        reach = max(self._pairer.tolerance_ns / 1e6, 0.5)
+        center = -self._pairer.offset_ns / 1e6
+        counts, edges = np.histogram(offsets / 1e6, _BINS, (center - reach, center + reach))
+        return {"edges_ms": np.round(edges, 6).tolist(), "counts": counts.tolist()}
+
+    def _rate(self) -> dict[str, list[float]]:
+        """Images and pairs a second over the time of recording."""
+        times = {camera: self._seconds(self._times[camera]) for camera in CAMERAS}
+        if not any(len(t) for t in times.values()):
+            return {"seconds": [], "rgb_hz": [], "thermal_hz": [], "pairs_hz": []}
+        # The last image stands for a period, too.
+        end = max(float(t.max()) for t in times.values() if len(t)) + self._period_seconds()
+        bins = int(np.clip(end, 1, _RATE_BINS))
+        edges = np.linspace(0.0, max(end, 1e-3), bins + 1)
+        times["pairs"] = self._seconds(self._pair_times)
+        return {
+            "seconds": np.round((edges[:-1] + edges[1:]) / 2, 3).tolist(),
+            **{
+                f"{name}_hz": np.round(np.histogram(values, edges)[0] / edges[1], 3).tolist()
+                for name, values in times.items()
+            },
+        }
+
+    def _period_seconds(self) -> float:
+        steps = np.diff(self._as_array(self._times["rgb"]))
+        return float(np.median(steps)) / 1e9 if len(steps) else 0.0
+
+    def _seconds(self, times: Any) -> np.ndarray:
+        return (np.asarray(times, np.int64) - self._start) / 1e9
+
+    @staticmethod
+    def _as_array(values: array[int]) -> np.ndarray:
+        return np.frombuffer(values, np.int64) if values else np.zeros(0, np.int64)

@@ -1,0 +1,268 @@
+"""The charts of a report as data: what report.js draws, and nothing of how.
+
+A chart is a dictionary:
+    id, section, title, unit, note;
+    kind: "line", "stack" (areas on one another) or "bars" (a histogram);
+    x: None for the seconds of the pairs, else numbers of its own;
+    series: [{label, column or values, color or None}], a column being one of `columns`;
+    band: None or {p5, p25, median, p75, p95}, of the published student;
+    marks: [{x, label}], vertical lines.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ivf_core.class_sets import ClassSet
+from ivf_core.images.overlay import draw_overlay
+from ivf_core.replay.quantities import Quantity, Section, describe, metric_columns
+from ivf_core.replay.saved_replay import PICTURE_KINDS, ReplayDirectory
+
+__all__ = ["ascending", "chart", "chart_data", "class_colors", "numbers", "packed"]
+
+_OTHER = "other_"  # prefix of the columns of the other method's metrics
+_KIND_NAMES = ("RGB", "Thermal", "Fused", "Overlay", "Other method")
+_DIGITS = 4
+
+
+def chart_data(replay: ReplayDirectory, bands: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """All that report.js needs but the pictures, ready for JSON.
+
+    Args:
+        replay: what to show.
+        bands: by metric, the quantiles of the published student's scores.
+
+    Returns:
+        index, seconds: of the pairs; columns: their values by name, as `packed`;
+        quantities: the columns to list beside the pictures; kinds: names of pictures;
+        charts: as above; gaps: [start, end] in seconds; notable: reasons by pair number.
+    """
+    columns = {name: values for name, values in replay.columns().items() if _any(values)}
+    summary = replay.summary
+    return {
+        "index": replay.index.tolist(),
+        "seconds": ascending(replay.seconds),
+        "columns": {name: packed(values) for name, values in columns.items()},
+        "quantities": [
+            {
+                "column": name,
+                "label": name if words.section == "metrics" else words.label,
+                "title": words.label,
+                "unit": words.unit,
+            }
+            for name in columns
+            if (words := describe(name)).section != "shares" and not name.startswith(_OTHER)
+        ],
+        "kinds": dict(zip(PICTURE_KINDS, _KIND_NAMES, strict=True)),
+        "charts": [
+            *_pairing_charts(summary["pairing"], columns),
+            *_metric_charts(columns, bands),
+            *_share_charts(columns, summary.get("classes")),
+            *_single_charts(columns, "stability"),
+            *_single_charts(columns, "labels"),
+            *_single_charts(columns, "inputs"),
+            *_speed_charts(replay.timings),
+        ],
+        "gaps": sorted(
+            [gap["start_seconds"], gap["start_seconds"] + gap["seconds"]]
+            for gap in summary["pairing"].get("gaps", [])
+        ),
+        "notable": {entry["frame"]: entry["reasons"] for entry in summary.get("notable", [])},
+    }
+
+
+def class_colors(classes: Mapping[str, Any]) -> list[str]:
+    """The colours that overlays show classes in, as CSS; what is not tinted is grey."""
+    names = tuple(classes["names"])
+    if not names:
+        return []
+    colors = tuple(tuple(int(value) for value in color) for color in classes["colors"])
+    ids = np.arange(len(names), dtype=np.uint8)[None]
+    grey = np.full((1, len(names), 3), 128, np.uint8)
+    tinted = draw_overlay(grey, ids, ClassSet("report", names, colors), 1.0)[0]  # type: ignore[arg-type]
+    return ["#" + bytes(color).hex() for color in tinted]
+
+
+def numbers(values: np.ndarray | Sequence[float]) -> list[float | None]:
+    """Floats for JSON, None for what is not finite.
+
+    To four digits, and to as many more as values far from 0 need to tell them apart: offsets
+    of clocks that differ by hours still vary by milliseconds.
+    """
+    values = np.asarray(values, np.float64)
+    finite = values[np.isfinite(values)]
+    digits = _DIGITS
+    if len(finite) and (spread := float(np.ptp(finite))) > 0:
+        digits += max(0, math.floor(math.log10(float(np.abs(finite).max()) / spread)))
+    return [_number(value, digits) for value in values.tolist()]
+
+
+def packed(values: np.ndarray) -> list[float | None] | dict[str, Any]:
+    """A column of pairs: as `numbers`, or where most are missing {rows, values} of the others."""
+    rows = np.flatnonzero(np.isfinite(values))
+    if 2 * len(rows) > len(values):
+        return numbers(values)
+    return {"rows": rows.tolist(), "values": numbers(values[rows])}
+
+
+def _number(value: float, digits: int) -> float | None:
+    """A rounded float; whole ones as int, which is shorter."""
+    if not math.isfinite(value):
+        return None
+    rounded = float(f"{value:.{digits}g}")
+    return int(rounded) if rounded.is_integer() else rounded
+
+
+def ascending(seconds: np.ndarray) -> list[float]:
+    """Times for JSON, to milliseconds; those that go back stand still, as axes do not."""
+    return np.maximum.accumulate(seconds).round(3).tolist() if len(seconds) else []
+
+
+def _any(values: np.ndarray) -> bool:
+    return bool(np.isfinite(values).any())
+
+
+def chart(
+    key: str,
+    section: Section,
+    title: str,
+    unit: str,
+    series: Iterable[Mapping[str, Any]],
+    *,
+    kind: str = "line",
+    note: str = "",
+    x: Sequence[float] | None = None,
+    band: Mapping[str, float] | None = None,
+    marks: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
+    """A chart as above."""
+    return {
+        "id": key,
+        "section": section,
+        "title": title,
+        "unit": unit,
+        "kind": kind,
+        "note": note,
+        "x": x,
+        "series": [{"color": None, **one} for one in series],
+        "band": band,
+        "marks": list(marks),
+    }
+
+
+def _single(quantity: Quantity) -> dict[str, Any]:
+    return chart(
+        quantity.column,
+        quantity.section,
+        quantity.label,
+        quantity.unit,
+        [{"label": "", "column": quantity.column}],
+    )
+
+
+def _single_charts(columns: Iterable[str], section: Section) -> list[dict[str, Any]]:
+    """A chart for each column of a section."""
+    words = [describe(name) for name in columns if not name.startswith(_OTHER)]
+    return [_single(quantity) for quantity in words if quantity.section == section]
+
+
+def _pairing_charts(
+    pairing: Mapping[str, Any], columns: Mapping[str, np.ndarray]
+) -> list[dict[str, Any]]:
+    charts = []
+    histogram = pairing.get("offset_histogram") or {}
+    if any(histogram.get("counts", ())):
+        edges = np.asarray(histogram["edges_ms"], np.float64)
+        suggested = pairing.get("suggested_offset_seconds")
+        # The setting is added to thermal stamps, so it takes away what it is the negative of.
+        marks = [] if suggested is None else [{"x": -1000 * suggested, "label": "suggested"}]
+        charts.append(
+            chart(
+                "offset_histogram",
+                "pairing",
+                "Offsets: thermal stamp minus RGB stamp",
+                "pairs",
+                [{"label": "pairs", "values": list(histogram["counts"])}],
+                kind="bars",
+                note="ms",
+                x=numbers((edges[:-1] + edges[1:]) / 2),  # type: ignore[arg-type]
+                marks=marks,
+            )
+        )
+    if "offset_ms" in columns:
+        charts.append(_single(describe("offset_ms")))
+    rate = pairing.get("rate") or {}
+    if rate.get("seconds"):
+        charts.append(
+            chart(
+                "rate",
+                "pairing",
+                "Images and pairs a second",
+                "Hz",
+                [
+                    {"label": label, "values": numbers(rate[key])}
+                    for label, key in (
+                        ("RGB", "rgb_hz"),
+                        ("thermal", "thermal_hz"),
+                        ("pairs", "pairs_hz"),
+                    )
+                ],
+                x=numbers(rate["seconds"]),  # type: ignore[arg-type]
+            )
+        )
+    return charts
+
+
+def _metric_charts(
+    columns: Mapping[str, np.ndarray], bands: Mapping[str, Mapping[str, float]]
+) -> list[dict[str, Any]]:
+    charts = []
+    for name in metric_columns(columns):
+        words = describe(name)
+        series = [{"label": "ours", "column": name}]
+        if _OTHER + name in columns:
+            series.append({"label": "other", "column": _OTHER + name})
+        charts.append(
+            chart(
+                name,
+                "metrics",
+                words.label,
+                words.unit,
+                series if len(series) > 1 else [{**series[0], "label": ""}],
+                band=bands.get(name),
+                note="lower is better" if words.better < 0 else "",
+            )
+        )
+    return charts
+
+
+def _share_charts(
+    columns: Mapping[str, np.ndarray], classes: Mapping[str, Any] | None
+) -> list[dict[str, Any]]:
+    """One chart of all classes; the first is left out where it is what no class is."""
+    if not classes or not classes["names"]:
+        return []
+    series = [
+        {"label": name.replace("_", " "), "column": f"share_{name}", "color": color}
+        for name, color in zip(classes["names"], class_colors(classes), strict=True)
+        if f"share_{name}" in columns
+    ]
+    note = ""
+    if series and series[0]["label"].lower() in ("unlabeled", "unlabelled", "background"):
+        note = f"without {series.pop(0)['label']}"
+    if not series:
+        return []
+    return [chart("shares", "shares", "Share of pixels", "%", series, kind="stack", note=note)]
+
+
+def _speed_charts(timings: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+    series = [
+        {"label": describe(name).label, "column": name}
+        for name, values in timings.items()
+        if _any(values)
+    ]
+    return [chart("timings", "speed", "Time of each pair", "ms", series)] if series else []

@@ -1,0 +1,225 @@
+"""Sentences and small tables for the head of a report, and the filters of its template."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from datetime import datetime, timezone
+from typing import Any
+
+import numpy as np
+
+from ivf_core.replay.quantities import describe, metric_columns
+from ivf_core.replay.saved_replay import ReplayDirectory
+
+__all__ = ["FILTERS", "flat", "metric_rows", "sentences", "tiles"]
+
+_MISSING = "\u2013"
+_YEAR_1971, _YEAR_10000 = 31_536_000, 253_402_300_800
+
+Bands = Mapping[str, Mapping[str, float]]
+
+
+def count(value: float) -> str:
+    """12345 as 12 345, with thin spaces."""
+    return f"{value:,.0f}".replace(",", "\u2009")
+
+
+def percent(value: float | None) -> str:
+    return _MISSING if value is None or not math.isfinite(value) else f"{100 * value:.3g} %"
+
+
+def duration(seconds: float) -> str:
+    """3725 as 1 h 2 min 5 s; under a minute with one decimal."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return (f"{hours} h " if hours else "") + f"{minutes} min {rest} s"
+
+
+def utc(stamp_ns: int) -> str:
+    """A stamp as date and time; of a simulation, or of no clock that is set, as seconds."""
+    seconds = stamp_ns // 10**9
+    if not _YEAR_1971 <= seconds < _YEAR_10000:
+        return f"{stamp_ns / 1e9:.3f} s"
+    return f"{datetime.fromtimestamp(seconds, timezone.utc):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def value(number: Any, unit: str = "") -> str:
+    """A number to four digits with its unit; anything else as it is."""
+    if number is None or (isinstance(number, float) and not math.isfinite(number)):
+        return _MISSING
+    if isinstance(number, bool):
+        return "yes" if number else "no"
+    if not isinstance(number, int | float):
+        return str(number)
+    if unit == "%":
+        return percent(number)
+    text = count(number) if float(number).is_integer() and abs(number) >= 1000 else f"{number:.4g}"
+    return f"{text} {unit}".rstrip()
+
+
+def bare(number: float, unit: str = "") -> str:
+    """As `value`, for columns whose head has the unit."""
+    return value(100 * number if unit == "%" else number)
+
+
+def words(key: str) -> str:
+    """A key of summary.json as a label."""
+    return key.replace("_", " ")
+
+
+def flat(entries: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested settings as rows of a table: the keys in words, joined, and the value as text."""
+    rows = []
+    for key, entry in entries.items():
+        label = f"{prefix}{words(key)}"
+        if isinstance(entry, Mapping):
+            rows += flat(entry, f"{label}: ")
+        elif isinstance(entry, list):
+            rows.append((label, ", ".join(map(_item, entry)) or "none"))
+        else:
+            whole = isinstance(entry, int) and not isinstance(entry, bool)
+            rows.append((label, "none" if entry is None else str(entry) if whole else value(entry)))
+    return rows
+
+
+FILTERS: Mapping[str, Callable[..., Any]] = {
+    "bare": bare,
+    "count": count,
+    "duration": duration,
+    "flat": flat,
+    "percent": percent,
+    "utc": utc,
+    "value": value,
+    "words": words,
+}
+"""Of the templates."""
+
+
+def _item(entry: Any) -> str:
+    return " ".join(map(value, entry.values())) if isinstance(entry, Mapping) else value(entry)
+
+
+def tiles(replay: ReplayDirectory) -> list[tuple[str, str, str]]:
+    """The figures that stand first: what, how much, and a remark."""
+    summary = replay.summary
+    pairing = summary["pairing"]
+    received, pairs = pairing["received"], pairing["pairs"]
+    fewest = min(received.values(), default=0)
+    rows = [
+        (
+            "pairs",
+            count(pairs),
+            f"{percent(pairs / fewest)} of the images that could have a partner" if fewest else "",
+        ),
+        ("drive", duration(summary["bag"]["duration_seconds"]), ""),
+    ]
+    rate = (summary.get("throughput") or {}).get("pairs_per_second")
+    if rate:
+        rows.append(("speed", f"{rate:.3g} pairs/s", "reading and writing included"))
+    model = (summary.get("timings") or {}).get("model")
+    if model:
+        rows.append(("model, median", f"{model['median']:.3g} ms", f"p95 {model['p95']:.3g} ms"))
+    latency = (summary.get("live") or {}).get("latency_ms")
+    if latency:
+        rows.append(
+            ("live latency, median", f"{latency['median']:.3g} ms", f"p95 {latency['p95']:.3g} ms")
+        )
+    if summary.get("segmentation"):
+        rows.append(("mIoU", percent(summary["segmentation"]["miou"]), "on the bag's labels"))
+    flips = replay.frames.get("flip_share")
+    if flips is not None and np.isfinite(flips).any():
+        rows.append(
+            ("mask flips, median", percent(float(np.nanmedian(flips))), "of the pixels, a pair")
+        )
+    return rows
+
+
+def sentences(replay: ReplayDirectory, bands: Bands) -> list[str]:
+    """What the report found, in plain words."""
+    return [
+        *_pairing_words(replay.summary),
+        *_settings_words(replay.summary),
+        *_metric_words(replay, bands),
+    ]
+
+
+def metric_rows(replay: ReplayDirectory, bands: Bands) -> list[dict[str, Any]]:
+    """By metric its distribution, the published student's, and how often it is worse than that.
+
+    Worse is below the band's 5th percentile, or above its 95th where less is better.
+    """
+    rows = []
+    for name in metric_columns(replay.frames):
+        values = replay.frames[name][np.isfinite(replay.frames[name])]
+        if not len(values):
+            continue
+        band, quantity = bands.get(name), describe(name)
+        worse = None
+        if band:
+            beyond = values < band["p5"] if quantity.better > 0 else values > band["p95"]
+            worse = float(beyond.mean())
+        p5, median, p95 = np.quantile(values, (0.05, 0.5, 0.95))
+        rows.append(
+            {
+                "name": name,
+                "label": quantity.label,
+                "unit": quantity.unit,
+                "mean": float(values.mean()),
+                "p5": float(p5),
+                "median": float(median),
+                "p95": float(p95),
+                "frames": len(values),
+                "band": band,
+                "worse": worse,
+                "lower_is_better": quantity.better < 0,
+            }
+        )
+    return rows
+
+
+def _pairing_words(summary: Mapping[str, Any]) -> list[str]:
+    pairing, topics = summary["pairing"], summary["topics"]
+    received = pairing["received"]
+    lost = {camera: sum(pairing["unmatched"].get(camera, {}).values()) for camera in received}
+    lines = [
+        f"{count(received.get('rgb', 0))} RGB and {count(received.get('thermal', 0))} thermal "
+        f"images gave {count(pairing['pairs'])} pairs; {count(lost.get('rgb', 0))} RGB and "
+        f"{count(lost.get('thermal', 0))} thermal images found no partner."
+    ]
+    failed = sum((summary.get("failed") or {}).values())
+    if failed:
+        lines.append(f"{count(failed)} pairs could not be processed.")
+    if topics.get("guessed"):
+        lines.append(
+            f"The topics were guessed: RGB {topics['rgb']}, thermal {topics['thermal']}. "
+            "Check the pictures below."
+        )
+    return lines
+
+
+def _settings_words(summary: Mapping[str, Any]) -> list[str]:
+    settings = summary.get("settings") or {}
+    if not settings.get("weights"):
+        return []
+    engine = settings.get("engine")
+    return [f"Weights {settings['weights']}" + (f" ran on {engine}." if engine else ".")]
+
+
+def _metric_words(replay: ReplayDirectory, bands: Bands) -> list[str]:
+    judged = [row for row in metric_rows(replay, bands) if row["worse"] is not None]
+    if not judged:
+        return []
+    often = [row for row in judged if row["worse"] > 0.5]
+    if not often:
+        return [
+            "In no fusion metric are most pairs worse than the published student's "
+            "band on the shared pairs."
+        ]
+    named = ", ".join(f"{row['name']} ({percent(row['worse'])})" for row in often)
+    return [
+        f"Worse than the published student's band on the shared pairs in most pairs: {named}. "
+        "The metrics depend on the scene; the band is a hint, no limit."
+    ]

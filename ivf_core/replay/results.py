@@ -1,0 +1,209 @@
+"""Where the results that are scored come from: the pipeline, or a recording of the node."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from ivf_core.bags.open import Bag, open_bag
+from ivf_core.bags.rosbag import BagError, BagMessage, decode
+from ivf_core.class_sets import ClassSet
+from ivf_core.images.messages import MessageError, to_infrared, to_visible
+from ivf_core.images.registration import Registration
+from ivf_core.images.thermal import GainControl, ThermalNormalizer
+from ivf_core.inference import FusionPipeline, FusionResult, ImagePair
+from ivf_core.inference.engine import describe
+from ivf_core.inference.pipeline import prepare
+from ivf_core.models.checkpoints import load_model
+from ivf_core.replay.input_pairs import Companion, InputPair
+from ivf_core.replay.live import RecordedStamps
+from ivf_core.replay.settings import ReplaySettings
+
+__all__ = ["NoResultError", "Results", "open_results"]
+
+_STRING_TYPE = "std_msgs/msg/String"
+
+
+class NoResultError(ValueError):
+    """A pair without a result.
+
+    Attributes:
+        reason: short key for counters, the node's where it has one.
+    """
+
+    def __init__(self, reason: str, text: str) -> None:
+        super().__init__(text)
+        self.reason = reason
+
+
+class Results(Protocol):
+    """Gives the result of each pair, in their order.
+
+    Attributes:
+        class_set: of the labels, or None.
+        weights, engine: what made them, in words.
+        recorded: whether they are read and not made.
+    """
+
+    class_set: ClassSet | None
+    weights: str
+    engine: str
+    recorded: bool
+
+    def reset(self) -> None:
+        """Begin a bag."""
+
+    def __call__(self, pair: InputPair) -> FusionResult:
+        """The result of a pair with pictures.
+
+        Raises:
+            NoResultError: there is none.
+        """
+        ...
+
+
+@contextmanager
+def open_results(settings: ReplaySettings, bag: Path) -> Iterator[Results]:
+    """The pipeline of these settings, warmed up, or the recording that they name.
+
+    Args:
+        bag: the one replayed, and the recording where `settings.recorded` is empty.
+
+    Raises:
+        ValueError: weights, engine or registration that cannot be had, a recording that
+            cannot be read; names it.
+    """
+    registration = Registration()
+    if settings.registration is not None:
+        registration = Registration.from_yaml(settings.registration)
+    gain = GainControl(
+        settings.low_percentile, settings.high_percentile, settings.gain_smoothing_seconds
+    )
+    normalizer = ThermalNormalizer(settings.thermal_mode, gain)
+    if settings.recorded is not None:
+        with (
+            open_bag(Path(settings.recorded or bag), []) as first,
+            open_bag(Path(settings.recorded or bag), []) as second,
+        ):
+            fused, masks = RecordedStamps(first), RecordedStamps(second)
+            yield _RecordedResults(fused, masks, normalizer, registration)
+        return
+    pipeline = FusionPipeline(
+        load_model(settings.weights),
+        engine=settings.engine,
+        device=settings.device,
+        precision=settings.precision,
+        threads=settings.threads,
+        normalizer=normalizer,
+        registration=registration,
+    )
+    pipeline.warm_up()
+    yield _PipelineResults(pipeline)
+
+
+class _PipelineResults:
+    recorded = False
+
+    def __init__(self, pipeline: FusionPipeline) -> None:
+        self._pipeline = pipeline
+        self.class_set = pipeline.class_set
+        self.weights = pipeline.weights
+        self.engine = describe(pipeline.engine)
+
+    def reset(self) -> None:
+        self._pipeline.normalizer.reset()
+
+    def __call__(self, pair: InputPair) -> FusionResult:
+        try:
+            return self._pipeline(_image_pair(pair))
+        except ValueError as error:
+            raise NoResultError("unusable_pair", str(error)) from error
+        except RuntimeError as error:  # PyTorch's: out of memory, a lost device
+            raise NoResultError("model_error", str(error)) from error
+
+
+class _RecordedResults:
+    """Fused pictures and masks that the node has published, found by their stamps."""
+
+    recorded = True
+    weights = "recorded"
+    engine = "recorded"
+
+    def __init__(
+        self, fused: Bag, masks: Bag, normalizer: ThermalNormalizer, registration: Registration
+    ) -> None:
+        topics = {topic.name: topic for topic in fused.info.topics if topic.count}
+        name = _ending(topics, "/fused/image")
+        if name is None:
+            raise BagError(f"bag '{fused.info.path}': no topic ends in /fused/image")
+        self._fused = Companion(fused, name)
+        mask = _ending(topics, "/mask/image")
+        self.class_set = _class_set(fused, _ending(topics, "/labels"))
+        self._mask = Companion(masks, mask) if mask and self.class_set is not None else None
+        self._normalizer = normalizer
+        self._registration = registration
+
+    def reset(self) -> None:
+        self._normalizer.reset()
+
+    def __call__(self, pair: InputPair) -> FusionResult:
+        start = time.perf_counter()
+        message = self._fused.take(pair.stamp_ns)
+        mask = self._mask.take(pair.stamp_ns) if self._mask is not None else None
+        if message is None:
+            raise NoResultError("not_recorded", "the recording has no result for the pair")
+        try:
+            infrared = prepare(_image_pair(pair), self._normalizer, self._registration)
+            labels = None if mask is None else _labels(mask)
+            fused = to_visible(decode(message.message, message.type))
+        except MessageError as error:
+            raise NoResultError(f"recorded_{error.reason}", str(error)) from error
+        except ValueError as error:
+            raise NoResultError("unusable_pair", str(error)) from error
+        if fused.shape[:2] != infrared.shape:
+            raise NoResultError(
+                "recorded_size", f"fused picture is {fused.shape}, RGB image {infrared.shape}"
+            )
+        return FusionResult(
+            fused,
+            labels,
+            infrared,
+            prepare_ms=(time.perf_counter() - start) * 1e3,
+            model_ms=float("nan"),
+            repaired_pixels=self._normalizer.repaired_pixels,
+        )
+
+
+def _labels(message: BagMessage) -> np.ndarray:
+    labels = to_infrared(decode(message.message, message.type))
+    if labels.dtype != np.uint8:
+        raise ValueError(f"mask is {labels.dtype}, expected uint8")
+    return labels
+
+
+def _image_pair(pair: InputPair) -> ImagePair:
+    assert pair.visible is not None
+    assert pair.infrared is not None
+    # As the node: the gain control goes by the thermal image's stamp.
+    return ImagePair(pair.visible, pair.infrared, pair.thermal_stamp_ns / 1e9)
+
+
+def _ending(topics: Iterable[str], ending: str) -> str | None:
+    return next((name for name in sorted(topics) if name.endswith(ending)), None)
+
+
+def _class_set(bag: Bag, topic: str | None) -> ClassSet | None:
+    """The class set that the node announced, or None."""
+    if topic is None:
+        return None
+    message = next(iter(bag.raw([topic])), None)
+    if message is None or message.type != _STRING_TYPE:
+        return None
+    text = decode(message.message, message.type).data
+    return ClassSet.from_json(text) if json.loads(text)["names"] else None

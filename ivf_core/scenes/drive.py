@@ -1,0 +1,215 @@
+"""A drive down a street: day, then night, then smoke."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from ivf_core.scenes import placing
+from ivf_core.scenes.drawing import Camera, Light
+from ivf_core.scenes.roadside import Bump, Lamp
+from ivf_core.scenes.sensors import InfraredSensor, Smoke, VisibleSensor
+from ivf_core.scenes.thing import Thing
+from ivf_core.scenes.world import CONDITIONS, DAY_HEAT, NIGHT_HEAT, SceneFrame, World
+
+__all__ = ["MINIMUM_SIZE", "SyntheticDrive", "check_size"]
+
+MINIMUM_SIZE = 32
+"""Smallest width and height of a picture."""
+
+_SPEED = 6.0  # of our car, metres per second
+_VIEW = 130.0  # metres of street ahead that are filled
+_FADE = 0.03  # of the drive; how long light and smoke take to change
+
+
+def check_size(size: tuple[int, int]) -> tuple[int, int]:
+    """(width, height) as integers; ValueError if either is under MINIMUM_SIZE."""
+    width, height = size
+    if int(width) != width or int(height) != height or min(width, height) < MINIMUM_SIZE:
+        raise ValueError(
+            f"size must be (width, height) of at least {MINIMUM_SIZE} pixels each, got {size}"
+        )
+    return int(width), int(height)
+
+
+class SyntheticDrive:
+    """Frames of a drive through a street, a third each by day, by night and in smoke.
+
+    A frame is a function of the seed and the frame's time alone: it is the same, to
+    the byte, in whatever order frames are asked for. The street and its traffic are
+    laid out for the length of the drive, so drives of other lengths differ.
+
+    Args:
+        seed: of street, traffic and noise; 0 or more.
+        size: width and height in pixels, at least MINIMUM_SIZE each.
+        rate_hz: frames per second.
+        seconds: length of the drive.
+
+    Raises:
+        ValueError: an argument outside its range.
+    """
+
+    def __init__(
+        self,
+        seed: int = 0,
+        size: tuple[int, int] = (640, 480),
+        rate_hz: float = 30.0,
+        seconds: float = 10.0,
+    ) -> None:
+        if seed < 0:
+            raise ValueError(f"seed must be 0 or more, got {seed}")
+        if not (math.isfinite(rate_hz) and rate_hz > 0):
+            raise ValueError(f"rate_hz must be positive, got {rate_hz}")
+        if not (math.isfinite(seconds) and round(seconds * rate_hz) >= 1):
+            raise ValueError(f"seconds must hold at least one frame, got {seconds}")
+        self.seed = seed
+        self.size = check_size(size)
+        self.rate_hz = rate_hz
+        self.seconds = seconds
+        self._world = _layout(np.random.default_rng((1, seed)), seconds)
+        self._lamps = tuple(
+            (thing.x, thing.z)
+            for thing in self._world.things
+            if isinstance(thing, Lamp) and thing.arm
+        )
+
+    def __len__(self) -> int:
+        return round(self.seconds * self.rate_hz)
+
+    def __iter__(self) -> Iterator[SceneFrame]:
+        return (self.frame(index) for index in range(len(self)))
+
+    def frame(self, index: int) -> SceneFrame:
+        """The frame at `index / rate_hz` seconds.
+
+        Raises:
+            IndexError: index outside 0 .. len - 1.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"frame {index} of a drive of {len(self)}")
+        seconds = index / self.rate_hz
+        progress = index / len(self)
+        condition = CONDITIONS[min(3 * index // len(self), 2)]
+        night = _step(progress, 1 / 3) - _step(progress, 2 / 3)
+        density = 0.95 * _step(progress, 2 / 3) * (0.85 + 0.15 * math.cos(0.9 * seconds))
+        camera = self._camera(seconds)
+        light = Light(
+            daylight=1 - night,
+            day=1.0 - 0.12 * density,
+            night=0.05,
+            headlights=0.6,
+            lamps=tuple(lamp for lamp in self._lamps if -20 < lamp[1] - camera.z < 110),
+            sun=(0.0, 0.0) if density > 0.2 else (0.9, -0.35),
+            haze=0.0012 + 0.02 * density,
+            haze_color=(190.0, 196.0, 202.0),
+            x=camera.x,
+            z=camera.z,
+        )
+        heat = {key: (1 - night) * DAY_HEAT[key] + night * NIGHT_HEAT[key] for key in DAY_HEAT}
+        rng = np.random.default_rng((2, self.seed, index))
+        smoke = Smoke(density, offset=(0.1 * (self.seed % 10), 0.37))
+        return self._world.render(camera, light, heat, smoke, seconds, condition, rng)
+
+    def _camera(self, seconds: float) -> Camera:
+        width, height = self.size
+        pitch = 0.0016 * math.sin(2 * math.pi * 1.3 * seconds) + 0.001 * math.sin(5.1 * seconds)
+        focal = 0.9 * width
+        return Camera(
+            width=width,
+            height=height,
+            focal=focal,
+            horizon=0.46 * height + pitch * focal,
+            center=width * (0.5 + 0.012 * math.sin(0.45 * seconds)),
+            elevation=1.5,
+            x=-1.3 + 0.2 * math.sin(0.6 * seconds),
+            z=_SPEED * seconds,
+            bend=0.0005 * math.sin(0.35 * seconds + 0.6),
+        )
+
+
+def _step(progress: float, at: float) -> float:
+    """0 before, 1 after, smooth in between."""
+    share = min(max((progress - at) / _FADE + 0.5, 0.0), 1.0)
+    return share * share * (3 - 2 * share)
+
+
+def _layout(rng: np.random.Generator, seconds: float) -> World:
+    """The street and its traffic; we keep to the left lane, as where MFNet was recorded."""
+    stop = _SPEED * seconds + _VIEW
+    street = replace(
+        placing.any_street(rng), half_road=3.7, sidewalk=3.0, markings=True, cloud=0.35,
+        crossings=tuple(float(z) for z in np.arange(26, stop, 61)),
+    )  # fmt: skip
+    things: list[Thing] = placing.roadsides(rng, street, 0.0, stop, greenery=0.35)
+    things += [Bump(0.0, z, width=7.2) for z in np.arange(47.0, stop, 70)]
+    things += _parked(rng, stop)
+    things += _walkers(rng, stop)
+    things += _traffic(rng, seconds)
+    infrared = InfraredSensor(noise=1.3, gain=1.3, offset=-28.0)
+    return World(street, tuple(things), VisibleSensor(noise=(1.8, 4.5)), infrared)
+
+
+def _parked(rng: np.random.Generator, stop: float) -> list[Thing]:
+    """Parked cars and bicycles, cones, barricades and guardrails along the road."""
+    things: list[Thing] = []
+    for side in (-1, 1):
+        z = rng.uniform(6, 14)
+        while z < stop:
+            kind = rng.choice(("car", "bicycle", "guardrail", "barricade", "cone", "gap"),
+                              p=(0.38, 0.17, 0.13, 0.10, 0.10, 0.12))  # fmt: skip
+            if kind == "car":
+                heading = 0.0 if side < 0 else math.pi
+                things.append(placing.any_car(rng, side * 4.6, z + 3, heading, running=False))
+                z += rng.uniform(6.5, 11)
+            elif kind == "gap":
+                z += rng.uniform(4, 12)
+            else:
+                count = int(rng.integers(3, 7))
+                x = side * (3.5 if kind == "cone" else 4.3 if kind == "guardrail" else 4.7)
+                things += placing.row_of(str(kind), rng, x, z + 1, count)
+                z += {"bicycle": 0.9, "guardrail": 2.0, "barricade": 1.4, "cone": 2.2}[
+                    str(kind)
+                ] * count + rng.uniform(2, 6)
+    return things
+
+
+def _walkers(rng: np.random.Generator, stop: float) -> list[Thing]:
+    """People on the pavements, and people who cross well before us."""
+    things: list[Thing] = []
+    for z in np.arange(8.0, stop, 5.5):
+        side = rng.choice((-1, 1))
+        heading = rng.choice((0.0, math.pi)) + rng.normal(0, 0.08)
+        x = side * rng.uniform(5.7, 6.6)
+        things.append(placing.any_person(rng, x, z + rng.uniform(-2, 2), heading))
+    for z in np.arange(27.5, stop, 30.5):
+        side = float(rng.choice((-1, 1)))
+        speed = rng.uniform(1.2, 1.6)
+        # In the middle of the road while we are about 20 m away, well after the car before us.
+        lead = (z - rng.uniform(17, 22)) / _SPEED
+        heading = side * math.pi / 2
+        start = -side * speed * lead - side * 0.5
+        things.append(placing.any_person(rng, start, z, heading, speed))
+    return things
+
+
+def _traffic(rng: np.random.Generator, seconds: float) -> list[Thing]:
+    """A car ahead, cars and cyclists that come towards us, cyclists that we follow."""
+    things: list[Thing] = [
+        placing.any_car(rng, -1.5, 34.0, 0.0, _SPEED + 8.0 / max(seconds, 5.0), True)
+    ]
+    for meeting in np.arange(rng.uniform(1.5, 2.5), seconds + 12, 3.4):
+        speed = rng.uniform(6, 9)
+        start = _SPEED * meeting + speed * meeting
+        things.append(placing.any_car(rng, 1.8, start, math.pi, speed, True))
+    for meeting in np.arange(rng.uniform(2, 4), seconds + 10, 4.7):
+        speed = rng.uniform(3.0, 4.5)
+        if rng.random() < 0.5:
+            start = (_SPEED + speed) * meeting
+            things.append(placing.any_cyclist(rng, 3.1, start, math.pi, speed))
+        else:
+            start = (_SPEED - speed) * meeting
+            things.append(placing.any_cyclist(rng, -3.2, start, 0.0, speed))
+    return things
