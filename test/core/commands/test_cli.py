@@ -19,7 +19,7 @@ from ivf_core.inference.pipeline import resize_labels
 from ivf_core.models.checkpoints import FusionModel, load_model, save_model
 from ivf_core.models.student import FusionStudent
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def run(*words: object) -> int:

@@ -32,7 +32,7 @@ from ivf_core.training.masks.sources import CropMasks, LabelMasks, SuperpixelMas
 from ivf_core.training.runs.recipe import git_revision, load_recipe
 from ivf_core.training.sage.smoke import save_tiny_sam
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 SETTINGS = {"source": "crops", "count": 4}
 
 

@@ -120,7 +120,7 @@ _KILLED = """
 import os, signal, sys
 import numpy as np
 from pathlib import Path
-from test_run import record
+from test_record import record
 
 run = record(Path(sys.argv[1])).__enter__()
 for step in range(6):

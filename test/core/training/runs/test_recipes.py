@@ -33,7 +33,7 @@ from ivf_core.training.segmentation.segformer import SegformerRecipe
 from ivf_core.training.students.student import StudentRecipe, learn_alone, train_student
 from ivf_core.training.students.unsupervised import UnsupervisedRecipe
 
-RECIPES = Path(__file__).parents[2] / "training"
+RECIPES = Path(__file__).parents[4] / "training"
 
 
 def write_folder(root: Path, count: int = 4) -> None:

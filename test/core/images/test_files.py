@@ -21,7 +21,7 @@ from ivf_core.images.files import (
     write_image,
 )
 
-DATA = Path(os.environ.get("IVF_DATA", Path(__file__).parents[3] / "shared" / "data"))
+DATA = Path(os.environ.get("IVF_DATA", Path(__file__).parents[4] / "shared" / "data"))
 needs_data = pytest.mark.skipif(
     not (DATA / "msrs").is_dir(), reason=f"no shared images at {DATA} (set IVF_DATA)"
 )

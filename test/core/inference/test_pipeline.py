@@ -136,7 +136,7 @@ def test_fuse_folder_reports_what_it_leaves_out(pipeline: FusionPipeline, tmp_pa
 
 def test_readme_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The Python of README runs as it stands."""
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    readme = (Path(__file__).parents[3] / "README.md").read_text()
     (example,) = re.findall(r"```python\n(.*?)```", readme, re.S)
     given = pair(48, 64)
     write_image(tmp_path / "rgb.png", given.visible)

@@ -10,7 +10,7 @@ import pytest
 from ivf_core.cli import main
 from ivf_core.models.checkpoints import load_model
 
-RECIPES = Path(__file__).parents[2] / "training"
+RECIPES = Path(__file__).parents[4] / "training"
 
 
 def test_smoke_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

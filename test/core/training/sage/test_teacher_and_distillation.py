@@ -41,7 +41,7 @@ from ivf_core.training.sage.objectives import Objectives
 from ivf_core.training.sage.teacher import train_teacher
 from ivf_core.training.sage.teacher_weights import load_teacher
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 
 
 @pytest.fixture
@@ -421,7 +421,7 @@ def test_two_processes_are_as_good_as_one(root: Path) -> None:
     distill(recipe)
     alone, student = read_losses(root / "runs/student"), load_model(recipe.output).student
     several = dataclasses.replace(recipe, devices=2, accelerator="cpu")
-    script = Path(__file__).with_name("two_processes.py")
+    script = ROOT / "test/helpers/two_processes.py"
     subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
          str(script), "train", "distill", "--config", str(write_recipe(root, several))],

@@ -1,0 +1,1 @@
+"""Parts that every training run shares: recipe, record, checkpoint, devices, loop."""
