@@ -18,19 +18,17 @@ from pathlib import Path
 from typing import Any
 
 from ivf_core.commands.benchmark import add_candidates, add_node_options
-from ivf_core.images.files import write_json
 from ivf_core.scenes import MINIMUM_SIZE
+from ivf_core.system.atomic import write_json
 from ivf_core.system.child_process import Answer, Child
+from ivf_core.system.usage import machine_seconds, processor_seconds, resident_mb
 from ivf_ros.diagnostics import by_reason, percentiles
 from ivf_ros.parameters import PARAMETERS, refusal
 from ivf_ros.processes import (
     NodeWatcher,
     Process,
     guarded,
-    machine_seconds,
     node_process,
-    processor_seconds,
-    resident_mb,
     use_image_transport,
     watching,
 )

@@ -51,12 +51,12 @@ from ivf_core.inference.engine import describe
 from ivf_core.inference.pipeline import resize_labels
 from ivf_core.models.checkpoints import load_model
 from ivf_core.system.memory import keep_freed_memory, return_freed_memory
+from ivf_core.system.usage import processor_seconds, resident_mb
 from ivf_ros.compat import Subscriber, SubscriptionEventCallbacks
 from ivf_ros.conversions import MessageError, to_infrared, to_visible
 from ivf_ros.diagnostics import OK, CameraWatch, PairStatistics, status
 from ivf_ros.outputs import Outputs, overlay_of
 from ivf_ros.parameters import PARAMETERS, declare, refusal
-from ivf_ros.processes import processor_seconds, resident_mb
 from ivf_ros.synchronizer import PairSynchronizer, stamp_to_ns
 from ivf_ros.worker import Mailbox, Worker
 

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import rclpy
@@ -26,10 +25,7 @@ from ivf_ros.transport import environment
 __all__ = [
     "NodeWatcher",
     "guarded",
-    "machine_seconds",
     "node_process",
-    "processor_seconds",
-    "resident_mb",
     "use_image_transport",
     "watching",
 ]
@@ -215,23 +211,3 @@ def watching(make: Callable[[], _Watcher]) -> Iterator[_Watcher]:
             watcher.destroy_node()
     finally:
         rclpy.try_shutdown()
-
-
-def processor_seconds(pid: int) -> float:
-    """Processor time of a process so far, all threads, user and system."""
-    # The name before ")" may hold blanks; user and system time are fields 14 and 15.
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def machine_seconds() -> float:
-    """Processor time of the whole machine so far, in which it was not idle."""
-    fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
-    user, nice, system, _idle, _waiting, irq, softirq, stolen = map(int, fields)
-    return (user + nice + system + irq + softirq + stolen) / os.sysconf("SC_CLK_TCK")
-
-
-def resident_mb(pid: int) -> float:
-    """Resident memory of a process, in MiB."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20

@@ -18,8 +18,8 @@ __all__ = ["COMMANDS", "add_candidates", "add_node_options"]
 def _benchmark(args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from ivf_core.images.files import write_json
     from ivf_core.inference.benchmark import Candidate, run, table
+    from ivf_core.system.atomic import write_json
 
     if args.node:
         return _benchmark_node(args)

@@ -23,8 +23,8 @@ def _weights(_args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from ivf_core.images.files import atomic_path
     from ivf_core.models.checkpoints import load_model
+    from ivf_core.system.atomic import atomic_path
 
     try:
         from ivf_core.inference.export import export_onnx

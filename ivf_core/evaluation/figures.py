@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from ivf_core.evaluation.scores import Scores
-from ivf_core.images.files import atomic_path
+from ivf_core.system.atomic import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -21,8 +21,8 @@ from ivf_core.evaluation.methods import Method, file_stem
 from ivf_core.evaluation.page import build_page
 from ivf_core.evaluation.scores import Scores, columns_of
 from ivf_core.evaluation.tables import number, scores_csv, segmentation_summary
-from ivf_core.images.files import atomic_path, write_json
-from ivf_core.training.runs.recipe import git_revision
+from ivf_core.system.atomic import atomic_path, write_json
+from ivf_core.system.revision import git_revision
 
 __all__ = ["PSEUDO_LABELS", "Report", "write_report"]
 

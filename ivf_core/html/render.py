@@ -10,8 +10,8 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from ivf_core.images.files import atomic_path
-from ivf_core.replay.report.words import FILTERS
+from ivf_core.html.filters import FILTERS
+from ivf_core.system.atomic import atomic_path
 
 __all__ = ["write_page"]
 

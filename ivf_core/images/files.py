@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import tempfile
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -17,6 +15,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from ivf_core.system.atomic import atomic_path
+
 __all__ = [
     "IMAGE_SUFFIXES",
     "VIDEO_SUFFIXES",
@@ -24,7 +24,6 @@ __all__ = [
     "PairFrame",
     "PairSource",
     "VideoWriter",
-    "atomic_path",
     "list_images",
     "open_pairs",
     "read_four_channels",
@@ -32,7 +31,6 @@ __all__ = [
     "read_labels",
     "read_visible",
     "write_image",
-    "write_json",
 ]
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -55,33 +53,6 @@ _PathLike = str | os.PathLike[str]
 
 class ImageFileError(ValueError):
     """A picture, folder or video that is missing, damaged or of the wrong kind."""
-
-
-@contextmanager
-def atomic_path(path: _PathLike) -> Iterator[Path]:
-    """A temporary path with the same suffix that becomes `path` when all went well.
-
-    Makes the folder where it is missing. After an exception nothing is left
-    and an existing file at `path` stays as it was.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def write_json(path: _PathLike, value: object) -> None:
-    """Write a value as indented JSON, under a temporary name first."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def read_visible(path: _PathLike) -> np.ndarray:

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import yaml
 
-from ivf_core.images.files import atomic_path
+from ivf_core.system.atomic import atomic_path
 
 __all__ = ["Registration", "RegistrationError", "fill_uncovered"]
 

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from ivf_core.images.files import atomic_path
+from ivf_core.system.atomic import atomic_path
 
 __all__ = ["ArtifactCache", "cache_directory"]
 

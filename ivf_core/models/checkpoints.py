@@ -21,10 +21,10 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from ivf_core.class_sets import ClassSet
-from ivf_core.images.files import atomic_path
 from ivf_core.models.quantization import Ranges
 from ivf_core.models.segmentation import SegmentationHead
 from ivf_core.models.student import STUDENTS, FastStudent, FusionStudent
+from ivf_core.system.atomic import atomic_path
 
 __all__ = [
     "FusionModel",

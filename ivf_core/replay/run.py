@@ -21,7 +21,6 @@ import numpy as np
 from ivf_core.bags.open import Bag, open_bag
 from ivf_core.bags.rosbag import BagError, BagMessage, decode
 from ivf_core.class_sets import ClassSet
-from ivf_core.images.files import write_json
 from ivf_core.images.messages import MessageError, to_infrared, to_visible
 from ivf_core.images.overlay import draw_overlay
 from ivf_core.inference import FusionResult
@@ -44,6 +43,7 @@ from ivf_core.replay.report.report import write_report
 from ivf_core.replay.results import NoResultError, Results, open_results
 from ivf_core.replay.settings import ReplaySettings
 from ivf_core.replay.threads import Sink, prefetched
+from ivf_core.system.atomic import write_json
 
 __all__ = ["replay_bag"]
 

@@ -20,10 +20,10 @@ from sensor_msgs.msg import Image
 
 from ivf_core.bags.stamps import read_stamp, shift_stamp
 from ivf_core.scenes import SyntheticDrive
+from ivf_core.system.usage import machine_seconds, processor_seconds, resident_mb
 from ivf_ros.benchmark import Case
 from ivf_ros.benchmark_cameras import due_times, serialized_pairs
 from ivf_ros.conversions import to_infrared, to_visible
-from ivf_ros.processes import machine_seconds, processor_seconds, resident_mb
 
 QUICK = ("--engine", "torch", "--device", "cpu", "--precision", "fp32", "--size", "160x120")
 

@@ -13,16 +13,16 @@ import cv2
 import numpy as np
 
 from ivf_core.defaults import BLOCK_SECONDS
+from ivf_core.html.filters import FILTERS, flat
 from ivf_core.html.render import write_page
-from ivf_core.images.files import write_json
 from ivf_core.replay.compare.bootstrap import CONFIDENCE, SAMPLES, SEED, Interval
 from ivf_core.replay.compare.differences import Compared, Comparison, compare
 from ivf_core.replay.compare.thresholds import Verdict, judge, read_thresholds
 from ivf_core.replay.quantities import describe
 from ivf_core.replay.report.charts import ascending, chart, packed
 from ivf_core.replay.report.images import embed_pictures
-from ivf_core.replay.report.words import FILTERS, flat
 from ivf_core.replay.saved_replay import ReplayDirectory
+from ivf_core.system.atomic import write_json
 
 __all__ = ["compare_reports"]
 

@@ -7,11 +7,12 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from ivf_core.html.filters import flat
 from ivf_core.html.render import write_page
 from ivf_core.replay.report.charts import chart_data, class_colors
 from ivf_core.replay.report.images import embed_pictures
 from ivf_core.replay.report.reference import reference_bands
-from ivf_core.replay.report.words import flat, metric_rows, sentences, tiles
+from ivf_core.replay.report.words import metric_rows, sentences, tiles
 from ivf_core.replay.saved_replay import ReplayDirectory
 
 __all__ = ["write_report"]

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from ivf_core.images.files import atomic_path, write_json
+from ivf_core.system.atomic import atomic_path, write_json
 
 __all__ = ["MaskCache", "MaskCacheError"]
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ivf_core.images.files import atomic_path
+from ivf_core.system.atomic import atomic_path
 
 __all__ = ["CheckpointError", "RunState", "Stateful", "Trained"]
 

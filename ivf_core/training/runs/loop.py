@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ivf_core.training.runs.devices import average_over_processes
 from ivf_core.training.losses import Total
-from ivf_core.training.runs.record import RunRecord, run_directory
-from ivf_core.training.runs.options import RunOptions
 from ivf_core.training.runs.checkpoint import RunState, Trained
+from ivf_core.training.runs.devices import average_over_processes
+from ivf_core.training.runs.options import RunOptions
+from ivf_core.training.runs.record import RunRecord, run_directory
 from ivf_core.training.sage.samples import BatchStream, CropOrder, MaskedPairs, Source
 
 __all__ = [

@@ -12,8 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
-from ivf_core.images.files import atomic_path
 from ivf_core.models.checkpoints import WeightsError
+from ivf_core.system.atomic import atomic_path
 
 __all__ = ["load_network", "save_network"]
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ivf_core.images.files import atomic_path
+from ivf_core.system.atomic import atomic_path
 
 __all__ = ["picture_files", "read_losses", "write_summary"]
 

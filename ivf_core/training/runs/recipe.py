@@ -6,14 +6,15 @@ import dataclasses
 import json
 import math
 import os
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 
-__all__ = ["RecipeError", "data_directory", "git_revision", "load_recipe", "provenance"]
+from ivf_core.system.revision import git_revision
+
+__all__ = ["RecipeError", "data_directory", "load_recipe", "provenance"]
 
 Recipe = TypeVar("Recipe")
 
@@ -69,23 +70,6 @@ def provenance(part: str, recipe: object) -> dict[str, str]:
     """
     options = dataclasses.asdict(recipe)  # type: ignore[call-overload]
     return {f"{part}_recipe": json.dumps(options), f"{part}_revision": git_revision()}
-
-
-def git_revision() -> str:
-    """Commit of this code, "-dirty" after it where files differ; "unknown" outside its checkout."""
-    here = Path(__file__).resolve()
-
-    def git(*words: str) -> str:
-        return subprocess.run(
-            ["git", *words], cwd=here.parent, capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    try:
-        # Installed into an environment, the file may lie in someone else's checkout.
-        git("ls-files", "--error-unmatch", here.name)
-        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
 
 
 def _parse_yaml(text: str, where: str) -> Any:

@@ -23,9 +23,10 @@ import yaml
 from tqdm import tqdm
 
 from ivf_core import __version__
-from ivf_core.images.files import atomic_path, write_image, write_json
+from ivf_core.images.files import write_image
 from ivf_core.images.overlay import side_by_side
-from ivf_core.training.runs.recipe import git_revision
+from ivf_core.system.atomic import atomic_path, write_json
+from ivf_core.system.revision import git_revision
 from ivf_core.training.runs.page import (
     FINISHED,
     LOSSES,

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ivf_core.images.files import atomic_path, write_image
+from ivf_core.images.files import write_image
 from ivf_core.scenes import random_scene
+from ivf_core.system.atomic import atomic_path
 from ivf_core.training.masks.sam import SamStructure, build_sam
 
 if TYPE_CHECKING:

@@ -29,11 +29,11 @@ from tqdm import tqdm
 
 from ivf_core.class_sets import CLASS_SETS, ClassSet
 from ivf_core.data.pairs import PairFiles, hold_out
-from ivf_core.images.files import write_json
 from ivf_core.images.overlay import color_labels
 from ivf_core.metrics.segmentation import ConfusionMatrix
 from ivf_core.models.checkpoints import load_model
 from ivf_core.models.graph import FusionGraph
+from ivf_core.system.atomic import write_json
 from ivf_core.training.losses import segmentation_loss
 from ivf_core.training.runs.batch_norm import synchronize_norm
 from ivf_core.training.runs.checkpoint import RunState, Trained

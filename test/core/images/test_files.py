@@ -13,13 +13,13 @@ from ivf_core.images import files
 from ivf_core.images.files import (
     ImageFileError,
     VideoWriter,
-    atomic_path,
     list_images,
     open_pairs,
     read_infrared,
     read_visible,
     write_image,
 )
+from ivf_core.system.atomic import atomic_path
 
 DATA = Path(os.environ.get("IVF_DATA", Path(__file__).parents[4] / "shared" / "data"))
 needs_data = pytest.mark.skipif(

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from replay_reports import STAMP_STEP, START, write_replay
 
+from ivf_core.html.filters import utc
 from ivf_core.images.files import write_image
 from ivf_core.images.registration import Registration
 from ivf_core.inference import FusionPipeline
@@ -22,7 +23,7 @@ from ivf_core.models.checkpoints import FusionModel
 from ivf_core.replay.report.charts import chart_data, numbers
 from ivf_core.replay.report.images import embed_pictures
 from ivf_core.replay.report.report import write_report
-from ivf_core.replay.report.words import metric_rows, sentences, utc
+from ivf_core.replay.report.words import metric_rows, sentences
 from ivf_core.replay.saved_replay import ReplayDirectory, ReplayDirectoryError
 from ivf_core.scenes import SyntheticDrive
 

@@ -20,6 +20,7 @@ from sam_models import picture
 from ivf_core.cli import main
 from ivf_core.images.files import read_infrared, read_visible, write_image
 from ivf_core.models.checkpoints import FusionModel, load_model, save_model
+from ivf_core.system.revision import git_revision
 from ivf_core.training.masks.cache import MaskCache, MaskCacheError
 from ivf_core.training.masks.priors import (
     PriorRecipe,
@@ -29,7 +30,7 @@ from ivf_core.training.masks.priors import (
     prior_metadata,
 )
 from ivf_core.training.masks.sources import CropMasks, LabelMasks, SuperpixelMasks
-from ivf_core.training.runs.recipe import git_revision, load_recipe
+from ivf_core.training.runs.recipe import load_recipe
 from ivf_core.training.sage.smoke import save_tiny_sam
 
 ROOT = Path(__file__).parents[4]

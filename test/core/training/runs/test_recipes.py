@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,10 @@ from ivf_core.data.pairs import (
 from ivf_core.images.files import ImageFileError, VideoWriter, write_image
 from ivf_core.models.checkpoints import FusionModel, load_model, save_model
 from ivf_core.models.student import STUDENTS, FusionStudent
+from ivf_core.system.revision import git_revision
 from ivf_core.training.masks.priors import PriorRecipe
-from ivf_core.training.runs import recipe as recipes
 from ivf_core.training.runs.page import picture_files, read_losses
-from ivf_core.training.runs.recipe import RecipeError, git_revision, load_recipe
+from ivf_core.training.runs.recipe import RecipeError, load_recipe
 from ivf_core.training.sage.distill import DistillRecipe
 from ivf_core.training.sage.encoder import EncoderRecipe
 from ivf_core.training.sage.teacher import TeacherRecipe
@@ -138,29 +137,6 @@ def test_numbers_that_yaml_takes_for_text(tmp_path: Path) -> None:
 def test_impossible_heads(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         HeadRecipe(student="s", output="o", **options)
-
-
-def test_revision_is_that_of_the_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The helper's own file, in a checkout of its own: untracked, committed, changed."""
-
-    def git(*words: str) -> str:
-        command = ["git", "-c", "user.name=t", "-c", "user.email=t@t", *words]
-        return subprocess.run(
-            command, cwd=tmp_path, check=True, capture_output=True, text=True
-        ).stdout.strip()
-
-    copy = tmp_path / "recipes.py"
-    copy.write_text("")
-    monkeypatch.setattr(recipes, "__file__", str(copy))
-    git("init")
-    assert git_revision() == "unknown"
-    git("add", ".")
-    git("commit", "-m", "one")
-    assert git_revision() == git("rev-parse", "HEAD")
-    copy.write_text("changed")
-    assert git_revision() == git("rev-parse", "HEAD") + "-dirty"
-    monkeypatch.setenv("PATH", "")
-    assert git_revision() == "unknown"
 
 
 def test_changes_to_a_recipe() -> None:

@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 
 from ivf_core.images.files import read_visible
+from ivf_core.system.revision import git_revision
 from ivf_core.training.runs.page import picture_files, read_losses, write_summary
-from ivf_core.training.runs.recipe import git_revision, load_recipe
+from ivf_core.training.runs.recipe import load_recipe
 from ivf_core.training.runs.record import RunRecord, run_directory
 
 

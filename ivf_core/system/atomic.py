@@ -1,0 +1,41 @@
+"""Files written whole: under a temporary name first, then renamed."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["atomic_path", "write_json"]
+
+_PathLike = str | os.PathLike[str]
+
+
+@contextmanager
+def atomic_path(path: _PathLike) -> Iterator[Path]:
+    """A temporary path with the same suffix that becomes `path` when all went well.
+
+    Makes the folder where it is missing. After an exception nothing is left
+    and an existing file at `path` stays as it was.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: _PathLike, value: object) -> None:
+    """Write a value as indented JSON, under a temporary name first."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
