@@ -16,51 +16,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeGuard
 
 ROOT = Path(__file__).resolve().parents[2]
 
 OPENERS = frozenset(
-    [
-        "what",
-        "who",
-        "whom",
-        "whose",
-        "where",
-        "when",
-        "why",
-        "how",
-        "whether",
-        "which",
-        "that",
-        "those",
-        "these",
-        "this",
-        "it",
-        "its",
-        "they",
-        "their",
-        "so",
-        "as",
-        "of",
-        "and",
-        "but",
-        "or",
-        "nor",
-        "if",
-        "than",
-        "then",
-        "there",
-        "here",
-        "likewise",
-        "ditto",
-        "same",
-        "also",
-        "because",
-        "since",
-        "until",
-        "unless",
-        "while",
-    ]
+    """
+    what who whom whose where when why how whether which
+    that those these this it its they their here there then
+    so as of and but or nor if than because since until unless while also likewise ditto same
+    """.split()  # noqa: SIM905
 )
 """Words that no first line opens with: it would need the line above to be understood."""
 
@@ -147,10 +112,18 @@ def _docstrings(node: ast.AST) -> Iterator[ast.Expr]:
     for statement in body:
         first = before is None and isinstance(node, documented)
         of_attribute = isinstance(before, ast.Assign | ast.AnnAssign)
-        if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
-            if isinstance(statement.value.value, str) and (first or of_attribute):
-                yield statement
+        if (first or of_attribute) and _is_text(statement):
+            yield statement
         before = statement
+
+
+def _is_text(statement: ast.stmt) -> TypeGuard[ast.Expr]:
+    """Return whether a statement is nothing but a string."""
+    return (
+        isinstance(statement, ast.Expr)
+        and isinstance(statement.value, ast.Constant)
+        and isinstance(statement.value.value, str)
+    )
 
 
 if __name__ == "__main__":
