@@ -1,10 +1,13 @@
 """Package `ivf_ros`: built by colcon as an ament_python package, by pip as a plain one."""
 
 from pathlib import Path
+from xml.etree import ElementTree
 
 from setuptools import find_packages, setup
 
-NAME = "ivf_ros"
+# Version, description, maintainer and licence are written down in package.xml alone.
+MANIFEST = ElementTree.parse("package.xml").getroot()
+NAME = MANIFEST.findtext("name")
 
 # The ROS 2 Jazzy client from PyPI, for machines without a ROS distribution.
 ROS_WHEELS = [
@@ -21,19 +24,19 @@ ROS_WHEELS = [
 
 
 def files(folder: str, pattern: str) -> list[str]:
-    """Paths as data_files wants them: relative to this file."""
+    """Return the sorted paths of a folder's files, relative to this file as data_files asks."""
     return sorted(str(path) for path in Path(folder).glob(pattern))
 
 
 setup(
     name=NAME,
-    version="0.1.0",
-    description="Fuses thermal and RGB camera topics into one picture with a semantic mask.",
+    version=MANIFEST.findtext("version"),
+    description=MANIFEST.findtext("description"),
     long_description=Path("README.md").read_text() if Path("README.md").exists() else "",
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
-    maintainer="ivf_ros maintainers",
-    maintainer_email="maintainers@example.com",
+    license=MANIFEST.findtext("license"),
+    maintainer=MANIFEST.findtext("maintainer"),
+    maintainer_email=MANIFEST.find("maintainer").get("email"),
     python_requires=">=3.10",
     packages=find_packages(include=["ivf_core", "ivf_core.*", "ivf_ros", "ivf_ros.*"]),
     package_data={
@@ -53,7 +56,10 @@ setup(
     ],
     zip_safe=False,
     install_requires=[
+        # lz4 and zstd: the chunks of compressed bags, read record by record where a bag is damaged.
+        'backports.zstd>=1.0; python_version < "3.14"',
         "jinja2>=3.0",
+        "lz4>=4.3",
         "numpy>=1.26",
         "opencv-python-headless>=4.6",
         "pyyaml>=5.4",
@@ -96,7 +102,7 @@ setup(
             "pytest>=7.4",
             "rosbags-image>=0.10",
         ],
-        "lint": ["import-linter>=2.0", "mypy>=1.10", "ruff>=0.6", "types-PyYAML"],
+        "lint": ["import-linter>=2.17", "mypy>=1.10", "ruff>=0.6", "types-PyYAML"],
     },
     entry_points={
         "console_scripts": [

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -117,9 +118,9 @@ def test_installed_command_lists_the_weights(install: Path) -> None:
         assert path.stem in output.stdout
 
 
-def test_versions_agree() -> None:
-    manifest = (ROOT / "package.xml").read_text()
-    setup = (ROOT / "setup.py").read_text()
-    version = manifest.split("<version>")[1].split("</version>")[0]
-    assert f'version="{version}"' in setup
+def test_versions_agree(install: Path) -> None:
+    version = ElementTree.parse(ROOT / "package.xml").findtext("version")
+    (installed,) = site_packages(install).glob("ivf_ros-*.egg-info")
+    assert installed.name.startswith(f"ivf_ros-{version}-")
     assert version == ivf_core.__version__
+    assert f"## [{version}] - " in (ROOT / "CHANGELOG.md").read_text()
