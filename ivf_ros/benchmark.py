@@ -23,7 +23,7 @@ from ivf_core.system.atomic import write_json
 from ivf_core.system.child_process import Answer, Child
 from ivf_core.system.usage import machine_seconds, processor_seconds, resident_mb
 from ivf_ros.diagnostics import by_reason, percentiles
-from ivf_ros.parameters import PARAMETERS, refusal
+from ivf_ros.parameters import PARAMETERS, reason_to_reject
 from ivf_ros.processes import (
     NodeWatcher,
     Process,
@@ -81,7 +81,7 @@ class Case:
                 f"expected at least {MINIMUM_SIZE}x{MINIMUM_SIZE}"
             )
         defaults = {parameter.name: parameter.default for parameter in PARAMETERS}
-        reason = refusal(defaults | self.parameters, self.parameters)
+        reason = reason_to_reject(defaults | self.parameters, self.parameters)
         if reason is not None:
             raise ValueError(f"--{reason}" if reason.split()[0] in self.parameters else reason)
 

@@ -9,7 +9,8 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.topic_endpoint_info import TopicEndpointInfo
 
-from ivf_ros.diagnostics import CameraWatch, PairStatistics, percentiles
+from ivf_ros.camera_watch import CameraWatch
+from ivf_ros.diagnostics import PairStatistics, percentiles
 from ivf_ros.worker import Mailbox, Worker
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
