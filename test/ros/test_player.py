@@ -35,7 +35,8 @@ from ivf_core.bags.rosbag import (
     BagWriter,
 )
 from ivf_core.bags.stamps import read_stamp, shift_stamp
-from ivf_ros.player_node import FrameGroup, Window, group_by_frame
+from ivf_ros.player_pacing import Window
+from ivf_ros.player_reader import FrameGroup, group_by_frame
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 JAZZY = get_typestore(Stores.ROS2_JAZZY)
