@@ -372,7 +372,7 @@ def test_jpeg_may_be_padded_and_a_thumbnail_does_not_hide_a_cut():
 def test_damaged_and_foreign_data_are_rejected():
     message = compressed(noise(16, 16, 3), ".png", "png")
     message.data[40:60] = array.array("B", b"\x5a" * 20)
-    for data in (message.data, array.array("B", b"not a picture at all" * 9)):
+    for data in (message.data, array.array("B", b"not an image at all" * 9)):
         with pytest.raises(MessageError) as error:
             to_infrared(CompressedImage(format="h264", data=data))
         assert error.value.reason == "undecodable"
