@@ -1,4 +1,4 @@
-"""How the fusion node does over DDS: cameras, node and subscriber in processes of their own.
+"""Benchmark of the fusion node over DDS: cameras, node and subscriber in separate processes.
 
 `ivf benchmark --node` runs this module.
 """
@@ -23,7 +23,7 @@ from ivf_core.system.atomic import write_json
 from ivf_core.system.child_process import Answer, Child
 from ivf_core.system.usage import machine_seconds, processor_seconds, resident_mb
 from ivf_ros.diagnostics import by_reason, percentiles
-from ivf_ros.parameters import PARAMETERS, refusal
+from ivf_ros.parameters import PARAMETERS, reason_to_reject
 from ivf_ros.processes import (
     NodeWatcher,
     Process,
@@ -43,14 +43,21 @@ _LARGEST_RATE_HZ = 1000.0
 
 @dataclass(frozen=True)
 class Case:
-    """What is measured.
+    """Settings of one measurement.
 
     Attributes:
-        weights, engine, device, precision, threads: the node's parameters.
-        size: of the cameras' images, width and height in pixels.
-        rate_hz: pairs a second that the cameras publish.
-        seconds: of the measured run.
-        outputs: which pictures are subscribed to.
+        weights: parameter of the node; so are the following four.
+        engine: see `weights`.
+        device: see `weights`.
+        precision: see `weights`.
+        threads: see `weights`.
+        size: width and height of the cameras' images, in pixels.
+        rate_hz: number of pairs per second that the cameras publish.
+        seconds: duration of the measured run.
+        outputs: output images to subscribe to.
+
+    Raises:
+        ValueError: a setting is out of range; names the option.
     """
 
     weights: str
@@ -64,7 +71,7 @@ class Case:
     outputs: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        """Raises ValueError for what cannot be measured; names the option."""
+        """Check the settings."""
         if not 0 < self.rate_hz <= _LARGEST_RATE_HZ:
             raise ValueError(
                 f"--rate is {self.rate_hz:g}, expected more than 0 and at most "
@@ -72,7 +79,7 @@ class Case:
             )
         if not (math.isfinite(self.seconds) and self.pairs >= 2):
             raise ValueError(
-                f"--seconds is {self.seconds:g}, expected at least two pairs' time: "
+                f"--seconds is {self.seconds:g}, expected at least the time of two pairs: "
                 f"{2 / self.rate_hz:.3g} at {self.rate_hz:g} pairs a second"
             )
         if min(self.size) < MINIMUM_SIZE:
@@ -81,47 +88,58 @@ class Case:
                 f"expected at least {MINIMUM_SIZE}x{MINIMUM_SIZE}"
             )
         defaults = {parameter.name: parameter.default for parameter in PARAMETERS}
-        reason = refusal(defaults | self.parameters, self.parameters)
+        reason = reason_to_reject(defaults | self.parameters, self.parameters)
         if reason is not None:
             raise ValueError(f"--{reason}" if reason.split()[0] in self.parameters else reason)
 
     @property
     def pairs(self) -> int:
+        """Number of pairs of the measured run."""
         return round(self.seconds * self.rate_hz)
 
     @property
     def warm_up_pairs(self) -> int:
+        """Number of pairs of the warm-up."""
         return math.ceil(_WARM_UP_SECONDS * self.rate_hz)
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """The node's parameters that differ from its defaults."""
+        """Parameters of the node that the case sets."""
         names = ("weights", "engine", "device", "precision", "threads")
         return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured. Times in ms; percentiles have median, p95 and p99, or nothing.
+    """Results of one measurement. Times are in ms; percentiles are median, p95 and p99, or empty.
 
     Attributes:
-        weights, size, rate_hz, threads: as asked.
-        outputs: pictures that came out, of those subscribed to.
+        weights: weights in use.
+        size: as in `Case`.
+        rate_hz: as in `Case`.
+        threads: as in `Case`.
+        outputs: subscribed outputs of which images were received.
         head: whether masks were computed.
-        engine, device, precision: those in use, after "auto".
-        published: pairs of images that the cameras published.
-        late, latest_ms: pairs that the cameras published more than 10 ms late; the worst.
-        arrived: images that reached the node, by camera.
-        frames_without_pair: of those, what the node found no partner for, by reason.
-        pairs_in, pairs_out, dropped: pairs in = pairs out + pairs dropped by reason.
-        pairs_a_second: out of the node.
-        node_ms: percentiles, stamp to last publish, of every pair.
-        received: pictures that reached the subscriber, by output.
-        subscriber_ms: percentiles, stamp to arrival of a pair's last picture.
-        model_ms, wait_ms, overhead_ms: medians, warm-up included: the model, waiting for
-            it, and the rest of `node_ms`.
-        cores: processor time over time, by process; `others` is what the rest of the
-            machine did meanwhile, which disturbs the measurement.
+        engine: engine in use; "auto" is resolved, as in the following two.
+        device: device in use.
+        precision: precision in use.
+        published: number of pairs that the cameras published.
+        late: number of pairs that the cameras published more than 10 ms late.
+        latest_ms: largest delay of a published pair.
+        arrived: number of images that reached the node, by camera.
+        frames_without_pair: number of these without a partner, by reason.
+        pairs_in: pairs in = pairs out + pairs dropped.
+        pairs_out: see `pairs_in`.
+        dropped: see `pairs_in`; by reason.
+        pairs_a_second: rate at which the node published pairs.
+        node_ms: percentiles of the time from stamp to last publish, over all pairs.
+        received: number of images that reached the subscriber, by output.
+        subscriber_ms: percentiles of the time from stamp to arrival of a pair's last image.
+        model_ms: median time of the model, including the warm-up.
+        wait_ms: median time of waiting for the model, including the warm-up.
+        overhead_ms: median of the rest of `node_ms`, including the warm-up.
+        cores: processor time divided by time, by process; `others` is the rest of the
+            machine, whose work disturbs the measurement.
         memory_mb: resident memory of the node at the end, in MiB.
     """
 
@@ -154,15 +172,23 @@ class Row:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status."""
+    """Measure the cases that the options describe, and print them as a table.
+
+    Args:
+        arguments: command-line arguments; by default those of the process.
+
+    Returns:
+        The exit status: 0, 1 after an error, 130 after Ctrl-C.
+    """
     args = _parser().parse_args(arguments)
     return guarded("benchmark", lambda: _run(args))
 
 
 def _parser() -> argparse.ArgumentParser:
+    """Return the parser of the options."""
     parser = argparse.ArgumentParser(
         prog="python -m ivf_ros.benchmark",
-        description="Measure the fusion node over DDS: rate, latency, drops, processor use.",
+        description="Measure the fusion node over DDS: rate, latency, drops, processor time.",
     )
     add_candidates(parser)
     add_node_options(parser)
@@ -170,6 +196,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace) -> int:
+    """Measure all combinations of the options."""
     cases = [
         Case(
             weights,
@@ -196,13 +223,14 @@ def _run(args: argparse.Namespace) -> int:
                 file=sys.stderr,
             )
             rows.append(measure(case))
-    finally:  # what has been measured stands, whatever became of the next
+    finally:  # results so far are reported even if the next measurement fails
         if rows:
             _report(rows, args.json)
     return 0
 
 
 def _report(rows: Sequence[Row], path: Path | None) -> None:
+    """Print the table, and write the rows to a JSON file if a path is given."""
     print(table(rows))
     if path is not None:
         write_json(path, [asdict(row) for row in rows])
@@ -211,14 +239,18 @@ def _report(rows: Sequence[Row], path: Path | None) -> None:
 def measure(case: Case) -> Row:
     """Measure one case, in a namespace of its own.
 
-    A warm-up at the same rate comes first and is not counted, but for the medians
-    that the node itself keeps. Counts are taken when nothing is under way, before
-    the first and after the last pair of the measured run, so that they agree exactly.
+    A warm-up at the same rate comes first and is not counted, except in the medians that
+    the node itself computes. Counts are read while no pair is under way, before the first
+    and after the last pair of the measured run, so that they agree exactly.
+
+    Args:
+        case: settings of the measurement.
 
     Raises:
-        ValueError, RuntimeError: a process failed, or no pair came out; says which and why.
+        ValueError, RuntimeError: a process failed, or no pair was published; names the
+            process and the reason.
     """
-    # Neither a robot's own cameras nor another benchmark shall mix with it.
+    # Separate from the cameras of a robot and from other benchmarks.
     namespace = f"/benchmark_{os.getpid()}"
     with ExitStack() as stack:
         node = stack.enter_context(
@@ -240,7 +272,7 @@ def measure(case: Case) -> Row:
 
 
 class _Run:
-    """The processes of one case, in what order they are asked, and for what."""
+    """Course of one measurement: the requests to its processes, in order."""
 
     def __init__(
         self, case: Case, watcher: NodeWatcher, node: Any, cameras: Child, subscriber: Child
@@ -256,13 +288,14 @@ class _Run:
 
     @property
     def _all(self) -> tuple[Process, ...]:
+        """All processes of the measurement."""
         return tuple(self._processes.values())
 
     def warm_up(self) -> None:
-        """Until everything is ready and pairs have come out.
+        """Wait until all processes are ready, and run until pairs were published.
 
         Raises:
-            RuntimeError: none has, or a process has ended early.
+            RuntimeError: the node published no pair, or a process has ended early.
         """
         for child in (self._cameras, self._subscriber):
             self._answer(child, _READY_SECONDS)
@@ -272,12 +305,12 @@ class _Run:
         values, arrived = self._watcher.values, self._watcher.received
         if not int(values["pairs_out"]):
             raise RuntimeError(
-                f"no pair came out of the node: {self._case.warm_up_pairs} pairs published, "
-                f"images arrived {arrived}, dropped {by_reason(values, 'dropped.')}"
+                f"the node published no pair: {self._case.warm_up_pairs} pairs sent, "
+                f"images received {arrived}, dropped {by_reason(values, 'dropped.')}"
             )
 
     def measured(self) -> Row:
-        """The measured run."""
+        """Run the measurement and return its results."""
         before, arrived_before = self._watcher.values, dict(self._watcher.received)
         self._subscriber.ask("restart")
         processor, start = self._processor_seconds(), time.monotonic()
@@ -321,37 +354,43 @@ class _Run:
         )
 
     def _publish(self, pairs: int) -> Answer:
-        """Have the cameras publish so many pairs."""
+        """Let the cameras publish a number of pairs."""
         rate = self._case.rate_hz
         self._cameras.send(f"publish {pairs} {rate}")
         return self._answer(self._cameras, 2 * pairs / rate + _READY_SECONDS)
 
     def _answer(self, child: Child, seconds: float) -> Answer:
-        """The next answer of a process, while all are watched."""
+        """Return the next answer of a process, while all processes are watched."""
         if not self._watcher.spin_until(child.answered, seconds, self._all):
             raise RuntimeError(f"{child.name} has not answered in {seconds:.0f} s")
         return child.answer()
 
     def _processor_seconds(self) -> dict[str, float]:
+        """Return the processor time by process, and that of the rest of the machine."""
         ours = {name: processor_seconds(p.pid) for name, p in self._processes.items()}
         return {**ours, "others": machine_seconds() - sum(ours.values())}
 
 
 def _difference(before: dict[str, int], after: dict[str, int]) -> dict[str, int]:
+    """Return the increase of each count."""
     return {name: count - before.get(name, 0) for name, count in after.items()}
 
 
 def _grown(before: dict[str, str], after: dict[str, str], prefix: str) -> dict[str, int]:
-    """By how much the counters under a prefix have grown, those that have."""
+    """Return the increase of the counters with a prefix, of those that have increased."""
     grown = _difference(by_reason(before, prefix), by_reason(after, prefix))
     return {name: count for name, count in grown.items() if count}
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows as a table to read, Markdown too."""
+    """Format results as a readable table, which is also Markdown.
+
+    Args:
+        rows: results.
+    """
     lines = [
-        "| weights | head | engine | precision | size | Hz asked | published | in | out | dropped "
-        "| pairs/s | node median / p95 / p99 ms | subscriber ms | model | waiting | rest "
+        "| weights | head | engine | precision | size | Hz requested | published | in | out "
+        "| dropped | pairs/s | node median / p95 / p99 ms | subscriber ms | model | waiting | rest "
         "| cores cameras, node, subscriber, others | MB |",
         "|" + "---|" * 18,
     ]
@@ -371,6 +410,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def _spread(values: dict[str, float]) -> str:
+    """Format percentiles."""
     return " / ".join(f"{value:.1f}" for value in values.values()) or "-"
 
 

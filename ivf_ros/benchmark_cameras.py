@@ -1,6 +1,6 @@
-"""The benchmark's cameras: both topics at a steady rate, from a process as light as drivers are.
+"""Cameras of the benchmark: both topics at a steady rate, from a process as light as a driver.
 
-Images are serialised ahead; of each only the stamp is written before it goes out.
+Images are serialized in advance; only their stamp is written before they are published.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _LATE_NS = 10**7
 
 
 def serialized_pairs(size: tuple[int, int]) -> list[tuple[bytes, bytes]]:
-    """RGB and thermal images (rgb8, mono8) as CDR bytes, with stamp 0.
+    """Return pairs of RGB and thermal images (rgb8, mono8) as CDR bytes, with stamp 0.
 
     Args:
         size: width and height in pixels.
@@ -53,15 +53,21 @@ def serialized_pairs(size: tuple[int, int]) -> list[tuple[bytes, bytes]]:
 
 
 def due_times(start_ns: int, count: int, rate_hz: float) -> Iterator[int]:
-    """When each of `count` pairs is due: not a sum of periods, whose errors would add up."""
+    """Return the times at which pairs are due, without accumulated rounding errors.
+
+    Args:
+        start_ns: time of the first pair in ns.
+        count: number of pairs.
+        rate_hz: number of pairs per second.
+    """
     return (start_ns + round(index * 1e9 / rate_hz) for index in range(count))
 
 
 class _Cameras:
-    """Publishes pairs on both topics.
+    """Publisher of pairs on both topics.
 
-    Stamps are the times at which images are due, so that a delay of this process
-    counts as latency, as that of a driver does.
+    Stamps are the times at which images are due, so that a delay of this process counts
+    as latency, like that of a driver.
     """
 
     def __init__(
@@ -75,10 +81,15 @@ class _Cameras:
         self._stopping = stopping
 
     def publish(self, count: int, rate_hz: float) -> Answer:
-        """Publish `count` pairs.
+        """Publish pairs at a rate.
+
+        Args:
+            count: number of pairs.
+            rate_hz: number of pairs per second.
 
         Returns:
-            `published`: pairs; `late`: those more than 10 ms late; `latest_ms`: the worst.
+            `published`: number of pairs; `late`: number of pairs more than 10 ms late;
+            `latest_ms`: largest delay.
         """
         self._wait_for_subscribers()
         start_ns = time.monotonic_ns()
@@ -97,11 +108,12 @@ class _Cameras:
         return {"published": published, "late": late, "latest_ms": latest_ns / 1e6}
 
     def _wait_for_subscribers(self) -> None:
+        """Wait until both topics have a subscriber, or raise `RuntimeError`."""
         deadline = time.monotonic() + _MATCH_SECONDS
         while not all(publisher.get_subscription_count() for publisher in self._publishers):
             if time.monotonic() > deadline:
                 raise RuntimeError(
-                    f"nobody has subscribed to both cameras within {_MATCH_SECONDS:.0f} s"
+                    f"no node has subscribed to both cameras within {_MATCH_SECONDS:.0f} s"
                 )
             if self._stopping.wait(0.05):
                 return
@@ -109,6 +121,7 @@ class _Cameras:
 
 @contextmanager
 def _serving(size: Sequence[int], namespace: str) -> Iterator[tuple[Answer, Callable[..., Answer]]]:
+    """Create the cameras' node, and yield the function that answers requests."""
     keep_freed_memory()
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
@@ -131,7 +144,7 @@ def _serving(size: Sequence[int], namespace: str) -> Iterator[tuple[Answer, Call
 
 
 def main() -> None:
-    """Answer "publish COUNT RATE_HZ" on stdin; the first argument has the settings as JSON."""
+    """Answer "publish COUNT RATE_HZ" on stdin; the first argument is the settings as JSON."""
     settings: dict[str, Any] = json.loads(sys.argv[1])
     serve(partial(_serving, **settings))
 

@@ -1,4 +1,4 @@
-"""The benchmark's subscriber: takes the node's results undecoded, and notes when they come."""
+"""Subscriber of the benchmark: receives the node's results undecoded, and notes their times."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ _DEPTH = 10  # reliable, as viewers and most nodes subscribe
 
 @dataclass
 class _Tally:
-    """What has come since it was made; times in ns.
+    """Record of the messages received since its creation; times are in ns.
 
     Attributes:
-        received: pictures by output.
-        last_arrival: of the pictures of a pair, by stamp.
-        node_ms: what the node says of each pair, stamp to last publish.
-        node_times: when it said so.
+        received: number of images by output.
+        last_arrival: time of arrival of a pair's last image, by stamp.
+        node_ms: latency of each pair as the node reports it, stamp to last publish, in ms.
+        node_times: time of arrival of each reported latency.
     """
 
     received: Counter[str] = field(default_factory=Counter)
@@ -46,16 +46,18 @@ class _Tally:
     node_ms: list[float] = field(default_factory=list)
     node_times: list[int] = field(default_factory=list)
 
-    def picture(self, output: str, data: bytes) -> None:
+    def image(self, output: str, data: bytes) -> None:
+        """Note the arrival of a serialized image."""
         self.received[output] += 1
         self.last_arrival[read_stamp(data)] = time.time_ns()
 
     def latency(self, message: Float64) -> None:
+        """Note a latency that the node reports."""
         self.node_ms.append(message.data)
         self.node_times.append(time.monotonic_ns())
 
     def report(self) -> Answer:
-        """Counts and latencies in ms; `hz` is the rate at which pairs came out of the node."""
+        """Return counts and latencies in ms; `hz` is the rate at which the node published pairs."""
         times = self.node_times
         seconds = (times[-1] - times[0]) / 1e9 if times else 0.0
         return {
@@ -67,7 +69,7 @@ class _Tally:
 
 
 class _Subscriber(Node):
-    """Subscribes to some of the node's pictures, and to its latencies."""
+    """Node that subscribes to some of the fusion node's images, and to its latencies."""
 
     def __init__(self, outputs: Sequence[str], namespace: str) -> None:
         super().__init__("subscriber", namespace=namespace)
@@ -81,15 +83,17 @@ class _Subscriber(Node):
         )
 
     def _take(self, output: str, data: Any) -> None:
-        self.tally.picture(output, data)
+        """Note an image in the present record, which "restart" replaces."""
+        self.tally.image(output, data)
 
 
 @contextmanager
 def _serving(
     outputs: Sequence[str], namespace: str
 ) -> Iterator[tuple[Answer, Callable[..., Answer]]]:
+    """Create the subscriber's node, and yield the function that answers requests."""
     keep_freed_memory()
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the end of stdin ends it
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the end of stdin ends this process
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     subscriber = _Subscriber(outputs, namespace)
     executor = SingleThreadedExecutor()
@@ -113,12 +117,13 @@ def _serving(
 
 
 def _spin(executor: SingleThreadedExecutor) -> None:
+    """Spin until the executor or the context is shut down."""
     with suppress(ExternalShutdownException):
         executor.spin()
 
 
 def main() -> None:
-    """Answer "restart" and "report" on stdin; the first argument has the settings as JSON."""
+    """Answer "restart" and "report" on stdin; the first argument is the settings as JSON."""
     settings: dict[str, Any] = json.loads(sys.argv[1])
     serve(partial(_serving, **settings))
 

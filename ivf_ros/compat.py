@@ -1,14 +1,21 @@
-"""What differs between ROS distributions and the client wheels on PyPI.
+"""Differences between ROS distributions, and all use of rclpy's internals.
 
-Distributions have message_filters and vision_msgs; the wheels have neither.
-Everything else imports these names from here and does not ask where it runs.
+Distributions have message_filters and vision_msgs; the client wheels on PyPI have
+neither. All other modules import these names from here and need not know where they
+run. "Read in" below means that the source of that rclpy version was checked; "run with"
+means that the tests ran with it.
 """
 
 from __future__ import annotations
 
+import copy
 import importlib
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
+
+from rclpy.exceptions import InvalidHandle
+from rclpy.qos import QoSProfile
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks
@@ -19,45 +26,51 @@ try:
     from message_filters import SimpleFilter
 
     HAS_MESSAGE_FILTERS = True
-except ImportError:  # not among the wheels
+except ImportError:  # the wheels do not contain it
     HAS_MESSAGE_FILTERS = False
 
     class SimpleFilter:  # type: ignore[no-redef]
-        """Base of filters: passes messages on to the callbacks registered with it."""
+        """Base class of filters: passes messages on to its registered callbacks."""
 
         def __init__(self) -> None:
             self.callbacks: dict[int, tuple[Callable[..., None], tuple[Any, ...]]] = {}
 
         def registerCallback(self, callback: Callable[..., None], *args: Any) -> int:  # noqa: N802
-            """Have `callback(*messages, *args)` called for every output; returns its index.
+            """Register a callback for every output of the filter.
 
-            Pass the callback by position: releases differ in the name of the argument.
+            Args:
+                callback: called as `callback(*messages, *args)`. Pass it by position:
+                    releases of message_filters differ in the name of this argument.
+                *args: further arguments of each call.
+
+            Returns:
+                The index of the callback.
             """
             connection = len(self.callbacks)
             self.callbacks[connection] = (callback, args)
             return connection
 
         def signalMessage(self, *messages: Any) -> None:  # noqa: N802
-            """Call every registered callback, in the order of registration."""
+            """Call all registered callbacks, in the order of registration."""
             for callback, args in self.callbacks.values():
                 callback(*messages, *args)
 
 
 class Subscriber(SimpleFilter):
-    """The first filter of a chain: passes on what arrives on a topic.
+    """First filter of a chain: passes on the messages of a topic.
 
-    Stands in for `message_filters.Subscriber` on distributions too, because some
-    releases of it take no callback group and no event callbacks (7.1.5, for one).
+    Replaces `message_filters.Subscriber` on distributions too, because some of its
+    releases (7.1.5, for example) accept neither a callback group nor event callbacks.
 
     Args:
         node: owner of the subscription.
         msg_type: class of the messages.
-        topic: name, resolved by the node.
-        qos_profile: profile, or depth of a reliable one.
-        **kwargs: further ones of `rclpy.node.Node.create_subscription`.
+        topic: name of the topic; the node resolves it.
+        qos_profile: QoS profile, or the depth of a reliable one.
+        **kwargs: further arguments of `rclpy.node.Node.create_subscription`.
 
     Attributes:
-        topic: as given.
+        topic: name of the topic as given.
         sub: the rclpy subscription.
     """
 
@@ -70,28 +83,108 @@ class Subscriber(SimpleFilter):
         self.sub = node.create_subscription(msg_type, topic, self.callback, qos_profile, **kwargs)
 
     def callback(self, message: Any) -> None:
+        """Pass a message on to the registered callbacks."""
         self.signalMessage(message)
 
     def getTopic(self) -> str:  # noqa: N802
+        """Return the name of the topic as given."""
         return self.topic
 
 
 try:
     from vision_msgs.msg import LabelInfo, VisionClass
-except ImportError:  # not among the wheels
+except ImportError:  # the wheels do not contain it
     LabelInfo = VisionClass = None
 
 
 def message_class(name: str) -> Any:
-    """The class of "package/msg/Name", or None where its package is not installed.
+    """Return the class of a message type, or None if its package is not installed.
 
-    rosidl_runtime_py has this in a distribution; the wheels have not.
+    `rosidl_runtime_py` offers this in a distribution; the wheels do not contain it.
+
+    Args:
+        name: type as "package/msg/Name".
     """
     package, _, message = name.partition("/msg/")
     try:
         return getattr(importlib.import_module(f"{package}.msg"), message, None)
     except ImportError:
         return None
+
+
+def own_profile(profile: QoSProfile) -> QoSProfile:
+    """Return a copy of a QoS profile, for one publisher or subscription only.
+
+    rclpy writes QoS overrides of parameters into the profile that it receives
+    (`rclpy.qos_overriding_options`; read in 3.3.15 and 8.0.0, run with 7.1.5). With a
+    shared profile, an override of one topic would also apply to the topics created later.
+
+    Args:
+        profile: profile to copy.
+    """
+    return copy.copy(profile)
+
+
+def mismatched_policy(event: Any) -> str:
+    """Return the name of the QoS policy that does not match, such as "RELIABILITY".
+
+    `event.last_policy_kind` is an enumeration of rclpy's C++ extension, whose text is
+    "rmw_qos_policy_kind_t.QOS_POLICY_RELIABILITY" (read in 3.3.15 and 8.0.0, run with
+    7.1.5). Any other text is returned unchanged.
+
+    Args:
+        event: argument of an `incompatible_qos` callback.
+    """
+    return str(event.last_policy_kind).rsplit("QOS_POLICY_", maxsplit=1)[-1]
+
+
+def reject_impossible_transitions(node: Any, on_rejected: Callable[[int, Exception], None]) -> bool:
+    """Make a lifecycle node answer an impossible transition with `success = False`.
+
+    Up to rclpy 7.1, the request raises in the callback of the node's `change_state`
+    service, which ends the process. This function wraps that callback. It uses the
+    attribute `_service_change_state` of `rclpy.lifecycle.LifecycleNode` (read in 3.3.15,
+    4.1.7, 7.1.3 and 8.0.0, run with 7.1.5). rclpy 8.0.0 catches the error itself, so that
+    the wrapper then has no effect.
+
+    Args:
+        node: lifecycle node.
+        on_rejected: called with the id of the transition and the error.
+
+    Returns:
+        Whether the callback was wrapped; False, with the node unchanged, if this version
+        of rclpy has no such attribute.
+    """
+    service = getattr(node, "_service_change_state", None)
+    if service is None:
+        return False
+    change_state = service.callback
+
+    def guarded(request: Any, response: Any) -> Any:
+        try:
+            return change_state(request, response)
+        except Exception as error:
+            on_rejected(request.transition.id, error)
+            response.success = False
+            return response
+
+    service.callback = guarded
+    return True
+
+
+def spin_once(executor: Any, seconds: float) -> None:
+    """Run the next callback of an executor, or return after a time without one.
+
+    A lifecycle transition may destroy a subscription for which the executor waits in the
+    same round. Some releases of rclpy (7.1.5, for example) then raise `InvalidHandle`,
+    which is ignored here: the next round no longer contains the subscription.
+
+    Args:
+        executor: executor of rclpy.
+        seconds: longest time to wait.
+    """
+    with suppress(InvalidHandle):
+        executor.spin_once(timeout_sec=seconds)
 
 
 __all__ = [
@@ -102,4 +195,8 @@ __all__ = [
     "SubscriptionEventCallbacks",
     "VisionClass",
     "message_class",
+    "mismatched_policy",
+    "own_profile",
+    "reject_impossible_transitions",
+    "spin_once",
 ]

@@ -1,4 +1,4 @@
-"""Image messages to arrays (`ivf_core.images.messages`), and arrays to messages."""
+"""Conversion of image messages to arrays (`ivf_core.images.messages`) and back."""
 
 from __future__ import annotations
 
@@ -39,12 +39,13 @@ def to_image(array: np.ndarray, encoding: str, header: Header) -> Image:
     """Build a message without row padding, in native byte order.
 
     Args:
-        array: H x W x 3 for rgb8, else H x W; uint8, uint16 or float32 as the encoding says.
+        array: H x W x 3 for rgb8, otherwise H x W; uint8, uint16 or float32 as the
+            encoding requires.
         encoding: rgb8, mono8, mono16, 16UC1 or 32FC1.
-        header: becomes the message's own, not copied.
+        header: header of the message; not copied.
 
     Raises:
-        ValueError: if array and encoding do not agree.
+        ValueError: array and encoding do not match; says what was expected.
     """
     if encoding not in _ENCODINGS:
         raise ValueError(f"encoding: expected one of {tuple(_ENCODINGS)}, got {encoding!r}")
@@ -53,7 +54,7 @@ def to_image(array: np.ndarray, encoding: str, header: Header) -> Image:
     if array.ndim < 2 or array.shape[2:] != trailing or array.dtype != dtype:
         expected = " x ".join(("H x W", *map(str, trailing)))
         raise ValueError(f"{encoding} needs {expected} {dtype}, got {array.shape} {array.dtype}")
-    # rclpy takes an array.array as it is, and checks anything else byte by byte.
+    # rclpy accepts an array.array unchecked, and checks everything else byte by byte.
     data = buffers.array("B")
     data.frombytes(np.ascontiguousarray(array).view(np.uint8).data)
     message = Image(header=header, encoding=encoding)

@@ -1,7 +1,7 @@
-"""The demo: player, fusion node and recorder in processes of their own, over real DDS.
+"""Demo: player, fusion node and recorder in separate processes, over real DDS.
 
-Makes a bag (a synthetic drive, or of two videos) unless it is given one, runs
-the node on it live, and leaves the recorded bag and its report, with a video.
+It plays a bag (by default a synthetic drive, or two videos) into the node in live mode,
+and writes the recorded bag, its report and a video.
 """
 
 from __future__ import annotations
@@ -42,26 +42,47 @@ _QUIET_SECONDS = 3.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the demo; returns the exit status."""
+    """Run the demo.
+
+    Args:
+        arguments: command-line arguments; by default those of the process.
+
+    Returns:
+        The exit status: 0, 1 after an error or without results, 130 after Ctrl-C.
+    """
     args = _parser().parse_args(arguments)
     return guarded("demo", lambda: _run(args))
 
 
 def _parser() -> argparse.ArgumentParser:
+    """Return the parser of the options."""
     parser = argparse.ArgumentParser(
-        prog="python -m ivf_ros.demo", description="Run the fusion node on a bag, and show it."
+        prog="python -m ivf_ros.demo",
+        description="Run the fusion node on a bag, and report the results.",
     )
-    parser.add_argument("--output", type=Path, default=Path("demo_output"), help="%(default)s")
-    parser.add_argument("--bag", type=Path, help="rosbag2 or rosbag1 with both cameras")
-    parser.add_argument("--visible", type=Path, help="video, with --infrared")
-    parser.add_argument("--infrared", type=Path, help="video, with --visible")
-    parser.add_argument("--seconds", type=float, default=12.0, help="of the synthetic drive")
-    parser.add_argument("--rate", type=float, default=1.0, help="speed of the player")
-    parser.add_argument("--weights", default=DEFAULT_WEIGHTS, help="shipped name or file")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("demo_output"),
+        help="folder of the results (default: %(default)s)",
+    )
+    parser.add_argument("--bag", type=Path, help="rosbag2 or rosbag1 bag with both cameras")
+    parser.add_argument("--visible", type=Path, help="video of the RGB camera; requires --infrared")
+    parser.add_argument(
+        "--infrared", type=Path, help="video of the thermal camera; requires --visible"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=12.0, help="duration of the synthetic drive"
+    )
+    parser.add_argument("--rate", type=float, default=1.0, help="factor of the recorded speed")
+    parser.add_argument(
+        "--weights", default=DEFAULT_WEIGHTS, help="name of shipped weights, or path of a file"
+    )
     return parser
 
 
 def _run(args: argparse.Namespace) -> int:
+    """Prepare the bag, run the processes, and report the results."""
     if (args.visible is None) != (args.infrared is None):
         raise ValueError("VISIBLE and INFRARED go together: give both or neither")
     if args.bag is not None and args.visible is not None:
@@ -76,7 +97,7 @@ def _run(args: argparse.Namespace) -> int:
         failure = _run_processes(args, bag, cameras, recording)
         if failure is not None:
             print(f"demo: {failure}", file=sys.stderr)
-        print("[3/4] scoring the results, writing pictures, the video and the report")
+        print("[3/4] scoring the results, writing images, the video and the report")
         settings = ReplaySettings(*cameras, recorded=str(recording), video=True)
         with _progress() as bar:
             summary = replay_bag(
@@ -87,14 +108,14 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _clear(output: Path) -> None:
-    """Remove what an earlier run has left."""
+    """Remove the outputs of an earlier run."""
     for name in OUTPUTS:
         path = output / name
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _input_bag(args: argparse.Namespace, scratch: Path) -> BagInfo:
-    """The bag to play, made where none is given."""
+    """Return the bag to play; make it if none is given."""
     if args.bag is not None:
         print(f"[1/4] using {args.bag}")
         return bag_info(args.bag)
@@ -106,7 +127,7 @@ def _input_bag(args: argparse.Namespace, scratch: Path) -> BagInfo:
                 args.visible, args.infrared, path, progress=lambda n, total: _show(bar, n, total)
             )
     else:
-        print(f"[1/4] drawing {args.seconds:g} s of a synthetic drive: day, night, smoke")
+        print(f"[1/4] rendering {args.seconds:g} s of a synthetic drive: day, night, smoke")
         drive = SyntheticDrive(rate_hz=_DRIVE_RATE_HZ, seconds=args.seconds)
         with _progress() as bar:
             write_drive_bag(
@@ -116,12 +137,13 @@ def _input_bag(args: argparse.Namespace, scratch: Path) -> BagInfo:
 
 
 def _progress(total: int | None = None) -> tqdm[NoReturn]:
-    """A progress bar; in a log file a line now and then."""
+    """Return a progress bar; in a log file it prints a line every few seconds."""
     quick = sys.stderr.isatty()
     return tqdm(total=total, unit="pair", mininterval=0.2 if quick else 5.0, leave=quick)
 
 
 def _show(bar: tqdm[NoReturn], done: int, total: int | None) -> None:
+    """Set a progress bar to an absolute value."""
     bar.total = total
     bar.update(done - bar.n)
 
@@ -132,10 +154,10 @@ def _show(bar: tqdm[NoReturn], done: int, total: int | None) -> None:
 def _run_processes(
     args: argparse.Namespace, bag: BagInfo, cameras: tuple[str, str], recording: Path
 ) -> Exception | None:
-    """Play `bag` through the node.
+    """Play a bag into the node and record the results.
 
     Returns:
-        What went wrong after the node had become active.
+        The error that occurred after the node had become active, or None.
 
     Raises:
         RuntimeError: the node did not become active.
@@ -189,7 +211,7 @@ def _run_processes(
 
 
 class _Watcher(NodeWatcher):
-    """Follows the node while a bag is played."""
+    """Observer of the fusion node while a bag is played."""
 
     def __init__(self) -> None:
         super().__init__("demo_watcher")
@@ -197,10 +219,20 @@ class _Watcher(NodeWatcher):
         self.create_subscription(Float64, "fusion/latency_ms", self._on_latency, 100)
 
     def _on_latency(self, _message: Float64) -> None:
+        """Count a fused pair."""
         self.done += 1
 
     def watch(self, processes: Sequence[Any], player: Any, total: int) -> None:
-        """Until the player has ended and the node has taken no more pairs for a while."""
+        """Wait until the player has ended and the node has received no pair for a while.
+
+        Args:
+            processes: processes that must not end meanwhile, and the player.
+            player: process of the player.
+            total: number of pairs that are played.
+
+        Raises:
+            RuntimeError: a process has ended early, or the player has failed.
+        """
         others = [process for process in processes if process is not player]
         with _progress(total) as bar:
 
@@ -225,6 +257,7 @@ class _Watcher(NodeWatcher):
 
     @property
     def _pairs_in(self) -> int:
+        """Number of pairs that the node has received."""
         return int(self.values.get("pairs_in", 0))
 
 

@@ -1,4 +1,4 @@
-"""What the demo prints in the end."""
+"""Summary that the demo prints at its end."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ __all__ = ["print_summary"]
 
 
 def print_summary(summary: Mapping[str, Any], output: Path) -> None:
-    """Show the live figures of a replay's summary, and what was written."""
+    """Print the live figures of a replay's summary, and the written files.
+
+    Args:
+        summary: summary of `ivf_core.replay.run.replay_bag`.
+        output: folder of the results.
+    """
     live, settings = summary["live"], summary["settings"]
 
     def spread(values: Mapping[str, float] | None) -> str:
@@ -38,7 +43,7 @@ def print_summary(summary: Mapping[str, Any], output: Path) -> None:
     print(f"  latency    {spread(live['latency_ms'])} from stamp to the last publish")
     print(f"  model      {spread(timings.get('model'))}")
     print(f"  waiting    {spread(timings.get('wait'))} for the model to be free")
-    print(f"  overhead   {spread(timings.get('overhead'))}: the rest, transport and conversion")
+    print(f"  overhead   {spread(timings.get('overhead'))}: the rest (transport and conversion)")
     load, memory = live["processor"]["node_cores"], live["memory_mib"]
     if load is not None:
         print(f"  node       {load:.2f} cores, {memory:.0f} MiB")

@@ -1,27 +1,37 @@
-"""What the node knows about itself: counters, timings, and what is wrong with its inputs."""
+"""Diagnostics of the fusion node: counters, timings, the message, and repeated warnings."""
 
 from __future__ import annotations
 
+import os
 import statistics
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
-from rclpy.qos import (
-    QoSCompatibility,
-    QoSProfile,
-    qos_check_compatible,
-    qos_profile_sensor_data,
-)
-from rclpy.topic_endpoint_info import TopicEndpointInfo
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.node import Node
 
-__all__ = ["OK", "CameraWatch", "PairStatistics", "by_reason", "percentiles", "status"]
+from ivf_core.system.usage import processor_seconds, resident_mb
+
+__all__ = [
+    "ERROR",
+    "OK",
+    "WARN",
+    "DiagnosticsPublisher",
+    "Finding",
+    "PairStatistics",
+    "WarningLog",
+    "by_reason",
+    "percentiles",
+    "process_report",
+]
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
+
+Finding = tuple[bytes, str, Mapping[str, str]]
+"""Level, message and values of one DiagnosticStatus."""
 
 _TIMINGS = (
     "latency_ms",
@@ -36,20 +46,15 @@ _TIMINGS = (
 _KEPT_TIMINGS = 2000
 _NO_FAULTS = frozenset({"replaced_by_newer", "no_subscriber", "deactivated"})
 _BACKLOG_TO_REPORT = 50
-_WATCHED_FRAMES = 60
-_LOSS_TO_REPORT = 0.05
-_PAUSE_SECONDS = 0.5
-"""A longer gap is a pause of the camera (thermal ones close their shutter now and then)."""
-
-LOSS_REMEDY = (
-    "Fast DDS drops messages larger than its shared-memory segment: start the camera drivers "
-    "and this node with FASTRTPS_DEFAULT_PROFILES_FILE set to the package's config/fastdds.xml "
-    "(docs/transport.md)"
-)
+_WARNING_PERIOD_SECONDS = 10.0
 
 
 def percentiles(values: Iterable[float]) -> dict[str, float]:
-    """Median, 95th and 99th percentile (nearest rank); empty where there are no values."""
+    """Return median, 95th and 99th percentile (nearest rank), or nothing without values.
+
+    Args:
+        values: numbers in any order.
+    """
     ordered = sorted(values)
     if not ordered:
         return {}
@@ -62,7 +67,12 @@ def percentiles(values: Iterable[float]) -> dict[str, float]:
 
 
 def by_reason(values: Mapping[str, str], prefix: str) -> dict[str, int]:
-    """The counters of a report whose names start with `prefix`, without it."""
+    """Return the counters of a report whose names start with a prefix.
+
+    Args:
+        values: report of a DiagnosticStatus, by key.
+        prefix: beginning of the names; the result leaves it out.
+    """
     return {
         key.removeprefix(prefix): int(value)
         for key, value in values.items()
@@ -70,8 +80,16 @@ def by_reason(values: Mapping[str, str], prefix: str) -> dict[str, int]:
     }
 
 
+def process_report() -> dict[str, str]:
+    """Return processor time and memory of this process, by the keys of diagnostics."""
+    return {
+        "processor_seconds": f"{processor_seconds(os.getpid()):.2f}",
+        "memory_mib": f"{resident_mb(os.getpid()):.1f}",
+    }
+
+
 class PairStatistics:
-    """Counts every pair: in = out + dropped by reason + pending. Any thread may call it."""
+    """Counters of pairs: in = out + dropped by reason + pending. Any thread may use them."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -85,10 +103,17 @@ class PairStatistics:
         self._timings = {name: deque[float](maxlen=_KEPT_TIMINGS) for name in _TIMINGS}
 
     def came_in(self) -> None:
+        """Count a pair that the synchronizer has delivered."""
         with self._lock:
             self.pairs_in += 1
 
     def drop(self, reason: str, count: int = 1) -> None:
+        """Count dropped pairs.
+
+        Args:
+            reason: name of the counter.
+            count: number of pairs; 0 changes nothing.
+        """
         if count:
             with self._lock:
                 self.dropped[reason] += count
@@ -97,7 +122,7 @@ class PairStatistics:
         """Count a published pair.
 
         Args:
-            timings: milliseconds by stage, names as in the report.
+            timings: milliseconds by stage, with the names of the report.
             repaired: whether non-finite thermal pixels were filled.
         """
         with self._lock:
@@ -109,12 +134,12 @@ class PairStatistics:
                 self._timings[name].append(value)
 
     def settled(self) -> int:
-        """Pairs that went out or were dropped."""
+        """Return the number of pairs that were published or dropped."""
         with self._lock:
             return self.pairs_out + sum(self.dropped.values())
 
     def check(self) -> tuple[bytes, str]:
-        """Level and message: what went wrong since the last check, and the counts."""
+        """Return level and message: the faults since the last check, and the counts."""
         with self._lock:
             faults = sum(n for reason, n in self.dropped.items() if reason not in _NO_FAULTS)
             pending = self.pairs_in - self.pairs_out - sum(self.dropped.values())
@@ -127,7 +152,7 @@ class PairStatistics:
             if pending > _BACKLOG_TO_REPORT:
                 level = WARN
                 text += (
-                    f"; {pending} pairs wait: the bag is played faster than the model works "
+                    f"; {pending} pairs wait: the bag is played faster than the model runs "
                     "(the player's as_fast_as_taken waits for it)"
                 )
             if self._off_clock:
@@ -137,7 +162,7 @@ class PairStatistics:
             return level, text
 
     def report(self) -> dict[str, str]:
-        """Counters and percentiles as text by key."""
+        """Return counters and percentiles as text, by the keys of diagnostics."""
         with self._lock:
             timings = {name: list(values) for name, values in self._timings.items()}
             pending = self.pairs_in - self.pairs_out - sum(self.dropped.values())
@@ -156,128 +181,63 @@ class PairStatistics:
         return values
 
 
-@dataclass
-class CameraWatch:
-    """Watches one camera's topic for silence, loss and publishers that do not match.
+class WarningLog:
+    """Warnings of which each kind is logged once in ten seconds; counters tell the rest.
 
-    Called from the executor's thread only.
+    Any thread may use it.
 
-    Attributes:
-        topic: the resolved image topic.
-        qos: of the subscription.
-        received: images so far.
-        lost_events: losses that the middleware itself reported.
-        last_arrival: monotonic time of the last image in seconds, None before the first.
+    Args:
+        logger: logger of the node.
     """
 
-    topic: str
-    qos: QoSProfile = field(default_factory=lambda: qos_profile_sensor_data)
-    received: int = 0
-    lost_events: int = 0
-    last_arrival: float | None = None
-    _stamps: deque[float] = field(default_factory=lambda: deque(maxlen=_WATCHED_FRAMES))
-    _info_stamps: deque[float] = field(default_factory=lambda: deque(maxlen=_WATCHED_FRAMES))
+    def __init__(self, logger: Any) -> None:
+        self._logger = logger
+        self._lock = threading.Lock()
+        self._last: dict[str, float] = {}
 
-    def image(self, stamp: float, now: float) -> None:
-        """An image came; stamp and arrival in seconds."""
-        self.received += 1
-        self.last_arrival = now
-        self._note(self._stamps, stamp)
-
-    def camera_info(self, stamp: float) -> None:
-        """A CameraInfo came: small, so it arrives where images are lost."""
-        self._note(self._info_stamps, stamp)
-
-    @staticmethod
-    def _note(stamps: deque[float], stamp: float) -> None:
-        if stamps and stamp < stamps[-1]:  # a bag loops
-            stamps.clear()
-        stamps.append(stamp)
-
-    def lost_share(self) -> float:
-        """Estimated share of the recent images that never arrived.
-
-        Where the camera sends a CameraInfo with each image, these are counted;
-        else gaps between stamps are, in units of the short intervals.
-        """
-        images, infos = list(self._stamps), list(self._info_stamps)
-        if len(images) < 5 or images[-1] <= images[0]:
-            return 0.0
-        if len(infos) >= 10 and infos[-1] >= images[-1] - _PAUSE_SECONDS:
-            since = max(images[0], infos[0])
-            sent = sum(since <= stamp <= images[-1] for stamp in infos)
-            came = sum(since <= stamp for stamp in images)
-            return max(0.0, 1 - came / sent) if sent else 0.0
-        intervals = [b - a for a, b in pairwise(images)]
-        short = sorted(intervals)[len(intervals) // 10]
-        if short <= 0:
-            return 0.0
-        period = statistics.mean(i for i in intervals if short <= i < 1.6 * short)
-        lost = sum(round(i / period) - 1 for i in intervals if i < _PAUSE_SECONDS)
-        return max(0.0, lost / (len(images) + lost))
-
-    def check(
-        self, now: float, since: float, timeout: float, publishers: Sequence[TopicEndpointInfo]
-    ) -> tuple[bytes, str]:
-        """Level and message for diagnostics.
+    def warn(self, kind: str, text: str) -> None:
+        """Log a warning unless one of its kind was logged a short time ago.
 
         Args:
-            now, since: the time, and when watching began, in seconds.
-            timeout: silence of this many seconds is reported.
-            publishers: those on the topic now.
+            kind: key of the warning.
+            text: message for the log.
         """
-        last = self.last_arrival
-        silence = now - (since if last is None else last)
-        mismatched = self._mismatched(publishers)
-        if mismatched and len(mismatched) == len(publishers):
-            return ERROR, "; ".join(mismatched)
-        if silence > timeout:
-            if not publishers:
-                return WARN, f"no publisher on {self.topic}"
-            if last is None:
-                return ERROR, (
-                    f"{len(publishers)} publisher(s) on {self.topic}, but no image has arrived "
-                    f"in {silence:.1f} s. {LOSS_REMEDY}"
-                )
-            return WARN, f"no image on {self.topic} for {silence:.1f} s"
-        if mismatched:
-            return WARN, "; ".join(mismatched)
-        share = self.lost_share()
-        if share > _LOSS_TO_REPORT:
-            return WARN, f"{share:.0%} of the images on {self.topic} are lost. {LOSS_REMEDY}"
-        return OK, "receiving" if last is not None else f"waiting for {self.topic}"
-
-    def _mismatched(self, publishers: Sequence[TopicEndpointInfo]) -> list[str]:
-        """A sentence for each publisher whose offer does not match."""
-        sentences = []
-        for publisher in publishers:
-            verdict, reason = qos_check_compatible(publisher.qos_profile, self.qos)
-            if verdict == QoSCompatibility.ERROR:
-                sentences.append(
-                    f"{publisher.node_name} offers a QoS on {self.topic} that does not match "
-                    f"({reason.rstrip(';')}): change it there, or here by "
-                    f"qos_overrides.{self.topic}.subscription.*"
-                )
-        return sentences
-
-    def report(self) -> dict[str, str]:
-        """What diagnostics shows of the camera."""
-        return {
-            "topic": self.topic,
-            "received": str(self.received),
-            "lost_share_estimate": f"{self.lost_share():.3f}",
-            "lost_events": str(self.lost_events),
-        }
+        now = time.monotonic()
+        with self._lock:
+            if now - self._last.get(kind, -_WARNING_PERIOD_SECONDS) < _WARNING_PERIOD_SECONDS:
+                return
+            self._last[kind] = now
+        self._logger.warning(text)
 
 
-def status(
-    name: str, hardware: str, level: bytes, message: str, values: Mapping[str, str]
-) -> DiagnosticStatus:
-    """A DiagnosticStatus of these parts."""
-    return DiagnosticStatus(
-        level=level,
-        name=name,
-        message=message,
-        hardware_id=hardware,
-        values=[KeyValue(key=key, value=value) for key, value in values.items()],
-    )
+class DiagnosticsPublisher:
+    """Publisher of a node's findings on /diagnostics.
+
+    Args:
+        node: owner of the publisher.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
+
+    def publish(self, findings: Mapping[str, Finding]) -> None:
+        """Publish one DiagnosticStatus for each finding.
+
+        Args:
+            findings: findings by the name of the part, such as "pairs".
+        """
+        name = self._node.get_fully_qualified_name()
+        message = DiagnosticArray()
+        message.header.stamp = self._node.get_clock().now().to_msg()
+        message.status = [
+            DiagnosticStatus(
+                level=level,
+                name=f"{name}: {part}",
+                message=text,
+                hardware_id=name,
+                values=[KeyValue(key=key, value=value) for key, value in values.items()],
+            )
+            for part, (level, text, values) in findings.items()
+        ]
+        self._publisher.publish(message)

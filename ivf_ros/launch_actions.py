@@ -1,6 +1,6 @@
-"""What the launch files have in common: from launch arguments to actions.
+"""Shared functions of the launch files, which turn launch arguments into actions.
 
-An argument that is left empty is not passed on, so that params_file decides.
+An empty argument is not passed on, so that the value of params_file is used.
 """
 
 from __future__ import annotations
@@ -48,7 +48,11 @@ _CAMERAS = ("rgb", "thermal")
 
 
 def declare(arguments: Iterable[LaunchArgument]) -> list[DeclareLaunchArgument]:
-    """Declare a table of arguments."""
+    """Declare the arguments of a table.
+
+    Args:
+        arguments: declarations.
+    """
     return [
         DeclareLaunchArgument(
             argument.name,
@@ -61,15 +65,24 @@ def declare(arguments: Iterable[LaunchArgument]) -> list[DeclareLaunchArgument]:
 
 
 def given(context: LaunchContext, name: str) -> str:
-    """Value of a launch argument; empty where it was not given or is not declared."""
+    """Return the value of a launch argument; empty if it is not given or not declared.
+
+    Args:
+        context: context of the launch file.
+        name: name of the argument.
+    """
     return context.launch_configurations.get(name, "")
 
 
 def switch(context: LaunchContext, name: str) -> bool:
-    """Value of an argument that is true or false; empty is false.
+    """Return the value of an argument that is true or false; empty is false.
+
+    Args:
+        context: context of the launch file.
+        name: name of the argument.
 
     Raises:
-        ValueError: anything else.
+        ValueError: the value is another one; names the argument.
     """
     text = given(context, name).lower()
     if text not in ("", "true", "false"):
@@ -78,12 +91,16 @@ def switch(context: LaunchContext, name: str) -> bool:
 
 
 def existing(context: LaunchContext, name: str) -> str:
-    """Absolute path that an argument names; empty where it was not given.
+    """Return the absolute path that an argument names; empty if it is not given.
 
-    Absolute because the processes need not run where the command was typed.
+    The path is absolute because the processes may run in another folder than the command.
+
+    Args:
+        context: context of the launch file.
+        name: name of the argument.
 
     Raises:
-        FileNotFoundError: nothing is there.
+        FileNotFoundError: the path does not exist; names the argument.
     """
     if not given(context, name):
         return ""
@@ -94,7 +111,10 @@ def existing(context: LaunchContext, name: str) -> str:
 
 
 def apply_profile(context: LaunchContext) -> list[Action]:
-    """Set the Fast DDS profile for everything that is launched after this.
+    """Set the Fast DDS profile for everything that is launched afterwards.
+
+    Args:
+        context: context of the launch file.
 
     Raises:
         FileNotFoundError: the profile does not exist.
@@ -113,12 +133,18 @@ def apply_profile(context: LaunchContext) -> list[Action]:
 
 
 def bag_topics(bag: str) -> dict[str, TopicInfo]:
-    """The cameras' topics in a bag, under "rgb" and "thermal".
+    """Find the topics of both cameras in a bag.
 
-    The calibrations beside them, where it has them, are under "rgb_info" and "thermal_info".
+    Args:
+        bag: path of the bag.
+
+    Returns:
+        The image topics as "rgb" and "thermal"; the calibrations in the same namespaces,
+        if the bag has them, as "rgb_info" and "thermal_info".
 
     Raises:
-        ivf_core.bags.rosbag.BagError: the bag cannot be read, or the cameras cannot be told.
+        ivf_core.bags.rosbag.BagError: the bag cannot be read, or the cameras cannot be
+            identified.
     """
     with BagReader(bag) as reader:
         by_name = {topic.name: topic for topic in reader.topics}
@@ -135,12 +161,12 @@ def fusion_node(
     topics: Mapping[str, TopicInfo] | None = None,
     **fixed: Value,
 ) -> Node:
-    """The fusion node with what the launch arguments say.
+    """Create the fusion node from the launch arguments.
 
     Args:
-        context: of a launch file that declares the common arguments.
-        topics: of the bag, from `bag_topics`; used where no argument names a topic.
-        **fixed: parameters that the launch file sets itself.
+        context: context of a launch file that declares the common arguments.
+        topics: topics of the bag, from `bag_topics`; used if no argument names a topic.
+        **fixed: parameters that the launch file itself sets.
 
     Raises:
         FileNotFoundError: params_file does not exist.
@@ -164,16 +190,27 @@ def fusion_node(
 
 
 def player(context: LaunchContext, bag: str, **parameters: Value) -> Node:
-    """The player on a bag; it publishes the bag's own topic names."""
+    """Create the player of a bag, which publishes under the bag's own topic names.
+
+    Args:
+        context: context of the launch file.
+        bag: path of the bag.
+        **parameters: further parameters of the player.
+    """
     progress = f"{given(context, 'name') or NODE_NAME}/rgb_frames_done"
     values = {"bag": bag, "progress_topic": progress, **parameters}
     return _node(context, "player_node", "player", values)
 
 
 def recorder_node(context: LaunchContext, output: str) -> Node:
-    """The recorder of the fusion node's topics.
+    """Create the recorder of the fusion node's topics.
 
-    It logs what it records, whatever log_level says, and gets half a minute to finish its bag.
+    It logs the topics that it records, regardless of log_level, and has half a minute to
+    finish its bag.
+
+    Args:
+        context: context of the launch file.
+        output: path of the bag.
     """
     return _node(
         context,
@@ -186,14 +223,23 @@ def recorder_node(context: LaunchContext, output: str) -> Node:
 
 
 def replay_report(bag: str, output: Path) -> ExecuteProcess:
-    """`ivf replay` of the results that are recorded in `output`/bag."""
+    """Create the process of `ivf replay` on the results that are recorded in `output`/bag.
+
+    Args:
+        bag: path of the bag that was played.
+        output: folder of the results.
+    """
     ivf = ExecutableInPackage(executable="ivf", package="ivf_ros")
     options = ["--recorded", str(output / "bag"), "--output", str(output)]
     return ExecuteProcess(cmd=[ivf, "replay", bag, *options], output="screen", emulate_tty=True)
 
 
 def end(process: ExecuteProcess) -> Action:
-    """Interrupt a process; harder where that does not help."""
+    """Interrupt a process; launch terminates or kills it if that does not end it.
+
+    Args:
+        process: process to end.
+    """
     return EmitEvent(event=ShutdownProcess(process_matcher=matches_action(process)))
 
 
@@ -206,10 +252,10 @@ def _node(
     log_level: str = "",
     **kwargs: Any,
 ) -> Node:
-    """One of our nodes; `values` override `params_file`."""
+    """Create a node of this package, whose `values` override `params_file`."""
     parameters: list[Any] = [params_file] if params_file else []
     if values:
-        # launch_ros would read bare strings by the rules of YAML: '1' as a number.
+        # launch_ros would parse bare strings as YAML: '1' as a number.
         parameters.append(
             {
                 key: ParameterValue(value, value_type=str) if isinstance(value, str) else value
@@ -230,7 +276,7 @@ def _node(
 
 
 def _typed(context: LaunchContext, parameter: Parameter) -> Value:
-    """Value of an argument with the type of the parameter it overrides."""
+    """Return the value of an argument, with the type of the parameter that it overrides."""
     kind, text = type(parameter.default), given(context, parameter.name)
     if kind is bool:
         return switch(context, parameter.name)
@@ -241,7 +287,7 @@ def _typed(context: LaunchContext, parameter: Parameter) -> Value:
 
 
 def _info_beside(image_topic: str) -> str:
-    """`camera_info` in the image's own namespace, as image_transport has it."""
+    """Return the topic `camera_info` in the image's namespace, as image_transport names it."""
     base, slash, _ = image_topic.removesuffix("/compressed").rpartition("/")
     return f"{base}{slash}camera_info"
 
@@ -249,7 +295,7 @@ def _info_beside(image_topic: str) -> str:
 def _sources(
     context: LaunchContext, topics: Mapping[str, TopicInfo]
 ) -> tuple[list[tuple[str, str]], dict[str, str]]:
-    """Remappings of the inputs, and the transports that they imply."""
+    """Return the remappings of the inputs, and the transports that they imply."""
     remappings: list[tuple[str, str]] = []
     transports: dict[str, str] = {}
     for camera in _CAMERAS:

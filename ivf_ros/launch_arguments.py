@@ -1,6 +1,6 @@
-"""Arguments of the launch files beyond the node's parameters; read by them and by the docs.
+"""Tables of the launch files' arguments, for the launch files and for the docs.
 
-Nothing here needs `launch`, so that the docs are made where it is not installed.
+This module does not import `launch`, so that the docs can be generated without it.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ __all__ = ["FUSION_ARGUMENTS", "NODE_NAME", "REPLAY_ARGUMENTS", "LaunchArgument"
 
 @dataclass(frozen=True)
 class LaunchArgument:
-    """One launch argument.
+    """Declaration of one launch argument.
 
     Attributes:
-        name: as in `name:=value`.
-        default: as text; None where the argument must be given.
-        description: one sentence.
+        name: name, as in `name:=value`.
+        default: default value as text; None if the argument must be given.
+        description: text for `ros2 launch --show-args` and the docs.
         choices: allowed texts; empty allows any.
     """
 
@@ -31,19 +31,23 @@ class LaunchArgument:
 
 
 def text_of(value: object) -> str:
-    """A parameter's value as one writes it on the command line; 'empty' for nothing."""
+    """Return a parameter's value as it is written on the command line, or "empty".
+
+    Args:
+        value: value of the parameter.
+    """
     if isinstance(value, list):
         return ", ".join(value) or "empty"
     return (str(value).lower() if isinstance(value, bool) else str(value)) or "empty"
 
 
 def _of_parameters(parameters: Iterable[Parameter]) -> tuple[LaunchArgument, ...]:
-    """Arguments that override params_file; empty, the default, leaves a parameter to it."""
+    """Return the arguments that override params_file; empty, the default, does not."""
     return tuple(
         LaunchArgument(
             parameter.name,
             "",
-            f"{parameter.description} Empty: from params_file, as shipped {text_of(parameter.default)}.",
+            f"{parameter.description} If empty, the value comes from params_file, whose default is {text_of(parameter.default)}.",
             ("", *parameter.choices) if parameter.choices else (),
         )
         for parameter in parameters
@@ -51,37 +55,37 @@ def _of_parameters(parameters: Iterable[Parameter]) -> tuple[LaunchArgument, ...
 
 
 NODE_NAME = "fusion"
-"""The fusion node's own name, which launch files may replace."""
+"""Default name of the fusion node, which the argument `name` replaces."""
 
 _COMMON = (
     LaunchArgument("namespace", "", "Namespace of the nodes."),
-    LaunchArgument("params_file", "", "YAML file with parameters; empty takes the package's config/fusion.yaml."),
-    LaunchArgument("rgb_topic", "", "Topic of the RGB images; one that ends in /compressed sets rgb_transport as well. Empty: rgb/image_raw, or the bag's own."),
-    LaunchArgument("thermal_topic", "", "Topic of the thermal images; one that ends in /compressed sets thermal_transport as well. Empty: thermal/image_raw, or the bag's own."),
-    LaunchArgument("rgb_camera_info_topic", "", "Topic of the RGB camera's calibration. Empty: rgb/camera_info, or camera_info beside rgb_topic."),
-    LaunchArgument("thermal_camera_info_topic", "", "Topic of the thermal camera's calibration. Empty: thermal/camera_info, or camera_info beside thermal_topic."),
-    LaunchArgument("log_level", "info", "Severity from which messages are logged.", ("debug", "info", "warn", "error", "fatal")),
-    LaunchArgument("fastdds_profile", "true", "true applies config/fastdds.xml, false none, a path another profile. It gives way to a profile, transport or middleware chosen in the environment."),
+    LaunchArgument("params_file", "", "YAML file with parameters; if empty, the package's config/fusion.yaml."),
+    LaunchArgument("rgb_topic", "", "Topic of the RGB images; a name that ends in /compressed also sets rgb_transport. If empty, rgb/image_raw, or the topic in the bag."),
+    LaunchArgument("thermal_topic", "", "Topic of the thermal images; a name that ends in /compressed also sets thermal_transport. If empty, thermal/image_raw, or the topic in the bag."),
+    LaunchArgument("rgb_camera_info_topic", "", "Topic of the RGB camera's calibration. If empty, rgb/camera_info, or camera_info in the namespace of rgb_topic."),
+    LaunchArgument("thermal_camera_info_topic", "", "Topic of the thermal camera's calibration. If empty, thermal/camera_info, or camera_info in the namespace of thermal_topic."),
+    LaunchArgument("log_level", "info", "Lowest severity of the messages that are logged.", ("debug", "info", "warn", "error", "fatal")),
+    LaunchArgument("fastdds_profile", "true", "true applies config/fastdds.xml, false applies no profile, a path applies that profile. A profile, transport or middleware chosen in the environment takes precedence."),
 )  # fmt: skip
 
 FUSION_ARGUMENTS = (
     LaunchArgument("name", NODE_NAME, "Name of the fusion node."),
     *_COMMON,
-    LaunchArgument("use_sim_time", "", "true takes the time from /clock; with a bag, the player publishes it. Empty: from params_file, else false."),
-    LaunchArgument("bag", "", "Bag to play into the node (rosbag2 or rosbag1). Stamps become those of now, unless use_sim_time is set."),
-    LaunchArgument("visible", "", "Video of the RGB camera, converted to a bag and played; with infrared."),
-    LaunchArgument("infrared", "", "Video of the thermal camera, converted to a bag and played; with visible."),
-    LaunchArgument("rate", "1.0", "Factor of the recorded speed at which a bag or video is played."),
-    LaunchArgument("loop", "false", "Play the bag or video until interrupted."),
+    LaunchArgument("use_sim_time", "", "true uses the time on /clock; with a bag, the player publishes it. If empty, the value comes from params_file, otherwise false."),
+    LaunchArgument("bag", "", "Bag to play into the node (rosbag2 or rosbag1). Its stamps are moved to the present time, unless use_sim_time is set."),
+    LaunchArgument("visible", "", "Video of the RGB camera, which is converted to a bag and played; requires infrared."),
+    LaunchArgument("infrared", "", "Video of the thermal camera, which is converted to a bag and played; requires visible."),
+    LaunchArgument("rate", "1.0", "Factor of the recorded speed at which the bag or video is played."),
+    LaunchArgument("loop", "false", "true repeats the bag or video until interrupted."),
     *_of_parameters(PARAMETERS),
 )  # fmt: skip
 """Arguments of launch/fusion.launch.py."""
 
 REPLAY_ARGUMENTS = (
     LaunchArgument("bag", None, "Bag to fuse (rosbag2 or rosbag1)."),
-    LaunchArgument("output", "", "Folder of the results, must not exist: bag, and what `ivf replay` writes beside it. Empty: the bag's path without its suffix, and _replay."),
-    LaunchArgument("rate", "", "Factor of the recorded speed; the node then works as it would live, and counts the pairs that it has no time for. Empty: every pair, as fast as the node takes them."),
-    LaunchArgument("report", "true", "false writes the bag only.", ("true", "false")),
+    LaunchArgument("output", "", "Folder of the results, which must not exist: the recorded bag, and the files of `ivf replay`. If empty, the path of the bag without its suffix, followed by _replay."),
+    LaunchArgument("rate", "", "Factor of the recorded speed; the node then runs in live mode and counts the pairs that it has no time for. If empty, every pair is processed, as fast as the node can."),
+    LaunchArgument("report", "true", "true writes the report of `ivf replay`; false writes only the bag.", ("true", "false")),
     *_COMMON,
     *_of_parameters(p for p in PARAMETERS if p.name not in ("mode", "autostart")),
 )  # fmt: skip

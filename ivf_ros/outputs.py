@@ -1,9 +1,10 @@
-"""The node's publishers: results, class names, calibration, latency."""
+"""Publishers of the fusion node: results, class names, calibration, latency."""
 
 from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,7 @@ from ivf_core.class_sets import ClassSet
 from ivf_core.images.overlay import draw_overlay
 from ivf_core.inference import FusionResult
 from ivf_core.inference.pipeline import resize_labels
-from ivf_ros.compat import LabelInfo, VisionClass
+from ivf_ros.compat import LabelInfo, VisionClass, own_profile
 from ivf_ros.conversions import to_image
 from ivf_ros.synchronizer import stamp_to_ns
 
@@ -38,7 +39,13 @@ _NO_CLASSES = json.dumps({"name": "", "names": [], "colors": []})
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which pictures somebody subscribes to."""
+    """Images that have a subscriber.
+
+    Attributes:
+        fused: whether `~/fused/image` has one.
+        mask: whether `~/mask/image` has one.
+        overlay: whether `~/overlay/image` has one.
+    """
 
     fused: bool
     mask: bool
@@ -49,10 +56,14 @@ class Wanted:
 
 
 class Outputs:
-    """Creates the publishers of a node and publishes its results.
+    """Publishers of a node, from configuration to cleanup.
+
+    The executor's thread creates and destroys them, passes calibrations in, and announces
+    classes and progress; the worker's thread calls `wanted`, `publish` and
+    `publish_latency`.
 
     Args:
-        node: their owner.
+        node: owner of the publishers.
     """
 
     def __init__(self, node: LifecycleNode) -> None:
@@ -60,8 +71,7 @@ class Outputs:
         override = QoSOverridingOptions.with_default_policies()
 
         def publisher(kind: type, topic: str) -> Any:
-            # rclpy writes overrides into the profile that it is given: each has its own.
-            qos = copy.copy(qos_profile_system_default)
+            qos = own_profile(qos_profile_system_default)
             return node.create_publisher(kind, topic, qos, qos_overriding_options=override)
 
         self._fused = publisher(Image, "~/fused/image")
@@ -88,16 +98,16 @@ class Outputs:
             self._node.destroy_publisher(publisher)
 
     def wanted(self) -> Wanted:
-        """What is subscribed to now: nothing else need be computed."""
+        """Return the images that have a subscriber now; others need not be computed."""
         return Wanted(
             *(p.get_subscription_count() > 0 for p in (self._fused, self._mask, self._overlay))
         )
 
     def announce_classes(self, class_set: ClassSet | None) -> None:
-        """Publish names and colours of the classes for whoever comes, now or later.
+        """Publish names and colours of the classes, for present and later subscribers.
 
         Args:
-            class_set: None for weights without a head: no classes.
+            class_set: classes of the weights; None for weights without a head.
         """
         self._labels.publish(String(data=class_set.to_json() if class_set else _NO_CLASSES))
         if self._label_info is not None:
@@ -110,7 +120,11 @@ class Outputs:
             self._label_info.publish(message)
 
     def take_camera_info(self, info: CameraInfo) -> None:
-        """Remember a calibration of the RGB camera for the picture of its stamp."""
+        """Store a calibration of the RGB camera for the image with its stamp.
+
+        Args:
+            info: message of the RGB camera.
+        """
         self._infos[stamp_to_ns(info.header.stamp)] = info
         while len(self._infos) > _INFOS_KEPT:
             del self._infos[next(iter(self._infos))]
@@ -121,12 +135,15 @@ class Outputs:
         result: FusionResult,
         wanted: Wanted,
         class_set: ClassSet | None,
-        settings: dict[str, Any],
+        settings: Mapping[str, Any],
     ) -> None:
-        """Publish what is wanted of a result.
+        """Publish the wanted images of a result.
 
         Args:
-            header: of the RGB image; the results carry it on.
+            header: header of the RGB image, which becomes that of the results.
+            result: result of the pair.
+            wanted: images to publish.
+            class_set: classes of the weights; None for weights without a head.
             settings: the node's parameters by name.
         """
         size = result.infrared.shape
@@ -144,16 +161,25 @@ class Outputs:
             self._overlay.publish(to_image(overlay, "rgb8", header))
 
     def publish_latency(self, milliseconds: float) -> None:
+        """Publish the latency of a pair.
+
+        Args:
+            milliseconds: time from the stamp to the last publish; NaN if unknown.
+        """
         self._latency.publish(Float64(data=milliseconds))
 
     def publish_frames_done(self, frames: int) -> None:
-        """Publish a count of settled RGB frames where it has changed."""
+        """Publish the number of settled RGB frames if it has changed.
+
+        Args:
+            frames: frames that were published, dropped or had no partner.
+        """
         if frames != self._frames:
             self._frames = frames
             self._frames_done.publish(UInt64(data=frames))
 
     def _publish_info(self, header: Header) -> None:
-        """Pass on the calibration of this stamp, or else the latest."""
+        """Publish the calibration with this stamp, or else the latest, if there is one."""
         infos = list(self._infos.values())
         if infos:
             info = copy.copy(self._infos.get(stamp_to_ns(header.stamp), infos[-1]))
@@ -161,8 +187,19 @@ class Outputs:
             self._fused_info.publish(info)
 
 
-def overlay_of(result: FusionResult, class_set: ClassSet, settings: dict[str, Any]) -> np.ndarray:
-    """The overlay of a result with picture and labels, H x W x 3 uint8 RGB."""
+def overlay_of(
+    result: FusionResult, class_set: ClassSet, settings: Mapping[str, Any]
+) -> np.ndarray:
+    """Draw the class colours of a result over its fused image.
+
+    Args:
+        result: result with `fused` and `labels`.
+        class_set: classes of the weights.
+        settings: the node's parameters by name; `overlay_opacity` and `palette` are used.
+
+    Returns:
+        H x W x 3 uint8 RGB.
+    """
     assert result.fused is not None
     assert result.labels is not None
     return draw_overlay(

@@ -1,17 +1,23 @@
-"""The fusion node's parameters, topics and services: the one place where they are written down.
+"""Tables of the fusion node's parameters, topics and services, and their declaration.
 
-The node declares its parameters from this table, the launch file makes its
-arguments of it, config/fusion.yaml and docs/interfaces.md are generated from it.
+The node declares its parameters from these tables, the launch files derive their
+arguments from them, and config/fusion.yaml and docs/interfaces.md are generated from them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rcl_interfaces.msg import (
+    FloatingPointRange,
+    IntegerRange,
+    ParameterDescriptor,
+    SetParametersResult,
+)
 from rclpy.node import Node
+from rclpy.parameter import Parameter as RosParameter
 
 from ivf_core.defaults import (
     DEFAULT_WEIGHTS,
@@ -31,26 +37,30 @@ __all__ = [
     "PUBLISHED",
     "SERVICES",
     "SUBSCRIBED",
+    "FusionParameters",
     "Parameter",
     "Topic",
     "declare",
-    "refusal",
+    "reason_to_reject",
 ]
 
-Value = Any  # bool, int, float, str or list[str]: what rclpy takes
+Value = Any  # bool, int, float, str or list[str]: the types of rclpy
+
+_NS_PER_SECOND = 1_000_000_000
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter of the node.
+    """Declaration of one parameter of a node.
 
     Attributes:
-        name: snake_case, with the unit as suffix.
-        default: its type is the parameter's type.
-        description: one sentence for `ros2 param describe` and the docs.
-        minimum, maximum: allowed range of numbers, both ends included.
+        name: name in snake_case, with the unit as suffix.
+        default: default value; its type is the type of the parameter.
+        description: text for `ros2 param describe` and the docs.
+        minimum: smallest allowed number.
+        maximum: largest allowed number.
         choices: allowed strings; empty allows any.
-        changeable: whether it may change while the node runs.
+        changeable: whether the value may change while the node runs.
     """
 
     name: str
@@ -64,7 +74,13 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Topic:
-    """A topic or service: name, type, and what it carries."""
+    """Description of a topic or service.
+
+    Attributes:
+        name: name relative to the namespace, or to the node (`~`).
+        type: ROS interface type.
+        description: text for the docs.
+    """
 
     name: str
     type: str
@@ -73,78 +89,86 @@ class Topic:
 
 PARAMETERS = (
     # The model
-    Parameter("weights", DEFAULT_WEIGHTS, "Shipped weights by name, or a weights file; applied on configure and by ~/reload_weights.", changeable=True),
-    Parameter("engine", "auto", "What runs the model; auto takes the fastest that is installed.", choices=("auto", *ENGINES)),
-    Parameter("device", "auto", "Where the model runs: auto, cpu, cuda or cuda:N, with openvino also gpu, with onnxruntime also tensorrt; auto takes a CUDA GPU that works."),
-    Parameter("precision", "auto", "Arithmetic of the model; auto takes the fastest that keeps 99.9 % of a test picture within 2 grey levels of fp32.", choices=("auto", *PRECISIONS)),
-    Parameter("threads", 0, "Processor threads of the model; 0 leaves the choice to the engine.", 0, 256),
+    Parameter("weights", DEFAULT_WEIGHTS, "Name of shipped weights, or path of a weights file. A change takes effect on configure and when ~/reload_weights is called.", changeable=True),
+    Parameter("engine", "auto", "Inference engine that runs the model; auto selects the fastest one that is installed.", choices=("auto", *ENGINES)),
+    Parameter("device", "auto", "Device that runs the model: auto, cpu, cuda or cuda:N; with openvino also gpu, with onnxruntime also tensorrt. auto selects a CUDA GPU if one works, otherwise the CPU."),
+    Parameter("precision", "auto", "Arithmetic precision of the model; auto selects the fastest one that keeps 99.9 % of a test image within 2 grey levels of fp32.", choices=("auto", *PRECISIONS)),
+    Parameter("threads", 0, "Number of processor threads of the model; 0 leaves the choice to the engine.", 0, 256),
     # The node
-    Parameter("autostart", True, "Configure and activate at once, without a lifecycle manager."),
-    Parameter("mode", "live", "live works on the newest pair and counts those it replaces; replay works on every pair.", choices=("live", "replay")),
-    Parameter("rgb_transport", "raw", "raw subscribes rgb/image_raw; compressed subscribes rgb/image_raw/compressed.", choices=("raw", "compressed")),
-    Parameter("thermal_transport", "raw", "raw subscribes thermal/image_raw; compressed subscribes thermal/image_raw/compressed.", choices=("raw", "compressed")),
+    Parameter("autostart", True, "Configure and activate the node at start, without a lifecycle manager."),
+    Parameter("mode", "live", "live processes the newest pair and counts the pairs that it replaces; replay processes every pair.", choices=("live", "replay")),
+    Parameter("rgb_transport", "raw", "raw subscribes to rgb/image_raw; compressed subscribes to rgb/image_raw/compressed.", choices=("raw", "compressed")),
+    Parameter("thermal_transport", "raw", "raw subscribes to thermal/image_raw; compressed subscribes to thermal/image_raw/compressed.", choices=("raw", "compressed")),
     # Pairing
-    Parameter("tolerance_seconds", TOLERANCE_SECONDS, "Largest difference between the stamps of a pair; 0 takes equal stamps only.", 0.0, 10.0, changeable=True),
-    Parameter("offset_seconds", 0.0, "Added to thermal stamps before they are compared: the fixed delay between the two shutters.", -10.0, 10.0, changeable=True),
-    Parameter("minimum_interval_seconds", MINIMUM_INTERVAL_SECONDS, "Frames of one camera come no closer than this: a partner within half of it is taken at once; 0 always waits until no nearer one can come.", 0.0, 10.0, changeable=True),
-    Parameter("queue_size", QUEUE_SIZE, "Frames of each camera that wait for a partner.", 1, 1000),
+    Parameter("tolerance_seconds", TOLERANCE_SECONDS, "Largest difference between the stamps of a pair; 0 pairs equal stamps only.", 0.0, 10.0, changeable=True),
+    Parameter("offset_seconds", 0.0, "Time added to thermal stamps before they are compared with RGB stamps: the fixed delay between the two shutters.", -10.0, 10.0, changeable=True),
+    Parameter("minimum_interval_seconds", MINIMUM_INTERVAL_SECONDS, "Shortest time between two frames of one camera. A partner whose stamp differs by at most half of it is accepted at once; 0 always waits until no nearer partner can arrive.", 0.0, 10.0, changeable=True),
+    Parameter("queue_size", QUEUE_SIZE, "Number of frames of each camera that may wait for a partner.", 1, 1000),
     # The thermal image
-    Parameter("thermal_mode", "auto", "auto leaves 8-bit frames as they are and applies percentile gain control to others; percentile always applies it; full_range maps the type's range.", choices=THERMAL_MODES, changeable=True),
-    Parameter("low_percentile", 0.5, "Percentile of the thermal counts that becomes black.", 0.0, 100.0, changeable=True),
-    Parameter("high_percentile", 99.5, "Percentile of the thermal counts that becomes white; above low_percentile.", 0.0, 100.0, changeable=True),
-    Parameter("gain_smoothing_seconds", 0.5, "Time constant with which the gain control follows the scene.", 0.0, 60.0, changeable=True),
-    Parameter("registration_file", "", "YAML file with the homography from thermal to RGB pixels; empty resizes the thermal image to the RGB image."),
+    Parameter("thermal_mode", "auto", "auto passes 8-bit frames unchanged and applies percentile gain control to all others; percentile always applies it; full_range maps the full range of the data type to 8 bits.", choices=THERMAL_MODES, changeable=True),
+    Parameter("low_percentile", 0.5, "Percentile of the thermal counts that is mapped to black.", 0.0, 100.0, changeable=True),
+    Parameter("high_percentile", 99.5, "Percentile of the thermal counts that is mapped to white; must be above low_percentile.", 0.0, 100.0, changeable=True),
+    Parameter("gain_smoothing_seconds", 0.5, "Time constant with which the gain control follows the scene; 0 turns smoothing off.", 0.0, 60.0, changeable=True),
+    Parameter("registration_file", "", "YAML file with the homography from thermal to RGB pixels; if empty, the thermal image is resized to the size of the RGB image."),
     # Outputs
-    Parameter("mask_size", "image", "image publishes masks at the RGB image's size; model at the head's own, half of it.", choices=("image", "model"), changeable=True),
-    Parameter("palette", "natural", "Colours under the overlay: natural keeps the fused picture's, others show its luma in false colour.", choices=OVERLAY_PALETTES, changeable=True),
+    Parameter("mask_size", "image", "Size of the published masks: image is the size of the RGB image, model is the size of the head's output, half of that.", choices=("image", "model"), changeable=True),
+    Parameter("palette", "natural", "Colours under the overlay: natural keeps those of the fused image, all others show its luma in false colours.", choices=OVERLAY_PALETTES, changeable=True),
     Parameter("overlay_opacity", OVERLAY_OPACITY, "Opacity of the class colours in the overlay.", 0.0, 1.0, changeable=True),
-    Parameter("snapshot_directory", "~/.ros/ivf_snapshots", "Where ~/save_snapshot writes.", changeable=True),
-    # Watching
+    Parameter("snapshot_directory", "~/.ros/ivf_snapshots", "Folder of the files that ~/save_snapshot writes.", changeable=True),
+    # Monitoring
     Parameter("diagnostics_period_seconds", 1.0, "Time between two messages on /diagnostics.", 0.1, 60.0),
-    Parameter("timeout_seconds", 2.0, "A camera silent for this long is reported.", 0.1, 60.0, changeable=True),
+    Parameter("timeout_seconds", 2.0, "Time without an image after which a camera is reported as silent.", 0.1, 60.0, changeable=True),
 )  # fmt: skip
+"""Parameters of the fusion node."""
 
 SUBSCRIBED = (
-    Topic("rgb/image_raw", "sensor_msgs/msg/Image", "Colour images; rgb/image_raw/compressed (sensor_msgs/msg/CompressedImage) with rgb_transport compressed."),
-    Topic("thermal/image_raw", "sensor_msgs/msg/Image", "Thermal images, 8 or 16 bit or 32FC1; thermal/image_raw/compressed with thermal_transport compressed."),
-    Topic("rgb/camera_info", "sensor_msgs/msg/CameraInfo", "Calibration of the colour camera, passed on to ~/fused/camera_info."),
-    Topic("thermal/camera_info", "sensor_msgs/msg/CameraInfo", "Watched only: it shows diagnostics that the camera lives when its images are lost on the way."),
+    Topic("rgb/image_raw", "sensor_msgs/msg/Image", "Colour images. With rgb_transport compressed: rgb/image_raw/compressed (sensor_msgs/msg/CompressedImage)."),
+    Topic("thermal/image_raw", "sensor_msgs/msg/Image", "Thermal images, 8 or 16 bit or 32FC1. With thermal_transport compressed: thermal/image_raw/compressed."),
+    Topic("rgb/camera_info", "sensor_msgs/msg/CameraInfo", "Calibration of the RGB camera, republished on ~/fused/camera_info."),
+    Topic("thermal/camera_info", "sensor_msgs/msg/CameraInfo", "Calibration of the thermal camera, used for diagnostics only: its arrival shows that the camera runs even if its images are lost."),
 )  # fmt: skip
+"""Topics that the fusion node subscribes to."""
 
 PUBLISHED = (
-    Topic("~/fused/image", "sensor_msgs/msg/Image", "Fused picture, rgb8, size, stamp and frame of the RGB image."),
-    Topic("~/fused/camera_info", "sensor_msgs/msg/CameraInfo", "Calibration that belongs to the fused picture: the RGB camera's."),
-    Topic("~/mask/image", "sensor_msgs/msg/Image", "Class ids, mono8, 255 = unlabeled."),
-    Topic("~/overlay/image", "sensor_msgs/msg/Image", "Fused picture tinted with the class colours, rgb8."),
-    Topic("~/label_info", "vision_msgs/msg/LabelInfo", "Class names by id, transient local; where vision_msgs is installed."),
+    Topic("~/fused/image", "sensor_msgs/msg/Image", "Fused image, rgb8, with the size, stamp and frame of the RGB image."),
+    Topic("~/fused/camera_info", "sensor_msgs/msg/CameraInfo", "Calibration of the fused image: that of the RGB camera."),
+    Topic("~/mask/image", "sensor_msgs/msg/Image", "Class ids, mono8; 255 means unlabeled."),
+    Topic("~/overlay/image", "sensor_msgs/msg/Image", "Fused image with the class colours drawn over it, rgb8."),
+    Topic("~/label_info", "vision_msgs/msg/LabelInfo", "Class names by id, transient local; only if vision_msgs is installed."),
     Topic("~/labels", "std_msgs/msg/String", "Class set as JSON (name, names, colors), transient local."),
-    Topic("~/latency_ms", "std_msgs/msg/Float64", "Stamp of the RGB image to the last publish of its results, in ms; one message a pair, NaN where stamps and clock have nothing to do with each other."),
-    Topic("~/rgb_frames_done", "std_msgs/msg/UInt64", "In replay mode, transient local: RGB frames since activation whose fate is decided, whether published, dropped or without a partner."),
-    Topic("/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", "State, counters, timings, processor time, memory, parameters, and what is wrong with the inputs."),
+    Topic("~/latency_ms", "std_msgs/msg/Float64", "Time from the stamp of the RGB image to the last publish of its results, in ms; one message for each pair, NaN if the stamps are unrelated to the clock."),
+    Topic("~/rgb_frames_done", "std_msgs/msg/UInt64", "In replay mode, transient local: number of RGB frames since activation that were published, dropped or found without a partner."),
+    Topic("/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", "State, counters, timings, processor time, memory, parameters, and problems of the inputs."),
 )  # fmt: skip
+"""Topics that the fusion node publishes."""
 
 SERVICES = (
-    Topic("~/reload_weights", "std_srvs/srv/Trigger", "Load the weights that the parameter `weights` names; pairs are fused with the old ones meanwhile, and after a failure."),
+    Topic("~/reload_weights", "std_srvs/srv/Trigger", "Load the weights that the parameter `weights` names. Until they are loaded, and if that fails, pairs are fused with the old ones."),
     Topic("~/save_snapshot", "std_srvs/srv/Trigger", "Write the next pair and its results as PNG files to snapshot_directory."),
 )  # fmt: skip
+"""Services of the fusion node."""
 
 
 def declare(node: Node, table: Iterable[Parameter]) -> dict[str, Any]:
-    """Declare a table's parameters on `node`.
+    """Declare the parameters of a table on a node.
+
+    Args:
+        node: owner of the parameters.
+        table: declarations.
 
     Returns:
-        The values by name, with what the user has set.
+        The values by name, including those that the user has set.
 
     Raises:
-        rclpy.exceptions.ParameterException: a value of the wrong type or out of range.
-        ValueError: a value that is not among the choices; names the parameter.
+        rclpy.exceptions.ParameterException: a value has the wrong type or is out of range.
+        ValueError: a value is not among the choices; names the parameter.
     """
     values = {}
     for parameter in table:
         value = node.declare_parameter(
             parameter.name, parameter.default, _descriptor(parameter)
         ).value
-        reason = _refusal(parameter, value)
+        reason = _reason_to_reject(parameter, value)
         if reason is not None:
             raise ValueError(f"parameter {reason}")
         values[parameter.name] = value
@@ -152,6 +176,7 @@ def declare(node: Node, table: Iterable[Parameter]) -> dict[str, Any]:
 
 
 def _descriptor(parameter: Parameter) -> ParameterDescriptor:
+    """Return the descriptor of a parameter, with its range and choices."""
     descriptor = ParameterDescriptor(
         description=parameter.description,
         read_only=not parameter.changeable,
@@ -170,7 +195,8 @@ def _descriptor(parameter: Parameter) -> ParameterDescriptor:
     return descriptor
 
 
-def _refusal(parameter: Parameter, value: Any) -> str | None:
+def _reason_to_reject(parameter: Parameter, value: Any) -> str | None:
+    """Return the reason why a value is not allowed, or None if it is."""
     if parameter.choices and value not in parameter.choices:
         return f"{parameter.name} is '{value}', expected one of {', '.join(parameter.choices)}"
     low, high = parameter.minimum, parameter.maximum
@@ -182,20 +208,20 @@ def _refusal(parameter: Parameter, value: Any) -> str | None:
 _BY_NAME = {parameter.name: parameter for parameter in PARAMETERS}
 
 
-def refusal(values: Mapping[str, Value], changed: Iterable[str]) -> str | None:
-    """Why a set of values cannot be: None where it can.
+def reason_to_reject(values: Mapping[str, Value], changed: Iterable[str]) -> str | None:
+    """Return the reason why values of the fusion node's parameters are not allowed, or None.
 
     Types and ranges of numbers are also in the descriptors, where rclpy checks them.
 
     Args:
-        values: all parameters by name, with the wished changes.
-        changed: the names that change; only these are checked one by one.
+        values: all parameters by name, with the requested changes.
+        changed: names of the parameters that change; only these are checked one by one.
     """
     for name in changed:
         parameter = _BY_NAME.get(name)
         if parameter is None:
             continue
-        if (reason := _refusal(parameter, values[name])) is not None:
+        if (reason := _reason_to_reject(parameter, values[name])) is not None:
             return reason
     if "weights" in changed:
         try:
@@ -208,3 +234,81 @@ def refusal(values: Mapping[str, Value], changed: Iterable[str]) -> str | None:
             f"high_percentile ({values['high_percentile']})"
         )
     return None
+
+
+class FusionParameters:
+    """Parameters of the fusion node: declared, checked on every change, and read by name.
+
+    The executor's thread changes them. Any thread may read `values`: a change replaces
+    the mapping and never modifies it, so that a reader keeps a consistent set.
+
+    Args:
+        node: owner of the parameters.
+        on_change: called after each accepted change.
+
+    Attributes:
+        values: values in force, by name.
+
+    Raises:
+        rclpy.exceptions.ParameterException: a value has the wrong type or is out of range.
+        ValueError: a value is not among the choices, or excludes another; names it.
+    """
+
+    def __init__(self, node: Node, on_change: Callable[[], None]) -> None:
+        self._node = node
+        self._on_change = on_change
+        self._setting_class_names = False
+        self.values: Mapping[str, Value] = declare(node, PARAMETERS)
+        node.declare_parameter(
+            "class_names",
+            RosParameter.Type.STRING_ARRAY,
+            ParameterDescriptor(
+                description="Class names by id, from the weights in use; read only."
+            ),
+        )
+        reason = reason_to_reject(self.values, ())
+        if reason is not None:
+            raise ValueError(reason)
+        node.add_on_set_parameters_callback(self._on_set)
+
+    def __getitem__(self, name: str) -> Value:
+        return self.values[name]
+
+    def nanoseconds(self, name: str) -> int:
+        """Return a parameter in seconds as nanoseconds.
+
+        Args:
+            name: name of the parameter.
+        """
+        return round(self.values[name] * _NS_PER_SECOND)
+
+    def set_class_names(self, names: Iterable[str]) -> None:
+        """Set the parameter `class_names`, which users cannot set.
+
+        Args:
+            names: class names by id.
+        """
+        self._setting_class_names = True
+        try:
+            self._node.set_parameters(
+                [RosParameter("class_names", RosParameter.Type.STRING_ARRAY, list(names))]
+            )
+        finally:
+            self._setting_class_names = False
+
+    def _on_set(self, parameters: list[RosParameter]) -> SetParametersResult:
+        """Check a change that a user requests, and apply it if it is allowed."""
+        if not self._setting_class_names and any(p.name == "class_names" for p in parameters):
+            return SetParametersResult(
+                successful=False, reason="class_names is read only: the weights determine it"
+            )
+        changes = {p.name: p.value for p in parameters if p.name in self.values}
+        if not changes:
+            return SetParametersResult(successful=True)
+        values = {**self.values, **changes}
+        reason = reason_to_reject(values, changes)
+        if reason is not None:
+            return SetParametersResult(successful=False, reason=reason)
+        self.values = values
+        self._on_change()
+        return SetParametersResult(successful=True)

@@ -1,4 +1,4 @@
-"""Nodes of this package in processes of their own: started, watched, and ended in order."""
+"""Processes of this package's nodes: started, watched, and ended in order."""
 
 from __future__ import annotations
 
@@ -35,17 +35,25 @@ _STOP_SECONDS = 30.0
 
 
 class Process(Protocol):
-    """What is asked of a process under watch; `subprocess.Popen` has it."""
+    """Interface of a watched process, which `subprocess.Popen` implements."""
 
     args: Any
 
-    def poll(self) -> int | None: ...
+    def poll(self) -> int | None:
+        """Return the exit status, or None while the process runs."""
 
 
 def guarded(name: str, run: Callable[[], int]) -> int:
-    """Call `run`; returns its exit status, or after a message 1 for bad input and 130 for Ctrl-C.
+    """Call a function, and print its error or interruption as one line.
 
     SIGTERM and SIGHUP raise KeyboardInterrupt too, so that `run` ends its processes.
+
+    Args:
+        name: name of the program, for the line.
+        run: function that returns the exit status.
+
+    Returns:
+        The exit status: that of `run`, 1 after an error, 130 after Ctrl-C.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
@@ -60,7 +68,7 @@ def guarded(name: str, run: Callable[[], int]) -> int:
 
 
 def use_image_transport() -> None:
-    """Give this process, and those it starts from now on, the profile for images."""
+    """Apply the Fast DDS profile for images to this process and to those that it starts."""
     os.environ.update(environment())
     os.environ.setdefault("PYTHONUNBUFFERED", "1")
 
@@ -71,10 +79,11 @@ def node_process(
     parameters: Mapping[str, Any],
     remaps: Mapping[str, str] | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A node in a process of its own; terminated and waited for at the end.
+    """Run a node in a process of its own, which is terminated and waited for at the end.
 
     Args:
-        module: of `ivf_ros`.
+        module: module of `ivf_ros` with the node.
+        parameters: parameters by name.
         remaps: new names by old ones; `__ns` is the namespace.
     """
     command = [sys.executable, "-m", f"ivf_ros.{module}", "--ros-args", "--log-level", "warn"]
@@ -83,7 +92,8 @@ def node_process(
     for old, new in (remaps or {}).items():
         if old != new.lstrip("/"):
             command += ["-r", f"{old}:={new}"]
-    # Out of Ctrl-C's reach: they end in order, and without a traceback while they import.
+    # A session of its own: Ctrl-C does not reach it, so that processes end in order, and
+    # without a traceback while they import.
     process = subprocess.Popen(command, start_new_session=True)
     try:
         yield process
@@ -98,15 +108,18 @@ def node_process(
 
 
 class NodeWatcher(Node):
-    """Follows a fusion node by its small topics only, so as not to disturb it.
+    """Observer of a fusion node, by its small topics only, so that it is not disturbed.
+
+    Used by one thread, which also spins it.
 
     Args:
-        namespace: of the fusion node; its name is `fusion`.
+        name: name of this node.
+        namespace: namespace of the fusion node, whose name is `fusion`.
 
     Attributes:
-        reports: how many the node has made in diagnostics.
-        values: the latest one's values.
-        received: images received by camera, in the same report.
+        reports: number of reports of the fusion node on /diagnostics.
+        values: values of the latest report.
+        received: number of received images by camera, in the latest report.
     """
 
     def __init__(self, name: str, namespace: str = "") -> None:
@@ -119,21 +132,30 @@ class NodeWatcher(Node):
         self._change_state = self.create_client(ChangeState, "fusion/change_state")
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        """Take over the values of a report of the fusion node."""
         for status in message.status:
             if not status.name.startswith(self._prefix):
                 continue
-            what = status.name.removeprefix(self._prefix)
+            part = status.name.removeprefix(self._prefix)
             values = {value.key: value.value for value in status.values}
-            if what == "pairs":
+            if part == "pairs":
                 self.values = values
                 self.reports += 1
             elif "received" in values:  # "rgb camera", "thermal camera"
-                self.received[what.split()[0]] = int(values["received"])
+                self.received[part.split()[0]] = int(values["received"])
 
     def spin_until(
         self, condition: Callable[[], bool], seconds: float, processes: Sequence[Process] = ()
     ) -> bool:
-        """Spin until the condition holds; False where it does not within so many seconds.
+        """Spin until a condition holds.
+
+        Args:
+            condition: called between the rounds.
+            seconds: longest time to spin.
+            processes: processes that must not end meanwhile.
+
+        Returns:
+            False if the condition does not hold after `seconds`.
 
         Raises:
             RuntimeError: one of `processes` has ended; names it.
@@ -151,16 +173,28 @@ class NodeWatcher(Node):
     def wait_until_active(
         self, processes: Sequence[Process], seconds: float = _START_SECONDS
     ) -> None:
-        """Raises RuntimeError where the node does not become active in so many seconds."""
+        """Wait until the fusion node is active.
+
+        Args:
+            processes: processes that must not end meanwhile.
+            seconds: longest time to wait.
+
+        Raises:
+            RuntimeError: the node is not active after `seconds`, or a process has ended.
+        """
         active = lambda: self.values.get("state") == "active"  # noqa: E731
         if not self.spin_until(active, seconds, processes):
             raise RuntimeError(f"the node is not active after {seconds:.0f} s")
 
     def wait_until_settled(self, seconds: float, processes: Sequence[Process]) -> None:
-        """Until no pair is under way, and two reports in a row have the same counts.
+        """Wait until no pair is under way and two reports in a row have the same counts.
+
+        Args:
+            seconds: longest time to wait.
+            processes: processes that must not end meanwhile.
 
         Raises:
-            RuntimeError: that is not so after so many seconds.
+            RuntimeError: the node is not settled after `seconds`, or a process has ended.
         """
         counts: list[dict[str, int]] = []
         seen = self.reports
@@ -183,7 +217,11 @@ class NodeWatcher(Node):
             raise RuntimeError(f"the node still has pairs under way after {seconds:.0f} s")
 
     def deactivate(self) -> None:
-        """Deactivate the node, which makes it report its last counts."""
+        """Deactivate the fusion node, which makes it report its last counts.
+
+        Raises:
+            RuntimeError: the node is not inactive after half a minute.
+        """
         request = ChangeState.Request()
         request.transition.id = Transition.TRANSITION_DEACTIVATE
         future = self._change_state.call_async(request)
@@ -198,9 +236,13 @@ _Watcher = TypeVar("_Watcher", bound=NodeWatcher)
 
 @contextmanager
 def watching(make: Callable[[], _Watcher]) -> Iterator[_Watcher]:
-    """A watcher in a ROS context of its own.
+    """Create a watcher, with the ROS context of this process initialized around it.
 
-    Ctrl-C shall end the processes first: rclpy's handler would end the context.
+    rclpy's signal handlers are not installed: on Ctrl-C they would end the context before
+    the processes have ended.
+
+    Args:
+        make: creates the watcher.
     """
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     try:

@@ -1,7 +1,7 @@
-"""Records topics to a rosbag2 bag as the CDR bytes that arrive, with no decoding.
+"""Recorder of topics to a rosbag2 bag, as the CDR bytes that arrive, without decoding them.
 
-`ros2 bag record` does this where ROS is installed; this node is for the demo
-and for replays without it.
+`ros2 bag record` does this where ROS is installed; the demo and replays without it use
+this node.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ivf_ros.parameters import Parameter, declare
 __all__ = ["PARAMETERS", "Recorder", "main"]
 
 PARAMETERS = (
-    Parameter("output", "fusion_bag", "Bag to write: a folder that does not exist yet."),
+    Parameter("output", "fusion_bag", "Bag to write: a folder that must not exist."),
     Parameter(
         "topics",
         [
@@ -41,16 +41,32 @@ PARAMETERS = (
             "player/restamped_ns",
             "/diagnostics",
         ],
-        "Topics to record, from when they appear.",
+        "Topics to record; each is recorded from the time at which it appears.",
     ),
-    Parameter("storage", "mcap", "Storage of the bag.", choices=("mcap", "sqlite3")),
+    Parameter("storage", "mcap", "Storage format of the bag.", choices=("mcap", "sqlite3")),
 )
+"""Parameters of the recorder."""
 
-_LOOK_SECONDS = 0.2
+_SEARCH_SECONDS = 0.2
 
 
 class Recorder(Node):
-    """Subscribes to topics as they appear, with the QoS of their publishers."""
+    """Node `recorder`, which subscribes to topics as they appear, with their publishers' QoS.
+
+    The executor's thread subscribes and receives; `write` runs in a thread of its own,
+    with a queue between them. Any thread may call `finish`.
+
+    Args:
+        **kwargs: arguments of `rclpy.node.Node`, without the name.
+
+    Attributes:
+        recorded: number of written messages by topic.
+
+    Raises:
+        BagError: the bag cannot be created.
+        ParameterException: a parameter has the wrong type.
+        ValueError: a parameter is not among its choices.
+    """
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__("recorder", **kwargs)
@@ -59,12 +75,12 @@ class Recorder(Node):
         self._writer = BagWriter(values["output"], values["storage"])
         self._queue: queue.SimpleQueue[tuple[str, str, int, bytes] | None] = queue.SimpleQueue()
         self.recorded: dict[str, int] = {}
-        # Not the node's clock: with use_sim_time it may stand still.
+        # Not the node's clock, which may stand still with use_sim_time.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self.create_timer(_LOOK_SECONDS, self._look, clock=steady)
+        self.create_timer(_SEARCH_SECONDS, self._subscribe_new, clock=steady)
 
-    def _look(self) -> None:
-        """Subscribe to the topics that have a publisher by now."""
+    def _subscribe_new(self) -> None:
+        """Subscribe to the missing topics that have a publisher."""
         types = dict(self.get_topic_names_and_types())
         for topic in list(self._missing):
             publishers = self.get_publishers_info_by_topic(topic)
@@ -74,7 +90,7 @@ class Recorder(Node):
             name = types[topic][0]
             kind = message_class(name)
             if kind is None:
-                self.get_logger().warning(f"not recorded, {name} is not installed: {topic}")
+                self.get_logger().warning(f"{topic} is not recorded: {name} is not installed")
                 continue
             offers = [p.qos_profile for p in publishers]
             reliable = all(o.reliability == ReliabilityPolicy.RELIABLE for o in offers)
@@ -96,7 +112,13 @@ class Recorder(Node):
             self.get_logger().info(f"recording {topic} ({name})")
 
     def write(self) -> None:
-        """Write until `finish`; run in a thread of its own, for the disk may be slow."""
+        """Write what arrives until `finish`.
+
+        Run it in a thread of its own, because the disk may be slow.
+
+        Raises:
+            BagError, OSError: the bag cannot be written.
+        """
         with self._writer as writer:
             while (item := self._queue.get()) is not None:
                 topic = item[0]
@@ -104,12 +126,19 @@ class Recorder(Node):
                 self.recorded[topic] = self.recorded.get(topic, 0) + 1
 
     def finish(self) -> None:
-        """End the bag after what has arrived."""
+        """End the bag after the messages received so far."""
         self._queue.put(None)
 
 
 def main(args: list[str] | None = None) -> int:
-    """Record until SIGINT or SIGTERM; 1 where the bag cannot be written."""
+    """Record until SIGINT or SIGTERM.
+
+    Args:
+        args: command-line arguments; by default those of the process.
+
+    Returns:
+        The exit status: 1 if a parameter is rejected or the bag cannot be written.
+    """
     keep_freed_memory()
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     stopping = threading.Event()
@@ -142,7 +171,7 @@ def main(args: list[str] | None = None) -> int:
         writing.join()
         counts = ", ".join(f"{n} {topic}" for topic, n in sorted(recorder.recorded.items()))
         if failures:
-            recorder.get_logger().error(f"recording ended: {failures[0]}")
+            recorder.get_logger().error(f"recording failed: {failures[0]}")
         else:
             recorder.get_logger().info(f"recorded {counts}")
         executor.shutdown()

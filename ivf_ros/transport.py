@@ -1,4 +1,4 @@
-"""The Fast DDS profile for images, and the environment that applies it to a process."""
+"""Fast DDS profile for images, and the environment that applies it to a process."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from pathlib import Path
 __all__ = ["PROFILE_VARIABLES", "environment", "profile_path", "reason_not_applied"]
 
 PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
-"""What Fast DDS 2 (Humble, Jazzy) and Fast DDS 3 (Kilted and later) read."""
+"""Variables that Fast DDS 2 (Humble, Jazzy) and Fast DDS 3 (Kilted and later) read."""
 
 _USERS_OWN = (*PROFILE_VARIABLES, "FASTDDS_BUILTIN_TRANSPORTS")
 
 
 def profile_path() -> Path:
-    """Where config/fastdds.xml lies: in the source tree or in the share folder of an install.
+    """Return the path of config/fastdds.xml, in the source tree or the share folder.
 
     Raises:
-        FileNotFoundError: if it is in neither place.
+        FileNotFoundError: it is in neither place.
     """
     package = Path(__file__).resolve().parent
     candidates = [package.parent / "config" / "fastdds.xml"]
-    # An install has <prefix>/lib/pythonX.Y/site-packages/ivf_ros and <prefix>/share/ivf_ros.
+    # Installed: <prefix>/lib/pythonX.Y/site-packages/ivf_ros and <prefix>/share/ivf_ros.
     candidates += [
         prefix / "share" / "ivf_ros" / "config" / "fastdds.xml" for prefix in package.parents
     ]
@@ -30,14 +30,20 @@ def profile_path() -> Path:
         if candidate.is_file():
             return candidate
     raise FileNotFoundError(
-        f"fastdds.xml: neither {candidates[0]} nor share/ivf_ros/config above {package}"
+        f"fastdds.xml: found neither at {candidates[0]} nor in share/ivf_ros/config above {package}"
     )
 
 
 def reason_not_applied(base: Mapping[str, str]) -> str | None:
-    """Name the setting in an environment that `environment` leaves in charge; None where none is.
+    """Return the setting that makes `environment` leave out the profile, or None.
 
-    That is a profile or transport of the user's own, or another middleware.
+    Such a setting is a profile or transport of the user's own, or another middleware.
+
+    Args:
+        base: variables of the process by name.
+
+    Returns:
+        The setting as "NAME=VALUE".
     """
     for name in _USERS_OWN:
         if base.get(name):
@@ -51,17 +57,17 @@ def reason_not_applied(base: Mapping[str, str]) -> str | None:
 def environment(
     base: Mapping[str, str] | None = None, profile: str | Path | None = None
 ) -> dict[str, str]:
-    """Environment for a process that publishes images: `base`, and the profile.
+    """Return the environment for a process that publishes images: `base` with the profile.
 
     Args:
-        base: what to start from; the environment of this process by default.
-        profile: another XML profile than ours.
+        base: variables by name; by default the environment of this process.
+        profile: XML profile to use instead of config/fastdds.xml.
 
     Returns:
-        A copy of `base`, unchanged where the user chose a transport: see `reason_not_applied`.
+        A copy of `base`, unchanged if the user chose a transport: see `reason_not_applied`.
 
     Raises:
-        FileNotFoundError: if the profile does not exist.
+        FileNotFoundError: the profile does not exist.
     """
     result = dict(os.environ if base is None else base)
     if reason_not_applied(result) is None:

@@ -1,4 +1,4 @@
-"""The thread that runs the model, and the mailbox it takes its pairs from."""
+"""Worker thread that runs the model, and the mailbox from which it takes its pairs."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ T = TypeVar("T")
 
 
 class Mailbox(Generic[T]):
-    """Hands items from callbacks to the worker.
+    """Queue of items between the callbacks and the worker. Any thread may use it.
 
     Args:
-        keep_all: True queues every item (replay); False holds the newest one
-            only (live), so that the worker never falls behind the cameras.
+        keep_all: True queues every item (replay); False holds only the newest one
+            (live), so that the worker never falls behind the cameras.
     """
 
     def __init__(self, *, keep_all: bool) -> None:
@@ -29,7 +29,15 @@ class Mailbox(Generic[T]):
         return len(self._items)
 
     def put(self, item: T) -> bool:
-        """Leave an item; True where it replaced one or, after closing, was refused."""
+        """Add an item.
+
+        Args:
+            item: item for the worker.
+
+        Returns:
+            Whether an item was lost: an earlier one that this one replaces, or this one
+            because the mailbox is closed.
+        """
         with self._ready:
             if self._closed:
                 return True
@@ -39,13 +47,20 @@ class Mailbox(Generic[T]):
             return lost
 
     def get(self) -> T | None:
-        """Wait for the oldest item; None once the mailbox is closed and empty."""
+        """Wait for the oldest item and take it; None once the mailbox is closed and empty."""
         with self._ready:
             self._ready.wait_for(lambda: self._items or self._closed)
             return self._items.popleft() if self._items else None
 
     def close(self, *, discard: bool) -> int:
-        """Take no more items; returns how many of those inside were discarded."""
+        """Accept no more items.
+
+        Args:
+            discard: remove the items that were not taken yet.
+
+        Returns:
+            The number of removed items.
+        """
         with self._ready:
             self._closed = True
             left = len(self._items) if discard else 0
@@ -56,12 +71,13 @@ class Mailbox(Generic[T]):
 
 
 class Worker(Generic[T]):
-    """A thread that calls `process` with every item of a mailbox.
+    """Thread that calls `process` with every item of a mailbox, from construction to `stop`.
 
     Args:
-        mailbox: where items come from.
-        process: called in the thread; expected to handle what can go wrong with an item.
-        on_error: called with an exception that `process` let through; the thread goes on.
+        mailbox: source of the items.
+        process: called in the thread; expected to handle the usual errors of an item.
+        on_error: called in the thread with an exception that `process` raised; the thread
+            then continues with the next item.
     """
 
     def __init__(
@@ -77,6 +93,7 @@ class Worker(Generic[T]):
         self._thread.start()
 
     def _run(self) -> None:
+        """Process items until the mailbox is closed and empty."""
         while (item := self._mailbox.get()) is not None:
             try:
                 self._process(item)
@@ -87,10 +104,11 @@ class Worker(Generic[T]):
         """Close the mailbox and wait for the thread.
 
         Args:
-            discard: leave undone what is in the mailbox, but for the item in work.
+            discard: do not process the items in the mailbox; an item that is being
+                processed is finished.
 
         Returns:
-            How many items were discarded.
+            The number of discarded items.
         """
         left = self._mailbox.close(discard=discard)
         self._thread.join()

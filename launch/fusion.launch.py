@@ -1,4 +1,4 @@
-"""The fusion node, and on request a player of a bag or a pair of videos.
+"""Launch file of the fusion node and, on request, the player of a bag or a pair of videos.
 
 ros2 launch ivf_ros fusion.launch.py rgb_topic:=/camera/image_raw thermal_topic:=/lepton/image_raw
 ros2 launch ivf_ros fusion.launch.py bag:=drive.mcap palette:=ironbow
@@ -33,13 +33,15 @@ from ivf_ros.launch_arguments import FUSION_ARGUMENTS
 
 
 def generate_launch_description() -> LaunchDescription:
+    """Declare the arguments; `start` creates the actions."""
     return LaunchDescription([*declare(FUSION_ARGUMENTS), OpaqueFunction(function=start)])
 
 
 def start(context: LaunchContext) -> list[Action]:
+    """Create the actions from the arguments."""
     bag, visible, infrared = (existing(context, name) for name in ("bag", "visible", "infrared"))
     if bool(visible) != bool(infrared):
-        raise ValueError("visible and infrared go together: give both videos")
+        raise ValueError("visible and infrared belong together: give both videos")
     if bag and visible:
         raise ValueError("give either bag or visible and infrared, not both")
     actions = apply_profile(context)
@@ -51,6 +53,7 @@ def start(context: LaunchContext) -> list[Action]:
 
 
 def play(context: LaunchContext, bag: str) -> list[Action]:
+    """Create the fusion node and the player of a bag."""
     simulated = switch(context, "use_sim_time")
     named = given(context, "rgb_topic") and given(context, "thermal_topic")
     topics = {} if named else bag_topics(bag)
@@ -66,7 +69,7 @@ def play(context: LaunchContext, bag: str) -> list[Action]:
 
 
 def play_videos(context: LaunchContext, visible: str, infrared: str) -> list[Action]:
-    """Convert first, then play; the temporary bag goes when everything ends."""
+    """Convert two videos to a temporary bag, play it, and remove it when everything ends."""
     folder = Path(tempfile.mkdtemp(prefix="ivf_ros_"))
     bag = str(folder / "bag")
     ivf = ExecutableInPackage(executable="ivf", package="ivf_ros")

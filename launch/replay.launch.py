@@ -1,4 +1,4 @@
-"""Play a bag into the node, record the results and report: player, fusion node and recorder.
+"""Launch file that plays a bag into the fusion node, records the results and reports them.
 
 ros2 launch ivf_ros replay.launch.py bag:=drive.mcap output:=drive_replay
 """
@@ -30,25 +30,27 @@ from ivf_ros.launch_actions import (
 from ivf_ros.launch_arguments import REPLAY_ARGUMENTS
 
 RECORDING = re.compile(rb"recording \S*/fused/image")
-"""What the recorder logs once it has subscribed."""
+"""Log line of the recorder once it has subscribed."""
 
 START_SECONDS = 300.0
-"""The node may take this long to load its weights."""
+"""Longest time for the fusion node to load its weights."""
 
 DELIVERY_SECONDS = 2.0
-"""The player ends when the last pair is done; this is for its results to reach the recorder."""
+"""Time for the last results to reach the recorder, after the player has ended."""
 
 
 def generate_launch_description() -> LaunchDescription:
+    """Declare the arguments; `start` creates the actions."""
     return LaunchDescription([*declare(REPLAY_ARGUMENTS), OpaqueFunction(function=start)])
 
 
 def start(context: LaunchContext) -> list[Action]:
+    """Create the actions from the arguments."""
     bag = existing(context, "bag")
     stem = Path(bag).with_suffix("") if Path(bag).is_file() else bag
     output = Path(given(context, "output") or f"{stem}_replay").expanduser().absolute()
     if output.exists():
-        raise FileExistsError(f"output:={output}: exists already")
+        raise FileExistsError(f"output:={output}: already exists")
     named = given(context, "rgb_topic") and given(context, "thermal_topic")
     rate = given(context, "rate")
     fusion = fusion_node(
@@ -65,12 +67,12 @@ def start(context: LaunchContext) -> list[Action]:
     played: list[bool] = []
 
     def recording(event: ProcessIO) -> list[Action] | None:
-        """Start the player, once, when the recorder has found the node: nothing is missed."""
+        """Start the player once the recorder has found the node, so that it misses nothing."""
         before = RECORDING.search(heard)
         heard.extend(event.text)
         return [source] if before is None and RECORDING.search(heard) else None
 
-    # Then one ends after the other: the recorder hears the node's last words.
+    # The processes end one after the other, so that the recorder gets the last diagnostics.
 
     def on_played(event: ProcessExited, context: LaunchContext) -> list[Action]:
         if event.returncode != 0:

@@ -1,6 +1,6 @@
-"""Thermal frames of any depth to 8 bits, without flicker.
+"""Conversion of thermal frames of any depth to 8 bits, without flicker.
 
-Counts are never taken for temperatures: only their order and spread matter.
+Counts are never treated as temperatures: only their order and spread matter.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ import numpy as np
 __all__ = ["MINIMUM_SPANS", "THERMAL_MODES", "GainControl", "ThermalNormalizer"]
 
 THERMAL_MODES = ("auto", "percentile", "full_range")
-"""How frames become 8 bits; see `ThermalNormalizer`."""
+"""Modes of conversion to 8 bits; see `ThermalNormalizer`."""
 
 MINIMUM_SPANS = {"uint8": 16.0, "uint16": 64.0, "float32": 1 / 256}
-"""Default smallest window. In counts for integers, above the noise of common sensors.
+"""Default smallest width of the window, by dtype.
 
-float32 has no unit to know it by, so there the value is a fraction of the
-window's larger magnitude: 1.2 for a scene at 300 K, 0.002 for one at 0.5.
+For integers it is in counts, above the noise of common sensors. float32 frames have no
+known unit, so there it is a fraction of the larger magnitude of the window's two ends:
+the smallest width is 1.2 for a scene at 300 K and 0.002 for one at 0.5.
 """
 
 _SAMPLE_PIXELS = 40_000
@@ -28,25 +29,28 @@ _GAP_IN_TIME_CONSTANTS = 5.0
 class GainControl:
     """Percentile gain control whose window of counts moves smoothly in time.
 
-    The counts at two percentiles of a frame are its window: everything below
-    becomes 0, everything above 255, linearly between. The window in use follows
-    the frames' own ones exponentially in stamp time,
-    `window += (1 - exp(-dt / smoothing_seconds)) * (measured - window)`, so that
-    the result depends neither on the processing speed nor, for a given scene,
-    on the frame rate. The first frame, one without a stamp, of another dtype,
-    earlier than its predecessor, or more than five time constants later uses
-    its own window at once.
+    The counts at two percentiles of a frame are the frame's own window: counts below it
+    map to 0, counts above it to 255, and linearly in between. The window in use follows
+    the frames' own windows exponentially in stamp time,
+    `window += (1 - exp(-dt / smoothing_seconds)) * (measured - window)`, so that the
+    result depends neither on the processing speed nor, for a given scene, on the frame
+    rate. A frame uses its own window at once if it is the first one, has no stamp, has
+    another dtype or an earlier stamp than its predecessor, or comes more than five time
+    constants later.
+
+    One thread calls it. Other threads may set `smoothing_seconds` and `minimum_span` and
+    call `set_percentiles` and `reset` at any time: a frame reads each of them once.
 
     Args:
-        low_percentile: share of pixels, in percent, that may turn black.
+        low_percentile: share of pixels, in percent, that may become black.
         high_percentile: share of pixels, in percent, that stays below white.
         smoothing_seconds: time constant of the window; 0 turns smoothing off.
-        minimum_span: smallest width of the window in counts, so that a uniform
-            scene shows as grey and not as amplified noise. None takes the
-            dtype's entry of `MINIMUM_SPANS`.
+        minimum_span: smallest width of the window in counts, so that a uniform scene
+            appears as grey and not as amplified noise. None uses the dtype's entry of
+            `MINIMUM_SPANS`.
 
     Attributes:
-        repaired_pixels: non-finite pixels that the last call filled.
+        repaired_pixels: number of non-finite pixels that the last call filled.
 
     Raises:
         ValueError: an option is out of range; the message names it.
@@ -71,18 +75,22 @@ class GainControl:
 
     @property
     def percentiles(self) -> tuple[float, float]:
-        """The low and the high percentile, 0 to 100."""
+        """Low and high percentile, 0 to 100."""
         return self._percentiles
 
     @property
     def window(self) -> tuple[float, float] | None:
-        """The counts that map to 0 and to 255, or None before the first frame."""
+        """Counts that map to 0 and to 255; None before the first frame."""
         return self._window
 
     def set_percentiles(self, low_percentile: float, high_percentile: float) -> None:
-        """Change both percentiles; the window moves over to them smoothly.
+        """Change both percentiles; the window moves to them smoothly.
 
-        Safe while another thread processes a frame.
+        Any thread may call this while another one processes a frame.
+
+        Args:
+            low_percentile: share of pixels, in percent, that may become black.
+            high_percentile: share of pixels, in percent, that stays below white.
 
         Raises:
             ValueError: not 0 <= low_percentile < high_percentile <= 100.
@@ -95,7 +103,7 @@ class GainControl:
         self._percentiles = (float(low_percentile), float(high_percentile))
 
     def reset(self) -> None:
-        """Forget the window: the next frame uses its own at once."""
+        """Forget the window: the next frame uses its own window at once."""
         self._window: tuple[float, float] | None = None
         self._seconds: float | None = None
         self._dtype: np.dtype | None = None
@@ -104,32 +112,33 @@ class GainControl:
         """Map one frame to 8 bits.
 
         Args:
-            image: H x W uint8, uint16 or float32. Non-finite pixels take no part
-                in the percentiles and become 0.
-            seconds: the frame's time stamp.
+            image: H x W uint8, uint16 or float32. Non-finite pixels are left out of the
+                percentiles and become 0.
+            seconds: time stamp of the frame.
 
         Returns:
             H x W uint8.
 
         Raises:
-            ValueError: another shape or dtype, or no finite pixel; the state
-                stays as it was.
+            ValueError: the shape or dtype is another, or no pixel is finite; the state
+                remains unchanged.
         """
         _check_frame(image)
         finite = _finite_mask(image)
         measured = self._measure(image, finite)
         rate = self._follow_rate(image.dtype, seconds)
-        if self._window is None or rate == 1.0:
-            self._window = measured
+        window = self._window  # read once: another thread may reset it
+        if window is None or rate == 1.0:
+            window = measured
         else:
-            low, high = self._window
-            self._window = (low + rate * (measured[0] - low), high + rate * (measured[1] - high))
-        self._seconds, self._dtype = seconds, image.dtype
+            low, high = window
+            window = (low + rate * (measured[0] - low), high + rate * (measured[1] - high))
+        self._window, self._seconds, self._dtype = window, seconds, image.dtype
         self.repaired_pixels = _count_false(finite)
-        return _to_bytes(image, *self._window, finite)
+        return _to_bytes(image, *window, finite)
 
     def _measure(self, image: np.ndarray, finite: np.ndarray | None) -> tuple[float, float]:
-        """The frame's own window, widened to the minimum span about its centre."""
+        """Return the frame's own window, widened to the minimum span about its centre."""
         step = math.ceil(math.sqrt(image.size / _SAMPLE_PIXELS))
         sample = image[::step, ::step]
         if finite is None:
@@ -138,7 +147,8 @@ class GainControl:
             sample = sample[finite[::step, ::step]]
             if not sample.size:
                 sample = image[finite]
-        ranks = [round(percent / 100 * (sample.size - 1)) for percent in self._percentiles]
+        percentiles = self._percentiles  # read once: another thread may change them
+        ranks = [round(percent / 100 * (sample.size - 1)) for percent in percentiles]
         ordered = np.partition(sample, ranks)  # several times as fast as np.percentile
         low, high = (float(ordered[rank]) for rank in ranks)
         excess = self._smallest_span(image.dtype, max(abs(low), abs(high))) - (high - low)
@@ -147,43 +157,47 @@ class GainControl:
         return low, high
 
     def _smallest_span(self, dtype: np.dtype, magnitude: float) -> float:
+        """Return the smallest width of a window whose larger end has this magnitude."""
+        minimum_span = self.minimum_span  # read once: another thread may change it
         if dtype != np.float32:
-            return self.minimum_span or MINIMUM_SPANS[dtype.name]
-        span = self.minimum_span or MINIMUM_SPANS["float32"] * magnitude
-        # Both ends must remain apart in single precision, at zero as well.
+            return minimum_span or MINIMUM_SPANS[dtype.name]
+        span = minimum_span or MINIMUM_SPANS["float32"] * magnitude
+        # Both ends must differ in single precision, at zero as well.
         return max(span, 2.0**-16 * magnitude, 1e-6)
 
     def _follow_rate(self, dtype: np.dtype, seconds: float | None) -> float:
-        """How far the window goes towards the measured one, 0 to 1."""
-        if seconds is None or self._seconds is None or dtype != self._dtype:
+        """Return the share of the way to the measured window that the window moves, 0 to 1."""
+        # Read once: another thread may change or reset them.
+        smoothing, before = self.smoothing_seconds, self._seconds
+        if seconds is None or before is None or dtype != self._dtype:
             return 1.0
-        elapsed = seconds - self._seconds
-        if not 0 <= elapsed <= _GAP_IN_TIME_CONSTANTS * self.smoothing_seconds:
+        elapsed = seconds - before
+        if smoothing == 0 or not 0 <= elapsed <= _GAP_IN_TIME_CONSTANTS * smoothing:
             return 1.0
-        if self.smoothing_seconds == 0:
-            return 1.0
-        return -math.expm1(-elapsed / self.smoothing_seconds)
+        return -math.expm1(-elapsed / smoothing)
 
 
 class ThermalNormalizer:
-    """Thermal frames to 8 bits in one of `THERMAL_MODES`.
+    """Conversion of thermal frames to 8 bits in one of `THERMAL_MODES`.
 
-    - "auto": 8-bit frames pass as they are, since their camera has done its
-      gain control; all others go through `GainControl`.
+    - "auto": 8-bit frames pass unchanged, since their camera has applied its own gain
+      control; all others go through `GainControl`.
     - "percentile": every frame goes through `GainControl`.
-    - "full_range": the dtype's range becomes 0..255, for float32 [0, 1].
-      Frames of 14 significant bits in 16 turn out dark in this mode.
+    - "full_range": the range of the dtype is mapped to 0..255; for float32 it is [0, 1].
+      Frames of 14 significant bits in 16 become dark in this mode.
+
+    One thread calls it; other threads may set `mode` at any time.
 
     Args:
         mode: one of `THERMAL_MODES`.
-        gain: the gain control to use; None takes the default one.
+        gain: gain control to use; None uses one with default options.
 
     Attributes:
-        gain: the gain control, for changing its percentiles at run time.
-        repaired_pixels: non-finite pixels that the last call filled with 0.
+        gain: gain control in use, for changing its percentiles at run time.
+        repaired_pixels: number of non-finite pixels that the last call filled with 0.
 
     Raises:
-        ValueError: unknown mode.
+        ValueError: the mode is unknown; names it.
     """
 
     def __init__(self, mode: str = "auto", gain: GainControl | None = None) -> None:
@@ -193,7 +207,7 @@ class ThermalNormalizer:
 
     @property
     def mode(self) -> str:
-        """The mode in use; can be set at any time."""
+        """Mode in use; any thread may set it at any time."""
         return self._mode
 
     @mode.setter
@@ -203,7 +217,7 @@ class ThermalNormalizer:
         self._mode = mode
 
     def reset(self) -> None:
-        """Forget the gain control's past, as after a jump in time."""
+        """Reset the gain control, as after a jump in time."""
         self.gain.reset()
 
     def __call__(self, image: np.ndarray, seconds: float | None = None) -> np.ndarray:
@@ -211,13 +225,13 @@ class ThermalNormalizer:
 
         Args:
             image: H x W uint8, uint16 or float32.
-            seconds: the frame's time stamp.
+            seconds: time stamp of the frame.
 
         Returns:
-            H x W uint8; the input itself where nothing has to be done.
+            H x W uint8; the input itself if nothing has to be changed.
 
         Raises:
-            ValueError: another shape or dtype, or no finite pixel.
+            ValueError: the shape or dtype is another, or no pixel is finite.
         """
         mode = self._mode  # read once: another thread may change it
         _check_frame(image)
@@ -235,6 +249,7 @@ class ThermalNormalizer:
 
 
 def _check_frame(image: np.ndarray) -> None:
+    """Raise `ValueError` unless the frame is H x W uint8, uint16 or float32."""
     if image.ndim != 2 or not image.size:
         raise ValueError(f"thermal frame has shape {image.shape}, expected H x W")
     if image.dtype not in (np.uint8, np.uint16, np.float32):
@@ -242,10 +257,10 @@ def _check_frame(image: np.ndarray) -> None:
 
 
 def _finite_mask(image: np.ndarray) -> np.ndarray | None:
-    """Which pixels are finite, or None when all are.
+    """Return the mask of finite pixels, or None if all are finite.
 
     Raises:
-        ValueError: none is.
+        ValueError: no pixel is finite.
     """
     if image.dtype != np.float32:
         return None
@@ -258,11 +273,12 @@ def _finite_mask(image: np.ndarray) -> np.ndarray | None:
 
 
 def _count_false(mask: np.ndarray | None) -> int:
+    """Return the number of False elements of a mask; 0 for None."""
     return 0 if mask is None else int(mask.size - np.count_nonzero(mask))
 
 
 def _to_bytes(image: np.ndarray, low: float, high: float, finite: np.ndarray | None) -> np.ndarray:
-    """Map counts [low, high] to 0..255, rounded; pixels that are not finite become 0."""
+    """Map counts [low, high] to 0..255, rounded; non-finite pixels become 0."""
     start, end = np.float32(low), np.float32(high)
     counts = image.astype(np.float32)
     if finite is not None:

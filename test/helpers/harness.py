@@ -1,4 +1,4 @@
-"""Real nodes in processes of their own, and a node in the test that talks to them."""
+"""Harness of the tests over DDS: real nodes in other processes, and a node in the test."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _QUICK_TO_START = {
 
 
 class Graph:
-    """Starts nodes, collects messages, and ends everything it started."""
+    """Graph of the nodes under test: starts them, collects their messages, and ends them."""
 
     def __init__(self) -> None:
         self.context = rclpy.Context()
@@ -53,6 +53,7 @@ class Graph:
         self.listen("/diagnostics", DiagnosticArray)
 
     def close(self) -> None:
+        """End all started processes and the test's node."""
         for process in self._processes:
             stop(process)
         self.executor.shutdown()
@@ -60,7 +61,7 @@ class Graph:
         rclpy.shutdown(context=self.context)
 
     def start(self, name: str, *arguments: str, **parameters: Any) -> subprocess.Popen[str]:
-        """Start a node of this package; arguments go behind --ros-args."""
+        """Start a node of this package; `arguments` follow --ros-args."""
         command = [sys.executable, "-m", f"ivf_ros.{name}", "--ros-args", *arguments]
         for key, value in parameters.items():
             command += ["-p", f"{key}:={json.dumps(value)}"]
@@ -94,20 +95,25 @@ class Graph:
         assert process.returncode == 0, process.communicate()[0]
 
     def listen(self, topic: str, kind: type, qos: QoSProfile | int = 100) -> None:
+        """Collect the messages of a topic in `messages`."""
         self.node.create_subscription(kind, topic, self.messages[topic].append, qos)
 
     def until(self, condition: Callable[[], bool], seconds: float = SECONDS) -> None:
-        """Spin until the condition holds; fails after a while."""
+        """Spin until a condition holds; fail after a time."""
         deadline = time.monotonic() + seconds
         while not condition():
-            assert time.monotonic() < deadline, f"still not so after {seconds} s; {self.values()}"
+            assert time.monotonic() < deadline, (
+                f"condition false after {seconds} s; {self.values()}"
+            )
             self.executor.spin_once(timeout_sec=0.05)
 
     def spin(self, seconds: float) -> None:
+        """Spin for a time."""
         end = time.monotonic() + seconds
         self.until(lambda: time.monotonic() >= end, seconds + SECONDS)
 
     def call(self, kind: type, service: str, request: Any) -> Any:
+        """Call a service and return its response."""
         client = self.node.create_client(kind, service)
         assert client.wait_for_service(SECONDS), service
         future = client.call_async(request)
@@ -116,38 +122,42 @@ class Graph:
         return future.result()
 
     def trigger(self, service: str) -> Trigger.Response:
+        """Call a Trigger service of the fusion node."""
         return self.call(Trigger, f"/fusion/{service}", Trigger.Request())
 
     def change_state(self, transition: int) -> bool:
+        """Request a transition of the fusion node; return its success."""
         request = ChangeState.Request()
         request.transition.id = transition
         return self.call(ChangeState, "/fusion/change_state", request).success
 
     def state(self) -> str:
+        """Return the lifecycle state of the fusion node."""
         return self.call(GetState, "/fusion/get_state", GetState.Request()).current_state.label
 
     def set(self, **values: Any) -> list[Any]:
-        """Set parameters of the fusion node one by one; results with `successful`, `reason`."""
+        """Set parameters of the fusion node one by one; return their `successful` and `reason`."""
         parameters = [
             Parameter(name, value=value).to_parameter_msg() for name, value in values.items()
         ]
         request = SetParameters.Request(parameters=parameters)
         return self.call(SetParameters, "/fusion/set_parameters", request).results
 
-    def status(self, ending: str) -> Any:
-        """The latest DiagnosticStatus of the fusion node whose name ends so, or None."""
+    def status(self, part: str) -> Any:
+        """Return the latest DiagnosticStatus of a part of the fusion node, or None."""
         for message in reversed(self.messages["/diagnostics"]):
             for status in message.status:
-                if status.name == f"/fusion: {ending}":
+                if status.name == f"/fusion: {part}":
                     return status
         return None
 
-    def values(self, ending: str = "pairs") -> dict[str, str]:
-        status = self.status(ending)
+    def values(self, part: str = "pairs") -> dict[str, str]:
+        """Return the values of the latest DiagnosticStatus of a part; empty without one."""
+        status = self.status(part)
         return {} if status is None else {pair.key: pair.value for pair in status.values}
 
     def counts(self) -> tuple[int, int, dict[str, int]]:
-        """Pairs in, pairs out, and dropped by reason."""
+        """Return pairs in, pairs out, and pairs dropped by reason."""
         values = self.values()
         dropped = {
             key.removeprefix("dropped."): int(value)
@@ -157,7 +167,7 @@ class Graph:
         return int(values["pairs_in"]), int(values["pairs_out"]), dropped
 
     def settle(self, pairs: int) -> None:
-        """Until so many pairs have come in and each is accounted for."""
+        """Spin until a number of pairs has come in and all are published or dropped."""
 
         def settled() -> bool:
             came_in, out, dropped = self.counts()
@@ -167,7 +177,7 @@ class Graph:
 
 
 def stop(process: subprocess.Popen[str]) -> str:
-    """Interrupt a node; returns what it printed."""
+    """Interrupt a node, wait for its end, and return its output."""
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
     try:
@@ -177,8 +187,8 @@ def stop(process: subprocess.Popen[str]) -> str:
         return process.communicate()[0]
 
 
-def picture(height: int, width: int, seed: int) -> np.ndarray:
-    """A smooth random RGB picture: neighbours differ, yet it is no noise."""
+def smooth_image(height: int, width: int, seed: int) -> np.ndarray:
+    """Make a smooth random RGB image, whose neighbouring pixels differ little."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width]
     phase, wave = random.uniform(0, 6, 3), random.uniform(10, 30, 3)
@@ -193,7 +203,7 @@ def write_pairs(
     encoding: str = "mono8",
     start: int = 0,
 ) -> Path:
-    """A bag of pairs with equal stamps, ten a second."""
+    """Write a bag of pairs with equal stamps, ten pairs a second."""
     with BagWriter(path) as bag:
         for index, (visible, infrared) in enumerate(pairs, start=start):
             stamp = START_NS + index * PERIOD_NS

@@ -1,4 +1,4 @@
-"""A ROS domain of the tests' own, on this machine only, and a graph in it."""
+"""ROS domain of the tests, on this machine only, and the graph in it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from harness import Graph
 
 @pytest.fixture(scope="session", autouse=True)
 def own_ros_domain() -> Iterator[None]:
-    """Set before the first rclpy.init, and inherited by the processes that tests start."""
+    """Set the domain before the first rclpy.init; processes that tests start inherit it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
         if os.environ.get("ROS_DISTRO") == "humble":
             patch.setenv("ROS_LOCALHOST_ONLY", "1")
-        else:  # later distributions warn about the old variable
+        else:  # later distributions warn about that variable
             patch.delenv("ROS_LOCALHOST_ONLY", raising=False)
             patch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
         yield
@@ -24,6 +24,7 @@ def own_ros_domain() -> Iterator[None]:
 
 @pytest.fixture
 def graph() -> Iterator[Graph]:
+    """Provide a graph whose processes end with the test."""
     graph = Graph()
     try:
         yield graph

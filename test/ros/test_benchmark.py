@@ -1,4 +1,4 @@
-"""The node's benchmark: real runs whose counts must agree, and clear errors."""
+"""Benchmark of the node: real runs whose counts must agree, and clear errors."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def finish(process: subprocess.Popen[str], seconds: float = 480) -> tuple[int, s
     try:
         output, errors = process.communicate(timeout=seconds)
     finally:
-        process.terminate()  # leave nothing behind where it hangs
+        process.terminate()  # leave nothing behind if it hangs
     return process.returncode, output, errors
 
 
 def check(row: dict[str, Any], published: int) -> None:
-    """What holds in every row."""
+    """Check the properties of every row."""
     assert row["published"] == published
     assert 0 < row["pairs_out"] <= row["pairs_in"] <= published
     assert row["pairs_in"] == row["pairs_out"] + sum(row["dropped"].values())
@@ -101,13 +101,13 @@ def test_command_with_two_rates_and_one_output(tmp_path: Path, tiny_weights: Pat
 
 
 @pytest.mark.dds
-def test_a_node_that_ends_early_is_named(tiny_weights: Path) -> None:
+def test_node_that_ends_early_is_named(tiny_weights: Path) -> None:
     status, _, errors = finish(
         start("ivf_ros.benchmark", "--weights", tiny_weights, "--device", "cuda:99")
     )
     assert status == 1
     assert "benchmark: ivf_ros.fusion_node ended early" in errors
-    assert "cuda:99" in errors  # the node says why
+    assert "cuda:99" in errors  # the node's own message
     assert "Traceback" not in errors
 
 
@@ -162,7 +162,7 @@ def case(tiny_weights: Path) -> Case:
         ({"engine": "abacus"}, "--engine is 'abacus', expected one of"),
     ],
 )
-def test_case_that_cannot_be_measured(case: Case, changes: dict[str, Any], message: str) -> None:
+def test_invalid_case_is_rejected(case: Case, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(case, **changes)
 
@@ -196,7 +196,7 @@ def test_pairs_are_due_at_the_rate_without_drift() -> None:
     assert {later - earlier for earlier, later in pairwise(due)} == {33_333_333, 33_333_334}
 
 
-def test_what_a_process_uses() -> None:
+def test_resources_used_by_a_process() -> None:
     pid = os.getpid()
     before, machine_before = processor_seconds(pid), machine_seconds()
     used = time.process_time()

@@ -1,25 +1,40 @@
 from __future__ import annotations
 
+import ast
 import importlib.util
+import inspect
 import os
 import sys
+import textwrap
 import time
+from types import SimpleNamespace
 
 import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2's rclpy is not installed")
 
 import rclpy
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.exceptions import InvalidHandle
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode
+from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from std_msgs.msg import String
 
 from ivf_ros import compat
+from ivf_ros.benchmark_subscriber import _Subscriber
+from ivf_ros.demo import _Watcher
+from ivf_ros.fusion_node import FusionNode
+from ivf_ros.player_node import Player
+from ivf_ros.processes import NodeWatcher
+from ivf_ros.recorder_node import Recorder
 
 
 def _without(monkeypatch, *packages):
-    """A fresh compat, loaded as if the packages were not installed."""
+    """Load compat again as if the packages were not installed."""
     for package in packages:
         monkeypatch.setitem(sys.modules, package, None)
     spec = importlib.util.spec_from_file_location("compat_without", compat.__file__)
@@ -104,7 +119,7 @@ def test_subscriber_has_a_default_depth(any_compat, node):
     assert any_compat.Subscriber(node, String, "compat_default").sub.qos_profile.depth == 10
 
 
-def test_missing_packages_are_told(monkeypatch):
+def test_missing_packages_are_reported(monkeypatch):
     bare = _without(monkeypatch, "message_filters", "vision_msgs", "vision_msgs.msg")
     assert not bare.HAS_MESSAGE_FILTERS
     assert bare.LabelInfo is None
@@ -120,3 +135,79 @@ def test_subscriber_feeds_message_filters(node):
     cache = message_filters.Cache(subscriber, 2, True)
     subscriber.callback(String(data="kept"))
     assert cache.getLast().data == "kept"
+
+
+@pytest.fixture
+def lifecycle_node():
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    node = LifecycleNode("compat_lifecycle", context=context)
+    yield node
+    node.destroy_node()
+    rclpy.shutdown(context=context)
+
+
+def test_impossible_transition_is_rejected_and_a_possible_one_happens(lifecycle_node):
+    rejected = []
+    assert compat.reject_impossible_transitions(
+        lifecycle_node, lambda transition, error: rejected.append(transition)
+    )
+    change_state = lifecycle_node._service_change_state.callback
+    request = ChangeState.Request()
+    request.transition.id = Transition.TRANSITION_ACTIVATE
+    assert not change_state(request, ChangeState.Response()).success
+    assert rejected in ([Transition.TRANSITION_ACTIVATE], [])  # []: rclpy 8 answers itself
+    request.transition.id = Transition.TRANSITION_CONFIGURE
+    assert change_state(request, ChangeState.Response()).success
+
+
+def test_node_without_the_internal_service_stays_unchanged():
+    assert not compat.reject_impossible_transitions(SimpleNamespace(), lambda *_: None)
+
+
+def test_own_profile_is_a_copy():
+    profile = QoSProfile(depth=3)
+    own = compat.own_profile(profile)
+    own.depth = 9
+    assert profile.depth == 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("rmw_qos_policy_kind_t.QOS_POLICY_RELIABILITY", "RELIABILITY"), ("DEADLINE", "DEADLINE")],
+)
+def test_name_of_the_policy_that_does_not_match(kind, name):
+    assert compat.mismatched_policy(SimpleNamespace(last_policy_kind=kind)) == name
+
+
+@pytest.mark.parametrize("error", [InvalidHandle("gone"), None], ids=["destroyed", "nothing"])
+def test_spinning_ignores_destroyed_entities(error):
+    waits = []
+
+    class Executor:
+        def spin_once(self, timeout_sec):
+            waits.append(timeout_sec)
+            if error is not None:
+                raise error
+
+    compat.spin_once(Executor(), 0.2)
+    assert waits == [0.2]
+
+
+@pytest.mark.parametrize(
+    "node_class", [FusionNode, Player, Recorder, NodeWatcher, _Subscriber, _Watcher]
+)
+def test_no_private_name_of_a_node_replaces_one_of_rclpy(node_class, node, lifecycle_node):
+    """An attribute `_timers` or `_parameters`, for example, would replace rclpy's own."""
+    base = lifecycle_node if issubclass(node_class, LifecycleNode) else node
+    assert isinstance(base, Node)
+    tree = ast.parse(textwrap.dedent(inspect.getsource(node_class)))
+    names = {
+        item.attr if isinstance(item, ast.Attribute) else item.name
+        for item in ast.walk(tree)
+        if isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef)
+        or (isinstance(item, ast.Attribute) and isinstance(item.ctx, ast.Store))
+    }
+    private = {name for name in names if name.startswith("_") and not name.endswith("__")}
+    assert private
+    assert private & {*vars(base), *dir(base)} == set()

@@ -37,7 +37,7 @@ def image(encoding, data, height, width, step, is_bigendian=0):
 
 
 def pack(pixels, encoding, *, padding=0, big_endian=False):
-    """A message with `padding` bytes of 0xEE after every row."""
+    """Make a message with `padding` bytes of 0xEE after every row."""
     pixels = pixels.astype(pixels.dtype.newbyteorder(">" if big_endian else "<"))
     rows = [row.tobytes() + b"\xee" * padding for row in pixels]
     return image(encoding, b"".join(rows), *pixels.shape[:2], len(rows[0]), int(big_endian))
@@ -54,13 +54,13 @@ def noise(*shape, dtype=np.uint8):
 
 
 def smooth_rgb(height=40, width=48):
-    """Three different ramps, which demosaicking restores well."""
+    """Make an image of three different ramps, which demosaicking restores well."""
     y, x = np.mgrid[:height, :width]
     return np.dstack((40 + 3 * x, 60 + 2 * y, 200 - 2 * x)).astype(np.uint8)
 
 
 def mosaic(rgb, tile):
-    """What a sensor with this 2 x 2 tile of filters, by rows, records."""
+    """Return the record of a sensor with this 2 x 2 tile of filters, by rows."""
     raw = np.empty(rgb.shape[:2], rgb.dtype)
     for index, name in enumerate(tile):
         y, x = divmod(index, 2)
@@ -118,7 +118,7 @@ def test_visible_16_bit_grey_by_hand(encoding):
 @pytest.mark.parametrize("big_endian", [False, True])
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("pattern", BAYER_TILES)
-def test_bayer_patterns_restore_the_picture(pattern, bits, big_endian):
+def test_bayer_patterns_restore_the_image(pattern, bits, big_endian):
     rgb = smooth_rgb()
     raw = mosaic(rgb, BAYER_TILES[pattern]).astype(f"uint{bits}")
     if bits == 16:
@@ -172,7 +172,7 @@ def test_agrees_with_rosbags_image(encoding):
         expected = rosbags_image.message_to_cvimage(message, "rgb8")
     except rosbags_image.ImageConversionError:
         pytest.skip(f"rosbags-image does not convert {encoding}")
-    _assert_same_picture(to_visible(message), expected, encoding)
+    _assert_same_image(to_visible(message), expected, encoding)
 
 
 @pytest.mark.parametrize("encoding", VISIBLE_ENCODINGS)
@@ -183,11 +183,11 @@ def test_agrees_with_cv_bridge(encoding):
         expected = cv_bridge.CvBridge().imgmsg_to_cv2(message, "rgb8")
     except cv_bridge.CvBridgeError:
         pytest.skip(f"cv_bridge does not convert {encoding}")
-    _assert_same_picture(to_visible(message), expected, encoding)
+    _assert_same_image(to_visible(message), expected, encoding)
 
 
 def _plain_message(encoding):
-    """Without padding and in little endian, which every reader understands."""
+    """Make a message without padding, in little endian, which every reader understands."""
     dtype = np.uint16 if "16" in encoding else np.uint8
     channels = next((n for key, n in (("C4", 4), ("C3", 3)) if key in encoding), 1)
     if encoding.startswith(("rgb", "bgr")):
@@ -197,7 +197,7 @@ def _plain_message(encoding):
     return pack(noise(6, 8, channels, dtype=dtype), encoding)
 
 
-def _assert_same_picture(rgb, expected, encoding):
+def _assert_same_image(rgb, expected, encoding):
     if "UC" in encoding and expected.ndim == 3:  # left in BGR by readers that only cast
         expected = expected[..., 2::-1]
     if expected.ndim == 2:
@@ -275,7 +275,7 @@ def test_counts_are_not_copied():
         (".tiff", "bgr8; tiff compressed "),
     ],
 )
-def test_lossless_pictures_are_decoded_to_rgb(extension, format_):
+def test_lossless_images_are_decoded_to_rgb(extension, format_):
     rgb = noise(6, 9, 3)
     message = compressed(rgb[..., ::-1], extension, format_)
     decoded = to_visible(message)
@@ -287,7 +287,7 @@ def test_lossless_pictures_are_decoded_to_rgb(extension, format_):
     ("extension", "format_"),
     [(".png", "bgr8; png compressed rgb8"), (".tiff", "rgb8; tiff compressed ")],
 )
-def test_codecs_that_were_handed_rgb(extension, format_):
+def test_codecs_that_received_rgb(extension, format_):
     rgb = noise(6, 9, 3)
     np.testing.assert_array_equal(to_visible(compressed(rgb, extension, format_)), rgb)
 
@@ -343,7 +343,7 @@ def test_infrared_tiff_and_colour_jpeg():
 
 
 @pytest.mark.parametrize("extension", [".jpg", ".png"])
-def test_pictures_cut_off_are_refused(extension):
+def test_truncated_images_are_rejected(extension):
     message = compressed(noise(64, 64, 3), extension, "jpeg")
     whole = bytes(message.data)
     for length in (0, 1, 4, len(whole) // 4, len(whole) // 2, len(whole) - 12, len(whole) - 10):
@@ -369,24 +369,24 @@ def test_jpeg_may_be_padded_and_a_thumbnail_does_not_hide_a_cut():
         to_visible(message)
 
 
-def test_damaged_and_foreign_data_are_refused():
+def test_damaged_and_foreign_data_are_rejected():
     message = compressed(noise(16, 16, 3), ".png", "png")
     message.data[40:60] = array.array("B", b"\x5a" * 20)
-    for data in (message.data, array.array("B", b"not a picture at all" * 9)):
+    for data in (message.data, array.array("B", b"not an image at all" * 9)):
         with pytest.raises(MessageError) as error:
             to_infrared(CompressedImage(format="h264", data=data))
         assert error.value.reason == "undecodable"
         assert "h264" in str(error.value)
 
 
-def test_compressed_depth_is_refused():
+def test_compressed_depth_is_rejected():
     message = compressed(noise(4, 4, dtype=np.uint16), ".png", "16UC1; compressedDepth png")
     with pytest.raises(MessageError, match="compressedDepth is not supported") as error:
         to_infrared(message)
     assert error.value.reason == "unknown_encoding"
 
 
-def test_float_pictures_are_no_visible_images():
+def test_float_images_are_no_visible_images():
     values = np.ones((4, 4), np.float32)
     with pytest.raises(MessageError, match="'32FC1'") as error:
         to_visible(compressed(values, ".tiff", "32FC1; tiff compressed "))
@@ -415,7 +415,9 @@ def test_float_pictures_are_no_visible_images():
         ("32FC1", 1, 1, 4, 4, "unknown_encoding", "'32FC1'"),
     ],
 )
-def test_malformed_images_say_what_is_wrong(encoding, height, width, step, length, reason, text):
+def test_malformed_images_are_rejected_with_a_reason(
+    encoding, height, width, step, length, reason, text
+):
     with pytest.raises(MessageError) as error:
         to_visible(image(encoding, bytes(length), height, width, step))
     assert error.value.reason == reason
@@ -480,7 +482,7 @@ def test_any_compressed_message_gives_an_array_or_a_message_error(head, body, ta
         ("32FC1", np.linspace(-1, 1, 24, dtype=np.float32).reshape(4, 6)),
     ],
 )
-def test_images_come_back_as_they_went(encoding, array_):
+def test_images_survive_a_round_trip(encoding, array_):
     header = Header(stamp=Time(sec=12, nanosec=34), frame_id="rgb_optical_frame")
     message = to_image(array_, encoding, header)
     assert message.header == header
@@ -517,6 +519,6 @@ def test_to_image_owns_its_data():
         ("32FC1", np.zeros((2, 2)), "needs H x W float32, got"),
     ],
 )
-def test_to_image_refuses_what_does_not_fit(encoding, array_, text):
+def test_to_image_rejects_arrays_that_do_not_match(encoding, array_, text):
     with pytest.raises(ValueError, match=text):
         to_image(array_, encoding, Header())

@@ -1,4 +1,4 @@
-"""The demo, start to end, on a short drive."""
+"""Demo on a short drive, from start to end."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_demo(tmp_path: Path, tiny_weights: Path) -> None:
     counts = {topic.name: topic.count for topic in bag_info(output / "bag").topics}
     assert counts["/fusion/fused/image"] == live["pairs_out"]
     assert counts["/fusion/mask/image"] == live["pairs_out"]
-    # Scored are the frames that were played, whose stamps the player had moved.
+    # The scored frames are those that were played, although the player had moved their stamps.
     stamps = {START_NS + round(k * 1e9 / 30) for k in range(60)}
     rows = (output / "frames.csv").read_text().splitlines()[1:]
     assert len(rows) == live["pairs_out"]
@@ -54,14 +54,14 @@ def test_demo(tmp_path: Path, tiny_weights: Path) -> None:
     assert "The live graph" in (output / "report.html").read_text()
 
 
-def test_demo_refuses_half_a_pair_of_videos(tmp_path: Path) -> None:
+def test_demo_rejects_a_single_video(tmp_path: Path) -> None:
     done = run_demo("--output", tmp_path / "out", "--visible", "rgb.mp4")
     assert done.returncode == 1
     assert "VISIBLE and INFRARED go together" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_demo_on_a_bag_that_is_not_there(tmp_path: Path) -> None:
+def test_demo_names_a_missing_bag(tmp_path: Path) -> None:
     done = run_demo("--output", tmp_path / "out", "--bag", tmp_path / "none")
     assert done.returncode == 1
     assert "demo: " in done.stderr
@@ -88,7 +88,7 @@ def test_ctrl_c_ends_the_demo_and_its_processes(tmp_path: Path, tiny_weights: Pa
     try:
         errors = demo.communicate(timeout=60)[1]
     finally:
-        demo.terminate()  # leave nothing behind where Ctrl-C has failed
+        demo.terminate()  # leave nothing behind if Ctrl-C has failed
     assert demo.returncode == 130, errors
     assert "Traceback" not in errors
     assert not [pid for pid in children if Path("/proc", pid).exists()]

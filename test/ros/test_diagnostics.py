@@ -1,4 +1,4 @@
-"""Counters, percentiles, the watch on a camera, and the mailbox, without a graph."""
+"""Counters, percentiles, the watch on a camera, and the mailbox, without ROS nodes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.topic_endpoint_info import TopicEndpointInfo
 
-from ivf_ros.diagnostics import CameraWatch, PairStatistics, percentiles
+from ivf_ros.camera_watch import CameraWatch
+from ivf_ros.diagnostics import PairStatistics, percentiles
 from ivf_ros.worker import Mailbox, Worker
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
@@ -47,7 +48,7 @@ def test_counts_add_up() -> None:
     assert statistics.settled() == 5
 
 
-def test_a_backlog_is_reported() -> None:
+def test_backlog_is_reported() -> None:
     statistics = PairStatistics()
     for _ in range(60):
         statistics.came_in()
@@ -73,14 +74,14 @@ def check(watch: CameraWatch, now: float, publishers: int = 1) -> tuple[bytes, s
     return watch.check(now, since=100.0, timeout=2.0, publishers=[publisher()] * publishers)
 
 
-def test_a_healthy_camera() -> None:
+def test_healthy_camera_is_ok() -> None:
     watch = watch_stream(list(range(60)))
     assert watch.lost_share() == 0
     assert check(watch, 102.0) == (OK, "receiving")
 
 
 @pytest.mark.parametrize("infos", [0, 90])
-def test_images_lost_now_and_then(infos: int) -> None:
+def test_occasional_loss_is_reported(infos: int) -> None:
     watch = watch_stream([n for n in range(90) if n % 5], infos)
     assert watch.lost_share() == pytest.approx(0.2, abs=0.03)
     level, text = check(watch, 103.0)
@@ -89,8 +90,8 @@ def test_images_lost_now_and_then(infos: int) -> None:
     assert "FASTRTPS_DEFAULT_PROFILES_FILE" in text
 
 
-def test_camera_info_shows_a_steady_loss() -> None:
-    """Every third image only: the gaps are even, but the camera's own rate tells."""
+def test_camera_info_shows_steady_loss() -> None:
+    """Deliver every third image only: the gaps are even, but CameraInfo shows the real rate."""
     assert watch_stream(list(range(0, 180, 3))).lost_share() == 0
     watch = CameraWatch("/t")
     for index in range(180):
@@ -107,12 +108,12 @@ def test_jitter_is_no_loss() -> None:
     assert watch.lost_share() < 0.05
 
 
-def test_a_bag_that_loops_is_no_loss() -> None:
+def test_looping_bag_is_no_loss() -> None:
     watch = watch_stream([*range(40), *range(40)])
     assert watch.lost_share() == 0
 
 
-def test_silence() -> None:
+def test_silence_is_reported() -> None:
     watch = CameraWatch("/rgb/image_raw")
     assert check(watch, 101.0) == (OK, "waiting for /rgb/image_raw")
     level, text = check(watch, 103.0, publishers=0)
@@ -125,7 +126,7 @@ def test_silence() -> None:
     assert check(watch, 106.0) == (WARN, "no image on /rgb/image_raw for 3.0 s")
 
 
-def test_mismatched_qos() -> None:
+def test_mismatched_qos_is_reported() -> None:
     watch = CameraWatch("/rgb/image_raw", QoSProfile(depth=5))  # reliable
     bad = publisher("lepton", reliability=ReliabilityPolicy.BEST_EFFORT)
     level, text = watch.check(101.0, 100.0, 2.0, [bad])
@@ -137,7 +138,7 @@ def test_mismatched_qos() -> None:
     assert watch.check(103.5, 100.0, 2.0, [publisher()])[0] == OK
 
 
-def test_a_shutter_pause_is_no_loss() -> None:
+def test_shutter_pause_is_no_loss() -> None:
     stamps = [n / 30 for n in range(30)] + [2.0 + n / 30 for n in range(20)]
     for infos in (False, True):
         watch = CameraWatch("/t")
@@ -154,7 +155,7 @@ def test_live_mailbox_keeps_the_newest() -> None:
     assert mailbox.get() == 2
     assert mailbox.close(discard=True) == 0
     assert mailbox.get() is None
-    assert mailbox.put(4), "refused after closing"
+    assert mailbox.put(4), "rejected after closing"
 
 
 def test_replay_mailbox_keeps_all() -> None:

@@ -1,4 +1,4 @@
-"""The node in a process of its own, cameras in another, the subscriber here, over DDS."""
+"""Fusion node and player in processes of their own, the subscriber here, over DDS."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
-from harness import PERIOD_NS, START_NS, Graph, picture, stop, write_pairs
+from harness import PERIOD_NS, START_NS, Graph, smooth_image, stop, write_pairs
 from lifecycle_msgs.msg import Transition
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image
@@ -33,7 +33,9 @@ LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 @pytest.fixture(scope="module")
 def pairs() -> list[tuple[np.ndarray, np.ndarray]]:
-    return [(picture(66, 98, n), picture(66, 98, 100 + n)[..., 0].copy()) for n in range(6)]
+    return [
+        (smooth_image(66, 98, n), smooth_image(66, 98, 100 + n)[..., 0].copy()) for n in range(6)
+    ]
 
 
 @pytest.fixture
@@ -41,7 +43,7 @@ def bag(tmp_path: Path, pairs: list[tuple[np.ndarray, np.ndarray]]) -> Path:
     return write_pairs(tmp_path / "bag", pairs)
 
 
-def listen_to_pictures(graph: Graph) -> None:
+def listen_to_images(graph: Graph) -> None:
     for topic in (FUSED, MASK, OVERLAY):
         graph.listen(topic, Image)
 
@@ -52,14 +54,14 @@ def received(graph: Graph, topic: str, count: int) -> list[Any]:
 
 
 def quick_pipeline(weights: Path) -> FusionPipeline:
-    """What the tests' node runs."""
+    """Return the pipeline that the tests' node runs."""
     return FusionPipeline(load_model(weights), engine="torch", device="cpu", precision="fp32")
 
 
 def test_pixels_headers_and_counts(
     graph: Graph, tiny_weights: Path, bag: Path, pairs: list[tuple[np.ndarray, np.ndarray]]
 ) -> None:
-    listen_to_pictures(graph)
+    listen_to_images(graph)
     graph.listen("/fusion/latency_ms", Float64)
     graph.start_fusion(tiny_weights, mode="replay")
     graph.play(bag)
@@ -87,10 +89,10 @@ def test_pixels_headers_and_counts(
     assert len(received(graph, "/fusion/latency_ms", len(pairs))) == len(pairs)
 
 
-def test_live_mode_counts_what_it_replaces(
+def test_live_mode_counts_the_pairs_that_it_replaces(
     graph: Graph, tiny_weights: Path, tmp_path: Path
 ) -> None:
-    visible, infrared = picture(480, 640, 1), picture(480, 640, 2)[..., 0].copy()
+    visible, infrared = smooth_image(480, 640, 1), smooth_image(480, 640, 2)[..., 0].copy()
     bag = write_pairs(tmp_path / "fast", [(visible, infrared)] * 60)
     graph.listen(FUSED, Image)
     graph.start_fusion(tiny_weights)
@@ -108,7 +110,7 @@ def test_real_pair_with_the_shipped_weights(graph: Graph, tmp_path: Path, data: 
     name, path = next(iter(list_images(data / "msrs" / "visible").items()))
     visible = read_visible(path)
     infrared = read_infrared(list_images(data / "msrs" / "infrared")[name])
-    listen_to_pictures(graph)
+    listen_to_images(graph)
     graph.start_fusion(Path("sage"), mode="replay", engine="auto", precision="auto")
     graph.play(write_pairs(tmp_path / "real", [(visible, infrared)]))
     (fused,) = received(graph, FUSED, 1)
@@ -117,8 +119,8 @@ def test_real_pair_with_the_shipped_weights(graph: Graph, tmp_path: Path, data: 
 
 
 def test_sixteen_bit_compressed_thermal(graph: Graph, tiny_weights: Path, tmp_path: Path) -> None:
-    visible = picture(64, 80, 3)
-    counts = (7000 + 20 * picture(64, 80, 4)[..., 0].astype(np.uint16)).astype(np.uint16)
+    visible = smooth_image(64, 80, 3)
+    counts = (7000 + 20 * smooth_image(64, 80, 4)[..., 0].astype(np.uint16)).astype(np.uint16)
     with BagWriter(tmp_path / "bag") as bag:
         bag.write_image("/rgb/image_raw", START_NS, visible, "rgb8", "rgb")
         bag.write_compressed(
@@ -139,7 +141,7 @@ def test_camera_info_labels_and_model_sized_mask(
     publisher = graph.node.create_publisher(CameraInfo, "/rgb/camera_info", 10)
     graph.listen("/fusion/fused/camera_info", CameraInfo)
     graph.listen("/fusion/labels", String, LATCHED)
-    listen_to_pictures(graph)
+    listen_to_images(graph)
     graph.start_fusion(tiny_weights, mode="replay", mask_size="model")
     graph.until(lambda: publisher.get_subscription_count() > 0)
     info = CameraInfo(width=98, height=66, distortion_model="plumb_bob")
@@ -181,12 +183,12 @@ def test_lifecycle(graph: Graph, tiny_weights: Path, bag: Path, pairs: list[Any]
     received(graph, FUSED, len(pairs))
     assert graph.change_state(Transition.TRANSITION_DEACTIVATE)
     graph.until(lambda: graph.values()["state"] == "inactive")
-    graph.play(bag, wait_for_subscribers_seconds=0.0)  # into the void
+    graph.play(bag, wait_for_subscribers_seconds=0.0)  # without a subscriber
     assert graph.change_state(Transition.TRANSITION_ACTIVATE)
     graph.play(bag)
     received(graph, FUSED, 2 * len(pairs))
     graph.settle(len(pairs))
-    assert graph.counts() == (len(pairs), len(pairs), {}), "counted anew since the activation"
+    assert graph.counts() == (len(pairs), len(pairs), {}), "counted again since the activation"
     assert not graph.change_state(Transition.TRANSITION_ACTIVATE), "it is active"
     assert graph.change_state(Transition.TRANSITION_DEACTIVATE)
     assert graph.change_state(Transition.TRANSITION_CLEANUP)
@@ -194,12 +196,12 @@ def test_lifecycle(graph: Graph, tiny_weights: Path, bag: Path, pairs: list[Any]
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_every_engine_ends_in_order(
+def test_node_ends_in_order_with_every_engine(
     engine: str, graph: Graph, tiny_weights: Path, bag: Path, pairs: list[Any]
 ) -> None:
-    """Also after the model was freed: a signal then met a stack that OpenVINO had freed too."""
+    """End the node after its model was freed: OpenVINO had also freed the stack of signals."""
     pytest.importorskip(engine)
-    listen_to_pictures(graph)
+    listen_to_images(graph)
     process = graph.start_fusion(tiny_weights, mode="replay", engine=engine)
     graph.play(bag)
     graph.settle(len(pairs))
@@ -223,10 +225,10 @@ def test_publisher_with_the_wrong_qos_is_reported(
     assert "/rgb/image_raw: a publisher offers a QoS that does not match" in stop(process)
 
 
-def test_malformed_messages_are_counted_and_the_node_goes_on(
+def test_malformed_messages_are_counted_and_the_node_continues(
     graph: Graph, tiny_weights: Path, tmp_path: Path
 ) -> None:
-    visible, infrared = picture(48, 64, 5), picture(48, 64, 6)[..., 0].copy()
+    visible, infrared = smooth_image(48, 64, 5), smooth_image(48, 64, 6)[..., 0].copy()
     good = dict(height=48, width=64, encoding="rgb8", step=192, data=visible)
     gray = dict(height=48, width=64, encoding="mono8", step=64, data=infrared)
     hot = np.full((48, 64), 300.0, np.float32)
@@ -278,7 +280,7 @@ def test_malformed_messages_are_counted_and_the_node_goes_on(
 
 
 def write_raw(bag: BagWriter, topic: str, stamp: int, **fields: Any) -> None:
-    """Write an Image with whatever fields, sound or not."""
+    """Write an Image with the given fields, which may be malformed."""
     data = np.ascontiguousarray(fields.pop("data")).reshape(-1).view(np.uint8)
     message = Image(**fields)
     message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp, 10**9)
@@ -292,8 +294,8 @@ def serialize(message: Any) -> bytes:
     return serialize_message(message)
 
 
-def test_a_camera_that_stops_is_reported(graph: Graph, tiny_weights: Path, tmp_path: Path) -> None:
-    visible, infrared = picture(48, 64, 5), picture(48, 64, 6)[..., 0].copy()
+def test_camera_that_stops_is_reported(graph: Graph, tiny_weights: Path, tmp_path: Path) -> None:
+    visible, infrared = smooth_image(48, 64, 5), smooth_image(48, 64, 6)[..., 0].copy()
     with BagWriter(tmp_path / "bag") as bag:
         for index in range(30):
             stamp = START_NS + index * PERIOD_NS
@@ -314,7 +316,7 @@ def test_a_camera_that_stops_is_reported(graph: Graph, tiny_weights: Path, tmp_p
 def test_parameters(graph: Graph, tiny_weights: Path, bag: Path, pairs: list[Any]) -> None:
     graph.listen(OVERLAY, Image)
     graph.start_fusion(tiny_weights, mode="replay")
-    refused = {
+    rejected = {
         "overlay_opacity": (2.0, "overlay_opacity"),
         "palette": ("sepia", "expected one of natural"),
         "low_percentile": (99.9, "must be below"),
@@ -324,7 +326,7 @@ def test_parameters(graph: Graph, tiny_weights: Path, bag: Path, pairs: list[Any
         "thermal_mode": ("celsius", "expected one of auto"),
         "weights": ("nowhere", "no such file"),
     }
-    for name, (value, reason) in refused.items():
+    for name, (value, reason) in rejected.items():
         (result,) = graph.set(**{name: value})
         assert not result.successful, name
         assert reason in result.reason, result.reason
@@ -355,14 +357,14 @@ def test_services(graph: Graph, tiny_weights: Path, bag: Path, tmp_path: Path) -
     assert graph.trigger("reload_weights").success
 
     player = graph.start("player_node", bag=str(bag), loop=True)
-    response = graph.trigger("save_snapshot")  # nobody subscribes, and yet
+    response = graph.trigger("save_snapshot")  # although there is no subscriber
     stop(player)
     assert response.success, response.message
     written = {path.name.rsplit("_")[-1] for path in (tmp_path / "shots").iterdir()}
     assert written == {"visible.png", "infrared.png", "fused.png", "mask.png", "overlay.png"}
 
 
-def test_weights_that_are_not_there(graph: Graph) -> None:
+def test_missing_weights_are_named(graph: Graph) -> None:
     process = graph.start("fusion_node", weights="nowhere.safetensors")
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 1
@@ -370,7 +372,7 @@ def test_weights_that_are_not_there(graph: Graph) -> None:
     assert "Traceback" not in output
 
 
-def test_a_parameter_refused_at_the_start(graph: Graph, tiny_weights: Path) -> None:
+def test_parameter_rejected_at_the_start(graph: Graph, tiny_weights: Path) -> None:
     process = graph.start("fusion_node", weights=str(tiny_weights), mode="fast")
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 1
@@ -379,7 +381,7 @@ def test_a_parameter_refused_at_the_start(graph: Graph, tiny_weights: Path) -> N
 
 
 def test_deactivating_under_traffic(graph: Graph, tiny_weights: Path, bag: Path) -> None:
-    """Subscriptions come and go while images arrive; nothing crashes, nothing goes uncounted."""
+    """Destroy and create subscriptions while images arrive: nothing may crash or be uncounted."""
     graph.listen(FUSED, Image)
     process = graph.start_fusion(tiny_weights)
     graph.start("player_node", bag=str(bag), loop=True, rate=10.0)
@@ -394,8 +396,10 @@ def test_deactivating_under_traffic(graph: Graph, tiny_weights: Path, bag: Path)
     assert process.returncode == 0
 
 
-def test_qos_override_stays_with_its_topic(graph: Graph, tiny_weights: Path, bag: Path) -> None:
-    """A reliable RGB subscription must not make the thermal one reliable as well."""
+def test_qos_override_applies_to_its_topic_only(
+    graph: Graph, tiny_weights: Path, bag: Path
+) -> None:
+    """Check that a reliable RGB subscription does not make the thermal one reliable as well."""
     graph.start_fusion(
         tiny_weights, **{"qos_overrides./rgb/image_raw.subscription.reliability": "reliable"}
     )
@@ -409,10 +413,10 @@ def test_qos_override_stays_with_its_topic(graph: Graph, tiny_weights: Path, bag
     }
 
 
-def test_the_last_inexact_pair_of_a_replay_comes_out(
+def test_last_inexact_pair_of_a_replay_is_published(
     graph: Graph, tiny_weights: Path, tmp_path: Path
 ) -> None:
-    visible, infrared = picture(48, 64, 5), picture(48, 64, 6)[..., 0].copy()
+    visible, infrared = smooth_image(48, 64, 5), smooth_image(48, 64, 6)[..., 0].copy()
     with BagWriter(tmp_path / "bag") as bag:
         for index in range(4):
             stamp = START_NS + index * PERIOD_NS
@@ -426,9 +430,10 @@ def test_the_last_inexact_pair_of_a_replay_comes_out(
     graph.until(lambda: graph.messages["/fusion/rgb_frames_done"][-1].data == 4)
 
 
-def test_weights_without_a_head(graph: Graph, tiny_model: FusionModel, tmp_path: Path, bag: Path,
-                                pairs: list[Any]) -> None:  # fmt: skip
-    """Masks that are asked for and cannot be had are counted, not silently left out."""
+def test_masks_without_a_head_are_counted(
+    graph: Graph, tiny_model: FusionModel, tmp_path: Path, bag: Path, pairs: list[Any]
+) -> None:
+    """Count masks that are subscribed to and cannot be computed, instead of omitting them."""
     save_model(FusionModel(tiny_model.student), tmp_path / "student.safetensors")
     graph.listen(MASK, Image)
     graph.start_fusion(tmp_path / "student.safetensors", mode="replay")

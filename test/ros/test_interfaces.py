@@ -1,4 +1,4 @@
-"""What is generated from the tables is up to date, and ROS reads it as it is meant."""
+"""Generated files: up to date, and read by ROS as intended."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_generated_file_is_up_to_date(name: str) -> None:
     assert (ROOT / name).read_text(encoding="utf-8") == GENERATED[name](), "run `make docs`"
 
 
-def test_check_tells_a_stale_file(
+def test_check_reports_an_outdated_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("ivf_ros.interfaces._ROOT", tmp_path)

@@ -1,4 +1,4 @@
-"""The launch files load, declare what the tables say, and start the nodes with it."""
+"""Launch files: they load, declare the arguments of the tables, and start the nodes."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from harness import PERIOD_NS, START_NS, picture, write_pairs
+from harness import PERIOD_NS, START_NS, smooth_image, write_pairs
 
 from ivf_core.bags.rosbag import BagWriter
 from ivf_ros.launch_arguments import FUSION_ARGUMENTS, REPLAY_ARGUMENTS
 from ivf_ros.transport import PROFILE_VARIABLES, profile_path
 
-# Not `launch`: our own folder of that name would be taken for it.
+# Not `launch`: our own folder of that name would be imported.
 pytest.importorskip("launch_ros", reason="launch_ros is not installed")
 
 from launch import LaunchContext, LaunchDescription, LaunchService
@@ -26,7 +26,7 @@ from launch.launch_description_sources import PythonLaunchDescriptionSource
 
 LAUNCH = Path(__file__).resolve().parents[2] / "launch"
 
-# Stands in for the executables: writes what it was started with, then ends.
+# Replaces the executables: writes the arguments of its start, then ends.
 SPY = f"""#!{sys.executable}
 import json, os, sys
 from pathlib import Path
@@ -58,7 +58,7 @@ if Path(sys.argv[0]).name not in ("player_node", "ivf"):  # these are ended by l
 
 @pytest.fixture
 def prefix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An install space whose executables report what they were started with."""
+    """Make an install space whose executables report the arguments of their start."""
     index = tmp_path / "prefix" / "share" / "ament_index" / "resource_index" / "packages"
     executables = tmp_path / "prefix" / "lib" / "ivf_ros"
     reports = tmp_path / "reports"
@@ -95,7 +95,7 @@ def description(name: str) -> LaunchDescription:
 
 
 def launch(prefix: Path, file: str, /, **arguments: object) -> tuple[int, dict[str, dict]]:
-    """Launch, and return the exit status and what each executable reported."""
+    """Launch a file; return the exit status and the report of each executable."""
     environment = dict(os.environ)
     service = LaunchService(noninteractive=True)
     service.include_launch_description(
@@ -126,7 +126,7 @@ def remappings(report: dict) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("name", "table"), [("fusion", FUSION_ARGUMENTS), ("replay", REPLAY_ARGUMENTS)]
 )
-def test_arguments_are_those_of_the_table(name: str, table: tuple) -> None:
+def test_declared_arguments_are_those_of_the_table(name: str, table: tuple) -> None:
     declared = {argument.name: argument for argument in description(name).get_launch_arguments()}
     assert list(declared) == [argument.name for argument in table]
     for argument in table:
@@ -137,7 +137,7 @@ def test_arguments_are_those_of_the_table(name: str, table: tuple) -> None:
             assert default[0].text == argument.default
 
 
-def test_without_arguments_params_file_decides(prefix: Path) -> None:
+def test_values_come_from_params_file_without_arguments(prefix: Path) -> None:
     status, reports = launch(prefix, "fusion")
     assert status == 0
     assert list(reports) == ["fusion_node"]
@@ -148,7 +148,7 @@ def test_without_arguments_params_file_decides(prefix: Path) -> None:
     assert profile == dict.fromkeys(PROFILE_VARIABLES, str(profile_path()))
 
 
-def test_given_arguments_override_with_the_parameters_type(prefix: Path, tmp_path: Path) -> None:
+def test_arguments_override_with_the_type_of_the_parameter(prefix: Path, tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("/**:\n  ros__parameters: {palette: turbo, queue_size: 7, autostart: false}\n")
     _, reports = launch(
@@ -194,7 +194,9 @@ def test_given_arguments_override_with_the_parameters_type(prefix: Path, tmp_pat
     assert report["environment"] == {}
 
 
-def test_users_own_transport_stays(prefix: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_transport_of_the_user_takes_precedence(
+    prefix: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("FASTDDS_BUILTIN_TRANSPORTS", "LARGE_DATA")
     _, reports = launch(prefix, "fusion")
     environment = reports["fusion_node"]["environment"]
@@ -221,7 +223,7 @@ def test_bag_is_played_into_the_node(prefix: Path, bag: Path) -> None:
 def test_replay_records_every_pair_and_reports(
     prefix: Path, bag: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("LIFETIME", "60")  # they live until launch ends them
+    monkeypatch.setenv("LIFETIME", "60")  # they run until launch ends them
     out = tmp_path / "out"
     status, reports = launch(prefix, "replay", bag=bag, output=out, device="cpu")
     assert status == 0
@@ -235,7 +237,9 @@ def test_replay_records_every_pair_and_reports(
     assert reports["ivf"]["arguments"] == command
 
 
-def test_replay_at_the_recorded_speed_is_live(prefix: Path, bag: Path, tmp_path: Path) -> None:
+def test_replay_at_the_recorded_speed_uses_live_mode(
+    prefix: Path, bag: Path, tmp_path: Path
+) -> None:
     _, reports = launch(
         prefix, "replay", bag=bag, output=tmp_path / "out", rate="0.5", report="false"
     )
@@ -264,7 +268,7 @@ def real_nodes(prefix: Path) -> Path:
 def test_replay_ends_with_the_report(
     real_nodes: Path, tmp_path: Path, tiny_weights: Path, rate: str
 ) -> None:
-    frames = [(picture(168, 192, k), picture(168, 192, 50 + k)[..., 0]) for k in range(8)]
+    frames = [(smooth_image(168, 192, k), smooth_image(168, 192, 50 + k)[..., 0]) for k in range(8)]
     drive = write_pairs(tmp_path / "pairs", frames)
     out = tmp_path / "out"
     launch(

@@ -1,4 +1,4 @@
-"""The live graph in replay mode against the offline replay of the same bag."""
+"""Comparison of the live graph in replay mode with the offline replay of the same bag."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from ivf_core.scenes import SyntheticDrive
 
 pytestmark = pytest.mark.dds
 
-PICTURES = [f"/fusion/{kind}/image" for kind in ("fused", "mask", "overlay")]
+IMAGE_TOPICS = [f"/fusion/{kind}/image" for kind in ("fused", "mask", "overlay")]
 RATE_HZ = 15.0
 GAIN: dict[str, Any] = {"low_percentile": 2.0, "gain_smoothing_seconds": 0.3}
 MS = 1_000_000
 
 
 def write_drive(path: Path) -> Path:
-    """Twenty frames, one of each camera lost; shutters apart and unsteady, counts that drift."""
+    """Write twenty frames: one of each camera lost, varying shutter delays, drifting counts."""
     drive = SyntheticDrive(size=(192, 160), rate_hz=RATE_HZ, seconds=20 / RATE_HZ)
     with BagWriter(path) as bag:
         for k, frame in enumerate(drive):
@@ -40,22 +40,22 @@ def write_drive(path: Path) -> Path:
 
 
 def record_live(graph: Graph, bag: Path, output: Path, weights: str, **engine: Any) -> None:
-    """Every pair of the bag through the node, as fast as it takes them."""
+    """Play every pair of the bag into the node, as fast as it can, and record the results."""
     graph.start_fusion(Path(weights), mode="replay", **GAIN, **engine)
     recorder = graph.start("recorder_node", output=str(output))
-    graph.until(lambda: all(graph.node.count_subscribers(topic) for topic in PICTURES))
+    graph.until(lambda: all(graph.node.count_subscribers(topic) for topic in IMAGE_TOPICS))
     graph.play(bag, as_fast_as_taken=True, wait_for_subscribers_seconds=60.0)
     graph.settle(18)
-    graph.spin(1.0)  # for what is on its way, and another report of the node
+    graph.spin(1.0)  # for messages on their way, and another report of the node
     text = stop(recorder)
     assert recorder.returncode == 0, text
 
 
-def pictures(bag: Path) -> dict[tuple[str, int], Any]:
-    """Every result by topic and stamp."""
+def images(bag: Path) -> dict[tuple[str, int], Any]:
+    """Return all results by topic and stamp."""
     found = {}
     with BagReader(bag) as reader:
-        for topic, _, _, message in reader.messages(PICTURES):
+        for topic, _, _, message in reader.messages(IMAGE_TOPICS):
             key = topic, message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
             assert key not in found
             found[key] = message
@@ -70,7 +70,7 @@ def pictures(bag: Path) -> dict[tuple[str, int], Any]:
     ],
     ids=lambda engine: engine["engine"],
 )
-def test_live_and_offline_are_the_same_bit_for_bit(
+def test_live_and_offline_results_are_bit_identical(
     graph: Graph, tmp_path: Path, tiny_weights: Path, engine: dict[str, Any]
 ) -> None:
     weights = str(tiny_weights) if engine["engine"] == "torch" else DEFAULT_WEIGHTS
@@ -78,7 +78,7 @@ def test_live_and_offline_are_the_same_bit_for_bit(
     live, offline = tmp_path / "live", tmp_path / "offline"
     record_live(graph, bag, live / "bag", weights, **engine)
     replay_bag(bag, offline, ReplaySettings(weights=weights, **GAIN, **engine))
-    ours, theirs = pictures(live / "bag"), pictures(offline / "bag")
+    ours, theirs = images(live / "bag"), images(offline / "bag")
     assert len(theirs) == 3 * 18
     assert ours.keys() == theirs.keys()
     for key, message in theirs.items():
@@ -87,7 +87,7 @@ def test_live_and_offline_are_the_same_bit_for_bit(
             assert getattr(ours[key], name) == getattr(message, name), key
         np.testing.assert_array_equal(ours[key].data, message.data, str(key))
 
-    # The recording is scored as the results made offline, and says how the node fared.
+    # The recording is scored like the offline results, and contains the node's diagnostics.
     summary = replay_bag(bag, live, ReplaySettings(recorded=str(live / "bag")))
     assert (live / "frames.csv").read_bytes() == (offline / "frames.csv").read_bytes()
     assert not summary["failed"]

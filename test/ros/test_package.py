@@ -1,4 +1,4 @@
-"""colcon builds the tree into a complete ament_python package."""
+"""Build with colcon: a complete ament_python package."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EXECUTABLES = ("fusion_node", "ivf", "player_node", "recorder_node")
 
 
 def files_of_the_tree() -> list[str]:
-    """What a checkout has: tracked files, and new ones that git does not ignore."""
+    """Return the files of the checkout: tracked ones, and new ones that git does not ignore."""
     listing = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
         cwd=ROOT,
@@ -31,14 +31,14 @@ def files_of_the_tree() -> list[str]:
 
 
 def environment_without_ros() -> dict[str, str]:
-    """No sourced distribution, and nothing of this checkout."""
+    """Return an environment without a sourced distribution and without this checkout."""
     dropped = ("PYTHONPATH", "AMENT_PREFIX_PATH", "COLCON_PREFIX_PATH", "ROS_DISTRO")
     return {name: value for name, value in os.environ.items() if name not in dropped}
 
 
 @pytest.fixture(scope="module")
 def install(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The install space of a colcon workspace that holds a copy of this tree."""
+    """Build a colcon workspace with a copy of this tree; return its install space."""
     pytest.importorskip("colcon_core", reason="colcon is not installed")
     workspace = tmp_path_factory.mktemp("workspace")
     for name in files_of_the_tree():

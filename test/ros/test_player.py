@@ -1,4 +1,4 @@
-"""The player in a process of its own, its subscriber here, DDS between them."""
+"""Player in a process of its own, with its subscriber here, over DDS."""
 
 from __future__ import annotations
 
@@ -35,14 +35,15 @@ from ivf_core.bags.rosbag import (
     BagWriter,
 )
 from ivf_core.bags.stamps import read_stamp, shift_stamp
-from ivf_ros.player_node import FrameGroup, Window, group_by_frame
+from ivf_ros.player_pacing import Window
+from ivf_ros.player_reader import FrameGroup, group_by_frame
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 JAZZY = get_typestore(Stores.ROS2_JAZZY)
 START_NS = 1_000 * 10**9
 PERIOD_NS = 50_000_000
 TIMEOUT_SECONDS = 60.0
-# Deep queues: a slow machine must not lose what the player sent.
+# Deep queues, so that a slow machine loses no message.
 RELIABLE = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
 LATCHED = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 BEST_EFFORT = QoSProfile(depth=100, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -57,7 +58,7 @@ def thermal_frame(k: int) -> np.ndarray:
 
 
 def write_bag(path: Path, frames: int, thermal_lag_ns: int = 0) -> Path:
-    """Pairs every PERIOD_NS, and with the last one an image in big-endian CDR."""
+    """Write pairs every PERIOD_NS, and with the last one an image in big-endian CDR."""
     with BagWriter(path) as writer:
         for k in range(frames):
             stamp = START_NS + k * PERIOD_NS
@@ -88,7 +89,7 @@ def pixels(message: Image) -> np.ndarray:
 
 
 class Listener:
-    """Subscribes in this process; keeps what comes, by topic and in order."""
+    """Subscriber in this process, which collects messages by topic and in order."""
 
     def __init__(self) -> None:
         self.context = Context()
@@ -112,8 +113,8 @@ class Listener:
         while time.monotonic() < end:
             self.executor.spin_once(timeout_sec=0.05)
 
-    def hear_out(self, process: subprocess.Popen[str]) -> str:
-        """Spin until the player has ended well; returns its output."""
+    def wait_for_end(self, process: subprocess.Popen[str]) -> str:
+        """Spin until the player has ended without error; return its output."""
         self.spin_until(lambda: process.poll() is not None)
         self.spin_for(0.3)
         output = process.communicate()[0]
@@ -135,7 +136,7 @@ def listener() -> Iterator[Listener]:
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts players; those that still run are killed at the end."""
+    """Provide a function that starts players; those that still run are killed at the end."""
     processes = []
 
     def start(*arguments: str, **parameters: object) -> subprocess.Popen[str]:
@@ -171,7 +172,9 @@ class TestPlaying:
         listener.listen(THERMAL_TOPIC, qos=BEST_EFFORT)
         listener.listen("/big_endian")
         listener.listen("/clock", Clock)
-        output = listener.hear_out(start(bag=write_bag(tmp_path / "bag", 8), publish_clock=True))
+        output = listener.wait_for_end(
+            start(bag=write_bag(tmp_path / "bag", 8), publish_clock=True)
+        )
         for topic, frame in ((RGB_TOPIC, rgb_frame), (THERMAL_TOPIC, thermal_frame)):
             messages = listener.received[topic]
             assert [stamp_ns(m) for m in messages] == [START_NS + k * PERIOD_NS for k in range(8)]
@@ -192,14 +195,14 @@ class TestPlaying:
         listener.spin_until(lambda: bool(listener.received[RGB_TOPIC]))
         (info,) = listener.node.get_publishers_info_by_topic(RGB_TOPIC)
         assert info.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT
-        listener.hear_out(process)
+        listener.wait_for_end(process)
 
     def test_loops_other_names_and_a_choice_of_topics(
         self, tmp_path: Path, listener: Listener, start: Callable
     ) -> None:
         listener.listen("/front/image")
         listener.listen(THERMAL_TOPIC)
-        listener.hear_out(
+        listener.wait_for_end(
             start(
                 "-r",
                 f"{RGB_TOPIC}:=/front/image",
@@ -223,7 +226,7 @@ class TestPlaying:
         listener.listen("/player/restamped_ns", Int64MultiArray, LATCHED)
         bag = write_bag(tmp_path / "bag", 6, lag)
         before = time.time_ns()
-        listener.hear_out(start(bag=bag, restamp=True, stall_seconds=0.1, **mode))
+        listener.wait_for_end(start(bag=bag, restamp=True, stall_seconds=0.1, **mode))
         rgb = [stamp_ns(m) for m in listener.received[RGB_TOPIC]]
         thermal = [stamp_ns(m) for m in listener.received[THERMAL_TOPIC]]
         assert len(rgb) == 6 * int(mode.get("loops", 1))
@@ -253,7 +256,7 @@ class TestPlaying:
             goal = store.types[other_type](time_class(1, 2), "goal")
             writer.write(other, START_NS, store.serialize_ros1(goal, other_type))
         listener.listen("/rgb/image_raw")
-        output = listener.hear_out(start(bag=tmp_path / "old.bag"))
+        output = listener.wait_for_end(start(bag=tmp_path / "old.bag"))
         assert [stamp_ns(m) for m in listener.received["/rgb/image_raw"]] == [
             START_NS + k * PERIOD_NS for k in range(3)
         ]
@@ -262,19 +265,23 @@ class TestPlaying:
             assert message.header.frame_id == "camera"
         assert "/goal (actionlib_msgs/msg/GoalID, 1 messages)" in output
 
-    def test_starts_without_subscribers_and_says_so(self, tmp_path: Path, start: Callable) -> None:
+    def test_starts_without_subscribers_after_a_warning(
+        self, tmp_path: Path, start: Callable
+    ) -> None:
         process = start(bag=write_bag(tmp_path / "bag", 2), wait_for_subscribers_seconds=0.1)
         output = process.communicate(timeout=TIMEOUT_SECONDS)[0]
         assert process.returncode == 0, output
         assert f"starting without a subscriber on {RGB_TOPIC}, {THERMAL_TOPIC}" in output
 
-    def test_interrupt(self, tmp_path: Path, listener: Listener, start: Callable) -> None:
+    def test_interrupt_ends_with_a_summary(
+        self, tmp_path: Path, listener: Listener, start: Callable
+    ) -> None:
         listener.listen(RGB_TOPIC)
         listener.listen(THERMAL_TOPIC)
         process = start(bag=write_bag(tmp_path / "bag", 3), loop=True)
         listener.spin_until(lambda: len(listener.received[RGB_TOPIC]) > 6)
         process.send_signal(signal.SIGINT)
-        output = listener.hear_out(process)
+        output = listener.wait_for_end(process)
         assert "Traceback" not in output
         assert "published in" in output
 
@@ -299,14 +306,14 @@ class TestAsFastAsTaken:
             assert (len(rgb), len(thermal)) == (expected, expected)
             assert process.poll() is None
             progress.publish(UInt64(data=101 + done))
-        assert "; 0 stalls, 0 frames never done" in listener.hear_out(process)
+        assert "; 0 stalls, 0 frames never done" in listener.wait_for_end(process)
 
-    def test_goes_on_when_frames_are_lost(
+    def test_continues_when_frames_are_lost(
         self, tmp_path: Path, listener: Listener, start: Callable
     ) -> None:
         for topic in (RGB_TOPIC, THERMAL_TOPIC):
             listener.listen(topic)
-        output = listener.hear_out(
+        output = listener.wait_for_end(
             start(
                 bag=write_bag(tmp_path / "bag", 6),
                 as_fast_as_taken=True,
@@ -321,7 +328,7 @@ class TestAsFastAsTaken:
     def test_every_pair_of_cameras_with_different_rates(
         self, tmp_path: Path, graph: Graph, tiny_weights: Path
     ) -> None:
-        """The last pair too, which no later frame decides."""
+        """Expect all pairs, including the last one, which no later frame decides."""
         with BagWriter(tmp_path / "bag") as writer:
             for k in range(58):
                 stamp = START_NS + k * 33_333_333
@@ -342,7 +349,7 @@ class TestAsFastAsTaken:
 
 
 class TestWindow:
-    def test_lets_in_as_many_as_it_holds(self) -> None:
+    def test_admits_as_many_frames_as_its_size(self) -> None:
         window = Window(size=2, stall_seconds=60.0)
         window.report(0)
         entered = threading.Semaphore(0)
@@ -361,7 +368,7 @@ class TestWindow:
         assert entered.acquire(timeout=10)
         assert window.stalls == 0
 
-    def test_first_report_is_where_the_receiver_stood(self) -> None:
+    def test_first_report_is_the_starting_point(self) -> None:
         window = Window(size=10, stall_seconds=0.1)
         assert not window.wait_for_report(0.0)
         window.report(100)
@@ -371,7 +378,7 @@ class TestWindow:
         window.report(102)
         assert window.under_way == 1
 
-    def test_receiver_that_starts_anew_has_lost_what_was_under_way(self) -> None:
+    def test_restarted_receiver_has_lost_the_frames_under_way(self) -> None:
         window = Window(size=10, stall_seconds=0.1)
         window.report(5)
         for _ in range(3):
@@ -382,7 +389,7 @@ class TestWindow:
         window.report(1)
         assert window.under_way == 0
 
-    def test_grows_as_long_as_nothing_moves(self) -> None:
+    def test_grows_while_there_is_no_progress(self) -> None:
         window = Window(size=2, stall_seconds=0.01)
         for _ in range(20):
             window.enter()
@@ -391,10 +398,10 @@ class TestWindow:
         window.report(20)
         assert window.under_way == 0
         for _ in range(20):
-            window.enter()  # the receiver needs so many: that is known now
+            window.enter()  # the window has learned that the receiver needs so many
         assert window.stalls == 1
 
-    def test_release(self) -> None:
+    def test_release_ends_all_waits(self) -> None:
         window = Window(size=1, stall_seconds=3600.0)
         window.enter()
         waiting = threading.Thread(target=window.enter)
@@ -405,8 +412,8 @@ class TestWindow:
 
 
 @pytest.mark.dds
-class TestRefusals:
-    def refused(self, start: Callable, **parameters: object) -> str:
+class TestRejections:
+    def rejected(self, start: Callable, **parameters: object) -> str:
         process = start(**parameters)
         output = process.communicate(timeout=TIMEOUT_SECONDS)[0]
         assert process.returncode == 1, output
@@ -416,7 +423,7 @@ class TestRefusals:
     def test_damaged_bag(self, tmp_path: Path, start: Callable) -> None:
         file = write_bag(tmp_path / "bag", 3) / "bag.mcap"
         file.write_bytes(file.read_bytes()[:-100])
-        output = self.refused(start, bag=tmp_path / "bag")
+        output = self.rejected(start, bag=tmp_path / "bag")
         assert len(output.splitlines()) == 1
         assert str(tmp_path / "bag") in output
         assert "damaged" in output
@@ -439,7 +446,7 @@ class TestRefusals:
         assert listener.received[RGB_TOPIC]
 
     def test_missing_bag(self, tmp_path: Path, start: Callable) -> None:
-        assert "no such file or folder" in self.refused(start, bag=tmp_path / "missing")
+        assert "no such file or folder" in self.rejected(start, bag=tmp_path / "missing")
 
     @pytest.mark.parametrize(
         ("parameters", "expected"),
@@ -458,7 +465,7 @@ class TestRefusals:
     ) -> None:
         if "bag" in parameters:
             parameters = parameters | {"bag": write_bag(tmp_path / "bag", 1)}
-        assert expected in self.refused(start, **parameters)
+        assert expected in self.rejected(start, **parameters)
 
 
 def messages(*topics_and_times: tuple[str, int]) -> list[BagMessage]:
@@ -470,19 +477,19 @@ def times(groups: list[FrameGroup]) -> list[list[int]]:
 
 
 class TestGroups:
-    def test_the_nearer_frame_takes_the_partner(self) -> None:
+    def test_messages_go_with_the_nearer_frame(self) -> None:
         stream = messages(("b", 9), ("a", 10), ("b", 11), ("b", 19), ("a", 20), ("b", 24))
         groups = list(group_by_frame(stream, "a"))
         assert times(groups) == [[9, 10, 11], [19, 20, 24]]
         assert [group.frame.time_ns for group in groups] == [10, 20]
 
-    def test_a_silent_camera_does_not_hold_up_the_others(self) -> None:
+    def test_silent_camera_does_not_delay_the_others(self) -> None:
         second = 10**9
         stream = messages(("a", 0), *(("b", k * second) for k in range(1, 5)), ("a", 5 * second))
         source = iter(stream)
         first = next(group_by_frame(source, "a"))
         assert first.frame is not None
-        assert next(source).time_ns <= 3 * second  # had not read on to the next frame
+        assert next(source).time_ns <= 3 * second  # it did not read up to the next frame
         groups = list(group_by_frame(stream, "a"))
         assert [m for group in groups for m in group.messages] == stream
         assert sum(group.frame is not None for group in groups) == 2

@@ -1,4 +1,4 @@
-"""The recorder in a process of its own."""
+"""Recorder in a process of its own."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_records_with_a_clock_that_stands_still(graph: Graph, tmp_path: Path) ->
     ("parameters", "expected"),
     [({"output": 5}, "output"), ({"storage": "tape"}, "storage is 'tape'")],
 )
-def test_refuses_wrong_parameters(
+def test_rejects_invalid_parameters(
     graph: Graph, parameters: dict[str, object], expected: str
 ) -> None:
     recorder = graph.start("recorder_node", **parameters)

@@ -1,4 +1,4 @@
-"""The synchronizer as a message_filters filter: order, re-entrance, exceptions, threads."""
+"""Synchronizer as a filter of message_filters: order, re-entrance, exceptions, threads."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def message(stamp_ns):
 
 
 class Rig:
-    """Two sources, a synchronizer, and the stamps of the pairs that came out."""
+    """Rig of two sources and a synchronizer, with the stamps of the delivered pairs."""
 
     def __init__(self, **settings):
         self.rgb, self.thermal = SimpleFilter(), SimpleFilter()
@@ -37,7 +37,7 @@ class Rig:
         self.pairs.append((stamp_to_ns(rgb.header.stamp), stamp_to_ns(thermal.header.stamp)))
 
     def send(self, stamp_ns):
-        """The two messages of an exact pair."""
+        """Send the two messages of an exact pair."""
         self.rgb.signalMessage(message(stamp_ns))
         self.thermal.signalMessage(message(stamp_ns))
 
@@ -51,7 +51,7 @@ def run_threads(*targets):
         assert not thread.is_alive(), "deadlock"
 
 
-def test_hands_on_the_messages_themselves_and_further_arguments():
+def test_callbacks_get_the_same_objects_and_further_arguments():
     rig = Rig()
     taken = []
     rig.synchronizer.registerCallback(lambda *arguments: taken.append(arguments), "more")
@@ -75,7 +75,7 @@ def test_real_messages_and_the_largest_stamp():
     assert rig.pairs == [((2**31 - 1) * 10**9 + 999_999_999,) * 2]
 
 
-def test_a_zero_stamp_is_a_stamp():
+def test_zero_stamps_are_paired():
     rig = Rig()
     rig.send(0)
     rig.send(PERIOD)
@@ -105,7 +105,7 @@ def test_settings_reach_the_policy_and_change_at_run_time():
 
 
 @pytest.mark.parametrize("name", ["tolerance_ns", "queue_size", "minimum_interval_ns"])
-def test_wrong_settings_are_refused_by_name(name):
+def test_invalid_settings_are_rejected_by_name(name):
     with pytest.raises(ValueError, match=name):
         PairSynchronizer(SimpleFilter(), SimpleFilter(), **{"tolerance_ns": 0, name: -1})
 
@@ -122,7 +122,7 @@ def test_counters_and_queue_size():
     assert counters.queued == {"visible": 0, "infrared": 0}
 
 
-def test_reset_counts_what_it_forgets():
+def test_reset_counts_the_messages_that_it_drops():
     rig = Rig()
     rig.rgb.signalMessage(message(PERIOD))
     rig.synchronizer.reset()
@@ -143,8 +143,8 @@ def test_flush_delivers_the_last_pair():
     assert rig.pairs == [(100, 105)]
 
 
-def test_a_callback_may_feed_and_question_the_synchronizer():
-    """What it causes comes after it has returned, so that every consumer sees one order."""
+def test_callback_may_feed_and_read_the_synchronizer():
+    """Deliver the pairs that a callback causes after it returns: all consumers see one order."""
     rig = Rig()
     depths = []
 
@@ -162,7 +162,7 @@ def test_a_callback_may_feed_and_question_the_synchronizer():
     assert depths == ["in", "out"] * 5
 
 
-def test_a_callback_may_reset_the_synchronizer():
+def test_callback_may_reset_the_synchronizer():
     rig = Rig()
     rig.synchronizer.registerCallback(lambda *_: rig.synchronizer.reset())
     run_threads(lambda: [rig.send(stamp) for stamp in (100, 0, 50)])
@@ -170,7 +170,7 @@ def test_a_callback_may_reset_the_synchronizer():
 
 
 def test_no_lock_is_held_during_a_callback():
-    """Another thread feeds and counts while a callback is still busy."""
+    """Feed and read from other threads while a callback runs."""
     rig = Rig()
     seen = []
 
@@ -187,7 +187,7 @@ def test_no_lock_is_held_during_a_callback():
     assert rig.pairs == [(0, 0), (PERIOD, PERIOD)]
 
 
-def test_an_exception_reaches_the_source_and_nothing_behind_it_is_lost():
+def test_exception_reaches_the_source_and_no_later_pair_is_lost():
     rig = Rig(tolerance_ns=20)
 
     def raise_once(rgb, thermal):
@@ -195,7 +195,7 @@ def test_an_exception_reaches_the_source_and_nothing_behind_it_is_lost():
             raise RuntimeError("callback failed")
 
     rig.synchronizer.registerCallback(raise_once)
-    # Gaps that shrink, 8, 7, 0, are decided together: the last frame gives two pairs.
+    # Shrinking gaps, 8, 7, 0, are decided together: the last frame gives two pairs.
     rig.rgb.signalMessage(message(100))
     rig.thermal.signalMessage(message(108))
     rig.rgb.signalMessage(message(115))
@@ -208,7 +208,7 @@ def test_an_exception_reaches_the_source_and_nothing_behind_it_is_lost():
     assert rig.pairs == [(100, 108), (115, 115), (150, 150)]
 
 
-def test_after_an_exception_other_threads_go_on():
+def test_other_threads_continue_after_an_exception():
     rig = Rig()
 
     def raise_at_first(rgb, thermal):

@@ -1,4 +1,4 @@
-"""The Fast DDS profile: found, applied only where the user chose nothing, and worth it."""
+"""Fast DDS profile: found, applied unless the user chose a transport, and effective."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ for _ in range({FRAMES}):
 time.sleep(1.0)
 """
 
-# Ends when the publisher is gone, and prints how many images came.
+# Ends when the publisher has ended, and prints the number of received images.
 SUBSCRIBER = """
 import time
 import rclpy
@@ -57,9 +57,9 @@ print(sum(len(message.data) == 640 * 480 * 3 for message in seen))
 
 
 def bare_environment() -> dict[str, str]:
-    """This process's environment without anything that chooses a transport."""
-    ours = (*PROFILE_VARIABLES, "FASTDDS_BUILTIN_TRANSPORTS", "RMW_IMPLEMENTATION")
-    return {name: value for name, value in os.environ.items() if name not in ours}
+    """Return the environment of this process without any choice of a transport."""
+    choices = (*PROFILE_VARIABLES, "FASTDDS_BUILTIN_TRANSPORTS", "RMW_IMPLEMENTATION")
+    return {name: value for name, value in os.environ.items() if name not in choices}
 
 
 def test_profile_is_found_and_is_the_default_one() -> None:
@@ -111,24 +111,24 @@ def test_environment_applies_the_profile_for_both_generations_of_fast_dds() -> N
         ("RMW_IMPLEMENTATION", "rmw_cyclonedds_cpp"),
     ],
 )
-def test_environment_leaves_the_users_choice(name: str, value: str) -> None:
+def test_environment_keeps_the_choice_of_the_user(name: str, value: str) -> None:
     assert environment({name: value}) == {name: value}
     assert reason_not_applied({name: value}) == f"{name}={value}"
 
 
-def test_environment_applies_the_profile_where_fast_dds_is_named() -> None:
+def test_environment_applies_the_profile_if_fast_dds_is_chosen() -> None:
     result = environment({"RMW_IMPLEMENTATION": "rmw_fastrtps_cpp"})
     assert result["FASTRTPS_DEFAULT_PROFILES_FILE"] == str(profile_path())
 
 
-def test_environment_refuses_a_profile_that_is_not_there(tmp_path: Path) -> None:
+def test_environment_rejects_a_missing_profile(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nowhere\.xml"):
         environment({}, tmp_path / "nowhere.xml")
 
 
 @pytest.mark.dds
 def test_images_reach_another_process_under_the_profile() -> None:
-    """Without the profile about one in ten arrives."""
+    """Count the images that arrive; without the profile it is about one in ten."""
     pytest.importorskip("rclpy")
     domain = {**environment(bare_environment()), "ROS_DOMAIN_ID": str(os.getpid() % 90 + 10)}
     subscriber = subprocess.Popen(

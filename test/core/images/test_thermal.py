@@ -1,4 +1,4 @@
-"""Thermal gain control: the mapping, its behaviour in time, bad input."""
+"""Thermal gain control: the mapping, its behaviour in time, invalid input."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ BACKGROUND = (10, 10)
 
 
 def _scene(seed: int = 0) -> np.ndarray:
-    """A uint16 background that spans about 2000 counts."""
+    """Make a uint16 background that spans about 2000 counts."""
     ramp = np.linspace(20_000, 22_000, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH)
     noise = np.random.default_rng(seed).normal(0, 20, ramp.shape)
     return (ramp + noise).astype(np.uint16)
 
 
 def _hot_object_passes() -> list[np.ndarray]:
-    """Six seconds; for the middle two, something 4000 counts hotter covers 4 % of the picture."""
+    """Make six seconds; in the middle two, an object 4000 counts hotter covers 4 % of the image."""
     frames = []
     for index in range(180):
         frame = _scene(seed=index)
@@ -31,7 +31,7 @@ def _hot_object_passes() -> list[np.ndarray]:
 
 
 def _background_grey(frames: list[np.ndarray], control: GainControl) -> np.ndarray:
-    """The grey level that a fixed count has in each frame."""
+    """Return the grey level of a fixed count in each frame."""
     greys = []
     for index, frame in enumerate(frames):
         frame = frame.copy()
@@ -129,7 +129,7 @@ def test_result_does_not_depend_on_the_frame_rate() -> None:
 
 
 @pytest.mark.parametrize("seconds", [None, 9.0, 20.0], ids=["no stamp", "jump back", "gap"])
-def test_takes_its_own_window_at_once(seconds: float | None) -> None:
+def test_frame_uses_its_own_window_at_once(seconds: float | None) -> None:
     control, fresh = GainControl(), GainControl()
     control(_scene(), 10.0)
     hotter = _scene() + np.uint16(7000)
@@ -204,7 +204,7 @@ def test_huge_dead_pixels_do_no_harm() -> None:
     assert mapped[4, 4] == 0
 
 
-def test_refused_frame_leaves_the_state_alone() -> None:
+def test_rejected_frame_leaves_the_state_unchanged() -> None:
     control = GainControl()
     frame = np.linspace(280, 320, 100, dtype=np.float32).reshape(10, 10)
     control(frame, 0.0)
@@ -224,7 +224,7 @@ def test_refused_frame_leaves_the_state_alone() -> None:
     ],
 )
 @pytest.mark.parametrize("mode", THERMAL_MODES)
-def test_bad_frames_are_refused(mode: str, image: np.ndarray, message: str) -> None:
+def test_invalid_frames_are_rejected(mode: str, image: np.ndarray, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ThermalNormalizer(mode)(image)
 
@@ -241,7 +241,7 @@ def test_bad_frames_are_refused(mode: str, image: np.ndarray, message: str) -> N
         ({"minimum_span": 0}, "minimum_span"),
     ],
 )
-def test_bad_options_are_named(options: dict, name: str) -> None:
+def test_invalid_options_are_named(options: dict, name: str) -> None:
     with pytest.raises(ValueError, match=name):
         GainControl(**options)
 
@@ -289,3 +289,56 @@ def test_mode_is_checked() -> None:
     with pytest.raises(ValueError, match=r"'kelvin'.*auto, percentile, full_range"):
         normalizer.mode = "kelvin"
     assert normalizer.mode == "auto"
+
+
+class _Changing:
+    """Attribute that another thread changes: `first` for so many reads, `then` afterwards."""
+
+    def __init__(self, first: object, then: object, reads: int = 1) -> None:
+        self._first, self._then, self._reads = first, then, reads
+
+    def __get__(self, instance: object, owner: type) -> object:
+        self._reads -= 1
+        return self._first if self._reads >= 0 else self._then
+
+    def __set__(self, instance: object, value: object) -> None:
+        """Ignore what the class itself sets."""
+
+
+def _images_with_a_change(**changing: _Changing) -> list[tuple[int, int, int]]:
+    """Return minimum, maximum and sum of a second frame, without and with a change."""
+    images = []
+    for attributes in ({}, changing):
+        control = GainControl()
+        control(_scene(), 0.0)
+        control.__class__ = type("ChangingControl", (GainControl,), attributes)
+        image = control(_scene() + np.uint16(700), 0.1)
+        images.append((int(image.min()), int(image.max()), int(image.astype(int).sum())))
+    return images
+
+
+@pytest.mark.parametrize("reads", [1, 2])
+def test_smoothing_may_be_turned_off_while_a_frame_is_processed(reads: int) -> None:
+    expected, found = _images_with_a_change(smoothing_seconds=_Changing(0.5, 0.0, reads))
+    assert found == expected
+
+
+def test_percentiles_may_change_while_a_frame_is_processed() -> None:
+    expected, found = _images_with_a_change(_percentiles=_Changing((0.5, 99.5), (40.0, 60.0)))
+    assert found == expected
+
+
+@pytest.mark.parametrize("name", ["_window", "_seconds"])
+def test_reset_may_happen_while_a_frame_is_processed(name: str) -> None:
+    control = GainControl()
+    control(_scene(), 0.0)
+    expected, found = _images_with_a_change(**{name: _Changing(getattr(control, name), None)})
+    assert found == expected
+
+
+def test_mode_may_change_while_a_frame_is_processed() -> None:
+    normalizer = ThermalNormalizer("percentile")
+    normalizer.__class__ = type(
+        "ChangingNormalizer", (ThermalNormalizer,), {"_mode": _Changing("percentile", "full_range")}
+    )
+    np.testing.assert_array_equal(normalizer(_scene(), 0.0), GainControl()(_scene(), 0.0))

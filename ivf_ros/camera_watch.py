@@ -1,0 +1,155 @@
+"""Watch on a camera's topic: silence, lost images, and publishers whose QoS does not match."""
+
+from __future__ import annotations
+
+import statistics
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from rclpy.qos import QoSCompatibility, QoSProfile, qos_check_compatible, qos_profile_sensor_data
+from rclpy.topic_endpoint_info import TopicEndpointInfo
+
+from ivf_ros.diagnostics import ERROR, OK, WARN
+
+__all__ = ["CameraWatch"]
+
+_WATCHED_FRAMES = 60
+_LOSS_TO_REPORT = 0.05
+_PAUSE_SECONDS = 0.5
+"""Longest gap that counts as loss; a longer one is a pause of the camera.
+
+Thermal cameras close their shutter now and then.
+"""
+
+_LOSS_REMEDY = (
+    "Fast DDS drops messages larger than its shared-memory segment: start the camera drivers "
+    "and this node with FASTRTPS_DEFAULT_PROFILES_FILE set to the package's config/fastdds.xml "
+    "(docs/transport.md)"
+)
+
+
+@dataclass
+class CameraWatch:
+    """Watch on one camera's topic for silence, loss and publishers that do not match.
+
+    Only the executor's thread may use it.
+
+    Attributes:
+        topic: resolved name of the image topic.
+        qos: profile of the subscription.
+        received: number of images so far.
+        lost_events: number of losses that the middleware reported.
+        last_arrival: monotonic time of the last image in seconds; None before the first.
+    """
+
+    topic: str
+    qos: QoSProfile = field(default_factory=lambda: qos_profile_sensor_data)
+    received: int = 0
+    lost_events: int = 0
+    last_arrival: float | None = None
+    _stamps: deque[float] = field(default_factory=lambda: deque(maxlen=_WATCHED_FRAMES))
+    _info_stamps: deque[float] = field(default_factory=lambda: deque(maxlen=_WATCHED_FRAMES))
+
+    def image(self, stamp: float, now: float) -> None:
+        """Note the arrival of an image.
+
+        Args:
+            stamp: stamp of the image in seconds.
+            now: monotonic time of its arrival in seconds.
+        """
+        self.received += 1
+        self.last_arrival = now
+        self._note(self._stamps, stamp)
+
+    def camera_info(self, stamp: float) -> None:
+        """Note the arrival of a CameraInfo: it is small and arrives where images are lost.
+
+        Args:
+            stamp: stamp of the message in seconds.
+        """
+        self._note(self._info_stamps, stamp)
+
+    @staticmethod
+    def _note(stamps: deque[float], stamp: float) -> None:
+        """Append a stamp; forget all earlier ones when time jumps back."""
+        if stamps and stamp < stamps[-1]:  # a bag loops
+            stamps.clear()
+        stamps.append(stamp)
+
+    def lost_share(self) -> float:
+        """Estimate the share of the recent images that never arrived, 0 to 1.
+
+        If the camera sends a CameraInfo with each image, these are counted; otherwise
+        the gaps between stamps are, in units of the short intervals.
+        """
+        images, infos = list(self._stamps), list(self._info_stamps)
+        if len(images) < 5 or images[-1] <= images[0]:
+            return 0.0
+        if len(infos) >= 10 and infos[-1] >= images[-1] - _PAUSE_SECONDS:
+            since = max(images[0], infos[0])
+            sent = sum(since <= stamp <= images[-1] for stamp in infos)
+            came = sum(since <= stamp for stamp in images)
+            return max(0.0, 1 - came / sent) if sent else 0.0
+        intervals = [b - a for a, b in pairwise(images)]
+        short = sorted(intervals)[len(intervals) // 10]
+        if short <= 0:
+            return 0.0
+        period = statistics.mean(i for i in intervals if short <= i < 1.6 * short)
+        lost = sum(round(i / period) - 1 for i in intervals if i < _PAUSE_SECONDS)
+        return max(0.0, lost / (len(images) + lost))
+
+    def check(
+        self, now: float, since: float, timeout: float, publishers: Sequence[TopicEndpointInfo]
+    ) -> tuple[bytes, str]:
+        """Return level and message for diagnostics.
+
+        Args:
+            now: monotonic time in seconds.
+            since: monotonic time at which watching began, in seconds.
+            timeout: silence of this many seconds is reported.
+            publishers: present publishers of the topic.
+        """
+        last = self.last_arrival
+        silence = now - (since if last is None else last)
+        mismatched = self._mismatched(publishers)
+        if mismatched and len(mismatched) == len(publishers):
+            return ERROR, "; ".join(mismatched)
+        if silence > timeout:
+            if not publishers:
+                return WARN, f"no publisher on {self.topic}"
+            if last is None:
+                return ERROR, (
+                    f"{len(publishers)} publisher(s) on {self.topic}, but no image has arrived "
+                    f"in {silence:.1f} s. {_LOSS_REMEDY}"
+                )
+            return WARN, f"no image on {self.topic} for {silence:.1f} s"
+        if mismatched:
+            return WARN, "; ".join(mismatched)
+        share = self.lost_share()
+        if share > _LOSS_TO_REPORT:
+            return WARN, f"{share:.0%} of the images on {self.topic} are lost. {_LOSS_REMEDY}"
+        return OK, "receiving" if last is not None else f"waiting for {self.topic}"
+
+    def _mismatched(self, publishers: Sequence[TopicEndpointInfo]) -> list[str]:
+        """Return a sentence for each publisher whose QoS does not match the subscription's."""
+        sentences = []
+        for publisher in publishers:
+            verdict, reason = qos_check_compatible(publisher.qos_profile, self.qos)
+            if verdict == QoSCompatibility.ERROR:
+                sentences.append(
+                    f"{publisher.node_name} offers a QoS on {self.topic} that does not match "
+                    f"({reason.rstrip(';')}): change it there, or here with "
+                    f"qos_overrides.{self.topic}.subscription.*"
+                )
+        return sentences
+
+    def report(self) -> dict[str, str]:
+        """Return the counters of the camera as text, by the keys of diagnostics."""
+        return {
+            "topic": self.topic,
+            "received": str(self.received),
+            "lost_share_estimate": f"{self.lost_share():.3f}",
+            "lost_events": str(self.lost_events),
+        }

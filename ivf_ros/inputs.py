@@ -1,0 +1,183 @@
+"""Inputs of the fusion node: subscriptions of both cameras, their watches, and the pairs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from rclpy.lifecycle import LifecycleNode
+from rclpy.qos import QoSProfile
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+from ivf_ros.camera_watch import CameraWatch
+from ivf_ros.compat import Subscriber, SubscriptionEventCallbacks, mismatched_policy, own_profile
+from ivf_ros.diagnostics import Finding, WarningLog
+from ivf_ros.parameters import FusionParameters
+from ivf_ros.synchronizer import PairSynchronizer, stamp_to_seconds
+
+__all__ = ["Inputs"]
+
+_CAMERAS = ("rgb", "thermal")
+
+
+class Inputs:
+    """Subscriptions of both cameras from activation to deactivation.
+
+    Only the executor's thread may call this class, and all its callbacks run in that
+    thread.
+
+    Args:
+        node: owner of the subscriptions.
+        parameters: parameters of the node.
+        warnings: log of QoS mismatches.
+        on_pair: called with the RGB and the thermal message of each pair.
+        on_rgb_info: called with each CameraInfo of the RGB camera.
+    """
+
+    def __init__(
+        self,
+        node: LifecycleNode,
+        parameters: FusionParameters,
+        warnings: WarningLog,
+        *,
+        on_pair: Callable[[Any, Any], None],
+        on_rgb_info: Callable[[CameraInfo], None],
+    ) -> None:
+        self._node = node
+        self._parameters = parameters
+        self._warnings = warnings
+        self._on_pair = on_pair
+        self._on_rgb_info = on_rgb_info
+        self._watches: dict[str, CameraWatch] = {}
+        self._subscriptions: list[Any] = []
+        self._synchronizer: PairSynchronizer | None = None
+        self._since = time.monotonic()
+
+    def subscribe(self, qos: QoSProfile) -> None:
+        """Subscribe to both cameras and start pairing.
+
+        Args:
+            qos: profile of all subscriptions, before the user's overrides.
+        """
+        images = {camera: self._subscribe_camera(camera, qos) for camera in _CAMERAS}
+        self._synchronizer = PairSynchronizer(
+            images["rgb"],
+            images["thermal"],
+            tolerance_ns=self._parameters.nanoseconds("tolerance_seconds"),
+            queue_size=self._parameters["queue_size"],
+            offset_ns=self._parameters.nanoseconds("offset_seconds"),
+            minimum_interval_ns=self._parameters.nanoseconds("minimum_interval_seconds"),
+        )
+        self._synchronizer.registerCallback(self._on_pair)
+
+    def apply_parameters(self) -> None:
+        """Pass changed parameters on to the synchronizer."""
+        if self._synchronizer is not None:
+            nanoseconds = self._parameters.nanoseconds
+            self._synchronizer.set_tolerance(nanoseconds("tolerance_seconds"))
+            self._synchronizer.set_offset(nanoseconds("offset_seconds"))
+            self._synchronizer.set_minimum_interval(nanoseconds("minimum_interval_seconds"))
+
+    def close(self, *, finish: bool) -> None:
+        """Unsubscribe; the counters stay readable.
+
+        Args:
+            finish: deliver the pairs that the images received so far still make (the last
+                frames of a replay may be waiting for a nearer partner); otherwise drop
+                and count these images.
+        """
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)
+        self._subscriptions = []
+        if self._synchronizer is not None:
+            self._synchronizer.flush() if finish else self._synchronizer.reset()
+
+    def flush_if_silent(self, now: float) -> None:
+        """Deliver the remaining pairs once both cameras are silent, as at the end of a bag.
+
+        Args:
+            now: monotonic time in seconds.
+        """
+        arrivals = [watch.last_arrival for watch in self._watches.values() if watch.last_arrival]
+        if self._synchronizer is None or not arrivals:
+            return
+        if now - max(arrivals) > self._parameters["timeout_seconds"]:
+            self._synchronizer.flush()
+
+    def unpaired_rgb_frames(self) -> int:
+        """Return the number of RGB frames that were dropped without a partner."""
+        if self._synchronizer is None:
+            return 0
+        dropped = self._synchronizer.counters().dropped
+        return sum(n for reason, n in dropped.items() if reason.endswith("_visible"))
+
+    def report(self) -> dict[str, str]:
+        """Return the counters of pairing as text, by the keys of diagnostics."""
+        if self._synchronizer is None:
+            return {}
+        pairing = self._synchronizer.counters()
+        values = {f"frames.{reason}": str(n) for reason, n in sorted(pairing.dropped.items())}
+        return {**values, "time_jumps": str(sum(pairing.jumps.values()))}
+
+    def findings(self) -> dict[str, Finding]:
+        """Return the finding of each camera's watch, by "rgb camera" and "thermal camera"."""
+        now, timeout = time.monotonic(), self._parameters["timeout_seconds"]
+        return {
+            f"{camera} camera": (
+                *watch.check(
+                    now,
+                    self._since,
+                    timeout,
+                    self._node.get_publishers_info_by_topic(watch.topic),
+                ),
+                watch.report(),
+            )
+            for camera, watch in self._watches.items()
+        }
+
+    def _subscribe_camera(self, camera: str, qos: QoSProfile) -> Subscriber:
+        """Subscribe to the images and to the CameraInfo of one camera."""
+        topic, kind = f"{camera}/image_raw", Image
+        if self._parameters[f"{camera}_transport"] == "compressed":
+            topic, kind = f"{topic}/compressed", CompressedImage
+        watch = CameraWatch(self._node.resolve_topic_name(topic), own_profile(qos))
+        self._watches[camera] = watch
+
+        def on_mismatch(event: Any) -> None:
+            self._warnings.warn(
+                f"{camera} QoS",
+                f"{watch.topic}: a publisher offers a QoS that does not match "
+                f"(policy: {mismatched_policy(event)}); its images will not arrive",
+            )
+
+        def on_lost(event: Any) -> None:
+            watch.lost_events = event.total_count
+
+        def on_info(message: CameraInfo) -> None:
+            watch.camera_info(stamp_to_seconds(message.header.stamp))
+            if camera == "rgb":
+                self._on_rgb_info(message)
+
+        subscriber = Subscriber(
+            self._node,
+            kind,
+            topic,
+            qos_profile=watch.qos,
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            event_callbacks=SubscriptionEventCallbacks(
+                incompatible_qos=on_mismatch, message_lost=on_lost
+            ),
+        )
+        self._subscriptions.append(subscriber.sub)
+        # Registered before the synchronizer, so that the watch sees each image first.
+        subscriber.registerCallback(
+            lambda message: watch.image(stamp_to_seconds(message.header.stamp), time.monotonic())
+        )
+        self._subscriptions.append(
+            self._node.create_subscription(
+                CameraInfo, f"{camera}/camera_info", on_info, own_profile(qos)
+            )
+        )
+        return subscriber

@@ -1,0 +1,114 @@
+"""The fusion node's pipeline: loaded, replaced while the node runs, and freed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from rclpy.task import Future
+
+from ivf_core.images.registration import Registration
+from ivf_core.images.thermal import ThermalNormalizer
+from ivf_core.inference import FusionPipeline
+from ivf_core.inference.engine import describe
+from ivf_core.models.checkpoints import load_model
+from ivf_core.system.memory import return_freed_memory
+from ivf_ros.parameters import FusionParameters
+
+__all__ = ["ModelSlot"]
+
+
+class ModelSlot:
+    """Holder of the pipeline in use, or of none.
+
+    Only the executor's thread calls the methods and sets `pipeline`; `reload` loads in a
+    thread of its own, which touches the parameters and the new pipeline only. The
+    worker's thread reads `pipeline` once for each pair.
+
+    Args:
+        parameters: parameters of the node.
+        normalizer: gain control of the stream; every pipeline loaded here uses it.
+        logger: logger of the node.
+
+    Attributes:
+        pipeline: the pipeline in use; None before `load` and after `free`.
+    """
+
+    def __init__(
+        self, parameters: FusionParameters, normalizer: ThermalNormalizer, logger: Any
+    ) -> None:
+        self._parameters = parameters
+        self._normalizer = normalizer
+        self._logger = logger
+        self.pipeline: FusionPipeline | None = None
+
+    def load(self) -> None:
+        """Load the weights that the parameters name, and warm the model up.
+
+        Raises:
+            ValueError, OSError, RuntimeError: weights, registration file, engine or device
+                cannot be used; names it.
+        """
+        self.pipeline = self._build()
+
+    async def reload(self, on_loaded: Callable[[], None]) -> tuple[bool, str]:
+        """Load the weights again in another thread; pairs meanwhile use the old ones.
+
+        Args:
+            on_loaded: called after the new pipeline has replaced the old one.
+
+        Returns:
+            Success, and a message for the caller of the service.
+        """
+        if self.pipeline is None:
+            return False, "not configured: configure or activate the node first"
+        loaded: Future = Future()
+
+        def build() -> None:
+            try:
+                loaded.set_result(self._build())
+            except Exception as error:
+                loaded.set_result(error)
+
+        threading.Thread(target=build, name="load weights", daemon=True).start()
+        result = await loaded
+        if isinstance(result, Exception):
+            return False, f"{result}; the old weights stay in use"
+        if self.pipeline is None:
+            return False, "the node was deactivated in the meantime"
+        self.pipeline = result
+        on_loaded()
+        return True, f"loaded '{result.weights}'"
+
+    def free(self) -> None:
+        """Free the pipeline and the memory of its device."""
+        self.pipeline = None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return_freed_memory()
+
+    def report(self) -> dict[str, str]:
+        """Return weights and engine in use, by the keys of diagnostics."""
+        if self.pipeline is None:
+            return {}
+        return {"weights": self.pipeline.weights, "engine": describe(self.pipeline.engine)}
+
+    def _build(self) -> FusionPipeline:
+        """Return a warm pipeline of the weights and settings in force."""
+        values = self._parameters.values
+        model = load_model(values["weights"])
+        registration = Registration()
+        if values["registration_file"]:
+            registration = Registration.from_yaml(values["registration_file"])
+        pipeline = FusionPipeline(
+            model,
+            **{name: values[name] for name in ("engine", "device", "precision", "threads")},
+            normalizer=self._normalizer,
+            registration=registration,
+        )
+        pipeline.warm_up()
+        classes = f"{len(model.class_set)} classes" if model.class_set else "no masks"
+        self._logger.info(f"weights '{model.name}' ({classes}), {describe(pipeline.engine)}")
+        return pipeline
