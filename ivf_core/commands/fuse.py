@@ -15,7 +15,7 @@ __all__ = ["COMMANDS"]
 
 
 def _fuse(args: argparse.Namespace) -> int:
-    from ivf_core.images.files import open_pairs
+    from ivf_core.images.pair_sources import open_pairs
     from ivf_core.images.registration import Registration
     from ivf_core.images.thermal import ThermalNormalizer
     from ivf_core.inference import FusionPipeline

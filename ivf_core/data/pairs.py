@@ -14,12 +14,12 @@ import numpy as np
 from ivf_core.class_sets import UNLABELED, ClassSet, unknown_ids
 from ivf_core.images.files import (
     list_images,
-    open_pairs,
     read_four_channels,
     read_infrared,
     read_labels,
     read_visible,
 )
+from ivf_core.images.pair_sources import open_pairs
 from ivf_core.scenes.textures import smoke
 
 __all__ = [

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ivf_core.images.files import PairSource, VideoWriter, write_image
+from ivf_core.images.files import write_image
 from ivf_core.images.overlay import draw_overlay
+from ivf_core.images.pair_sources import PairSource
+from ivf_core.images.videos import VideoWriter
 from ivf_core.inference.pipeline import FusionPipeline, ImagePair, resize_labels
 
 __all__ = ["FusedFiles", "fuse_files"]

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 
 from ivf_core.cli import COMMANDS, build_parser, main
-from ivf_core.images.files import VideoWriter, open_pairs, read_infrared, read_visible, write_image
+from ivf_core.images.files import read_infrared, read_visible, write_image
+from ivf_core.images.pair_sources import open_pairs
+from ivf_core.images.videos import VideoWriter
 from ivf_core.inference import FusionPipeline, ImagePair
 from ivf_core.inference.pipeline import resize_labels
 from ivf_core.models.checkpoints import FusionModel, load_model, save_model
@@ -124,7 +126,7 @@ def test_a_damaged_picture_is_left_out(
     assert run("fuse", "--visible", tmp_path / "v", "--infrared", tmp_path / "i",
                "--output", output, "--weights", tiny_weights) == 1  # fmt: skip
     assert [p.name for p in (output / "fused").iterdir()] == ["b.png"]
-    assert f"left out: picture '{tmp_path / 'v/a.png'}'" in capsys.readouterr().err
+    assert f"left out: image '{tmp_path / 'v/a.png'}'" in capsys.readouterr().err
 
 
 def make_recipe(folder: Path, weights: Path, **changes: object) -> Path:

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ivf_core.images.files import open_pairs, read_visible, write_image
+from ivf_core.images.files import read_visible, write_image
+from ivf_core.images.pair_sources import open_pairs
 from ivf_core.images.registration import Registration
 from ivf_core.inference import FusionPipeline, ImagePair
 from ivf_core.inference.fuse_files import fuse_files
@@ -126,8 +127,7 @@ def test_fuse_folder_reports_what_it_leaves_out(pipeline: FusionPipeline, tmp_pa
     too_small, *damaged = done.failed
     assert too_small.startswith("1: visible image is 8x8")
     assert damaged == [
-        f"picture '{tmp_path / name}': damaged or not a picture"
-        for name in ("v/11.png", "i/12.png")
+        f"image '{tmp_path / name}': damaged or not an image" for name in ("v/11.png", "i/12.png")
     ]
     expected = pipeline(pair(33, 47, seed=2))
     np.testing.assert_array_equal(read_visible(tmp_path / "out/fused/2.png"), expected.fused)

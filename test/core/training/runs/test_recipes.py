@@ -16,7 +16,8 @@ from ivf_core.data.pairs import (
     read_pair_folder,
     read_pair_videos,
 )
-from ivf_core.images.files import ImageFileError, VideoWriter, write_image
+from ivf_core.images.files import ImageFileError, write_image
+from ivf_core.images.videos import VideoWriter
 from ivf_core.models.checkpoints import FusionModel, load_model, save_model
 from ivf_core.models.student import STUDENTS, FusionStudent
 from ivf_core.system.revision import git_revision
