@@ -22,6 +22,7 @@ from ivf_core.inference import artifacts, onnx_store
 from ivf_core.inference import engine as engines
 from ivf_core.inference.artifacts import ArtifactCache
 from ivf_core.inference.engine import Engine, create_engine
+from ivf_core.inference.options import EngineOptions
 from ivf_core.models.checkpoints import FusionModel, load_model, save_model
 from ivf_core.models.segmentation import SegmentationHead
 from ivf_core.models.student import STUDENTS
@@ -169,7 +170,7 @@ def test_auto_precision_takes_the_first_that_keeps_the_picture(
     tiny_model: FusionModel, monkeypatch: pytest.MonkeyPatch, off: dict[str, int], expected: str
 ) -> None:
     monkeypatch.setattr(
-        engines, "_builder", lambda _: lambda _model, _device, precision, _n: _Fake(off, precision)
+        engines, "_builder", lambda _: lambda _model, options: _Fake(off, options.precision)
     )
     assert create_engine(tiny_model, engine="torch").precision == expected
 
@@ -261,36 +262,40 @@ def test_cache_that_cannot_be_written(tmp_path: Path) -> None:
     assert cache.get({}, lambda: b"content") == b"content"
 
 
-def test_openvino_starts_from_what_is_kept(
+def test_openvino_starts_from_stored_files(
     tiny_model: FusionModel, cache: ArtifactCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("openvino")
     from ivf_core.inference.openvino_engine import OpenVinoEngine
 
-    first = OpenVinoEngine(tiny_model, "cpu", cache=cache)(*pictures(32, 48))
-    # From here on nothing can be exported or compiled anew.
+    options = EngineOptions("cpu", cache=cache)
+
+    first = OpenVinoEngine(tiny_model, options)(*pictures(32, 48))
+    # From here on nothing can be exported or compiled again.
     monkeypatch.setattr(onnx_store, "export_onnx", None)
-    monkeypatch.setattr(OpenVinoEngine, "_compile_anew", None)
-    second = OpenVinoEngine(tiny_model, "cpu", cache=cache)(*pictures(32, 48))
+    monkeypatch.setattr(OpenVinoEngine, "_compile", None)
+    second = OpenVinoEngine(tiny_model, options)(*pictures(32, 48))
     for part, other in zip(first, second, strict=True):
         np.testing.assert_array_equal(part, other)
     with pytest.raises(TypeError):
-        OpenVinoEngine(tiny_model, "cpu", cache=cache)(*pictures(48, 32))
+        OpenVinoEngine(tiny_model, options)(*pictures(48, 32))
     with pytest.raises(TypeError):
-        OpenVinoEngine(load_model("sage"), "cpu", cache=cache)(*pictures(32, 48))
+        OpenVinoEngine(load_model("sage"), options)(*pictures(32, 48))
 
 
-def test_blob_that_openvino_refuses(tiny_model: FusionModel, cache: ArtifactCache) -> None:
+def test_blob_that_openvino_rejects(tiny_model: FusionModel, cache: ArtifactCache) -> None:
     pytest.importorskip("openvino")
     from ivf_core.inference.openvino_engine import OpenVinoEngine
 
-    first = OpenVinoEngine(tiny_model, "cpu", cache=cache)(*pictures(32, 48))
+    options = EngineOptions("cpu", cache=cache)
+
+    first = OpenVinoEngine(tiny_model, options)(*pictures(32, 48))
     for path in cache.directory.iterdir():
         key = path.read_bytes()[47:].split(b"\n", 1)[0]
         if json.loads(key)["kind"] == "openvino":
             cache.discard(json.loads(key))
             cache.get(json.loads(key), lambda: b"whole, but no model")
-    second = OpenVinoEngine(tiny_model, "cpu", cache=cache)(*pictures(32, 48))
+    second = OpenVinoEngine(tiny_model, options)(*pictures(32, 48))
     for part, other in zip(first, second, strict=True):
         np.testing.assert_array_equal(part, other)
 

@@ -13,6 +13,7 @@ from ivf_core.images.pair_sources import open_pairs
 from ivf_core.images.registration import Registration
 from ivf_core.inference import FusionPipeline, ImagePair
 from ivf_core.inference.fuse_files import fuse_files
+from ivf_core.inference.options import EngineOptions
 from ivf_core.inference.pipeline import resize_labels
 from ivf_core.inference.torch_engine import TorchEngine, choose_device
 from ivf_core.models.checkpoints import FusionModel
@@ -99,7 +100,7 @@ def test_bad_pairs(
 @pytest.mark.parametrize("name", ["gpu", "cuda:99", "meta", ""])
 def test_unknown_devices(name: str, tiny_model: FusionModel) -> None:
     with pytest.raises(ValueError, match=f"device '{name}'"):
-        TorchEngine(tiny_model, name)
+        TorchEngine(tiny_model, EngineOptions(name))
 
 
 def test_auto_is_a_device_that_is_there() -> None:
