@@ -48,12 +48,12 @@ def test_thermal_types(pipeline: FusionPipeline, thermal: type) -> None:
     assert pipeline(pair(32, 48, thermal=thermal)).fused is not None
 
 
-def test_pictures_are_contiguous(pipeline: FusionPipeline) -> None:
-    """Messages and files are made of them: a strided picture costs each a slow copy."""
+def test_images_are_contiguous(pipeline: FusionPipeline) -> None:
+    """Messages and files are made of them: a strided image costs each a slow copy."""
     result = pipeline(ImagePair(np.zeros((34, 50, 3), np.uint8), np.zeros((34, 50), np.uint8)))
-    for picture in (result.fused, result.labels):
-        assert picture is not None
-        assert picture.flags.c_contiguous
+    for image in (result.fused, result.labels):
+        assert image is not None
+        assert image.flags.c_contiguous
 
 
 def test_thermal_of_another_size_goes_by_size(pipeline: FusionPipeline) -> None:

@@ -35,7 +35,7 @@ def test_nothing_labelled() -> None:
     assert np.isnan([matrix.mean_iou(), matrix.mean_accuracy(), matrix.pixel_accuracy()]).all()
 
 
-def test_refused() -> None:
+def test_rejected() -> None:
     matrix = ConfusionMatrix(3)
     with pytest.raises(ValueError, match=r"truth has ids 0 to 7, expected 0 to 2"):
         matrix.update(np.zeros(2, np.uint8), np.array([0, 7], np.uint8))

@@ -97,7 +97,7 @@ def test_fast_student_starts_as_the_mean() -> None:
 
 
 def test_filters_of_the_fast_student_lie_where_they_belong() -> None:
-    """What a corner of the picture shows changes the result there and not elsewhere."""
+    """What a corner of the image shows changes the result there and not elsewhere."""
     torch.manual_seed(0)
     student = small_student("fast").eval()
     assert isinstance(student, FastStudent)
@@ -134,10 +134,10 @@ def test_head_keeps_to_its_budget() -> None:
 
 
 def test_head_sees_a_whole_car() -> None:
-    """A pixel's logits depend on pixels 100 away, half of a car that fills the picture."""
+    """A pixel's logits depend on pixels 100 away, half of a car that fills the image."""
     torch.manual_seed(0)
     head = SegmentationHead(3, [4] * 5, (8, 8, 8)).eval()
-    head.scene = nn.Identity()  # the average over the whole picture would see everything
+    head.scene = nn.Identity()  # the average over the whole image would see everything
     features = [
         torch.rand(1, 4, 512 // stride, 512 // stride, requires_grad=True)
         for stride in FusionStudent.layout.strides

@@ -274,7 +274,7 @@ def test_student_and_head_train(
     assert list(picture_files(tmp_path / "all")) == [0, 1]
     assert all(0 <= value <= 1 for table in head_scores.values() for value in table.values())
     model = load_model(tmp_path / "all.safetensors")
-    assert model.structure == structure
+    assert model.architecture == structure
     assert model.class_set is not None
     assert model.class_set.name == "mfnet"
     for key, value in load_model(tmp_path / "student.safetensors").student.state_dict().items():
