@@ -324,11 +324,11 @@ class CropSampler:
         labels = pair.labels if pair.labels is not None else np.full_like(pair.luma, UNLABELED)
         masks = pair.masks.view(np.uint8) if pair.masks is not None else ()
         chroma = pair.chroma if pair.chroma is not None else ()
-        images = 2 + len(chroma)  # number of planes before the labels
+        image_planes = 2 + len(chroma)
         planes = [
             _grow(plane, cut) for plane in (pair.luma, pair.infrared, *chroma, labels, *masks)
         ]
-        top, left = self._corner(planes[images], cut)
+        top, left = self._corner(planes[image_planes], cut)
         step = -1 if random.random() < 0.5 else 1
         planes = [plane[top : top + cut[0], left : left + cut[1]][:, ::step] for plane in planes]
         if cut != (height, width):
@@ -337,7 +337,7 @@ class CropSampler:
                 cv2.resize(
                     np.ascontiguousarray(plane),
                     (width, height),
-                    interpolation=cv2.INTER_AREA if index < images else cv2.INTER_NEAREST,
+                    interpolation=cv2.INTER_AREA if index < image_planes else cv2.INTER_NEAREST,
                 )
                 for index, plane in enumerate(planes)
             ]
@@ -347,9 +347,9 @@ class CropSampler:
         return Crop(
             luma,
             infrared,
-            planes[images],
-            np.array(planes[images + 1 :], bool).reshape(-1, height, width),
-            np.array(planes[2:images], np.uint8).reshape(-1, height, width),
+            planes[image_planes],
+            np.array(planes[image_planes + 1 :], bool).reshape(-1, height, width),
+            np.array(planes[2:image_planes], np.uint8).reshape(-1, height, width),
         )
 
     def _corner(self, labels: np.ndarray, cut: tuple[int, int]) -> tuple[int, int]:

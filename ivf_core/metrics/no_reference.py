@@ -56,7 +56,7 @@ NO_REFERENCE_METRICS: Mapping[str, NoReferenceMetric] = {
     "BRISQUE": NoReferenceMetric("brisque", "brisque_svm_weights.pth", 16, False),
     # Mittal, Soundararajan and Bovik, SPL 2013; a Gaussian over blocks of 96 x 96.
     "NIQE": NoReferenceMetric("niqe", "niqe_modelparameters.mat", 192, False),
-    # Ke et al., ICCV 2021; of KonIQ-10k.
+    # Ke et al., ICCV 2021; weights trained on KonIQ-10k.
     "MUSIQ": NoReferenceMetric("musiq", "musiq_koniq_ckpt-e95806b9.pth", 32),
     # Ying et al., CVPR 2020.
     "PaQ-2-PiQ": NoReferenceMetric("paq2piq", "P2P_RoIPoolModel-fit.10.bs.120-ca69882e.pth", 64),

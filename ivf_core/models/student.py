@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 _NEGATIVE_SLOPE = 0.01
-_PLACES = 4  # pixels that are folded into one
+_FOLDED_PIXELS = 4  # pixels folded into the channels of one
 
 
 class FeatureLayout(NamedTuple):
@@ -230,7 +230,7 @@ class FastStudent(nn.Module):
         half, quarter, eighth = widths
         self.feature_channels = (half, quarter, eighth, quarter, half)
         self.fold = nn.Sequential(
-            nn.Conv2d(2 * _PLACES, half, 3, padding=1),
+            nn.Conv2d(2 * _FOLDED_PIXELS, half, 3, padding=1),
             nn.BatchNorm2d(half),
             nn.LeakyReLU(_NEGATIVE_SLOPE, inplace=True),
         )
@@ -241,7 +241,7 @@ class FastStudent(nn.Module):
         )
         # One each for a, b and c, since splitting one tensor costs more. Their initial
         # values give the mean of both images.
-        self.decoders = nn.ModuleList(nn.Conv2d(half, _PLACES, 1) for _ in range(3))
+        self.decoders = nn.ModuleList(nn.Conv2d(half, _FOLDED_PIXELS, 1) for _ in range(3))
         for decoder, value in zip(self.decoders, (0.5, 0.5, 0.0), strict=True):
             nn.init.zeros_(decoder.weight)  # type: ignore[arg-type]
             nn.init.constant_(decoder.bias, value)  # type: ignore[arg-type]
@@ -266,7 +266,7 @@ class FastStudent(nn.Module):
         quarter_up = self.stages[3](self.merges[0](eighth, quarter))  # N x C2 x H/4 x W/4
         half_up = self.stages[4](self.merges[1](quarter_up, half))  # N x C1 x H/2 x W/2
         a, b, c = (decoder(half_up) for decoder in self.decoders)  # N x 4 x H/2 x W/2 each
-        fused = a * folded[:, :_PLACES] + b * folded[:, _PLACES:] + c
+        fused = a * folded[:, :_FOLDED_PIXELS] + b * folded[:, _FOLDED_PIXELS:] + c
         fused = F.pixel_shuffle(fused, 2)[..., :height, :width]  # N x 1 x H x W
         return StudentOutput(fused, (half, quarter, eighth, quarter_up, half_up))
 

@@ -21,8 +21,8 @@ from ivf_core.models.upsampling import Bilinear, convolve_enlarged
 
 __all__ = ["Teacher"]
 
-_CHANNELS = 64  # of the features that enter a stage
-_SPA_CHANNELS = 4 * _CHANNELS  # of the features that leave it
+_CHANNELS = 64  # channels of each input of a stage
+_SPA_CHANNELS = 4 * _CHANNELS  # channels of the image features that a stage returns
 _FEATURE_CHANNELS = 32
 _TOKEN_STRIDE = 4  # pixels of a stage's input per token of its attention, along each axis
 _MINIMUM_SIZE = 16
@@ -109,16 +109,17 @@ class Teacher(nn.Module):
         half = Bilinear((full.size[0] // 2, full.size[1] // 2))
         quarter = Bilinear((half.size[0] // 2, half.size[1] // 2))
 
-        # Section 3.2, figure 3a. The image features that a stage returns:
+        down1, down2, up1, up2 = self.between
+        # Shapes of the image features that each stage returns (section 3.2, figure 3a):
         stage1 = self._stage(  # N x 256 x H/4 x W/4
             deep,
             self.encode_visible_masks(visible_masks),  # N x 64 x H x W, F_pvis
             self.encode_infrared_masks(infrared_masks),  # N x 64 x H x W, F_pir
         )
-        stage2 = self._stage_down(self.between[0], stage1, full)  # N x 256 x H/8 x W/8
-        stage3 = self._stage_down(self.between[1], stage2, half)  # N x 256 x H/16 x W/16
-        stage4 = self._stage_up(self.between[2], stage3, stage2, quarter, half)  # as stage2
-        stage5 = self._stage_up(self.between[3], stage4, stage1, half, full)  # as stage1
+        stage2 = self._stage_down(down1, stage1, full)  # N x 256 x H/8 x W/8
+        stage3 = self._stage_down(down2, stage2, half)  # N x 256 x H/16 x W/16
+        stage4 = self._stage_up(up1, stage3, stage2, quarter, half)  # N x 256 x H/8 x W/8
+        stage5 = self._stage_up(up2, stage4, stage1, half, full)  # N x 256 x H/4 x W/4
 
         fused = self._decode(stage5.image, deep, shallow)  # N x 1 x H x W
         first, second, third, fourth, fifth = (

@@ -14,7 +14,7 @@ from ivf_core.pairing import TimePairer, pair_streams
 
 UNLIMITED = 10_000
 
-# A busy machine is no failure.
+# A busy machine must not fail the tests.
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
@@ -22,7 +22,7 @@ unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow]
 
 
 def feed(pairer, events):
-    """Feed ("v" | "i", stamp) events; items are the event's number within its stream."""
+    """Feed ("v" | "i", stamp) events; an item is the number of the event in its stream."""
     numbers = Counter()
     pairs = []
     for side, stamp in events:
@@ -41,7 +41,7 @@ def assert_accounts_balance(pairer):
 
 
 def interleave(visible, infrared, order):
-    """Merge the streams, `order` choosing whose turn it is; each keeps its own order."""
+    """Merge two streams in a given order of turns; each keeps its own order."""
     streams = {"v": list(visible), "i": list(infrared)}
     events = []
     for side in itertools.chain((("v", "i")[turn] for turn in order), itertools.cycle("vi")):
@@ -72,7 +72,7 @@ def reference(visible, infrared, tolerance, offset=0):
 
 
 def epochs(stamps):
-    """Split a stream where its stamps go back, without repeated stamps."""
+    """Split a stream at stamps that go back, and leave out repeated stamps."""
     parts = [[]]
     last = None
     for stamp in stamps:
@@ -93,7 +93,7 @@ offsets = st.integers(-20, 20)
 
 @st.composite
 def spaced_stamps(draw, interval):
-    """Stamps of a camera whose frames are never closer together than `interval`."""
+    """Draw stamps of a camera whose frames are at least `interval` apart."""
     gaps = draw(st.lists(st.integers(interval, 3 * interval), max_size=12))
     return list(itertools.accumulate(gaps, initial=draw(st.integers(-20, 20))))
 
@@ -123,7 +123,9 @@ def test_interval_assumption_changes_no_pair(data, interval, tolerance, offset, 
 
 @unhurried
 @given(sorted_stamps, sorted_stamps, tolerances)
-def test_no_two_frames_would_rather_have_each_other(visible, infrared, tolerance):
+def test_no_two_frames_are_nearer_to_each_other_than_to_their_partners(
+    visible, infrared, tolerance
+):
     indices, _ = pair_streams(visible, infrared, tolerance_ns=tolerance)
     pairs = [(visible[i], infrared[j]) for i, j in indices]
     for v, i in itertools.product(visible, infrared):
@@ -198,7 +200,7 @@ def test_pair_streams_counts_every_frame(visible, infrared, tolerance):
     assert set(dropped) <= {"unmatched_visible", "unmatched_infrared"}
 
 
-# Which partner ---------------------------------------------------------------------------
+# Choice of the partner ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -240,7 +242,7 @@ def test_pair_streams_takes_the_order_from_corrected_stamps():
     assert dropped == {}
 
 
-# Latency: which frame's arrival returns the pair -------------------------------------------
+# Latency: the frame whose arrival returns the pair -------------------------------------------
 
 
 def returned_at(events, **kwargs):
@@ -364,7 +366,7 @@ def test_a_camera_that_comes_late_after_a_restart_joins_at_once():
 
 @pytest.mark.parametrize("step", [-100_000, -700, -40, 40, 700, 100_000])
 @pytest.mark.parametrize("side", ["v", "i"])
-def test_streams_come_together_after_one_clock_was_set_and_set_back(step, side):
+def test_streams_pair_again_after_one_clock_was_set_and_set_back(step, side):
     """No pair is wrong while one clock is wrong, and pairs are complete again afterwards."""
     queue_size = 10
     pairer = TimePairer(tolerance_ns=3, queue_size=queue_size)
@@ -425,7 +427,7 @@ def test_a_change_undoes_what_was_not_final(name, value, expected):
     assert stamps_of(pairer.flush()) == expected
 
 
-def test_reset_counts_and_starts_afresh():
+def test_reset_counts_and_starts_again():
     pairer = TimePairer(tolerance_ns=20)
     feed(pairer, [("v", 100), ("i", 115), ("v", 133), ("i", 148)])
     assert pairer.paired == 1

@@ -1,4 +1,4 @@
-"""The ivf command: real runs, clear errors, and examples that are true."""
+"""Tests of the command ivf: complete runs, errors and examples."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_a_damaged_image_is_left_out(
 
 
 def make_recipe(folder: Path, weights: Path, **changes: object) -> Path:
-    """A recipe for a student of four noisy pairs, below the data directory `folder`."""
+    """Write a recipe for a student of four noisy pairs in the data directory `folder`."""
     for number in range(4):
         make_image(folder / "pairs/visible" / f"{number}.png", number)
         make_image(folder / "pairs/infrared" / f"{number}.png", number, gray=True)
@@ -159,7 +159,7 @@ def test_running_out_of_memory_is_one_line_in_training_only(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Elsewhere a RuntimeError may be a bug: its traceback stays."""
+    """Other commands keep the traceback, since their RuntimeError may be a bug."""
 
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("out of\n  memory")
@@ -222,7 +222,7 @@ def test_every_command_has_help_and_an_example_that_parses(
 
 
 def test_commands_in_the_docs_parse() -> None:
-    """Every `ivf ...` line in a code block of README and docs is a command of ours."""
+    """Every `ivf ...` line in a code block of README and docs parses."""
     found = 0
     for path in (
         ROOT / "README.md",
@@ -239,7 +239,7 @@ def test_commands_in_the_docs_parse() -> None:
 
 
 def test_benchmark(tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every candidate in a process of its own, beside both yardsticks."""
+    """Candidates and both baselines run in their own processes."""
     path = tmp_path / "benchmark.json"
     assert run("benchmark", "--weights", tiny_weights, "--engine", "torch", "--precision", "fp32",
                "--size", "64x48", "--rounds", 2, "--json", path) == 0  # fmt: skip
@@ -260,7 +260,7 @@ def test_benchmark(tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert "| eager, default memory |" in capsys.readouterr().out
 
 
-def test_benchmark_of_what_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_benchmark_of_missing_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("benchmark", "--weights", tmp_path / "none.safetensors", "--size", "64x48") == 1
     assert "no such file" in capsys.readouterr().err
 

@@ -1,4 +1,4 @@
-"""The public data sets in their layouts, on small trees of noise, and what is broken in them."""
+"""Tests of the layouts of public data sets on small trees of noise, and of broken files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Tree = Callable[[Path], None]
 
 
 def noise(name: str, *, classes: int = 256, size: tuple[int, int] = SIZE) -> np.ndarray:
-    """The same for the same name."""
+    """Draw an image of noise that depends only on its name."""
     return np.random.default_rng(zlib.crc32(name.encode())).integers(0, classes, size, np.uint8)
 
 
@@ -284,7 +284,7 @@ def test_boxes(tmp_path: Path) -> None:
         read_boxes(path, M3FD_OBJECTS)
 
 
-def test_tno_says_what_is_no_pair(tmp_path: Path) -> None:
+def test_tno_reports_files_without_a_pair(tmp_path: Path) -> None:
     tno(tmp_path)
     left_out = open_dataset(tmp_path).left_out
     assert [line.split("'")[1] for line in left_out] == [
@@ -294,7 +294,7 @@ def test_tno_says_what_is_no_pair(tmp_path: Path) -> None:
 
 
 def test_test_images_stay_out_of_training(tmp_path: Path) -> None:
-    """Published splits where there are any, else each n-th pair."""
+    """Training uses published splits if there are any, else it holds out each n-th pair."""
 
     def names(root: Path) -> list[list[str]]:
         return [[pair.name for pair in part] for part in open_split(root, 2)]
@@ -313,7 +313,7 @@ def test_test_images_stay_out_of_training(tmp_path: Path) -> None:
     assert names(tmp_path / "plain") == [["b"], ["a", "c"]]
 
 
-def test_names_of_papers_code(tmp_path: Path) -> None:
+def test_folder_names_in_code_of_papers(tmp_path: Path) -> None:
     vi_ir(tmp_path)
     dataset = open_dataset(tmp_path)
     assert dataset.name == "folder"
@@ -351,7 +351,7 @@ def test_ids_are_checked_when_a_pair_is_opened(tmp_path: Path) -> None:
 
 
 def make_png(ids: np.ndarray, bits: int, *, palette: bool) -> bytes:
-    """OpenCV writes neither palettes nor less than 8 bits."""
+    """Write a PNG with a palette or with less than 8 bits, which OpenCV cannot write."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         checksum = zlib.crc32(kind + content)
@@ -376,12 +376,12 @@ def make_png(ids: np.ndarray, bits: int, *, palette: bool) -> bytes:
 
 @pytest.mark.parametrize("palette", [False, True])
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
-def test_ids_are_read_as_they_are_stored(bits: int, palette: bool, tmp_path: Path) -> None:
+def test_ids_are_read_as_stored(bits: int, palette: bool, tmp_path: Path) -> None:
     ids = noise("ids", classes=2**bits, size=(13, 21))
     data = make_png(ids, bits, palette=palette)
     (tmp_path / "a.png").write_bytes(data)
     np.testing.assert_array_equal(read_labels(tmp_path / "a.png"), ids)
-    if bits < 8 or palette:  # what the fuss is about
+    if bits < 8 or palette:  # OpenCV alone would not return the ids
         decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
         assert decoded.shape != ids.shape or (decoded != ids).any()
     (tmp_path / "a.png").write_bytes(data[: len(data) * 2 // 3])
@@ -395,7 +395,7 @@ def test_labels_in_color_are_rejected(tmp_path: Path) -> None:
         read_labels(tmp_path / "a.png")
 
 
-def test_pairs_are_read_when_they_are_asked_for(tmp_path: Path) -> None:
+def test_pairs_are_read_when_they_are_accessed(tmp_path: Path) -> None:
     fmb(tmp_path)
     (tmp_path / "train/Visible/00002.png").write_bytes(b"damaged")
     write_image(tmp_path / "test/Infrared/00003.png", noise("x", size=(24, 30)))
@@ -447,7 +447,7 @@ def test_masks_change_no_other_number() -> None:
         np.testing.assert_array_equal(plain, with_masks)
 
 
-def test_check_counts_what_is_there(tmp_path: Path) -> None:
+def test_check_counts_files(tmp_path: Path) -> None:
     msrs(tmp_path)
     for name, value in (("00002N", 2), ("00003D", 0)):
         ids = np.full(SIZE, value, np.uint8)
@@ -472,7 +472,7 @@ def test_check_counts_what_is_there(tmp_path: Path) -> None:
     assert "broken" not in text
 
 
-def test_check_names_all_that_is_broken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_names_all_broken_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = list("abcdefg")
     write_split(tmp_path, names, "visible", "infrared", "labels", 9)
     assert main(["data", "check", str(tmp_path), "--classes", "mfnet"]) == 0
@@ -541,7 +541,7 @@ def test_the_command_names_every_data_set(capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.data
 @needs_data
 @pytest.mark.parametrize(("name", "count"), [("roadscene", 176), ("tno", 16)])
-def test_shared_pairs_are_whole(name: str, count: int) -> None:
+def test_roadscene_and_tno_pairs_are_complete(name: str, count: int) -> None:
     report = check_dataset(DATA / name)
     assert report.layout.dataset == "folder"
     assert report.splits[0].pairs == sum(report.splits[0].sizes.values()) == count
@@ -550,7 +550,7 @@ def test_shared_pairs_are_whole(name: str, count: int) -> None:
 
 @pytest.mark.data
 @needs_data
-def test_shared_labels_are_of_their_class_set() -> None:
+def test_msrs_pseudo_labels_are_of_their_class_set() -> None:
     dataset = open_dataset(DATA / "msrs", labels="pseudo_labels", class_set=MFNET)
     assert len(dataset) == 280
     for pair in dataset[::40]:

@@ -1,4 +1,4 @@
-"""Registration by size and by homography, its YAML file, pixels without a thermal view."""
+"""Tests of registration by size and homography, its YAML file and uncovered pixels."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_by_size_stretches(size: tuple[int, int]) -> None:
     assert Registration().coverage(image.shape, size) is None
 
 
-def test_homography_puts_a_point_where_it_says() -> None:
+def test_homography_maps_a_point() -> None:
     matrix = np.array([[1.4, 0.05, 20], [-0.03, 1.5, 12], [1e-4, 5e-5, 1]])
     registration = Registration(tuple(matrix.ravel()), (160, 120), (320, 240))
     u, v, w = matrix @ (70, 55, 1)
@@ -60,7 +60,7 @@ def test_identity_at_equal_sizes_changes_nothing() -> None:
 
 
 def test_sizes_are_rescaled_about_pixel_centres() -> None:
-    # The identity found at one size must act as cv2.resize does at any other.
+    # A homography that is the identity at one size must equal cv2.resize at any other.
     registration = Registration(IDENTITY, (64, 48), (64, 48))
     image = _image(51, 67)
     aligned = registration(image, (153, 201))
@@ -69,7 +69,7 @@ def test_sizes_are_rescaled_about_pixel_centres() -> None:
     assert registration.coverage((51, 67), (153, 201)) is None
 
 
-def test_actual_sizes_other_than_the_files() -> None:
+def test_images_of_other_sizes_than_in_the_file() -> None:
     matrix = np.array([[1.0, 0, 30], [0, 1.0, -10], [0, 0, 1]])
     registration = Registration(tuple(matrix.ravel()), (160, 120), (320, 240))
     # Half the thermal and twice the visible size: a blob at (40, 30) of the half

@@ -1,4 +1,4 @@
-"""Engines: the same images from each, the choice among them, and what they keep on disk."""
+"""Tests of engines: equal images from each, the choice among them, and stored files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Make = Callable[..., Engine]
 
 @pytest.fixture(params=ENGINES)
 def make(request: pytest.FixtureRequest) -> Make:
-    """Builds one of the engines, on the CPU in fp32."""
+    """Builder of one of the engines, on the CPU in fp32."""
     name = request.param
     pytest.importorskip(name)
 
@@ -51,7 +51,7 @@ def random_pair(height: int, width: int, seed: int = 0) -> tuple[np.ndarray, np.
 
 @pytest.fixture(scope="module", params=STUDENTS)
 def any_model(request: pytest.FixtureRequest) -> FusionModel:
-    """Each structure, with random weights where they start at zero."""
+    """Model of each architecture, with random weights instead of zeros."""
     torch.manual_seed(1)
     student = small_student(request.param, 8)
     for parameter in student.parameters():
@@ -90,7 +90,7 @@ def test_results_are_the_callers_own(make: Make, tiny_model: FusionModel) -> Non
     assert not np.array_equal(first[0], second[0])  # type: ignore[arg-type]
 
 
-def test_only_what_is_wanted(make: Make, tiny_model: FusionModel) -> None:
+def test_only_wanted_results_are_returned(make: Make, tiny_model: FusionModel) -> None:
     engine = make(tiny_model)
     both = engine(*random_pair(32, 48))
     fused, none = engine(*random_pair(32, 48), labels=False)
@@ -139,7 +139,7 @@ def test_auto_precision_keeps_real_images(make: Make, data: Path) -> None:
 
 
 class _Fake:
-    """An engine whose lower precisions are off by a known number of grey levels, or do not run."""
+    """Engine whose lower precisions are off by given grey levels, or raise."""
 
     name, device = "fake", "cpu"
     native_precisions = ("bf16", "fp16")
@@ -210,7 +210,7 @@ def test_missing_engine(tiny_model: FusionModel, monkeypatch: pytest.MonkeyPatch
         create_engine(tiny_model, engine="openvino")
 
 
-# What is kept on disk
+# Stored files
 
 
 @pytest.fixture
@@ -353,7 +353,7 @@ def test_export_of_nothing(tiny_model: FusionModel) -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("size", [(48, 64), (47, 63)])
-def test_recorded_graphs_compute_what_their_kernels_do(
+def test_recorded_graphs_equal_launched_kernels(
     any_model: FusionModel, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorded = create_engine(any_model, engine="torch", device="cuda", precision="fp32")

@@ -1,4 +1,4 @@
-"""Fusion metrics: by hand, against their definitions in NumPy, and against IVIF_ZOO's code."""
+"""Tests of fusion metrics by hand, against definitions in NumPy and against IVIF_ZOO."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from ivf_core.metrics.fusion import (
 
 
 def grey(values: object) -> Tensor:
-    """One image of rows of levels."""
+    """Build one image, 1 x 1 x H x W, from rows of grey levels."""
     return torch.tensor(values, dtype=torch.float64)[None, None]
 
 
 def scene(height: int, width: int, count: int = 1, *, flat: bool = True) -> tuple[Tensor, ...]:
-    """Visible, infrared and fused images, of whole levels.
+    """Draw visible, infrared and fused images of integer levels.
 
     The infrared one is partly the visible one's negative, so that gains are negative; `flat`
     parts are in all three, in the sources also where the fused image has none.
@@ -57,7 +57,7 @@ def scene(height: int, width: int, count: int = 1, *, flat: bool = True) -> tupl
 def blurred_noise(
     random: np.random.Generator, height: int, width: int, count: int = 1
 ) -> np.ndarray:
-    """Whole levels with some structure, count x 1 x H x W float64."""
+    """Draw blurred noise of integer levels, count x 1 x H x W float64."""
     noise = random.uniform(0, 255, (count, height, width))
     return np.stack([np.rint(cv2.blur(image, (3, 3))) for image in noise])[:, None]
 
@@ -79,7 +79,7 @@ def test_one_image_by_hand() -> None:
 
 
 def test_statistics_by_hand() -> None:
-    # Of two levels the fused image knows one source, one bit, and nothing of the other.
+    # The fused image shares one bit, two levels, with one source, and nothing with the other.
     assert mutual_information(HALVES, STRIPES, HALVES).item() == pytest.approx(1)
     assert correlation(HALVES, STRIPES, HALVES).item() == pytest.approx(0.5)
     assert correlation(HALVES, 255 - HALVES, HALVES).item() == pytest.approx(0)
@@ -99,7 +99,7 @@ def filtered(x: np.ndarray, window: np.ndarray) -> np.ndarray:
 
 
 def ssim_by_definition(x: np.ndarray, y: np.ndarray, data_range: float) -> tuple[float, float]:
-    """Means of SSIM and of its contrast and structure."""
+    """Compute the means of SSIM and of its contrast and structure factor."""
     distance = np.arange(11) - 5
     window = np.exp(-(distance[:, None] ** 2 + distance**2) / (2 * 1.5**2))
     window /= window.sum()
@@ -127,7 +127,7 @@ def ms_ssim_by_definition(x: np.ndarray, y: np.ndarray, data_range: float) -> fl
 
 
 def vif_by_definition(reference: np.ndarray, distorted: np.ndarray, off_centre: bool) -> float:
-    """`vifp_mscale`, one pixel at a time; off centre as IVIF_ZOO has it."""
+    """Compute `vifp_mscale` one pixel at a time, or with IVIF_ZOO's off-centre window."""
     kept = total = 0.0
     for scale in range(1, 5):
         size = 2 ** (5 - scale) + 1
@@ -157,7 +157,7 @@ def vif_by_definition(reference: np.ndarray, distorted: np.ndarray, off_centre: 
 
 
 def sobel(x: np.ndarray, row: int, column: int) -> tuple[float, float]:
-    """Horizontal and vertical slope, the latter upwards, of an image with a border of one."""
+    """Compute the horizontal and the upward vertical slope of an image with a border of one."""
     patch = x[row : row + 3, column : column + 3]
     weights = np.array([1, 2, 1])
     return float(weights @ (patch[:, 2] - patch[:, 0])), float((patch[0] - patch[2]) @ weights)
@@ -166,7 +166,7 @@ def sobel(x: np.ndarray, row: int, column: int) -> tuple[float, float]:
 def edges_by_definition(
     sources: list[np.ndarray], fused: np.ndarray, minimum_weight: float
 ) -> tuple[float, float]:
-    """Qabf and Nabf, one pixel at a time."""
+    """Compute Qabf and Nabf one pixel at a time."""
 
     def angle(x: float, y: float) -> float:
         return math.atan(y / x) if x else math.pi / 2
@@ -208,9 +208,9 @@ def planes(images: tuple[Tensor, ...]) -> tuple[list[np.ndarray], np.ndarray]:
 def test_ssim_by_definition(scaled_twice: bool) -> None:
     images = scene(33, 46, flat=not scaled_twice)
     sources, fused = planes(images)
-    # 255 times the values and the range left as it is, or the values and a range of 1.
+    # Values scaled by 255 with an unchanged range are like unscaled values with a range of 1.
     values = [ssim_by_definition(x, fused, 1 if scaled_twice else 255)[0] for x in sources]
-    tolerance = 1e-5 if scaled_twice else 1e-9  # in float32, as IVIF_ZOO computes
+    tolerance = 1e-5 if scaled_twice else 1e-9  # IVIF_ZOO computes in float32
     got = [ssim(*images, sources=how, scaled_twice=scaled_twice).item() for how in ("mean", "sum")]
     assert got == pytest.approx([sum(values) / 2, sum(values)], rel=tolerance)
 
@@ -243,7 +243,7 @@ def test_edges_by_definition(minimum_weight: float) -> None:
     images = scene(14, 17)
     kept, invented = edges_by_definition(*planes(images), minimum_weight)
     assert qabf(*images).item() == pytest.approx(kept, rel=1e-9)
-    # Flat pixels have no orientation; ours is another than theirs, at next to no weight.
+    # Flat pixels have no orientation; both define it differently, with hardly any weight.
     assert nabf(*images, minimum_weight=minimum_weight).item() == pytest.approx(invented, rel=1e-6)
     assert invented > 0
 
@@ -260,7 +260,7 @@ def test_identical_images() -> None:
 
 
 def test_constant_images() -> None:
-    """77.3, because the float32 mean of so many is another number."""
+    """Use the level 77.3, since the float32 mean of so many pixels differs from it."""
     constant = torch.full((1, 1, 171, 163), 77.3)
     assert constant.mean() != constant[0, 0, 0, 0]
     image = scene(171, 163)[0].float()
@@ -277,7 +277,7 @@ def test_constant_images() -> None:
 
     batch = scene(40, 40, count=16)[0].float()
     information = mutual_information(batch, batch, torch.full_like(batch, 9))
-    assert (information >= 0).all()  # not a rounding error below
+    assert (information >= 0).all()  # rounding must not make it negative
     assert information.max() < 1e-5
 
     assert qabf(*[torch.zeros(1, 1, 8, 8)] * 3).isnan().all()
@@ -319,7 +319,7 @@ def test_conventions() -> None:
 
 
 def test_the_table_names_what_is_better() -> None:
-    """The mean of both sources against noise of its mean and deviation."""
+    """Compare the mean of both sources with noise of the same mean and deviation."""
     random = np.random.default_rng(1)
     sources = [blurred_noise(random, 161, 167) for _ in range(2)]
     good = (sources[0] + sources[1]) / 2
@@ -353,7 +353,7 @@ IMAGE = scene(161, 167)[0].float()
 @pytest.mark.parametrize(
     "name", [n for n, metric in FUSION_METRICS.items() if metric.needs_sources]
 )
-def test_rejected(name: str, fused: Tensor, message: str) -> None:
+def test_wrong_images_are_rejected(name: str, fused: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         FUSION_METRICS[name].function(IMAGE, IMAGE, fused)
 
@@ -382,7 +382,7 @@ def test_unknown_choices_are_rejected() -> None:
         ssim(IMAGE, IMAGE, IMAGE, sources="max")  # type: ignore[arg-type]
 
 
-# What IVIF_ZOO's Metric/Metric_torch.py (commit 61b0a44) printed, float32 on a CPU, for the
+# Output of IVIF_ZOO's Metric/Metric_torch.py (commit 61b0a44), float32 on a CPU, for the
 # published fused image of an M3FD pair and for the maximum of other pairs, which have odd
 # sides or are dark.
 IVIF_ZOO = {

@@ -1,4 +1,4 @@
-"""No-reference metrics: what they ask for, and their networks with weights made here.
+"""Tests of no-reference metrics: their inputs, and their networks with random weights.
 
 The true weights cannot be had where tests run, so no true score is checked.
 """
@@ -35,7 +35,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Files like the true ones, with random numbers in them."""
+    """Write weights files like the published ones, with random numbers."""
     pytest.importorskip("pyiqa")
     import torchvision
     from pyiqa.archs.musiq_arch import MUSIQ
@@ -77,7 +77,7 @@ def test_networks_run(name: str, weights: Path, capsys: pytest.CaptureFixture[st
 
 @pytest.mark.parametrize(("name", "tolerance"), [("BRISQUE", 0.2), ("PaQ-2-PiQ", 1e-6)])
 def test_color(name: str, tolerance: float, weights: Path) -> None:
-    """BRISQUE's luma of colours is in 16 to 235."""
+    """Compare grey and colour images; BRISQUE's luma of colours is in 16 to 235."""
     image = GREY[:1, :, :64, :64]
     grey, color = (
         no_reference_metrics(x, [name], weights=weights)[name].item()
@@ -158,7 +158,7 @@ def test_damaged_weights(
         (torch.zeros(1, 1, 300, 300, dtype=torch.uint8), "fused is torch.uint8, expected"),
     ],
 )
-def test_rejected(fused: torch.Tensor, message: str) -> None:
+def test_wrong_images_are_rejected(fused: torch.Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         no_reference_metrics(fused, ["NIQE"])
 

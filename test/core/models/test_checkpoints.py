@@ -1,4 +1,4 @@
-"""Weights files: round trip, the published one, and everything that can be wrong with one."""
+"""Tests of weights files: round trip, the published file, and errors."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_published_checkpoint(data: Path) -> None:
     assert model.class_set is None
 
 
-def test_what_ships() -> None:
+def test_shipped_weights() -> None:
     shipped = shipped_weights()
     assert {"sage", DEFAULT_WEIGHTS} <= shipped.keys()
     for name, path in shipped.items():
@@ -65,7 +65,7 @@ def test_what_ships() -> None:
         assert find_weights(name) == path
 
 
-def test_missing_file_lists_what_ships() -> None:
+def test_missing_file_lists_the_shipped_weights() -> None:
     with pytest.raises(WeightsError, match=r"'nowhere': no such file .*shipped: .*sage"):
         load_model("nowhere")
 

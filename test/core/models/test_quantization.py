@@ -1,4 +1,4 @@
-"""8-bit convolutions: the ranges, the rounding, and what engines make of it."""
+"""Tests of 8-bit convolutions: ranges, rounding, export and engines."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def random_pair(seed: int, size: tuple[int, int] = (64, 96)) -> tuple[np.ndarray
 
 @pytest.fixture(scope="module")
 def model() -> FusionModel:
-    """Just wide enough to be worth 8 bits."""
+    """Build a model just wide enough for convolutions in 8 bits."""
     torch.manual_seed(0)
     student = FastStudent((16, 16, 16), (1, 1, 1, 1, 1))
     for decoder in student.decoders:
@@ -48,7 +48,7 @@ def model() -> FusionModel:
     return replace(model, ranges=observe_ranges(student, head, map(random_pair, range(3))))
 
 
-def test_ranges_are_what_the_convolutions_see(model: FusionModel) -> None:
+def test_ranges_are_those_of_the_inputs(model: FusionModel) -> None:
     student, head = model.student, model.head
     assert isinstance(student, FastStudent)
     assert head is not None
@@ -87,7 +87,7 @@ def test_rounding_against_numpy() -> None:
         padding=1,
     )
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
-    assert (found - conv(x.clamp(-1.5, 2.0))).abs().max() > 1e-3  # it does round
+    assert (found - conv(x.clamp(-1.5, 2.0))).abs().max() > 1e-3  # rounding has an effect
 
 
 def test_a_range_holds_the_zero_of_the_padding() -> None:
@@ -106,7 +106,7 @@ def test_ranges_of_other_weights(model: FusionModel) -> None:
         observe_ranges(model.student, model.head, [])
 
 
-def test_a_convolution_that_sees_nothing_has_no_range(model: FusionModel) -> None:
+def test_a_convolution_of_zeros_has_no_range(model: FusionModel) -> None:
     student = copy.deepcopy(model.student)
     assert isinstance(student, FastStudent)
     stage = student.stages[0]
@@ -150,7 +150,7 @@ def test_export_in_8_bits_runs_elsewhere(model: FusionModel, tmp_path: Path) -> 
 
 
 def test_openvino_computes_in_8_bits(model: FusionModel) -> None:
-    """As close to the simulated rounding as fp32 arithmetic on both sides allows."""
+    """Compare OpenVINO with the simulated rounding, as closely as fp32 arithmetic allows."""
     pytest.importorskip("openvino")
     engine = create_engine(model, engine="openvino", device="cpu", precision="int8")
     assert engine.precision == "int8"
@@ -167,7 +167,7 @@ def test_openvino_computes_in_8_bits(model: FusionModel) -> None:
 
 
 def test_auto_precision_keeps_real_images_in_8_bits(data: Path) -> None:
-    """Far from those that the ranges were taken from."""
+    """Test on images that differ from those that the ranges were observed on."""
     pytest.importorskip("openvino")
     model = load_model("fast")
     engine, reference = (

@@ -84,7 +84,7 @@ def test_parameters_part_by_part() -> None:
 
 
 def test_shapes_stage_by_stage() -> None:
-    """Five stages at scales 1, 1/2, 1/4, 1/2, 1, each at a quarter of that inside."""
+    """Check five stages at scales 1, 1/2, 1/4, 1/2, 1, each at a quarter of its size inside."""
     teacher = Teacher(4)
     seen: dict[str, list[tuple[int, ...]]] = {"in": [], "out": [], "masks": [], "F0": [], "F1": []}
 
