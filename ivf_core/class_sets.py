@@ -1,4 +1,4 @@
-"""The class sets that heads are trained on: names and display colours by class id."""
+"""Class sets of segmentation heads: names and display colours by class id."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ import numpy as np
 __all__ = ["CLASS_SETS", "FMB", "MFNET", "PST900", "UNLABELED", "ClassSet", "unknown_ids"]
 
 UNLABELED = 255
-"""Label of pixels without a class, ignored by losses and metrics."""
+"""Label of pixels without a class, which losses and metrics ignore."""
 
 
 @dataclass(frozen=True)
 class ClassSet:
-    """Names and colours; the position is the class id.
+    """Names and colours of classes; the position is the class id.
 
     Attributes:
         name: short name, such as "mfnet".
-        names: one name a class, at most 255.
-        colors: one (R, G, B) a class, 0..255.
+        names: one name per class, 2 to 255.
+        colors: one (R, G, B) per class, 0..255.
+
+    Raises:
+        ValueError: too few or too many classes, or not one colour per class.
     """
 
     name: str
@@ -39,16 +42,18 @@ class ClassSet:
         return len(self.names)
 
     def lookup_table(self) -> np.ndarray:
-        """256 x 3 uint8 RGB, black where there is no class."""
+        """Return colours by class id, 256 x 3 uint8 RGB, black for ids without a class."""
         table = np.zeros((256, 3), np.uint8)
         table[: len(self)] = self.colors
         return table
 
     def to_json(self) -> str:
+        """Return the class set as JSON text."""
         return json.dumps({"name": self.name, "names": self.names, "colors": self.colors})
 
     @classmethod
     def from_json(cls, text: str) -> ClassSet:
+        """Create a class set from the text that `to_json` returns."""
         fields = json.loads(text)
         return cls(
             fields["name"],
@@ -72,7 +77,7 @@ MFNET = ClassSet(
         (192, 64, 0),
     ),
 )
-"""MFNet (Ha et al., IROS 2017), colours as published. Class 0 is everything else."""
+"""MFNet (Ha et al., IROS 2017) with the published colours; class 0 is everything else."""
 
 FMB = ClassSet(
     "fmb",
@@ -99,9 +104,10 @@ CLASS_SETS = {class_set.name: class_set for class_set in (MFNET, FMB, PST900)}
 
 
 def unknown_ids(counts: np.ndarray, num_classes: int) -> list[int]:
-    """Ids that occur, but are neither of a class nor `UNLABELED`.
+    """Return the ids that occur but are neither a class nor `UNLABELED`.
 
     Args:
-        counts: pixels of each id from 0 to 255.
+        counts: number of pixels of each id from 0 to 255.
+        num_classes: number of classes.
     """
     return (num_classes + np.flatnonzero(counts[num_classes:UNLABELED])).tolist()

@@ -1,4 +1,4 @@
-"""The `ivf` command."""
+"""Command line `ivf`."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ COMMANDS: tuple[Command, ...] = (
 )
 
 _GROUPS = {
-    "bag": "make bags, look into them",
-    "data": "look into data sets",
-    "train": "make priors, train teachers, students and heads",
+    "bag": "create and inspect bags",
+    "data": "inspect data sets",
+    "train": "create priors, train teachers, students and heads",
 }
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of all commands."""
+    """Build the parser of all commands."""
     parser = argparse.ArgumentParser(
         prog="ivf", description="Infrared and visible image fusion with semantic masks."
     )
@@ -58,7 +58,14 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status: 1 where input or run is bad, 2 for bad options."""
+    """Run a command of `ivf` and return its exit status.
+
+    Args:
+        arguments: words of the command line; those of the process by default.
+
+    Returns:
+        0 for success, 1 for bad input or a failed run, 2 for bad options.
+    """
     args = build_parser().parse_args(arguments)
     try:
         return args.run(args)

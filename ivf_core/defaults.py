@@ -1,35 +1,35 @@
-"""Names that commands and parameters offer; importing them loads nothing heavy."""
+"""Defaults and names shared by commands and parameters; the module imports nothing heavy."""
 
 DEFAULT_WEIGHTS = "clear"
-"""The shipped weights that node and command line take where none are named."""
+"""Shipped weights that the node and the command line use by default."""
 
 ENGINE_PACKAGES = {
     "torch": ("torch",),
     "openvino": ("openvino", "onnx"),
     "onnxruntime": ("onnxruntime", "onnx"),
 }
-"""The Python packages that each engine needs, named alike in Python and on PyPI."""
+"""Python packages that each engine needs, with the same name in Python and on PyPI."""
 
 ENGINES = tuple(ENGINE_PACKAGES)
-"""What can run the model."""
+"""Names of the engines that can run the model."""
 
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
-"""Arithmetic of the model."""
+"""Names of the arithmetic that an engine can run the model in."""
 
-PICTURES = ("fused", "mask", "overlay")
-"""What the node publishes as images."""
+OUTPUT_IMAGES = ("fused", "mask", "overlay")
+"""Images that the node publishes."""
 
 TOLERANCE_SECONDS = 0.02
 """Largest difference between the stamps of a pair."""
 
 MINIMUM_INTERVAL_SECONDS = 0.015
-"""Frames of one camera are taken to come no closer than this."""
+"""Shortest time assumed between two frames of one camera."""
 
 QUEUE_SIZE = 10
-"""Frames of each camera that wait for a partner."""
+"""Largest number of frames of each camera that wait for a partner."""
 
 OVERLAY_OPACITY = 0.5
 """Share of the class colours in the overlay."""
 
 BLOCK_SECONDS = 5.0
-"""Of the bootstrap of comparisons: longer than most of what a moving camera sees stays alike."""
+"""Block length in the bootstrap of comparisons, longer than most scenes of a moving camera."""

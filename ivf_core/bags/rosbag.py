@@ -37,7 +37,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
-from ivf_core.images.files import open_pairs
+from ivf_core.images.pair_sources import open_pairs
 
 __all__ = [
     "COMPRESSED_IMAGE_TYPE",

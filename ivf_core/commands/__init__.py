@@ -1,1 +1,1 @@
-"""The commands of `ivf`, a module for each group."""
+"""Commands of `ivf`, one module for each group."""

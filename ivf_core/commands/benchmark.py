@@ -1,4 +1,4 @@
-"""`ivf benchmark`."""
+"""Command `ivf benchmark`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ivf_core.commands.command import Command
-from ivf_core.defaults import DEFAULT_WEIGHTS, ENGINES, PICTURES, PRECISIONS
+from ivf_core.defaults import DEFAULT_WEIGHTS, ENGINES, OUTPUT_IMAGES, PRECISIONS
 
 __all__ = ["COMMANDS", "add_candidates", "add_node_options"]
 
@@ -23,7 +23,7 @@ def _benchmark(args: argparse.Namespace) -> int:
 
     if args.node:
         return _benchmark_node(args)
-    _refuse(args, _OF_NODE, "needs --node")
+    _reject(args, _NODE_OPTIONS, "needs --node")
     rounds = 10 if args.rounds is None else args.rounds
     candidates = [
         Candidate(weights, head, engine, precision, size, args.device, args.threads)
@@ -41,78 +41,100 @@ def _benchmark(args: argparse.Namespace) -> int:
 
 
 def _benchmark_node(args: argparse.Namespace) -> int:
-    """Become the program that measures the node: this package knows no ROS."""
-    _refuse(args, _OF_ENGINES, "does not go with --node, see --outputs and --seconds")
+    """Replace this process by the benchmark of the node, since this package knows no ROS."""
+    _reject(args, _ENGINE_OPTIONS, "cannot be used with --node, see --outputs and --seconds")
     probe = subprocess.run(
         [sys.executable, "-c", "import rclpy, ivf_ros"], capture_output=True, text=True, check=False
     )
     if probe.returncode != 0:
         reason = (probe.stderr.strip().splitlines() or ["no message"])[-1]
         raise ValueError(
-            "ivf benchmark --node needs ROS 2: its wheels (make setup) or a sourced distribution. "
-            f"{sys.executable} says {reason}"
+            "ivf benchmark --node needs ROS 2: its wheels (make setup) or a sourced distribution; "
+            f"{sys.executable}: {reason}"
         )
     words = [sys.executable, "-m", "ivf_ros.benchmark"]
-    for name in (*_OF_BOTH, *_OF_NODE):
+    for name in (*_COMMON_OPTIONS, *_NODE_OPTIONS):
         value = getattr(args, name)
         if value is not None:
             words += [f"--{name}", *map(_word, value if isinstance(value, list) else [value])]
     sys.stdout.flush()
-    os.execv(sys.executable, words)  # so that Ctrl-C reaches what ends its processes in order
+    os.execv(sys.executable, words)  # so that Ctrl-C reaches the program that ends the processes
 
 
-_OF_BOTH = ("weights", "engine", "precision", "device", "threads", "size", "json")
-
-
-_OF_ENGINES = ("head", "rounds")
-
-
-_OF_NODE = ("rate", "seconds", "outputs")
+_COMMON_OPTIONS = ("weights", "engine", "precision", "device", "threads", "size", "json")
+_ENGINE_OPTIONS = ("head", "rounds")
+_NODE_OPTIONS = ("rate", "seconds", "outputs")
 
 
 def _word(value: object) -> str:
-    """A value as it is written on the command line."""
+    """Format a value for the command line."""
     return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _refuse(args: argparse.Namespace, names: Sequence[str], reason: str) -> None:
-    """Raises ValueError for an option that is given."""
+def _reject(args: argparse.Namespace, names: Sequence[str], reason: str) -> None:
+    """Raise ValueError if one of the options is given."""
     for name in names:
         if getattr(args, name) is not None:
             raise ValueError(f"--{name} {reason}")
 
 
 def add_candidates(parser: argparse.ArgumentParser) -> None:
-    """Options of both benchmarks: what is measured."""
+    """Add the options of both benchmarks for the candidates to measure."""
 
     def size(text: str) -> tuple[int, int]:
         width, _, height = text.partition("x")
         return int(width), int(height)
 
-    parser.add_argument("--weights", nargs="+", default=[DEFAULT_WEIGHTS], help="names or files")
     parser.add_argument(
-        "--engine", nargs="+", default=["auto"], choices=("auto", *ENGINES), help="(auto)"
+        "--weights",
+        nargs="+",
+        default=[DEFAULT_WEIGHTS],
+        help=f"names of shipped weights, or weights files ({DEFAULT_WEIGHTS})",
     )
     parser.add_argument(
-        "--precision", nargs="+", default=["auto"], choices=("auto", *PRECISIONS), help="(auto)"
+        "--engine",
+        nargs="+",
+        default=["auto"],
+        choices=("auto", *ENGINES),
+        help="engines that run the model (auto)",
     )
-    parser.add_argument("--device", default="auto", help="(%(default)s)")
-    parser.add_argument("--threads", type=int, default=0, help="of the CPU; 0: the engine's choice")
     parser.add_argument(
-        "--size", nargs="+", type=size, default=[(640, 480)], metavar="WxH", help="(640x480)"
+        "--precision",
+        nargs="+",
+        default=["auto"],
+        choices=("auto", *PRECISIONS),
+        help="arithmetic of the model (auto)",
+    )
+    parser.add_argument("--device", default="auto", help="device of the engines (%(default)s)")
+    parser.add_argument(
+        "--threads", type=int, default=0, help="number of CPU threads; 0: the engine's choice"
+    )
+    parser.add_argument(
+        "--size",
+        nargs="+",
+        type=size,
+        default=[(640, 480)],
+        metavar="WxH",
+        help="width and height of the images (640x480)",
     )
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
 
 
 def add_node_options(parser: argparse._ActionsContainer) -> None:
-    """Options of the node's benchmark: how it is measured."""
+    """Add the options of the node's benchmark."""
     parser.add_argument(
         "--rate", nargs="+", type=float, default=[30.0], metavar="HZ",
-        help="pairs a second that the cameras publish (30)",
+        help="pairs per second that the cameras publish (30)",
     )  # fmt: skip
-    parser.add_argument("--seconds", type=float, default=20.0, help="of each measured run (20)")
     parser.add_argument(
-        "--outputs", nargs="+", default=list(PICTURES), choices=PICTURES, help="subscribed to (all)"
+        "--seconds", type=float, default=20.0, help="duration of each measured run (20)"
+    )
+    parser.add_argument(
+        "--outputs",
+        nargs="+",
+        default=list(OUTPUT_IMAGES),
+        choices=OUTPUT_IMAGES,
+        help="images that the subscriber takes (all)",
     )
 
 
@@ -122,17 +144,19 @@ def _add_benchmark(parser: argparse.ArgumentParser) -> None:
     )
     add_candidates(parser)
     engines = parser.add_argument_group("without --node")
-    engines.add_argument("--head", choices=("yes", "no", "both"), help="(both)")
-    engines.add_argument("--rounds", type=int, help="turns of each (10)")
+    engines.add_argument(
+        "--head", choices=("yes", "no", "both"), help="with or without masks (both)"
+    )
+    engines.add_argument("--rounds", type=int, help="number of turns of each candidate (10)")
     node = parser.add_argument_group("with --node")
     add_node_options(node)
-    parser.set_defaults(**dict.fromkeys(_OF_NODE))
+    parser.set_defaults(**dict.fromkeys(_NODE_OPTIONS))
 
 
 COMMANDS = (
     Command(
         "benchmark",
-        "time engines beside the published student, or the node over DDS",
+        "measure the speed of engines against the published student, or of the node over DDS",
         "ivf benchmark --weights sage --precision fp32 auto --json benchmark.json",
         _add_benchmark,
         _benchmark,

@@ -1,6 +1,6 @@
-"""What a command of `ivf` is, and the options that several have.
+"""Description of a command of `ivf`, and options that several commands share.
 
-Heavy modules are imported by the functions that use them: `ivf --help` is quick.
+The functions that use heavy modules import them, so that `ivf --help` is fast.
 """
 
 from __future__ import annotations
@@ -13,14 +13,20 @@ from ivf_core.defaults import DEFAULT_WEIGHTS, ENGINES, PRECISIONS
 
 __all__ = ["BAD_INPUT", "Command", "add_engine", "add_weights", "no_arguments"]
 
-# What is the fault of an input or of the machine, and is told in one line.
+# Errors caused by the input or the machine, reported in one line.
 BAD_INPUT = (ValueError, OSError)
 
 
 class Command(NamedTuple):
-    """One command: its words, what it does, an example, its options, and the function.
+    """Command of `ivf`.
 
-    Of the exceptions in `failures` the user sees the message, of others the traceback.
+    Attributes:
+        words: the command's words, such as "data check".
+        help: description in one line.
+        example: a complete command line.
+        add_arguments: adds the options to a parser.
+        run: runs the command and returns the exit status.
+        failures: exceptions reported by their message; others show the traceback.
     """
 
     words: str
@@ -32,24 +38,35 @@ class Command(NamedTuple):
 
 
 def add_weights(parser: argparse._ActionsContainer) -> None:
+    """Add the option for the weights."""
     parser.add_argument(
-        "--weights", default=DEFAULT_WEIGHTS, help="shipped name or file (%(default)s)"
+        "--weights",
+        default=DEFAULT_WEIGHTS,
+        help="name of shipped weights, or a weights file (%(default)s)",
     )
 
 
 def add_engine(parser: argparse._ActionsContainer) -> None:
+    """Add the options for engine, device and precision."""
     parser.add_argument(
-        "--engine", default="auto", choices=("auto", *ENGINES), help="runs the model (%(default)s)"
+        "--engine",
+        default="auto",
+        choices=("auto", *ENGINES),
+        help="engine that runs the model (%(default)s)",
     )
     parser.add_argument(
         "--device",
         default="auto",
-        help="auto, cpu, cuda or cuda:N, openvino's gpu, onnxruntime's tensorrt (%(default)s)",
+        help="auto, cpu, cuda or cuda:N; gpu with openvino, tensorrt with onnxruntime "
+        "(%(default)s)",
     )
     parser.add_argument(
-        "--precision", default="auto", choices=("auto", *PRECISIONS), help="(%(default)s)"
+        "--precision",
+        default="auto",
+        choices=("auto", *PRECISIONS),
+        help="arithmetic of the model (%(default)s)",
     )
 
 
 def no_arguments(_parser: argparse.ArgumentParser) -> None:
-    pass
+    """Add no options."""

@@ -1,4 +1,4 @@
-"""`ivf data`."""
+"""Command `ivf data`."""
 
 from __future__ import annotations
 
@@ -36,23 +36,25 @@ def _data_check(args: argparse.Namespace) -> int:
 def _add_data_check(parser: argparse.ArgumentParser) -> None:
     from ivf_core.class_sets import CLASS_SETS
 
-    parser.add_argument("directory", type=Path, metavar="DIR", help="of the data set")
+    parser.add_argument("directory", type=Path, metavar="DIR", help="directory of the data set")
     parser.add_argument(
         "--dataset",
         metavar="NAME",
-        help="fmb, mfnet, m3fd, msrs, pst900, roadscene, tno, or folder for a plain one; "
-        "by default what it looks like",
+        help="fmb, mfnet, m3fd, msrs, pst900, roadscene, tno, or folder for a plain folder of "
+        "pairs; by default the one that the directory looks like",
     )
     parser.add_argument(
-        "--labels", metavar="FOLDER", help="folder of labels in a plain one (labels)"
+        "--labels", metavar="FOLDER", help="folder of labels in a plain folder of pairs (labels)"
     )
-    parser.add_argument("--classes", choices=CLASS_SETS, help="class set of labels in a plain one")
+    parser.add_argument(
+        "--classes", choices=CLASS_SETS, help="class set of the labels in a plain folder of pairs"
+    )
 
 
 COMMANDS = (
     Command(
         "data check",
-        "read a data set whole: counts, sizes, classes, broken files",
+        "read a complete data set: counts, sizes, classes, broken files",
         "ivf data check MSRS",
         _add_data_check,
         _data_check,

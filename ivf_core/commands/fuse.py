@@ -1,4 +1,4 @@
-"""`ivf fuse`."""
+"""Command `ivf fuse`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["COMMANDS"]
 
 
 def _fuse(args: argparse.Namespace) -> int:
-    from ivf_core.images.files import open_pairs
+    from ivf_core.images.pair_sources import open_pairs
     from ivf_core.images.registration import Registration
     from ivf_core.images.thermal import ThermalNormalizer
     from ivf_core.inference import FusionPipeline
@@ -66,10 +66,13 @@ def _add_fuse(parser: argparse.ArgumentParser) -> None:
     from ivf_core.images.thermal import THERMAL_MODES
 
     parser.add_argument(
-        "--visible", required=True, type=Path, help="picture, folder of pictures, or video"
+        "--visible", required=True, type=Path, help="visible image, folder of images, or video"
     )
     parser.add_argument(
-        "--infrared", required=True, type=Path, help="the same kind; folders match by file name"
+        "--infrared",
+        required=True,
+        type=Path,
+        help="thermal image, folder (matched by file name), or video",
     )
     parser.add_argument("--output", required=True, type=Path, help="folder for the results")
     add_weights(parser)
@@ -81,17 +84,23 @@ def _add_fuse(parser: argparse.ArgumentParser) -> None:
         "--registration", type=Path, help="YAML file with the homography from thermal to RGB"
     )
     parser.add_argument(
-        "--palette", default="natural", choices=OVERLAY_PALETTES, help="overlay (%(default)s)"
+        "--palette",
+        default="natural",
+        choices=OVERLAY_PALETTES,
+        help="colours of the overlay (%(default)s)",
     )
     parser.add_argument(
-        "--opacity", default=0.5, type=float, help="of the class colours, 0 to 1 (%(default)s)"
+        "--opacity",
+        default=0.5,
+        type=float,
+        help="opacity of the class colours in the overlay, 0 to 1 (%(default)s)",
     )
 
 
 COMMANDS = (
     Command(
         "fuse",
-        "fuse a picture, a folder or a video",
+        "fuse an image, a folder or a video",
         "ivf fuse --visible rgb.mp4 --infrared thermal.mp4 --output fused",
         _add_fuse,
         _fuse,

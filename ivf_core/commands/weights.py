@@ -1,4 +1,4 @@
-"""`ivf weights`, `ivf export` and `ivf calibrate`."""
+"""Commands `ivf weights`, `ivf export` and `ivf calibrate`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _weights(_args: argparse.Namespace) -> int:
         model = load_model(name)
         head = f"masks: {', '.join(model.class_set.names)}" if model.class_set else "no masks"
         size = path.stat().st_size / 1e6
-        print(f"{name}  {size:.1f} MB  student '{model.structure}'  {head}")
+        print(f"{name}  {size:.1f} MB  student '{model.architecture}'  {head}")
         print(f"  {path}\n  model card: {path.with_suffix('.md')}")
     return 0
 
@@ -29,7 +29,7 @@ def _export(args: argparse.Namespace) -> int:
     try:
         from ivf_core.inference.export import export_onnx
     except ModuleNotFoundError as error:
-        raise ValueError(f"ivf export needs a package more: pip install {error.name}") from error
+        raise ValueError(f"ivf export needs another package: pip install {error.name}") from error
     model = load_model(args.weights)
     content = export_onnx(model, fused=not args.no_fused, labels=not args.no_labels, int8=args.int8)
     with atomic_path(args.output) as temporary:
@@ -41,10 +41,10 @@ def _export(args: argparse.Namespace) -> int:
 def _add_export(parser: argparse.ArgumentParser) -> None:
     add_weights(parser)
     parser.add_argument("--output", required=True, type=Path, help="ONNX file to write")
-    parser.add_argument("--no-fused", action="store_true", help="leave the picture out")
-    parser.add_argument("--no-labels", action="store_true", help="leave the head out")
+    parser.add_argument("--no-fused", action="store_true", help="leave out the fused image")
+    parser.add_argument("--no-labels", action="store_true", help="leave out the head")
     parser.add_argument(
-        "--int8", action="store_true", help="8-bit convolutions, of calibrated weights"
+        "--int8", action="store_true", help="use 8-bit convolutions; needs calibrated weights"
     )
 
 
@@ -68,13 +68,13 @@ def _add_calibrate(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=Path,
         metavar="FOLDER",
-        help="with visible/ and infrared/ in it, matched by file name; 64 pairs of all are used",
+        help="folders with visible/ and infrared/, matched by file name; 64 of all pairs are used",
     )
     parser.add_argument("--output", required=True, type=Path, help="safetensors file to write")
 
 
 COMMANDS = (
-    Command("weights", "list the weights that ship", "ivf weights", no_arguments, _weights),
+    Command("weights", "list the shipped weights", "ivf weights", no_arguments, _weights),
     Command(
         "export",
         "write student and head as an ONNX file",

@@ -1,0 +1,1 @@
+"""Data sets: layouts, pairs, crops and checks."""

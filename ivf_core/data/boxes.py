@@ -1,4 +1,4 @@
-"""Boxes around objects, in the XML files of Pascal VOC, as M3FD has them."""
+"""Boxes around objects from XML files in the format of Pascal VOC, which M3FD uses."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from xml.etree import ElementTree
 __all__ = ["M3FD_OBJECTS", "Box", "read_boxes"]
 
 M3FD_OBJECTS = ("People", "Car", "Bus", "Lamp", "Motorcycle", "Truck")
-"""Names in M3FD's Annotation (Liu et al., CVPR 2022), in the order of TarDAL's ids."""
+"""Object names in M3FD's Annotation (Liu et al., CVPR 2022), in the order of TarDAL's ids."""
 
 
 class Box(NamedTuple):
-    """One object; coordinates in pixels as the file has them."""
+    """Box around one object, with the file's coordinates in pixels."""
 
     name: str
     left: float
@@ -24,15 +24,18 @@ class Box(NamedTuple):
 
 
 def read_boxes(path: Path, names: Sequence[str]) -> list[Box]:
-    """Read the objects of one picture.
+    """Read the objects of one image.
 
     Args:
         path: XML file with `object/name` and `object/bndbox/{xmin,ymin,xmax,ymax}`.
-        names: what objects may be called.
+        names: names that objects may have.
+
+    Returns:
+        The boxes, in the order of the file.
 
     Raises:
-        ValueError: damaged, a name that is none of `names`, or an empty box; names
-            the file.
+        ValueError: a damaged file, a name that is not in `names`, or an empty box; the
+            message names the file.
     """
     try:
         objects = ElementTree.parse(path).getroot().findall("object")

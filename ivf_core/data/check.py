@@ -1,4 +1,4 @@
-"""What a data set holds, and what is broken in it."""
+"""Check of a data set: contents, and broken files."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ _SIZES_SHOWN = 5
 
 @dataclass
 class SplitReport:
-    """One split.
+    """Contents of one split.
 
     Attributes:
         name: "train", "val", "test" or "all".
-        pairs: complete pairs.
-        published: pairs that it should have, None where that is not known.
-        sizes: pairs by (width, height); of whole ones only.
-        pixels: 256 counts by class id.
-        pictures: 256 counts of the pictures in which an id occurs.
-        objects: boxes by name.
-        left_out: what belongs to no pair, one line each.
-        broken: what is missing, damaged or wrong, one line each.
+        pairs: number of complete pairs.
+        published: number of pairs that the split should have, None if that is not known.
+        sizes: number of undamaged pairs by (width, height).
+        pixels: 256 counts of pixels by class id.
+        images: 256 counts of the images in which an id occurs.
+        objects: number of boxes by name.
+        left_out: files that belong to no pair, one line each.
+        broken: missing, damaged or wrong files, one line each.
     """
 
     name: str
@@ -41,7 +41,7 @@ class SplitReport:
     published: int | None
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
-    pictures: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
+    images: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
     objects: Counter[str] = field(default_factory=Counter)
     left_out: list[str] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
@@ -49,12 +49,12 @@ class SplitReport:
 
 @dataclass(frozen=True)
 class DatasetReport:
-    """A data set.
+    """Contents of a data set.
 
     Attributes:
-        root: its directory.
-        layout: what it was read as.
-        splits: one report each.
+        root: directory of the data set.
+        layout: layout in which it was read.
+        splits: one report for each split.
     """
 
     root: Path
@@ -63,6 +63,7 @@ class DatasetReport:
 
     @property
     def broken(self) -> list[str]:
+        """Broken files of all splits, one line each."""
         return [line for split in self.splits for line in split.broken]
 
 
@@ -77,11 +78,17 @@ def check_dataset(
     """Read every file of a data set.
 
     Args:
-        root, dataset, labels, class_set: see `open_dataset`.
-        progress: called with the pairs read so far and their total.
+        root: directory of the data set.
+        dataset: see `open_dataset`.
+        labels: see `open_dataset`.
+        class_set: see `open_dataset`.
+        progress: called with the number of pairs read so far and their total.
+
+    Returns:
+        Counts and broken files by split.
 
     Raises:
-        LayoutError: not one pair is complete.
+        LayoutError: no pair is complete.
         ValueError: see `find_layout`.
     """
     root = Path(root)
@@ -110,7 +117,7 @@ def _check_pair(files: PairFiles, layout: Layout, report: SplitReport) -> None:
         try:
             return read()
         except ValueError as error:
-            # Both images of a four-channel file have the same fault.
+            # Both images of a four-channel file have the same error.
             if str(error) not in report.broken[-1:]:
                 report.broken.append(str(error))
             return None
@@ -120,7 +127,7 @@ def _check_pair(files: PairFiles, layout: Layout, report: SplitReport) -> None:
     if labels is not None:
         counts = np.bincount(labels.ravel(), minlength=256)
         report.pixels += counts
-        report.pictures += counts > 0
+        report.images += counts > 0
     if files.boxes is not None:
         try:
             report.objects.update(box.name for box in read_boxes(files.boxes, layout.objects))
@@ -137,7 +144,7 @@ def _check_pair(files: PairFiles, layout: Layout, report: SplitReport) -> None:
 
 
 def format_report(report: DatasetReport) -> str:
-    """The report as text: counts and sizes by split, classes, then what is broken."""
+    """Return the report as text: counts and sizes by split, classes, then broken files."""
     layout = report.layout
     pairs = sum(split.pairs for split in report.splits)
     lines = [f"{report.root}: {layout.dataset}, {pairs} pairs"]
@@ -151,7 +158,7 @@ def format_report(report: DatasetReport) -> str:
         _class_names(report),
         [split.name for split in report.splits],
         [split.pixels for split in report.splits],
-        [split.pictures for split in report.splits],
+        [split.images for split in report.splits],
     )
     lines += _object_lines(report)
     left_out = [line for split in report.splits for line in split.left_out]
@@ -170,7 +177,7 @@ def _sizes(sizes: Counter[tuple[int, int]]) -> str:
 
 
 def _class_names(report: DatasetReport) -> dict[int, str]:
-    """Names by id: all of the class set, and what else occurs."""
+    """Return the names by id: all of the class set, and other ids that occur."""
     class_set = report.layout.class_set
     names = dict(enumerate(class_set.names)) if class_set is not None else {}
     pixels = sum((split.pixels for split in report.splits), np.zeros(256, np.int64))
@@ -186,18 +193,18 @@ def _table(
     names: dict[int, str],
     splits: list[str],
     pixels: list[np.ndarray],
-    pictures: list[np.ndarray],
+    images: list[np.ndarray],
 ) -> list[str]:
-    """Share of the pixels and number of pictures by class, two columns a split."""
+    """Format the share of pixels and the number of images by class, two columns per split."""
     if not names:
         return []
     width = max(len(title), *map(len, names.values()))
-    header = "".join(f"  {split + ' pixels':>13}  {'pictures':>8}" for split in splits)
+    header = "".join(f"  {split + ' pixels':>13}  {'images':>8}" for split in splits)
     lines = [f"  {title:<{width}}{header}"]
     for value, name in names.items():
         cells = "".join(
             f"  {counts[value] / max(1, counts.sum()):>13.3%}  {occurs[value]:>8}"
-            for counts, occurs in zip(pixels, pictures, strict=True)
+            for counts, occurs in zip(pixels, images, strict=True)
         )
         lines.append(f"  {name:<{width}}{cells}")
     return lines

@@ -1,4 +1,4 @@
-"""The public data sets as sequences of pairs that are read when they are asked for."""
+"""Public data sets as sequences of pairs, each read when it is accessed."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ __all__ = ["DATASETS", "PairDataset", "find_layout", "open_dataset", "open_split
 
 @dataclass(frozen=True)
 class PairDataset(Sequence[Pair]):
-    """Pairs on disk; memory holds one at a time.
+    """Sequence of pairs on disk; one pair at a time is in memory.
 
-    An index reads a pair (ValueError naming the file where it is broken or its
-    labels are not of the class set), a slice gives a shorter data set. For another
-    choice of pairs: `dataclasses.replace(dataset, files=...)`.
+    An index reads a pair. It raises ValueError naming the file if the file is broken or its
+    labels are not of the class set. A slice gives a shorter data set. For another choice of
+    pairs use `dataclasses.replace(dataset, files=...)`.
 
     Attributes:
-        name: of the data set, such as "msrs".
-        files: where the pairs lie.
-        class_set: of the labels; None where it is not known.
-        left_out: what belongs to no pair, one line each.
+        name: name of the data set, such as "msrs".
+        files: paths of the pairs.
+        class_set: class set of the labels; None if it is not known.
+        left_out: files that belong to no pair, one line each.
     """
 
     name: str
@@ -57,24 +57,26 @@ def open_dataset(
     labels: str | None = None,
     class_set: ClassSet | None = None,
 ) -> PairDataset:
-    """Open a data set in the layout it was published in; reads no picture yet.
+    """Open a data set in the layout it was published in, without reading an image yet.
 
     Args:
-        root: its directory.
+        root: directory of the data set.
         dataset: "fmb", "mfnet", "m3fd", "msrs", "pst900", "roadscene", "tno" or
-            "folder"; by default what the directory looks like.
-        split: "train", "val" or "test", as the data set has them; by default all.
-        labels: in a plain folder, the name of the folder of labels.
-        class_set: of the labels in a plain folder; others have their own.
+            "folder"; by default the one that the directory looks like.
+        split: "train", "val" or "test", if the data set has it; all splits by default.
+        labels: name of the folder of labels, in a plain folder of pairs.
+        class_set: class set of these labels; published data sets have their own.
+
+    Returns:
+        The pairs of the split.
 
     Raises:
-        LayoutError: folders or files are missing: shows the layout and the first.
+        LayoutError: folders or files are missing; the message shows the layout and the
+            first one missing.
         ValueError: see `find_layout`.
     """
     root = Path(root)
-    layout = find_layout(root, dataset, labels=labels, class_set=class_set)
-    found = layout.find(root, split)
-    return PairDataset(layout.dataset, tuple(found.files), layout.class_set, tuple(found.left_out))
+    return _open(find_layout(root, dataset, labels=labels, class_set=class_set), root, split)
 
 
 def open_split(
@@ -84,28 +86,31 @@ def open_split(
     labels: str | None = None,
     class_set: ClassSet | None = None,
 ) -> tuple[PairDataset, PairDataset]:
-    """Open a data set to train on, and what to score that on.
+    """Open the training pairs and the held-out pairs of a data set.
 
-    These are the published splits: train, and test or where there is none val. Of a data
-    set without splits each `hold_out_every`-th pair is kept out.
+    These are the published splits: train, and test or, without one, val. In a data set
+    without splits each `hold_out_every`-th pair is held out.
 
     Args:
-        root, labels, class_set: see `open_dataset`.
+        root: directory of the data set.
+        hold_out_every: 2 or more; unused if the data set has splits.
+        labels: see `open_dataset`.
+        class_set: see `open_dataset`.
+
+    Returns:
+        The training pairs, and the pairs to evaluate on.
 
     Raises:
-        ValueError: as `open_dataset`.
+        ValueError: see `open_dataset`.
     """
     root = Path(root)
-    splits = find_layout(root, labels=labels, class_set=class_set).splits(root)
+    layout = find_layout(root, labels=labels, class_set=class_set)
+    splits = layout.splits(root)
     if "train" in splits:
-        train, scored = (
-            open_dataset(root, split=split, labels=labels, class_set=class_set)
-            for split in ("train", splits[-1])
-        )
-        return train, scored
-    whole = open_dataset(root, labels=labels, class_set=class_set)
-    parts = hold_out(whole.files, hold_out_every)
-    return replace(whole, files=tuple(parts[0])), replace(whole, files=tuple(parts[1]))
+        return _open(layout, root, "train"), _open(layout, root, splits[-1])
+    whole = _open(layout, root)
+    training, held_out = hold_out(whole.files, hold_out_every)
+    return replace(whole, files=tuple(training)), replace(whole, files=tuple(held_out))
 
 
 def find_layout(
@@ -115,7 +120,16 @@ def find_layout(
     labels: str | None = None,
     class_set: ClassSet | None = None,
 ) -> Layout:
-    """The layout of a directory: that of which most is there; see `open_dataset`.
+    """Find the layout of a directory: the one with the largest share of its folders present.
+
+    Args:
+        root: directory of the data set.
+        dataset: see `open_dataset`.
+        labels: see `open_dataset`.
+        class_set: see `open_dataset`.
+
+    Returns:
+        The layout, with `labels` and `class_set` if they are given.
 
     Raises:
         LayoutError: no such directory, or it has none of the layouts.
@@ -130,8 +144,13 @@ def find_layout(
     best = max(layouts, key=lambda layout: layout.presence(root))
     if dataset is None and not best.presence(root):
         known = "; ".join(f"{layout.dataset}: {layout.tree}" for layout in layouts)
-        raise LayoutError(f"'{root}': has none of the layouts known: {known}")
+        raise LayoutError(f"'{root}': has none of the known layouts: {known}")
     return _customize(best, root, labels, class_set)
+
+
+def _open(layout: Layout, root: Path, split: str | None = None) -> PairDataset:
+    found = layout.find(root, split)
+    return PairDataset(layout.dataset, tuple(found.files), layout.class_set, tuple(found.left_out))
 
 
 def _customize(
@@ -163,7 +182,7 @@ def _plain(dataset: str, visible: str, infrared: str) -> FolderLayout:
 
 
 _ALL: Sequence[Layout] = (
-    # Liu et al., ICCV 2023; the folders that its archives unpack to
+    # Liu et al., ICCV 2023; folders as unpacked from its archives
     # (github.com/JinyuanLiu-CV/SegMiF).
     FolderLayout(
         "fmb",
@@ -175,11 +194,11 @@ _ALL: Sequence[Layout] = (
         labels="{split}/Label",
         split_names=("train", "test"),
     ),
-    # Ha et al., IROS 2017; ir_seg_dataset, read as by github.com/haqishen/MFNet-pytorch.
+    # Ha et al., IROS 2017; ir_seg_dataset, read like github.com/haqishen/MFNet-pytorch.
     FolderLayout(
         "mfnet",
         "images/NAME.png (four channels: RGB, thermal), labels/NAME.png, "
-        "{train,val,test}.txt with one NAME a line",
+        "{train,val,test}.txt with one NAME per line",
         MFNET,
         published={"train": 784, "val": 392, "test": 393},
         visible="images",
@@ -214,7 +233,7 @@ _ALL: Sequence[Layout] = (
         split_names=("train", "test"),
     ),
     # Shivakumar et al., ICRA 2020 (github.com/ShreyasSkandanS/pst900_thermal_rgb), 894 pairs.
-    # Its README has 606 and 288 to a split, papers that use it 597 and 297.
+    # Its README gives 606 and 288 pairs to the splits, papers that use it 597 and 297.
     FolderLayout(
         "pst900",
         "{train,test}/{rgb,thermal,labels}/NAME.png",
@@ -225,7 +244,7 @@ _ALL: Sequence[Layout] = (
         split_names=("train", "test"),
     ),
     # Xu et al., AAAI 2020 (github.com/hanna-xu/RoadScene). crop_HR_visible is larger than
-    # the thermal picture, and `infrared` is not cut to what both cameras see.
+    # the thermal image, and `infrared` is not cropped to the view of both cameras.
     FolderLayout(
         "roadscene",
         "{crop_LR_visible,cropinfrared}/NAME.jpg",
@@ -239,7 +258,7 @@ _ALL: Sequence[Layout] = (
         folders=("Athena_images", "DHV_images", "FEL_images", "Triclobs_images", "tank"),
     ),
     _plain("folder", "visible", "infrared"),
-    # The names in which papers' code keeps test pairs of any set (TarDAL, CDDFuse).
+    # Names that code of papers gives to test pairs of any data set (TarDAL, CDDFuse).
     _plain("folder", "vi", "ir"),
 )
 
@@ -247,4 +266,4 @@ DATASETS: Mapping[str, tuple[Layout, ...]] = {
     name: tuple(layout for layout in _ALL if layout.dataset == name)
     for name in dict.fromkeys(layout.dataset for layout in _ALL)
 }
-"""Layouts by the name of their data set; "folder" is a plain one."""
+"""Layouts by the name of their data set; "folder" is a plain folder of pairs."""

@@ -1,4 +1,4 @@
-"""Layouts of data sets: where the files of pairs lie, and how they are split."""
+"""Layouts of data sets: folders of the files of pairs, and splits."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from ivf_core.images.files import IMAGE_SUFFIXES, list_images
 __all__ = ["WHOLE", "FolderLayout", "Found", "Layout", "LayoutError"]
 
 WHOLE = "all"
-"""The only split of a data set that was published without one."""
+"""Name of the only split of a data set that was published without splits."""
 
 
 class LayoutError(ValueError):
-    """A data set whose folders or files are not where its layout has them."""
+    """Error for a data set without the folders or files of its layout."""
 
 
 @dataclass
 class Found:
-    """What lies in one split.
+    """Files found in a split.
 
     Attributes:
-        files: complete pairs, by name.
-        missing: folders, lists and files that the layout demands.
-        left_out: what belongs to no pair, one line each.
+        files: complete pairs, sorted by name.
+        missing: missing folders, lists and files that the layout requires.
+        left_out: files that belong to no pair, one line each.
     """
 
     files: list[PairFiles] = field(default_factory=list)
@@ -38,14 +38,15 @@ class Found:
 
 @dataclass(frozen=True)
 class Layout(ABC):
-    """How one data set is laid out.
+    """Layout of one data set.
 
     Attributes:
         dataset: name, such as "msrs".
-        tree: the layout in a line, for people.
-        class_set: of the labels; None where the data set has none of its own.
+        tree: the layout in one line, for messages.
+        class_set: class set of the labels; None if the data set has none of its own.
         objects: names that its boxes may have.
-        published: pairs by split, where the authors and those who use the set agree.
+        published: number of pairs by split, if the authors and the users of the data set
+            agree on it.
     """
 
     dataset: str
@@ -56,11 +57,19 @@ class Layout(ABC):
 
     @abstractmethod
     def splits(self, root: Path) -> tuple[str, ...]:
-        """The splits that have no pair in common and together are the data set."""
+        """Return the splits, which have no pair in common and together are the data set.
+
+        Args:
+            root: directory of the data set.
+        """
 
     @abstractmethod
     def scan(self, root: Path, split: str) -> Found:
-        """Look for the files of a split; opens none but the lists of names.
+        """Look for the files of a split, and open only the lists of names.
+
+        Args:
+            root: directory of the data set.
+            split: name of the split.
 
         Raises:
             LayoutError: no such split.
@@ -68,14 +77,25 @@ class Layout(ABC):
 
     @abstractmethod
     def presence(self, root: Path) -> float:
-        """Share of the layout's folders and lists that are there."""
+        """Return the share of the layout's folders and lists that exist, 0 to 1.
+
+        Args:
+            root: directory of the data set.
+        """
 
     def find(self, root: Path, split: str | None = None) -> Found:
-        """The pairs of a split, or of all of them.
+        """Find the pairs of a split, or of all splits.
+
+        Args:
+            root: directory of the data set.
+            split: name of the split; all splits by default.
+
+        Returns:
+            The pairs; `missing` is empty.
 
         Raises:
-            LayoutError: no such split, or something is missing: shows the layout
-                and the first thing missing.
+            LayoutError: no such split, or something is missing; the message shows the
+                layout and the first thing missing.
         """
         found = Found()
         for name in self.splits(root) if split is None else (split,):
@@ -89,6 +109,7 @@ class Layout(ABC):
         return found
 
     def complaint(self, root: Path, missing: Path) -> str:
+        """Return the message for a missing file or folder."""
         return f"'{root}': {self.dataset} is {self.tree}; first missing: '{missing}'"
 
     def _check_split(self, root: Path, split: str) -> None:
@@ -101,18 +122,19 @@ class Layout(ABC):
 
 @dataclass(frozen=True)
 class FolderLayout(Layout):
-    """A folder a kind, files matched by name.
+    """Layout with one folder for each kind of image, and files matched by name.
 
-    In every path `{split}` stands for the split.
+    In every path `{split}` is replaced by the name of the split.
 
     Attributes:
-        visible: folder; the same as `infrared` where the files have four channels.
-        infrared: folder.
+        visible: folder of visible images; equal to `infrared` if the files have four
+            channels.
+        infrared: folder of thermal images.
         labels: folder of class ids.
         boxes: folder of XML files.
-        lists: text file with one name a line; without it a split is a folder.
-        split_names: see `splits`.
-        optional: of "labels", "boxes" and "lists", what some copies lack.
+        lists: text file with one name per line; without it a split is a folder.
+        split_names: names of the splits.
+        optional: parts that some copies lack, out of "labels", "boxes" and "lists".
     """
 
     visible: str = ""
@@ -124,12 +146,14 @@ class FolderLayout(Layout):
     optional: tuple[str, ...] = ()
 
     def splits(self, root: Path) -> tuple[str, ...]:
+        """Return `split_names`, or `WHOLE` if the lists are optional and there are none."""
         lists = [root / self.lists.format(split=name) for name in self.split_names]
         if "lists" in self.optional and not any(path.is_file() for path in lists):
             return (WHOLE,)
         return self.split_names
 
     def presence(self, root: Path) -> float:
+        """Return the share of required folders and lists that exist."""
         paths = {
             path
             for split in self.splits(root)
@@ -142,8 +166,9 @@ class FolderLayout(Layout):
         return sum(path.exists() for path in paths) / len(paths)
 
     def scan(self, root: Path, split: str) -> Found:
+        """Match the files of a split by name."""
         names_path = self._list(root, split)
-        # Lists name splits of their own too, such as MFNet's test_night.
+        # There are lists of further splits, such as MFNet's test_night.
         if names_path is None or not names_path.is_file():
             self._check_split(root, split)
         folders = self._folders(root, split)
@@ -157,7 +182,7 @@ class FolderLayout(Layout):
             part: _list_xml(path) if part == "boxes" else list_images(path)
             for part, path in folders.items()
         }
-        # A folder `labels` may hold what is no picture, such as YOLO's text files.
+        # A folder `labels` may contain other files than images, such as YOLO's text files.
         for part in self.optional:
             if not listings.get(part, True):
                 del listings[part]
@@ -178,7 +203,7 @@ class FolderLayout(Layout):
         return found
 
     def _folders(self, root: Path, split: str, *, optional: bool = True) -> dict[str, Path]:
-        """By part; optional ones where they are there and asked for."""
+        """Return the folders by part, and optional ones only if they exist and are wanted."""
         folders = {}
         for part in ("visible", "infrared", "labels", "boxes"):
             template = getattr(self, part)
@@ -198,10 +223,10 @@ def _list_xml(folder: Path) -> dict[str, Path]:
 
 
 def _read_names(path: Path) -> list[str]:
-    """Names of a list, without the suffix that some have, each once.
+    """Read the names in a list, each once, without file suffixes.
 
-    MFNet's train.txt names the mirrored copies that its make_flip.py writes. They
-    are left out: crops are mirrored as they are drawn.
+    MFNet's train.txt also names the mirrored copies that its make_flip.py writes. They
+    are left out: crops are mirrored when they are drawn.
     """
     text = path.read_text(encoding="utf-8", errors="replace")  # a bad name is a missing file
     names = []
@@ -216,7 +241,7 @@ def _read_names(path: Path) -> list[str]:
 
 
 def _likely_name(name: str, part: str, listings: Mapping[str, Mapping[str, Path]]) -> str:
-    """File name of a part that is missing, after one that is there."""
+    """Return the file name of a missing part, derived from a part that exists."""
     if part == "boxes":
         return f"{name}.xml"
     for other in ("visible", "infrared", "labels"):

@@ -1,4 +1,4 @@
-"""Folders of aligned pairs, with labels where there are any, and random crops of them."""
+"""Aligned pairs from folders and videos, optional labels, and random crops of them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import numpy as np
 from ivf_core.class_sets import UNLABELED, ClassSet, unknown_ids
 from ivf_core.images.files import (
     list_images,
-    open_pairs,
     read_four_channels,
     read_infrared,
     read_labels,
     read_visible,
 )
+from ivf_core.images.pair_sources import open_pairs
 from ivf_core.scenes.textures import smoke
 
 __all__ = [
@@ -40,13 +40,13 @@ _Item = TypeVar("_Item")
 
 @dataclass(frozen=True)
 class Pair:
-    """One aligned pair in memory, as the student sees it.
+    """Aligned pair in memory, in the form that the student takes.
 
     Attributes:
-        name: the file's stem.
+        name: stem of the file.
         luma: H x W uint8, Y of the visible image.
         infrared: H x W uint8.
-        labels: H x W uint8 class ids, 255 where there is none; or None.
+        labels: H x W uint8 class ids, 255 for pixels without a class; or None.
         masks: K x H x W bool, such as SAM's, which may overlap; or None.
         chroma: Cr and Cb of the visible image, 2 x H x W uint8; or None.
     """
@@ -61,14 +61,14 @@ class Pair:
 
 @dataclass(frozen=True)
 class PairFiles:
-    """Where one pair lies. Its methods raise ValueError naming the file and what is wrong.
+    """Paths of one pair; the methods raise ValueError naming the file and what is wrong.
 
     Attributes:
-        name: unique in its split.
-        visible: the picture.
-        infrared: the picture; the same file where it is the fourth channel.
-        labels: picture of class ids, or None.
-        boxes: XML file of objects (`ivf_core.data.boxes`), or None.
+        name: unique name in its split.
+        visible: path of the visible image.
+        infrared: path of the thermal image; equal to `visible` if it is the fourth channel.
+        labels: path of an image of class ids, or None.
+        boxes: path of an XML file of objects (`ivf_core.data.boxes`), or None.
     """
 
     name: str
@@ -78,13 +78,13 @@ class PairFiles:
     boxes: Path | None = None
 
     def read_visible(self) -> np.ndarray:
-        """H x W x 3 uint8 RGB."""
+        """Read the visible image, H x W x 3 uint8 RGB."""
         if self.visible == self.infrared:
             return read_four_channels(self.visible)[0]
         return read_visible(self.visible)
 
     def read_infrared(self) -> np.ndarray:
-        """H x W uint8."""
+        """Read the thermal image, H x W uint8."""
         if self.visible == self.infrared:
             return read_four_channels(self.infrared)[1]
         infrared = read_infrared(self.infrared)
@@ -93,7 +93,11 @@ class PairFiles:
         return infrared
 
     def read_labels(self, class_set: ClassSet | None = None) -> np.ndarray | None:
-        """H x W uint8 ids of `class_set`, 255 where there is none."""
+        """Read the class ids, H x W uint8, or return None if the pair has none.
+
+        Args:
+            class_set: ids that are neither of it nor `UNLABELED` are an error.
+        """
         if self.labels is None:
             return None
         ids = read_labels(self.labels)
@@ -108,7 +112,12 @@ class PairFiles:
         return ids
 
     def read(self, class_set: ClassSet | None = None, *, color: bool = False) -> Pair:
-        """Read the pair, with chroma on demand; pictures of different sizes are an error."""
+        """Read the pair; images of different sizes are an error.
+
+        Args:
+            class_set: see `read_labels`.
+            color: read chroma, too.
+        """
         if self.visible == self.infrared:
             visible, infrared = read_four_channels(self.visible)
         else:
@@ -121,10 +130,11 @@ class PairFiles:
     def check_sizes(
         self, visible: np.ndarray, infrared: np.ndarray, labels: np.ndarray | None
     ) -> None:
-        for path, picture in ((self.infrared, infrared), (self.labels, labels)):
-            if picture is not None and picture.shape != visible.shape[:2]:
+        """Raise ValueError unless all images have the height and width of `visible`."""
+        for path, image in ((self.infrared, infrared), (self.labels, labels)):
+            if image is not None and image.shape != visible.shape[:2]:
                 raise ValueError(
-                    f"'{path}' is {picture.shape[1]} x {picture.shape[0]}, but "
+                    f"'{path}' is {image.shape[1]} x {image.shape[0]}, but "
                     f"'{self.visible}' is {visible.shape[1]} x {visible.shape[0]}"
                 )
 
@@ -137,16 +147,20 @@ def read_pair_folder(
     minimum_confidence: float = 0.0,
     color: bool = False,
 ) -> list[Pair]:
-    """Read `root/visible` and `root/infrared`, matched by file name.
+    """Read the pairs in `root/visible` and `root/infrared`, matched by file name.
 
     Args:
-        labels: name of a folder of class ids beside them; they are never scaled.
-        confidence: name of a folder of confidences, 0..255 for 0..1.
-        minimum_confidence: labels below it become `UNLABELED`.
-        color: keep chroma, too.
+        root: folder of the pairs.
+        labels: name of a folder of class ids in `root`; ids are never scaled.
+        confidence: name of a folder of confidences in `root`, 0..255 for 0..1.
+        minimum_confidence: labels of a lower confidence, 0..1, become `UNLABELED`.
+        color: read chroma, too.
+
+    Returns:
+        The pairs, sorted by name.
 
     Raises:
-        ValueError: a file without its partner, or sizes that differ; names it.
+        ValueError: a file without its partner, or different sizes; the message names it.
     """
     root = Path(root)
     visible = list_images(root / "visible")
@@ -175,7 +189,15 @@ def read_pair_folder(
 
 
 def read_pair_videos(visible: str | Path, infrared: str | Path, every: int) -> list[Pair]:
-    """Each `every`-th frame of two videos, named by its number.
+    """Read each `every`-th frame of two videos.
+
+    Args:
+        visible: path of the visible video.
+        infrared: path of the thermal video.
+        every: 1 reads all frames.
+
+    Returns:
+        The pairs, named by their frame number.
 
     Raises:
         ImageFileError: a video cannot be read, or their frame rates differ.
@@ -185,37 +207,43 @@ def read_pair_videos(visible: str | Path, infrared: str | Path, every: int) -> l
 
 
 def luma_of(visible: np.ndarray) -> np.ndarray:
-    """Y of H x W x 3 uint8 RGB, as OpenCV computes it."""
+    """Return Y of H x W x 3 uint8 RGB as OpenCV computes it, H x W uint8."""
     return cv2.cvtColor(visible, cv2.COLOR_RGB2YCrCb)[..., 0].copy()
 
 
 def chroma_of(visible: np.ndarray) -> np.ndarray:
-    """Cr and Cb of H x W x 3 uint8 RGB, 2 x H x W uint8, as OpenCV computes them."""
+    """Return Cr and Cb of H x W x 3 uint8 RGB as OpenCV computes them, 2 x H x W uint8."""
     return np.stack(cv2.split(cv2.cvtColor(visible, cv2.COLOR_RGB2YCrCb))[1:])
 
 
 def hold_out(pairs: Sequence[_Item], every: int) -> tuple[list[_Item], list[_Item]]:
-    """Split by position in the sorted list: each `every`-th pair is kept out of training.
+    """Hold out each `every`-th pair of a sorted list from training.
 
     Args:
-        pairs: pairs, or files of them, which are then not read.
-        every: 2 or more.
+        pairs: pairs, or files of pairs, which are then not read.
+        every: 2 or more; the first pair is held out.
+
+    Returns:
+        The training pairs and the held-out pairs.
+
+    Raises:
+        ValueError: `every` is below 2.
     """
     if every < 2:
         raise ValueError(f"every must be at least 2, got {every}")
-    kept_out = [pair for index, pair in enumerate(pairs) if index % every == 0]
-    return [pair for index, pair in enumerate(pairs) if index % every], kept_out
+    held_out = [pair for index, pair in enumerate(pairs) if index % every == 0]
+    return [pair for index, pair in enumerate(pairs) if index % every], held_out
 
 
 class Crop(NamedTuple):
-    """A crop of one pair.
+    """Random crop of one pair.
 
     Attributes:
         luma: H x W float32 in [0, 1].
         infrared: H x W float32 in [0, 1].
-        labels: H x W uint8, `UNLABELED` where there is none.
-        masks: K x H x W bool; K is 0 for pairs without.
-        chroma: Cr and Cb, 2 x H x W uint8; 0 x H x W for pairs without.
+        labels: H x W uint8, `UNLABELED` for pixels without a class.
+        masks: K x H x W bool; K is 0 for pairs without masks.
+        chroma: Cr and Cb, 2 x H x W uint8; 0 x H x W for pairs without chroma.
     """
 
     luma: np.ndarray
@@ -226,20 +254,23 @@ class Crop(NamedTuple):
 
 
 class CropSampler:
-    """Random crops, both images, labels and masks cut and flipped by the same numbers.
+    """Sampler of random crops, with both images, labels and masks cropped and flipped alike.
 
-    Contrast, gamma and noise vary for each image on its own: cameras do too.
+    Contrast, gamma and noise vary independently for each image, as they do between cameras.
 
     Args:
-        pairs: what to draw from, each with the same probability.
-        size: height and width of a crop; smaller pairs are mirrored at their edge.
-        scales: a crop covers this range of sizes relative to `size` before it is resized.
+        pairs: pairs to draw from with equal probability.
+        size: height and width of a crop; smaller pairs are mirrored at their borders.
+        scales: range of the crop's size relative to `size` before it is resized.
         focus: share of crops that are centred on a pixel of an object (a class
-            other than 0), where the pair has one.
-        smoke: share of crops with smoke before the visible camera.
-        light: share of pictures whose contrast, gamma and noise vary.
-        noise: the largest standard deviation of the noise.
-        seed: of everything drawn.
+            other than 0), if the pair has one.
+        smoke: share of crops with smoke in front of the visible camera.
+        light: share of images whose contrast, gamma and noise vary.
+        noise: largest standard deviation of the noise.
+        seed: seed of the random generator.
+
+    Raises:
+        ValueError: there are no pairs.
     """
 
     def __init__(
@@ -266,11 +297,14 @@ class CropSampler:
         self._random = np.random.default_rng(seed)
 
     def batches(self, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Endless batches.
+        """Draw batches without end.
+
+        Args:
+            batch_size: number of crops N.
 
         Yields:
-            luma and infrared, each N x 1 x H x W float32 in [0, 1], and labels,
-            N x H x W int64, `UNLABELED` where there is none.
+            Luma and infrared, each N x 1 x H x W float32 in [0, 1], and labels,
+            N x H x W int64, `UNLABELED` for pixels without a class.
         """
         while True:
             luma, infrared, labels, *_ = zip(*(self.crop() for _ in range(batch_size)), strict=True)
@@ -290,20 +324,20 @@ class CropSampler:
         labels = pair.labels if pair.labels is not None else np.full_like(pair.luma, UNLABELED)
         masks = pair.masks.view(np.uint8) if pair.masks is not None else ()
         chroma = pair.chroma if pair.chroma is not None else ()
-        pictures = 2 + len(chroma)  # the planes before the labels
+        image_planes = 2 + len(chroma)
         planes = [
             _grow(plane, cut) for plane in (pair.luma, pair.infrared, *chroma, labels, *masks)
         ]
-        top, left = self._corner(planes[pictures], cut)
+        top, left = self._corner(planes[image_planes], cut)
         step = -1 if random.random() < 0.5 else 1
         planes = [plane[top : top + cut[0], left : left + cut[1]][:, ::step] for plane in planes]
         if cut != (height, width):
-            # Labels and masks by nearest neighbour: interpolation would invent classes.
+            # Labels and masks take the nearest neighbour: interpolation would invent classes.
             planes = [
                 cv2.resize(
                     np.ascontiguousarray(plane),
                     (width, height),
-                    interpolation=cv2.INTER_AREA if index < pictures else cv2.INTER_NEAREST,
+                    interpolation=cv2.INTER_AREA if index < image_planes else cv2.INTER_NEAREST,
                 )
                 for index, plane in enumerate(planes)
             ]
@@ -313,13 +347,13 @@ class CropSampler:
         return Crop(
             luma,
             infrared,
-            planes[pictures],
-            np.array(planes[pictures + 1 :], bool).reshape(-1, height, width),
-            np.array(planes[2:pictures], np.uint8).reshape(-1, height, width),
+            planes[image_planes],
+            np.array(planes[image_planes + 1 :], bool).reshape(-1, height, width),
+            np.array(planes[2:image_planes], np.uint8).reshape(-1, height, width),
         )
 
     def _corner(self, labels: np.ndarray, cut: tuple[int, int]) -> tuple[int, int]:
-        """Top and left of a crop of size `cut`."""
+        """Draw the top and left of a crop of size `cut`."""
         free = (labels.shape[0] - cut[0], labels.shape[1] - cut[1])
         if self._random.random() < self.focus:
             objects = np.flatnonzero((labels != 0) & (labels != UNLABELED))
@@ -333,7 +367,7 @@ class CropSampler:
         return int(self._random.integers(free[0] + 1)), int(self._random.integers(free[1] + 1))
 
     def _light(self, plane: np.ndarray) -> np.ndarray:
-        """Vary contrast, brightness, gamma and noise of a share of the pictures."""
+        """Vary contrast, brightness, gamma and noise of a share of the images."""
         random = self._random
         values = plane.astype(np.float32) / 255
         if random.random() < 1 - self.light:
@@ -349,14 +383,14 @@ class CropSampler:
 
 
 def add_smoke(luma: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Thin to dense smoke of one grey, in billows.
+    """Add thin to dense smoke of one grey level, in billows.
 
     Args:
         luma: H x W float32 in [0, 1].
-        random: what density, grey and place are drawn from.
+        random: generator of density, grey level and position.
 
     Returns:
-        The same shape, type and range.
+        H x W float32 in [0, 1].
     """
     down, across = random.integers(0, 512, 2)
     billows = np.roll(smoke(), (-down, -across), axis=(0, 1))

@@ -1,4 +1,4 @@
-"""The layout of the TNO Image Fusion Dataset, which names its files in several ways."""
+"""Layout of the TNO Image Fusion Dataset, which names its files in several ways."""
 
 from __future__ import annotations
 
@@ -20,26 +20,29 @@ _THERMAL = ("thermal", "rad")
 
 @dataclass(frozen=True)
 class TnoLayout(Layout):
-    """The TNO Image Fusion Dataset as it is unpacked (Toet, 2014, figshare 1008029).
+    """Layout of the TNO Image Fusion Dataset as unpacked (Toet, 2014, figshare 1008029).
 
-    Scenes lie at several depths, in one of two ways: a folder with one file a
+    Scenes are at several depths, in one of two forms: a folder with one file for each
     band, named VIS or Vis and IR or LWIR; or a sequence, with a folder `visual` or
-    `dhv` beside one named `thermal` or `rad`, whose frames match by number. Some
-    have no thermal band (near infrared is none) and are left out.
+    `dhv` next to one named `thermal` or `rad`, whose frames match by number. Some
+    have no thermal band (near infrared does not count) and are left out.
 
     Attributes:
-        folders: those at the top; a copy may lack some, since each is whole.
+        folders: folders at the top; a copy may lack some, since each is complete in itself.
     """
 
     folders: tuple[str, ...] = ()
 
     def splits(self, root: Path) -> tuple[str, ...]:
+        """Return `WHOLE`: the data set has no splits."""
         return (WHOLE,)
 
     def presence(self, root: Path) -> float:
+        """Return the share of the top folders that exist."""
         return sum((root / name).is_dir() for name in self.folders) / len(self.folders)
 
     def scan(self, root: Path, split: str) -> Found:
+        """Search all folders for scenes and sequences."""
         self._check_split(root, split)
         found = Found()
         if not self.presence(root):
@@ -67,27 +70,28 @@ def _add_sequence(title: str, visual: Path, thermal: Path, found: Found) -> None
         if number in first and number in second:
             found.files.append(PairFiles(f"{title}/{number}", first[number], second[number]))
         else:
-            lonely = first.get(number) or second[number]
-            found.left_out.append(f"'{lonely}': no partner")
+            alone = first.get(number) or second[number]
+            found.left_out.append(f"'{alone}': no partner")
 
 
 def _add_scene(title: str, folder: Path, found: Found) -> None:
-    pictures = list_images(folder)
-    pair = _bands(pictures, leading=True) or _bands(pictures, leading=False)
+    images = list_images(folder)
+    pair = _bands(images, leading=True) or _bands(images, leading=False)
     if pair is not None:
         found.files.append(PairFiles(title, *pair))
-    elif pictures:
-        found.left_out.append(f"'{folder}': not one picture named VIS and one named IR or LWIR")
+    elif images:
+        found.left_out.append(f"'{folder}': not one image named VIS and one named IR or LWIR")
 
 
-def _bands(pictures: Mapping[str, Path], *, leading: bool) -> tuple[Path, Path] | None:
-    """The visible and the thermal picture of a scene, None unless there is one of each.
+def _bands(images: Mapping[str, Path], *, leading: bool) -> tuple[Path, Path] | None:
+    """Return the visible and the thermal image of a scene, or None unless it has one of each.
 
     Args:
+        images: files of the scene by stem.
         leading: names must begin with their band, so that IR_hei_vis_g is no VIS.
     """
     bands: dict[str, list[Path]] = {"visible": [], "infrared": []}
-    for stem, path in pictures.items():
+    for stem, path in images.items():
         words = re.findall("[a-z]+", stem.lower())[: 1 if leading else None]
         band = next((_BANDS[word] for word in words if word in _BANDS), None)
         if band is not None:
@@ -98,6 +102,6 @@ def _bands(pictures: Mapping[str, Path], *, leading: bool) -> tuple[Path, Path] 
 
 
 def _number(stem: str) -> str:
-    """The last number in a name."""
+    """Return the last number in a name."""
     numbers = re.findall(r"\d+", stem)
     return numbers[-1] if numbers else stem

@@ -1,1 +1,1 @@
-"""Pictures before and after the model: thermal range, registration, palettes, files."""
+"""Images before and after the model: thermal range, registration, palettes, files."""

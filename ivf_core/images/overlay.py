@@ -1,4 +1,4 @@
-"""Class colours over fused pictures, and panels for looking at results."""
+"""Overlays of class colours on fused images, and panels of several images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ivf_core.images.palettes import PALETTES, apply_palette
 __all__ = ["OVERLAY_PALETTES", "color_labels", "draw_overlay", "side_by_side"]
 
 OVERLAY_PALETTES = ("natural", *PALETTES)
-"""Bases of an overlay: the fused picture's own colours, or false colours of its luma."""
+"""Base images of an overlay: the fused image's own colours, or false colours of its luma."""
 
 _BACKGROUND_NAMES = ("unlabeled", "unlabelled", "background")
 
@@ -31,12 +31,12 @@ def draw_overlay(
     Published class colours are often too dark to see on a night scene. Here
     they keep hue and saturation, and their value (HSV) v becomes
     sqrt(v / v_max), v_max being that of the set's brightest colour: the
-    brightest reach full value, and colours of one hue stay apart.
+    brightest reach full value, and colours of the same hue remain distinct.
 
     Args:
         fused: H x W x 3 uint8 RGB.
-        labels: H x W uint8 class ids. Class 0 where the set calls it unlabeled
-            or background, 255 and ids outside the set are not tinted.
+        labels: H x W uint8 class ids. Ids outside the set are not tinted, nor 255, nor
+            class 0 if the set names it unlabeled or background.
         class_set: names and colours of the ids.
         opacity: share of the class colour, 0 to 1.
         palette: one of `OVERLAY_PALETTES`.
@@ -45,7 +45,7 @@ def draw_overlay(
         H x W x 3 uint8 RGB, a new array.
 
     Raises:
-        ValueError: sizes, types, opacity or palette are not as above.
+        ValueError: sizes, dtypes, opacity or palette are not as above.
     """
     if fused.ndim != 3 or fused.shape[2] != 3 or fused.dtype != np.uint8:
         raise ValueError(f"fused is {fused.shape} {fused.dtype}, expected H x W x 3 uint8")
@@ -68,7 +68,7 @@ def draw_overlay(
 
 
 def color_labels(labels: np.ndarray, class_set: ClassSet) -> np.ndarray:
-    """Show class ids in the set's published colours, black where there is no class.
+    """Colour class ids with the set's published colours, black for ids without a class.
 
     Args:
         labels: H x W uint8.
@@ -80,33 +80,33 @@ def color_labels(labels: np.ndarray, class_set: ClassSet) -> np.ndarray:
     return cv2.applyColorMap(labels, class_set.lookup_table()[:, None])
 
 
-def side_by_side(pictures: Sequence[np.ndarray], titles: Sequence[str]) -> np.ndarray:
-    """Put pictures in a row, each under a bar with its title.
+def side_by_side(images: Sequence[np.ndarray], titles: Sequence[str]) -> np.ndarray:
+    """Join images in a row, each below a bar with its title.
 
     Args:
-        pictures: H x W or H x W x 3 uint8 RGB; all are brought to the largest
+        images: H x W or H x W x 3 uint8 RGB; all are scaled to the largest
             height, keeping their proportions.
-        titles: one a picture; ASCII.
+        titles: one for each image; ASCII.
 
     Returns:
-        One picture, uint8 RGB.
+        One image, H x W x 3 uint8 RGB.
 
     Raises:
-        ValueError: no pictures, or not one title for each.
+        ValueError: no images, or not one title for each.
     """
-    if not pictures or len(pictures) != len(titles):
-        raise ValueError(f"{len(pictures)} pictures and {len(titles)} titles, expected one each")
-    height = max(picture.shape[0] for picture in pictures)
+    if not images or len(images) != len(titles):
+        raise ValueError(f"{len(images)} images and {len(titles)} titles, expected one each")
+    height = max(image.shape[0] for image in images)
     panels = [
-        np.vstack((_caption(title, picture.shape[1], height), picture))
-        for picture, title in zip((_panel(p, height) for p in pictures), titles, strict=True)
+        np.vstack((_caption(title, panel.shape[1], height), panel))
+        for panel, title in zip((_panel(i, height) for i in images), titles, strict=True)
     ]
     return np.hstack(panels)
 
 
 @lru_cache(maxsize=8)
 def _overlay_tables(class_set: ClassSet) -> tuple[np.ndarray, np.ndarray]:
-    """256 x 3 uint8 RGB colours, and 256 uint8 that are 1 for ids to tint."""
+    """Return 256 x 3 uint8 RGB colours, and 256 uint8 that are 1 for ids to tint."""
     colors = class_set.lookup_table().astype(np.float64)
     value = colors.max(axis=1, keepdims=True)
     raised = 255 * np.sqrt(value / max(value.max(), 1.0))
@@ -118,18 +118,18 @@ def _overlay_tables(class_set: ClassSet) -> tuple[np.ndarray, np.ndarray]:
     return np.rint(colors).astype(np.uint8), tinted
 
 
-def _panel(picture: np.ndarray, height: int) -> np.ndarray:
-    """`picture` as RGB at a height."""
-    if picture.ndim == 2:
-        picture = cv2.cvtColor(picture, cv2.COLOR_GRAY2RGB)
-    if picture.shape[0] == height:
-        return picture
-    width = max(1, round(picture.shape[1] * height / picture.shape[0]))
-    return cv2.resize(picture, (width, height), interpolation=cv2.INTER_LINEAR)
+def _panel(image: np.ndarray, height: int) -> np.ndarray:
+    """Convert an image to RGB and scale it to a height."""
+    if image.ndim == 2:
+        image = cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
+    if image.shape[0] == height:
+        return image
+    width = max(1, round(image.shape[1] * height / image.shape[0]))
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
 def _caption(title: str, width: int, height: int) -> np.ndarray:
-    """A dark bar with a title that is made to fit."""
+    """Draw a dark bar with a title scaled to fit."""
     bar = np.full((max(20, height // 16), width, 3), 32, np.uint8)
     font, margin = cv2.FONT_HERSHEY_SIMPLEX, bar.shape[0] // 4
     scale = bar.shape[0] / 42

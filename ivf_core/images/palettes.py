@@ -1,4 +1,4 @@
-"""Thermal palettes: false colours for single-channel pictures."""
+"""Thermal palettes: false colours for single-channel images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["PALETTES", "apply_palette"]
 
 _GREY = np.arange(256, dtype=np.uint8)
 
-# (grey level, (R, G, B)): from cold black over purple and orange to hot white.
+# (grey level, (R, G, B)), from cold black through purple and orange to hot white.
 _IRONBOW_POINTS = (
     (0, (0, 0, 10)),
     (32, (34, 0, 110)),
@@ -40,14 +40,14 @@ PALETTES: dict[str, np.ndarray] = {
     "inferno": _from_opencv(cv2.COLORMAP_INFERNO),
     "turbo": _from_opencv(cv2.COLORMAP_TURBO),
 }
-"""256 x 3 uint8 RGB by name, from cold to hot."""
+"""Tables of 256 x 3 uint8 RGB by name, from cold to hot."""
 
 for _table in PALETTES.values():
     _table.setflags(write=False)
 
 
 def apply_palette(gray: np.ndarray, name: str) -> np.ndarray:
-    """Colour a picture.
+    """Apply a palette to an image.
 
     Args:
         gray: H x W uint8.
@@ -57,11 +57,11 @@ def apply_palette(gray: np.ndarray, name: str) -> np.ndarray:
         H x W x 3 uint8 RGB.
 
     Raises:
-        ValueError: unknown palette, or not H x W uint8.
+        ValueError: an unknown palette, or `gray` is not H x W uint8.
     """
     if name not in PALETTES:
         raise ValueError(f"palette is '{name}', expected one of: {', '.join(PALETTES)}")
     if gray.ndim != 2 or gray.dtype != np.uint8:
-        raise ValueError(f"picture is {gray.shape} {gray.dtype}, expected H x W uint8")
-    # A table of one's own is applied as it is: RGB in, RGB out.
+        raise ValueError(f"image is {gray.shape} {gray.dtype}, expected H x W uint8")
+    # OpenCV applies a given table without reordering channels: RGB in, RGB out.
     return cv2.applyColorMap(gray, PALETTES[name][:, None])

@@ -1,4 +1,4 @@
-"""Thermal pictures onto the visible camera's pixels."""
+"""Registration of thermal images onto the pixels of the visible camera."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from ivf_core.system.atomic import atomic_path
 __all__ = ["Registration", "RegistrationError", "fill_uncovered"]
 
 _KEYS = ("homography", "thermal_size", "rgb_size")
-# Of the homography in unit squares; beyond it, the picture collapses to a line.
+# Limit for the homography between unit squares; beyond it the image collapses to a line.
 _LARGEST_CONDITION_NUMBER = 1e6
 
 
 class RegistrationError(ValueError):
-    """A registration that is missing, incomplete or impossible."""
+    """Error for a registration that is missing, incomplete or impossible."""
 
 
 @dataclass(frozen=True)
 class Registration:
-    """Maps thermal pictures onto visible ones, by size or by a homography.
+    """Map from thermal images to visible ones, by their sizes or by a homography.
 
-    `Registration()` stretches the thermal picture to the visible size: right
+    `Registration()` stretches the thermal image to the visible size, which is right
     for pairs that are registered already. With a homography, the pixel
-    (x, y, 1) of the thermal picture lies at H (x, y, 1) in the visible one.
-    A homography holds for a plane, or for all that is far away against the
-    distance between the two cameras.
+    (x, y, 1) of the thermal image is at H (x, y, 1) in the visible one.
+    A homography holds for a plane, or for everything at a distance that is large compared
+    with the distance between the two cameras.
 
-    The homography belongs to the two sizes that it was found at and is rescaled
-    for others. Whole coordinates are pixel centres, so that a change of size
+    The homography belongs to the two image sizes for which it was found and is rescaled
+    for others. Integer coordinates are pixel centres, so that a change of size
     from w to w' maps x to (x + 0.5) w' / w - 0.5, as `cv2.resize` does.
 
     The YAML file::
@@ -49,12 +49,13 @@ class Registration:
 
     Attributes:
         homography: nine finite numbers, row by row, or None.
-        thermal_size: (width, height) of the thermal picture, or None without
+        thermal_size: (width, height) of the thermal image, or None without
             a homography.
-        rgb_size: (width, height) of the visible picture, likewise.
+        rgb_size: (width, height) of the visible image, or None without a homography.
 
     Raises:
-        RegistrationError: names what is wrong.
+        RegistrationError: an incomplete or impossible registration; the message names the
+            key and what was expected.
     """
 
     homography: tuple[float, ...] | None = None
@@ -76,10 +77,14 @@ class Registration:
 
     @classmethod
     def from_yaml(cls, path: str | os.PathLike[str]) -> Registration:
-        """Read a registration; the class says what the file looks like.
+        """Read a registration in the format that the class describes.
+
+        Args:
+            path: YAML file.
 
         Raises:
-            RegistrationError: names the file, the key and what was expected.
+            RegistrationError: the file cannot be read or is not valid; the message names the
+                file, the key and what was expected.
         """
         try:
             entries = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -102,6 +107,9 @@ class Registration:
     def to_yaml(self, path: str | os.PathLike[str]) -> None:
         """Write the homography and its sizes.
 
+        Args:
+            path: YAML file to write.
+
         Raises:
             RegistrationError: there is no homography.
         """
@@ -117,15 +125,15 @@ class Registration:
             temporary.write_text(text, encoding="utf-8")
 
     def __call__(self, infrared: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        """Align one thermal picture.
+        """Align one thermal image.
 
         Args:
-            infrared: H x W uint8.
-            size: (height, width) of the visible picture.
+            infrared: h x w uint8.
+            size: (H, W) of the visible image.
 
         Returns:
-            size uint8, 0 outside the thermal view (`coverage`); the input itself
-            where nothing has to be done.
+            H x W uint8, 0 outside the thermal view (`coverage`); the input itself
+            if it needs no change.
         """
         if self.homography is None:
             if infrared.shape == tuple(size):
@@ -133,7 +141,7 @@ class Registration:
             return cv2.resize(infrared, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
         plan = _plan(self, infrared.shape, tuple(size))
         # The border repeats the edge pixels, so that the last half pixel of the
-        # view does not fade to black; what lies outside is then cut off.
+        # view does not fade to black; the mask then removes pixels outside the view.
         aligned = cv2.warpPerspective(
             infrared,
             plan.homography,
@@ -144,14 +152,14 @@ class Registration:
         return aligned if plan.mask is None else cv2.bitwise_and(aligned, plan.mask)
 
     def coverage(self, infrared_shape: tuple[int, int], size: tuple[int, int]) -> np.ndarray | None:
-        """Which visible pixels the thermal camera sees.
+        """Return the mask of the visible pixels that the thermal camera sees.
 
         Args:
-            infrared_shape: (height, width) of the thermal picture.
-            size: (height, width) of the visible picture.
+            infrared_shape: (h, w) of the thermal image.
+            size: (H, W) of the visible image.
 
         Returns:
-            size bool, read-only and cached, or None when all pixels are covered.
+            H x W bool, read-only and cached, or None if all pixels are covered.
         """
         if self.homography is None:
             return None
@@ -179,7 +187,7 @@ class Registration:
         depths = corners @ matrix[2]
         if not (np.all(depths > 0) or np.all(depths < 0)):
             raise RegistrationError(
-                "homography: maps part of the thermal picture to infinity; is thermal_size right?"
+                "homography: maps part of the thermal image to infinity; is thermal_size right?"
             )
         return tuple(matrix.ravel().tolist())
 
@@ -187,9 +195,9 @@ class Registration:
 def fill_uncovered(
     infrared: np.ndarray, visible: np.ndarray, coverage: np.ndarray | None
 ) -> np.ndarray:
-    """Put the visible luma where the thermal camera sees nothing.
+    """Fill pixels that the thermal camera does not see with the visible luma.
 
-    Fusion then leaves these pixels much as the visible camera sees them,
+    Fusion then leaves these pixels nearly as the visible camera sees them,
     instead of darkening them.
 
     Args:
@@ -198,7 +206,7 @@ def fill_uncovered(
         coverage: H x W bool as `Registration.coverage` returns it.
 
     Returns:
-        H x W uint8; `infrared` itself when everything is covered.
+        H x W uint8; `infrared` itself if `coverage` is None.
     """
     if coverage is None:
         return infrared
@@ -208,7 +216,7 @@ def fill_uncovered(
 
 @dataclass(frozen=True)
 class _Plan:
-    """What a registration needs for one pair of sizes."""
+    """Matrix and masks of a registration for one pair of sizes."""
 
     homography: np.ndarray
     coverage: np.ndarray | None
@@ -237,18 +245,18 @@ def _plan(
 def _covered(
     inverse: np.ndarray, infrared_shape: tuple[int, int], size: tuple[int, int]
 ) -> np.ndarray:
-    """Where `inverse` leads from the visible picture into the thermal one, H x W bool."""
+    """Return the visible pixels that `inverse` maps into the thermal image, H x W bool."""
     y, x = np.ogrid[: size[0], : size[1]]
     u, v, w = (row[0] * x + row[1] * y + row[2] for row in inverse)
     with np.errstate(divide="ignore", invalid="ignore"):
         u, v = u / w, v / w
-    # A thousandth of a pixel makes up for rounding at the outer edges.
+    # A thousandth of a pixel allows for rounding at the outer edges.
     low, high = -0.501, np.subtract(infrared_shape, 0.499)
     return (u >= low) & (u <= high[1]) & (v >= low) & (v <= high[0])
 
 
 def _size_change(old: tuple[int, int], new: tuple[int, int]) -> np.ndarray:
-    """3 x 3 matrix from the pixels of a (width, height) picture to those of another size."""
+    """Return the 3 x 3 matrix between pixels of images of two (width, height) sizes."""
     sx, sy = new[0] / old[0], new[1] / old[1]
     return np.array([[sx, 0, (sx - 1) / 2], [0, sy, (sy - 1) / 2], [0, 0, 1]])
 

@@ -1,4 +1,4 @@
-"""From a pair of images to a fused picture and its labels."""
+"""Inference: fuse a pair of images and segment it."""
 
 from ivf_core.inference.pipeline import FusionPipeline, FusionResult, ImagePair
 

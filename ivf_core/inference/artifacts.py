@@ -1,4 +1,4 @@
-"""Compiled models on disk, rebuilt whenever in doubt."""
+"""Cache of compiled models on disk, which rebuilds files that are damaged or out of date."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _KEPT_BYTES = 500_000_000
 
 
 def cache_directory() -> Path:
-    """Where compiled models are kept: IVF_CACHE, or ivf_ros in the user's cache folder."""
+    """Return the folder of compiled models: IVF_CACHE, or ivf_ros in the user's cache folder."""
     if path := os.environ.get("IVF_CACHE"):
         return Path(path)
     if path := os.environ.get("XDG_CACHE_HOME"):
@@ -32,14 +32,15 @@ def cache_directory() -> Path:
 
 
 class ArtifactCache:
-    """Files that can be built again, by everything that they depend on.
+    """Cache of files that can be built again, with everything that they depend on as the key.
 
-    A file holds its whole key and a SHA-256 of key and content. One that was cut
-    off, damaged, or made for another key is built anew; a folder that cannot be
-    written only costs the time to build. Beyond half a gigabyte the oldest files go.
+    A file contains its complete key and a SHA-256 of key and content. A file that is
+    truncated, damaged or made for another key is built again; if the folder cannot be
+    written, nothing is stored and every call builds. Beyond half a gigabyte the oldest
+    files are removed.
 
     Args:
-        directory: the folder; `cache_directory()` by default.
+        directory: folder of the files; `cache_directory()` by default.
     """
 
     def __init__(self, directory: Path | None = None) -> None:
@@ -47,10 +48,11 @@ class ArtifactCache:
         self._log = logging.getLogger(__name__)
 
     def get(self, key: Mapping[str, object], build: Callable[[], bytes]) -> bytes:
-        """The content for `key`, from disk or else from `build`, which is then stored.
+        """Return the content for a key, from disk or newly built and stored.
 
         Args:
-            key: what the content depends on, as JSON values.
+            key: everything that the content depends on, as JSON values.
+            build: called if there is no valid file for the key.
         """
         path, encoded = self._locate(key)
         content = self._read(path, encoded)
@@ -60,7 +62,11 @@ class ArtifactCache:
         return content
 
     def discard(self, key: Mapping[str, object]) -> None:
-        """Remove what is stored for `key`: the reader found it of no use."""
+        """Remove the file for a key, for readers that cannot use its content.
+
+        Args:
+            key: the key given to `get`.
+        """
         path, _ = self._locate(key)
         try:
             path.unlink(missing_ok=True)
@@ -77,7 +83,7 @@ class ArtifactCache:
         except FileNotFoundError:
             return None
         except OSError as error:
-            self._log.info("%s: cannot be read, built anew: %s", path, error)
+            self._log.info("%s: cannot be read, is built again: %s", path, error)
             return None
         start = len(_MAGIC) + _DIGEST_BYTES
         digest, body = data[len(_MAGIC) : start], data[start:]
@@ -88,7 +94,7 @@ class ArtifactCache:
             and hashlib.sha256(body).digest() == digest
         ):
             return body[len(head) :]
-        self._log.warning("%s: damaged or out of date, built anew", path)
+        self._log.warning("%s: damaged or out of date, is built again", path)
         return None
 
     def _write(self, path: Path, key: bytes, content: bytes) -> None:
@@ -98,7 +104,7 @@ class ArtifactCache:
                 temporary.write_bytes(_MAGIC + hashlib.sha256(body).digest() + body)
             self._remove_oldest()
         except OSError as error:
-            self._log.info("%s: cannot be written, not kept: %s", path, error)
+            self._log.info("%s: cannot be written, is not stored: %s", path, error)
 
     def _remove_oldest(self) -> None:
         files = [(path, path.stat()) for path in self.directory.glob("*.bin")]

@@ -1,9 +1,9 @@
-"""How long a pair takes: every candidate beside two yardsticks, in one run.
+"""Benchmark of engines: the time per pair of every candidate and of two baselines.
 
-The yardsticks are the published student as its authors run it, eager PyTorch in
-fp32 without a head: once with the C library's own allocator settings, once with
-those that keep freed memory. Every candidate lives in a process of its own, and
-the processes take turns, so that whatever else the machine does meets all alike.
+The baselines are the published student as its authors run it, eager PyTorch in
+fp32 without a head: once with the default allocator settings of the C library, once
+with settings that keep freed memory. Every candidate has its own process, and
+the processes take turns, so that other load on the machine affects all of them alike.
 """
 
 from __future__ import annotations
@@ -32,14 +32,16 @@ _EAGER = "eager"
 
 @dataclass(frozen=True)
 class Candidate:
-    """What is measured.
+    """Settings of one measurement.
 
     Attributes:
         weights: shipped name or file.
         head: whether masks are computed.
-        engine, device, precision, threads: as for `create_engine`; the engine "eager"
-            is a yardstick: the student alone on float tensors.
+        engine: see `create_engine`; "eager" is a baseline, the student alone on float tensors.
+        precision: see `create_engine`.
         size: width and height in pixels.
+        device: see `create_engine`.
+        threads: see `create_engine`.
         keep_memory: whether freed memory is kept (`keep_freed_memory`).
     """
 
@@ -55,22 +57,28 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured of a candidate.
+    """Measurements of one candidate.
 
     Attributes:
-        student: the weights' name.
+        student: name of the weights.
         head: whether masks are computed.
-        engine, precision, device: those in use, after "auto".
+        engine: engine in use, after "auto".
+        precision: precision in use, after "auto".
+        device: device in use, after "auto".
         size: width and height in pixels.
-        median_ms, p95_ms, min_ms: of one pair, uint8 pictures to uint8 pictures.
-        ratio_eager_kept, ratio_eager: the yardsticks' medians over this one's.
-        max_abs_diff_255, p999_abs_diff_255: of the fused picture against fp32 PyTorch
-            with the same weights, in grey levels.
-        gmacs: multiply-accumulates of a pair, in thousand millions.
-        params: of student and head.
-        peak_share: multiply-accumulates a second over those of a large matrix product
-            of the same precision, measured in the same run; None where not measured.
-        memory_mb: largest resident memory of the process, what compares the pictures included.
+        median_ms: median time of a pair, from uint8 images to uint8 images.
+        p95_ms: 95th percentile of the time of a pair.
+        min_ms: shortest time of a pair.
+        ratio_eager_kept: median of the baseline that keeps freed memory, divided by this one.
+        ratio_eager: median of the baseline with default settings, divided by this one.
+        max_abs_diff_255: largest difference of the fused image from fp32 PyTorch with the
+            same weights, in grey levels.
+        p999_abs_diff_255: 99.9th percentile of that difference.
+        gmacs: multiply-accumulates of a pair, in units of 1e9.
+        params: number of parameters of student and head.
+        peak_share: multiply-accumulates per second, divided by those of a large matrix
+            product of the same precision, measured in the same run; None if not measured.
+        memory_mb: largest resident memory of the process, including the comparison of images.
     """
 
     student: str
@@ -93,27 +101,32 @@ class Row:
 
 
 def run(candidates: Sequence[Candidate], *, rounds: int = 10, pairs_a_round: int = 3) -> list[Row]:
-    """Measure candidates beside the yardsticks; these are the first two rows of each size.
+    """Measure candidates and the two baselines, which are the first rows of each size.
 
     Args:
-        rounds: turns of every process.
-        pairs_a_round: pairs of each turn.
+        candidates: settings to measure.
+        rounds: number of turns of every process.
+        pairs_a_round: number of pairs in each turn.
+
+    Returns:
+        One row for each candidate and baseline.
 
     Raises:
-        ValueError: a candidate that cannot be built or run; says which and why.
+        ValueError: a candidate that cannot be built or run; the message names it and the
+            reason.
     """
     if rounds < 1 or pairs_a_round < 1:
         raise ValueError(f"rounds is {rounds}, expected at least 1")
     rows: list[Row] = []
     for size in dict.fromkeys(candidate.size for candidate in candidates):
         chosen = [c for c in candidates if c.size == size]
-        yardsticks = [
+        baselines = [
             Candidate("sage", False, _EAGER, "fp32", size, "cpu", chosen[0].threads, keep)
             for keep in (False, True)
         ]
         with ExitStack() as stack:
             workers = [
-                stack.enter_context(_Worker(candidate)) for candidate in (*yardsticks, *chosen)
+                stack.enter_context(_Worker(candidate)) for candidate in (*baselines, *chosen)
             ]
             for _ in range(rounds):
                 for worker in workers:
@@ -129,7 +142,7 @@ def run(candidates: Sequence[Candidate], *, rounds: int = 10, pairs_a_round: int
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows as a table to read, Markdown too."""
+    """Format rows as a Markdown table."""
     lines = [
         "| student | head | engine | precision | size | median | p95 | min ms "
         "| x eager kept | x eager | max, p99.9 diff/255 | GMAC | of peak | MB |",
@@ -148,7 +161,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 class _Worker(AbstractContextManager["_Worker"]):
-    """A process that holds one candidate and runs it when told to."""
+    """Process that runs one candidate on request."""
 
     def __init__(self, candidate: Candidate) -> None:
         self.candidate = candidate
@@ -171,7 +184,7 @@ class _Worker(AbstractContextManager["_Worker"]):
         return float(self._child.ask("memory")["mb"])
 
     def peaks(self) -> dict[str, float]:
-        """Multiply-accumulates a second by precision."""
+        """Return the multiply-accumulates per second of a matrix product, by precision."""
         return self._child.ask("peaks")
 
     def row(self, eager: float, kept: float, peaks: dict[str, float], memory_mb: float) -> Row:
@@ -182,7 +195,7 @@ class _Worker(AbstractContextManager["_Worker"]):
         return Row(
             student=self.candidate.weights,
             head=self.candidate.head,
-            engine=facts["engine"] + ("" if self.candidate.keep_memory else ", as it is"),
+            engine=facts["engine"] + ("" if self.candidate.keep_memory else ", default memory"),
             precision=facts["precision"],
             device=facts["device"],
             size=self.candidate.size,
@@ -200,7 +213,7 @@ class _Worker(AbstractContextManager["_Worker"]):
         )
 
 
-# In the process of a candidate
+# Functions below run in the process of a candidate.
 
 
 @contextmanager
@@ -241,7 +254,7 @@ def _prepare(candidate: Candidate) -> tuple[Callable[[], object], dict[str, Any]
         raise ValueError("these weights have no head")
     scene = random_scene(np.random.default_rng(_SEED))
     visible, infrared = (
-        cv2.resize(picture, candidate.size) for picture in (scene.visible, scene.infrared)
+        cv2.resize(image, candidate.size) for image in (scene.visible, scene.infrared)
     )
     if candidate.engine == _EAGER:
         commute_merges(model.student, False)  # as published
@@ -290,7 +303,7 @@ def _prepare(candidate: Candidate) -> tuple[Callable[[], object], dict[str, Any]
 
 
 def _peaks(side: int = 2048, times: int = 5) -> dict[str, float]:
-    """Multiply-accumulates a second of a large matrix product on the CPU, by precision."""
+    """Measure multiply-accumulates per second of a large matrix product, by precision."""
     import torch
 
     peaks = {}

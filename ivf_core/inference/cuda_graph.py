@@ -1,4 +1,4 @@
-"""The fusion graph on CUDA: recorded once for a size, then replayed for each pair."""
+"""CUDA graph of the fusion graph: recorded once per image size, then replayed for each pair."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ _WARM_UP_RUNS = 3
 
 
 class RecordedGraph:
-    """A CUDA graph of one size and choice of outputs, on a stream of its own.
+    """CUDA graph for one image size and choice of outputs, on its own stream.
 
-    The network is some hundred small kernels: launched one by one they take longer than
-    they run. Its buffers are made once, those on the host page-locked, so that copies
-    are asynchronous and nothing is allocated from pair to pair.
+    The network has about a hundred small kernels: launching them one by one takes longer
+    than running them. The buffers are allocated once, page-locked on the host, so that
+    copies are asynchronous and no pair allocates memory.
 
     Args:
-        graph: on `device`, and staying there.
+        graph: the fusion graph, on `device`, where it must stay.
         device: a CUDA device.
         size: height and width.
-        fused, labels: which outputs.
+        fused: compute the fused image.
+        labels: compute the class ids.
 
     Raises:
         RuntimeError: the graph cannot be recorded.
@@ -57,7 +58,15 @@ class RecordedGraph:
         ]
 
     def __call__(self, visible: np.ndarray, infrared: np.ndarray) -> list[np.ndarray | None]:
-        """Fuse and segment one pair of this size; the results are the caller's own."""
+        """Fuse and segment one pair of this size; the caller owns the results.
+
+        Args:
+            visible: H x W x 3 uint8 RGB.
+            infrared: H x W uint8.
+
+        Returns:
+            The fused image and the class ids, None for outputs that are not computed.
+        """
         for host, image in zip(self._host_inputs, (visible, infrared), strict=True):
             np.copyto(host.numpy()[0], image)
         with torch.cuda.stream(self._stream):

@@ -1,15 +1,17 @@
-"""What an engine is, and which one to take."""
+"""Engine protocol, and the choice of engine and precision."""
 
 from __future__ import annotations
 
 import importlib.util
 import logging
+from dataclasses import replace
 from typing import Protocol
 
 import cv2
 import numpy as np
 
 from ivf_core.defaults import ENGINE_PACKAGES, ENGINES, PRECISIONS
+from ivf_core.inference.options import EngineOptions
 from ivf_core.inference.torch_engine import TorchEngine, choose_device
 from ivf_core.models.checkpoints import FusionModel
 
@@ -21,13 +23,14 @@ _CHECK_SIZE = (240, 320)
 
 
 class Engine(Protocol):
-    """Runs `FusionGraph`, the same function in every engine, on one pair at a time.
+    """Protocol of engines: each runs the same `FusionGraph` on one pair at a time.
 
     Attributes:
         name: one of `ENGINES`.
-        device: where it runs, such as "cpu" or "cuda:0".
+        device: device in use, such as "cpu" or "cuda:0".
         precision: one of `PRECISIONS`.
-        native_precisions: those below fp32 that the device computes natively, fastest first.
+        native_precisions: precisions below fp32 that the device computes natively, fastest
+            first.
     """
 
     name: str
@@ -43,17 +46,18 @@ class Engine(Protocol):
         Args:
             visible: H x W x 3 uint8 RGB.
             infrared: H x W uint8.
-            fused, labels: which results are wanted.
+            fused: whether the fused image is wanted.
+            labels: whether the class ids are wanted.
 
         Returns:
-            H x W x 3 uint8 RGB and H/2 x W/2 uint8 class ids, contiguous and the
-            caller's own; None for what was not wanted or cannot be had.
+            H x W x 3 uint8 RGB and H/2 x W/2 uint8 class ids, contiguous and owned by the
+            caller; None for a result that is not wanted, and for class ids without a head.
         """
         ...
 
 
 def installed_engines() -> list[str]:
-    """Those of `ENGINES` whose packages are installed."""
+    """Return the names in `ENGINES` whose packages are installed."""
     return [
         engine
         for engine, packages in ENGINE_PACKAGES.items()
@@ -62,7 +66,7 @@ def installed_engines() -> list[str]:
 
 
 class _Builder(Protocol):
-    def __call__(self, model: FusionModel, device: str, precision: str, threads: int) -> Engine: ...
+    def __call__(self, model: FusionModel, options: EngineOptions) -> Engine: ...
 
 
 def create_engine(
@@ -79,16 +83,18 @@ def create_engine(
         model: the networks.
         engine: one of `ENGINES`, or "auto" for the fastest one installed: PyTorch
             on a CUDA device; on a CPU OpenVINO, else ONNX Runtime, else PyTorch.
-        device: "auto", "cpu", "cuda" or "cuda:N"; OpenVINO also takes its own GPU as
-            "gpu", ONNX Runtime "tensorrt".
+        device: as in `EngineOptions`.
         precision: one of `PRECISIONS`, or "auto": the lowest that the device computes
-            natively, if on a test picture 99.9 % of the fused values stay within 2
-            grey levels of fp32, else fp32.
-        threads: of a CPU engine; 0 leaves it to the engine.
+            natively, if on a test image 99.9 % of the fused values differ from fp32 by at
+            most 2 grey levels, else fp32.
+        threads: as in `EngineOptions`.
+
+    Returns:
+        The engine, ready to run.
 
     Raises:
         ValueError: an unknown name, a package that is not installed, or a device or
-            precision that the engine does not have; says what there is.
+            precision that the engine does not have; the message lists the valid ones.
     """
     if engine != "auto" and engine not in ENGINES:
         raise ValueError(f"engine '{engine}': expected auto or one of {', '.join(ENGINES)}")
@@ -96,31 +102,32 @@ def create_engine(
         raise ValueError(
             f"precision '{precision}': expected auto or one of {', '.join(PRECISIONS)}"
         )
-    why = "as asked"
+    reason = "as requested"
     if engine == "auto":
-        engine, why = _choose(device)
+        engine, reason = _fastest_engine(device)
     if engine not in installed_engines():
         raise ValueError(
             f"engine '{engine}' is not installed: pip install {' '.join(ENGINE_PACKAGES[engine])} "
             f"(installed: {', '.join(installed_engines())})"
         )
     build = _builder(engine)
+    options = EngineOptions(device=device, threads=threads)
     if precision == "auto":
-        made, because = _lowest_precision(build, model, device, threads)
-        why = f"{why}; {because}"
+        built, precision_reason = _lowest_precision(build, model, options)
+        reason = f"{reason}; {precision_reason}"
     else:
-        made = build(model, device, precision, threads)
-    logging.getLogger(__name__).info("%s: %s", describe(made), why)
-    return made
+        built = build(model, replace(options, precision=precision))
+    logging.getLogger(__name__).info("%s: %s", describe(built), reason)
+    return built
 
 
 def describe(engine: Engine) -> str:
-    """Engine, device and precision in words, for logs."""
+    """Return engine, device and precision as text for logs."""
     return f"{engine.name} on {engine.device} in {engine.precision}"
 
 
-def _choose(device: str) -> tuple[str, str]:
-    """The engine that "auto" means, and why."""
+def _fastest_engine(device: str) -> tuple[str, str]:
+    """Return the fastest engine installed for a device, and the reason for this choice."""
     installed = installed_engines()
     kind = device.partition(":")[0]
     if kind == "gpu":
@@ -136,7 +143,7 @@ def _choose(device: str) -> tuple[str, str]:
 
 
 def _builder(name: str) -> _Builder:
-    """The engine's class. Its package is imported here and no earlier."""
+    """Return the class of an engine; its package is imported only here."""
     if name == "openvino":
         from ivf_core.inference.openvino_engine import OpenVinoEngine
 
@@ -149,10 +156,14 @@ def _builder(name: str) -> _Builder:
 
 
 def _lowest_precision(
-    build: _Builder, model: FusionModel, device: str, threads: int
+    build: _Builder, model: FusionModel, options: EngineOptions
 ) -> tuple[Engine, str]:
-    """The fastest precision that keeps the picture, and why it is that one."""
-    reference = build(model, device, "fp32", threads)
+    """Build the engine in the fastest precision that preserves the fused image.
+
+    Returns:
+        The engine, and the reason for its precision.
+    """
+    reference = build(model, options)
     if not reference.native_precisions:
         return reference, "nothing below fp32 is native here"
     pair = _check_pair()
@@ -160,7 +171,7 @@ def _lowest_precision(
     assert expected is not None
     for precision in reference.native_precisions:
         try:
-            candidate = build(model, device, precision, threads)
+            candidate = build(model, replace(options, precision=precision))
             found, _ = candidate(*pair, labels=False)
         except (ValueError, RuntimeError) as error:
             logging.getLogger(__name__).info("%s cannot be used: %s", precision, error)
@@ -169,15 +180,15 @@ def _lowest_precision(
         off = float(np.percentile(cv2.absdiff(expected, found), _SHARE))
         if off <= _TOLERANCE:
             return candidate, f"{precision} is within {off:.0f}/255 of fp32"
-    return reference, f"below it more than {_TOLERANCE:.0f}/255 would be lost, or it does not run"
+    return reference, f"lower precisions are off by more than {_TOLERANCE:.0f}/255 or do not run"
 
 
 def _check_pair() -> tuple[np.ndarray, np.ndarray]:
-    """Two pictures with large shapes, edges and noise over the whole range, always the same."""
+    """Draw two fixed images with large shapes, edges and noise over the whole range."""
     random = np.random.default_rng(0)
     height, width = _CHECK_SIZE
 
-    def picture(channels: int) -> np.ndarray:
+    def image(channels: int) -> np.ndarray:
         planes = [random.uniform(0, 255, (n, n * 4 // 3, channels)) for n in (6, 24)]
         sizes = (cv2.INTER_CUBIC, cv2.INTER_NEAREST)
         large, edges = (
@@ -187,4 +198,4 @@ def _check_pair() -> tuple[np.ndarray, np.ndarray]:
         noise = random.normal(0, 6, (height, width, channels))
         return np.clip(0.6 * large + 0.4 * edges + noise, 0, 255).astype(np.uint8)
 
-    return picture(3), picture(1)[..., 0]
+    return image(3), image(1)[..., 0]

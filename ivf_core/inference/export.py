@@ -1,4 +1,4 @@
-"""The fusion graph as an ONNX file, for other engines and other programs."""
+"""Export of the fusion graph to ONNX, for other engines and other programs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OUTPUT_NAMES = ("fused", "labels")
 
 _OPSET = 17
 _TRACED_SIZE = (64, 96)
-_EXPORTING = threading.Lock()  # the exporter and the warnings' filters are the process's
+_EXPORTING = threading.Lock()  # the exporter and the filters of warnings are global
 # The newer exporter takes twenty times as long for the same graph.
 _OLD_EXPORTER: dict[str, Any] = (
     {"dynamo": False} if "dynamo" in inspect.signature(torch.onnx.export).parameters else {}
@@ -33,7 +33,7 @@ _OLD_EXPORTER: dict[str, Any] = (
 
 
 class _Outputs(nn.Module):
-    """The graph with its choice of outputs fixed, as an export needs it."""
+    """Fusion graph with a fixed choice of outputs, which an export needs."""
 
     def __init__(self, graph: FusionGraph, fused: bool, labels: bool) -> None:
         super().__init__()
@@ -53,21 +53,25 @@ def export_onnx(
     dtype: torch.dtype = torch.float32,
     int8: bool = False,
 ) -> bytes:
-    """Write `FusionGraph` of a model as ONNX.
+    """Export the `FusionGraph` of a model to ONNX.
 
     Inputs are `visible`, N x H x W x 3 uint8 RGB, and `infrared`, N x H x W uint8;
-    outputs `fused`, N x H x W x 3 uint8, and `labels`, N x H/2 x W/2 uint8. N, height
-    and width are dynamic, at least `MINIMUM_SIZE`. The metadata have the weights'
-    name and notes, the class set as JSON and the stride of the labels.
+    outputs are `fused`, N x H x W x 3 uint8, and `labels`, N x H/2 x W/2 uint8. N, height
+    and width are dynamic, height and width at least `MINIMUM_SIZE`. The metadata contain
+    the name and notes of the weights, the class set as JSON and the stride of the labels.
 
     Args:
-        model: the networks; they stay as they are.
-        fused, labels: which outputs; labels only where the model has a head.
-        dtype: of the networks inside the graph.
-        int8: with QuantizeLinear and DequantizeLinear around the 8-bit convolutions.
+        model: the networks, which are not changed.
+        fused: include the fused image.
+        labels: include the class ids, if the model has a head.
+        dtype: dtype of the networks inside the graph.
+        int8: put QuantizeLinear and DequantizeLinear around the 8-bit convolutions.
+
+    Returns:
+        The content of the ONNX file.
 
     Raises:
-        ValueError: no output is left, or int8 for a model without ranges.
+        ValueError: there is no output, or int8 for a model without ranges.
     """
     labels = labels and model.head is not None
     names = [name for name, wanted in zip(OUTPUT_NAMES, (fused, labels), strict=True) if wanted]
@@ -109,7 +113,7 @@ def _metadata(model: FusionModel, labels: bool) -> dict[str, str]:
     entries = {
         "producer": f"ivf_ros {__version__}",
         "weights": model.name,
-        "structure": model.structure,
+        "architecture": model.architecture,
         "minimum_size": str(MINIMUM_SIZE),
     }
     if model.metadata:

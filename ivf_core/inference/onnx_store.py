@@ -1,4 +1,4 @@
-"""ONNX exports of one model, kept on disk."""
+"""ONNX exports of one model, stored on disk."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ivf_core.models.checkpoints import FusionModel
 
 __all__ = ["OnnxStore"]
 
-# What the exported graph is made by: a change in any of them makes stored files stale.
+# Modules that determine the exported graph: a change in any of them makes stored files stale.
 _SOURCES = (
     "ivf_core.inference.export",
     "ivf_core.models.graph",
@@ -25,11 +25,11 @@ _SOURCES = (
 
 
 class OnnxStore:
-    """Exports a model at first use, with the outputs that are asked for.
+    """Store of a model's exports, each made at first use.
 
     Args:
         model: the networks.
-        cache: where exports are kept.
+        cache: stores the exports.
 
     Attributes:
         fingerprint: SHA-256 of weights, ranges, class set and the code that exports them.
@@ -48,7 +48,14 @@ class OnnxStore:
         *,
         int8: bool = False,
     ) -> bytes:
-        """The ONNX file with these outputs, as `export_onnx` writes it."""
+        """Return an ONNX file, see `export_onnx`.
+
+        Args:
+            fused: include the fused image.
+            labels: include the class ids.
+            dtype: dtype of the networks.
+            int8: quantize the convolutions that can run in 8 bits.
+        """
         key = {
             "kind": "onnx",
             "torch": torch.__version__,

@@ -1,4 +1,4 @@
-"""The fusion graph on ONNX Runtime: CPU, CUDA and TensorRT."""
+"""Engine on ONNX Runtime: the fusion graph on a CPU, CUDA or TensorRT."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 import onnxruntime
 import torch
 
-from ivf_core.inference.artifacts import ArtifactCache
 from ivf_core.inference.export import INPUT_NAMES
 from ivf_core.inference.onnx_store import OnnxStore
+from ivf_core.inference.options import EngineOptions
 from ivf_core.models.checkpoints import FusionModel
 
 __all__ = ["OnnxRuntimeEngine"]
@@ -24,15 +24,13 @@ _DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 
 
 class OnnxRuntimeEngine:
-    """Runs the exported graph on ONNX Runtime, sizes as they come.
+    """Engine that runs the exported graph on ONNX Runtime, for images of any size.
 
     Args:
         model: the networks.
-        device: "auto", "cpu", "cuda" or "tensorrt", the last two also with ":N";
-            auto takes CUDA where its provider is installed.
-        precision: "fp32" or "fp16".
-        threads: of the CPU; 0 leaves it to ONNX Runtime.
-        cache: where exports, and TensorRT's engines, are kept.
+        options: device "auto", "cpu", "cuda" or "tensorrt", the last two also with ":N";
+            auto takes CUDA if its provider is installed. Precision "fp32" or "fp16". The
+            cache stores exports and TensorRT's engines.
 
     Raises:
         ValueError: a device whose provider is not installed, or another precision.
@@ -40,41 +38,33 @@ class OnnxRuntimeEngine:
 
     name = "onnxruntime"
 
-    def __init__(
-        self,
-        model: FusionModel,
-        device: str = "auto",
-        precision: str = "fp32",
-        threads: int = 0,
-        cache: ArtifactCache | None = None,
-    ) -> None:
-        if precision not in _DTYPES:
-            raise ValueError(f"precision '{precision}': ONNX Runtime has {', '.join(_DTYPES)}")
-        kind, index = _parse(device)
+    def __init__(self, model: FusionModel, options: EngineOptions) -> None:
+        self.precision = options.precision
+        if self.precision not in _DTYPES:
+            raise ValueError(f"precision '{self.precision}': ONNX Runtime has {', '.join(_DTYPES)}")
+        kind, index = _parse(options.device)
         self.device = f"{kind}:{index}" if kind != "cpu" else kind
-        self.precision = precision
-        # Its CPU kernels compute in fp16 by way of fp32.
+        # Its CPU kernels convert fp16 to fp32 to compute.
         self.native_precisions: tuple[str, ...] = () if kind == "cpu" else ("fp16",)
         self._has_head = model.head is not None
-        cache = cache if cache is not None else ArtifactCache()
-        self._onnx = OnnxStore(model, cache)
+        self._onnx = OnnxStore(model, options.cache)
         self._providers: list[tuple[str, dict[str, Any]]] = [
             (_PROVIDERS[kind], {} if kind == "cpu" else {"device_id": index})
         ]
         if kind == "tensorrt":
-            # TensorRT builds an engine for every new size, which takes minutes. It knows
-            # its files by the graph without the weights: each model has a folder.
-            folder = cache.directory / "tensorrt" / self._onnx.fingerprint[:32]
+            # TensorRT builds an engine for every new size, which takes minutes. It names
+            # its files after the graph without the weights, so each model has a folder.
+            folder = options.cache.directory / "tensorrt" / self._onnx.fingerprint[:32]
             self._providers[0][1].update(
-                trt_fp16_enable=precision == "fp16",
+                trt_fp16_enable=self.precision == "fp16",
                 trt_engine_cache_enable=True,
                 trt_engine_cache_path=str(folder),
             )
             self._providers.append((_PROVIDERS["cuda"], {"device_id": index}))
         self._options = onnxruntime.SessionOptions()
-        self._options.intra_op_num_threads = threads
+        self._options.intra_op_num_threads = options.threads
         self._sessions: dict[tuple[bool, bool], onnxruntime.InferenceSession] = {}
-        self._session(True, False)  # a provider that does not work says so here
+        self._session(True, False)  # raises if the provider does not work
 
     def __call__(
         self, visible: np.ndarray, infrared: np.ndarray, *, fused: bool = True, labels: bool = True
@@ -86,19 +76,22 @@ class OnnxRuntimeEngine:
         images = (np.ascontiguousarray(image)[None] for image in (visible, infrared))
         inputs = dict(zip(INPUT_NAMES, images, strict=True))
         outputs = iter(self._session(fused, labels).run(None, inputs))
-        picture = next(outputs)[0] if fused else None
+        image = next(outputs)[0] if fused else None
         ids = next(outputs)[0] if labels else None
-        return picture, ids
+        return image, ids
 
     def _session(self, fused: bool, labels: bool) -> onnxruntime.InferenceSession:
-        """ONNX Runtime computes every output of a file: each choice has a file of its own."""
+        """Return the session for a choice of outputs.
+
+        ONNX Runtime computes every output of a file, so each choice has its own file.
+        """
         if (fused, labels) not in self._sessions:
             content = self._onnx.get(fused, labels, _DTYPES[self.precision])
             try:
                 session = onnxruntime.InferenceSession(
                     content, self._options, providers=self._providers, enable_fallback=0
                 )
-            except Exception as error:  # its own classes, of no common base
+            except Exception as error:  # its exceptions have no common base class
                 raise ValueError(f"ONNX Runtime on {self.device}: {error}") from error
             wanted = self._providers[0][0]
             if session.get_providers()[0] != wanted:
@@ -111,10 +104,10 @@ class OnnxRuntimeEngine:
 
 
 def _parse(device: str) -> tuple[str, int]:
-    """Kind and index of a device.
+    """Split a device name into its kind and index.
 
     Raises:
-        ValueError: not a device whose provider is installed.
+        ValueError: no device whose provider is installed has this name.
     """
     available = onnxruntime.get_available_providers()
     usable = [kind for kind, provider in _PROVIDERS.items() if provider in available]

@@ -1,4 +1,4 @@
-"""The fusion graph on OpenVINO: Intel and AMD CPUs, Intel GPUs."""
+"""Engine on OpenVINO: the fusion graph on Intel and AMD CPUs and on Intel GPUs."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 import openvino
 from openvino import CompiledModel, Core
 
-from ivf_core.inference.artifacts import ArtifactCache
 from ivf_core.inference.export import INPUT_NAMES, OUTPUT_NAMES
 from ivf_core.inference.onnx_store import OnnxStore
+from ivf_core.inference.options import EngineOptions
 from ivf_core.inference.recent import Recent
 from ivf_core.models.checkpoints import FusionModel
 
@@ -22,24 +22,24 @@ _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 
 @cache
 def _core() -> Core:
-    """One for the process, never freed.
+    """Return OpenVINO's core, one for the process, which is never freed.
 
-    The CPU plugin gives the thread that first uses it an alternate signal stack. Freed
-    from another thread, it leaves that stack registered: the next signal is the end.
+    The CPU plugin gives the thread that first uses it an alternate signal stack. If the
+    core is freed from another thread, that stack stays registered after it is gone, and
+    the next signal kills the process.
     """
     return Core()
 
 
 class OpenVinoEngine:
-    """Runs the exported graph on OpenVINO, compiled for each size as it comes.
+    """Engine that runs the exported graph on OpenVINO, compiled for each image size.
 
     Args:
         model: the networks.
-        device: "auto" or "cpu"; "gpu" is an Intel GPU.
-        precision: "fp32", "bf16", "fp16", or "int8" for calibrated weights; OpenVINO lowers
-            what it can. What int8 leaves runs in bf16 where the device has it.
-        threads: of a CPU; 0 leaves it to OpenVINO.
-        cache: where compiled models are kept.
+        options: device "auto" or "cpu", or "gpu" for an Intel GPU. Precision "fp32", "bf16",
+            "fp16", or "int8" for calibrated weights; OpenVINO lowers the layers that it can.
+            With int8 the other layers run in bf16 if the device has it. The cache stores
+            exports and compiled models.
 
     Raises:
         ValueError: another device, one that OpenVINO does not find, or int8 for weights that
@@ -48,36 +48,30 @@ class OpenVinoEngine:
 
     name = "openvino"
 
-    def __init__(
-        self,
-        model: FusionModel,
-        device: str = "auto",
-        precision: str = "fp32",
-        threads: int = 0,
-        cache: ArtifactCache | None = None,
-    ) -> None:
-        if device not in ("auto", "cpu", "gpu"):
-            raise ValueError(f"device '{device}': OpenVINO has auto, cpu and gpu")
+    def __init__(self, model: FusionModel, options: EngineOptions) -> None:
+        if options.device not in ("auto", "cpu", "gpu"):
+            raise ValueError(f"device '{options.device}': OpenVINO has auto, cpu and gpu")
         self._core = _core()
-        self._device_name = "GPU" if device == "gpu" else "CPU"
-        if self._device_name not in {name.split(".")[0] for name in self._core.available_devices}:
+        self._device_name = "GPU" if options.device == "gpu" else "CPU"
+        available = self._core.available_devices
+        if self._device_name not in {name.split(".")[0] for name in available}:
             raise ValueError(
-                f"device '{device}': OpenVINO finds {', '.join(self._core.available_devices)} here"
+                f"device '{options.device}': OpenVINO finds {', '.join(available)} here"
             )
         self.device = self._device_name.lower()
-        self.precision = precision
+        self.precision = options.precision
         abilities = self._core.get_property(self._device_name, "OPTIMIZATION_CAPABILITIES")
         self.native_precisions: tuple[str, ...] = tuple(
             p
             for p in ("int8", "bf16", "fp16")
             if p.upper() in abilities and (p != "int8" or model.ranges)
         )
-        hint = precision
-        if precision == "int8":
-            model.calibrated_ranges()  # says so here where there are none
+        hint = self.precision
+        if self.precision == "int8":
+            model.calibrated_ranges()  # raises if there are none
             hint = "bf16" if "bf16" in self.native_precisions else "fp32"
         self._has_head = model.head is not None
-        self._cache = cache if cache is not None else ArtifactCache()
+        self._cache = options.cache
         self._onnx = OnnxStore(model, self._cache)
         self._config: dict[str, object] = {
             "INFERENCE_PRECISION_HINT": _HINTS[hint],
@@ -85,10 +79,10 @@ class OpenVinoEngine:
             "NUM_STREAMS": 1,
         }
         if self._device_name == "CPU":
-            # Pinned to cores, its threads would push aside the middleware's that share them.
+            # Pinned threads would displace the middleware's threads that share the cores.
             self._config["ENABLE_CPU_PINNING"] = False
-            if threads:
-                self._config["INFERENCE_NUM_THREADS"] = threads
+            if options.threads:
+                self._config["INFERENCE_NUM_THREADS"] = options.threads
         self._requests: Recent[tuple[object, ...], openvino.InferRequest] = Recent()
 
     def __call__(
@@ -107,20 +101,20 @@ class OpenVinoEngine:
             },
             share_inputs=True,
         )
-        # The request's memory is written to again by the next pair.
-        picture, ids = (
+        # The next pair overwrites the memory of the request.
+        image, ids = (
             request.get_tensor(name).data[0].copy() if wanted else None
             for name, wanted in zip(OUTPUT_NAMES, (fused, labels), strict=True)
         )
-        return picture, ids
+        return image, ids
 
     def _request(self, size: tuple[int, ...], fused: bool, labels: bool) -> openvino.InferRequest:
-        return self._requests.obtain(
+        return self._requests.get_or_make(
             (*size, fused, labels),
-            lambda: self._compile(size, fused, labels).create_infer_request(),
+            lambda: self._load_or_compile(size, fused, labels).create_infer_request(),
         )
 
-    def _compile(self, size: tuple[int, ...], fused: bool, labels: bool) -> CompiledModel:
+    def _load_or_compile(self, size: tuple[int, ...], fused: bool, labels: bool) -> CompiledModel:
         key = {
             "kind": "openvino",
             "version": openvino.get_version(),
@@ -135,7 +129,7 @@ class OpenVinoEngine:
 
         def build() -> bytes:
             nonlocal compiled
-            compiled = self._compile_anew(size, fused, labels)
+            compiled = self._compile(size, fused, labels)
             exported = compiled.export_model()
             return exported.getvalue() if isinstance(exported, io.BytesIO) else bytes(exported)
 
@@ -143,13 +137,13 @@ class OpenVinoEngine:
         if compiled is None:
             try:
                 compiled = self._core.import_model(blob, self._device_name, self._config)
-            except RuntimeError:  # the library refuses what another build of it has written
+            except RuntimeError:  # another build of the library wrote the file
                 self._cache.discard(key)
                 self._cache.get(key, build)
         assert compiled is not None
         return compiled
 
-    def _compile_anew(self, size: tuple[int, ...], fused: bool, labels: bool) -> CompiledModel:
+    def _compile(self, size: tuple[int, ...], fused: bool, labels: bool) -> CompiledModel:
         model = self._core.read_model(self._onnx.get(fused, labels, int8=self.precision == "int8"))
         model.reshape({"visible": [1, *size, 3], "infrared": [1, *size]})
         return self._core.compile_model(model, self._device_name, self._config)

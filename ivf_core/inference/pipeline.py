@@ -1,4 +1,4 @@
-"""One pair in, one result out: preparation, the engine, and what it cost."""
+"""Fusion pipeline for one pair of images: preparation, engine and timings."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ __all__ = ["FusionPipeline", "FusionResult", "ImagePair", "prepare", "resize_lab
 
 @dataclass(frozen=True)
 class ImagePair:
-    """A pair of frames.
+    """Visible and thermal image of the same moment.
 
     Attributes:
         visible: H x W x 3 uint8 RGB.
         infrared: h x w uint8, uint16 or float32.
-        seconds: stamp of the pair, for the gain control's smoothing; None has none.
+        seconds: stamp of the pair, for the smoothing of the gain control; None disables it.
     """
 
     visible: np.ndarray
@@ -35,16 +35,16 @@ class ImagePair:
 
 @dataclass(frozen=True)
 class FusionResult:
-    """What the pipeline makes of a pair.
+    """Result of the pipeline for one pair.
 
     Attributes:
-        fused: H x W x 3 uint8 RGB, or None where it was not wanted.
-        labels: H/2 x W/2 uint8 class ids at the head's own size, or None;
-            `resize_labels` brings them to the image's.
-        infrared: H x W uint8, the thermal image as the student saw it.
+        fused: H x W x 3 uint8 RGB, or None if it was not wanted.
+        labels: H/2 x W/2 uint8 class ids at the size of the head's output, or None;
+            `resize_labels` scales them to the size of the image.
+        infrared: H x W uint8, the prepared thermal image that the student received.
         prepare_ms: time of gain control and registration.
-        model_ms: time of the engine, copies to and from the device included.
-        repaired_pixels: non-finite thermal pixels that were filled.
+        model_ms: time of the engine, including copies to and from the device.
+        repaired_pixels: number of non-finite thermal pixels that were filled.
     """
 
     fused: np.ndarray | None
@@ -56,16 +56,29 @@ class FusionResult:
 
 
 class FusionPipeline:
-    """Thermal normalisation, registration and the engine; one instance a stream.
+    """Thermal normalisation, registration and engine, for one stream of pairs.
 
-    The gain control remembers the stream, so frames must come in order and from
+    The gain control depends on earlier frames, so frames must come in order and from
     one pair of cameras.
 
     Args:
         model: networks from `load_model`.
-        engine, device, precision, threads: as for `create_engine`.
-        normalizer: thermal counts to 8 bit; the default leaves 8-bit frames as they are.
-        registration: thermal onto RGB; the default goes by size.
+        engine: see `create_engine`.
+        device: see `create_engine`.
+        precision: see `create_engine`.
+        threads: see `create_engine`.
+        normalizer: converts thermal counts to 8 bits; the default keeps 8-bit frames.
+        registration: maps thermal images onto RGB; the default scales them to its size.
+
+    Attributes:
+        engine: the engine in use.
+        weights: name of the weights.
+        class_set: classes of the masks, or None if the weights have no head.
+        normalizer: normalizer of the thermal images.
+        registration: registration of the thermal images.
+
+    Raises:
+        ValueError: see `create_engine`.
     """
 
     def __init__(
@@ -88,10 +101,13 @@ class FusionPipeline:
         self.registration = registration if registration is not None else Registration()
 
     def warm_up(self, size: tuple[int, int] = (480, 640)) -> None:
-        """Run the engine on black pictures of this height and width, for every choice of results.
+        """Run the engine on black images for every choice of results.
 
-        What engines set up at first use then does not delay the first pair. Pairs of
-        another size still wait for what an engine compiles for theirs.
+        The first pair then does not wait for the engine's initialization. Pairs of
+        another size still wait while an engine compiles for that size.
+
+        Args:
+            size: height and width.
         """
         visible, infrared = np.zeros((*size, 3), np.uint8), np.zeros(size, np.uint8)
         self.engine(visible, infrared)
@@ -102,20 +118,25 @@ class FusionPipeline:
         """Fuse one pair.
 
         Args:
-            fused, labels: which results are wanted.
+            pair: the images, with the stamp of the pair.
+            fused: whether the fused image is wanted.
+            labels: whether the class ids are wanted.
+
+        Returns:
+            The results and timings.
 
         Raises:
-            ValueError: an image of the wrong type or shape, or without a single
-                finite thermal pixel; says which and what was expected.
+            ValueError: an image of the wrong dtype or shape, or without any finite thermal
+                pixel; the message names the image and what was expected.
         """
         start = time.perf_counter()
         infrared = prepare(pair, self.normalizer, self.registration)
         repaired = self.normalizer.repaired_pixels
         prepared = time.perf_counter()
-        picture, ids = self.engine(pair.visible, infrared, fused=fused, labels=labels)
+        image, ids = self.engine(pair.visible, infrared, fused=fused, labels=labels)
         done = time.perf_counter()
         return FusionResult(
-            picture,
+            image,
             ids,
             infrared,
             prepare_ms=(prepared - start) * 1e3,
@@ -127,13 +148,18 @@ class FusionPipeline:
 def prepare(
     pair: ImagePair, normalizer: ThermalNormalizer, registration: Registration
 ) -> np.ndarray:
-    """The thermal image as the student sees it: 8 bits, on the visible camera's pixels.
+    """Prepare the thermal image for the student: 8 bits, registered onto the visible image.
+
+    Args:
+        pair: the images, with the stamp of the pair.
+        normalizer: converts thermal counts to 8 bits.
+        registration: maps thermal images onto visible ones.
 
     Returns:
-        H x W uint8, the visible luma where the thermal camera sees nothing.
+        H x W uint8, with the visible luma where the thermal camera sees nothing.
 
     Raises:
-        ValueError: as `FusionPipeline`.
+        ValueError: see `FusionPipeline.__call__`.
     """
     _check(pair)
     infrared = normalizer(pair.infrared, pair.seconds)
@@ -144,7 +170,15 @@ def prepare(
 
 
 def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Bring class ids to `size` (height, width) by nearest neighbour: no class is invented."""
+    """Scale class ids by nearest neighbour, which invents no class.
+
+    Args:
+        labels: h x w uint8.
+        size: height and width of the result.
+
+    Returns:
+        H x W uint8.
+    """
     return cv2.resize(labels, (size[1], size[0]), interpolation=cv2.INTER_NEAREST)
 
 

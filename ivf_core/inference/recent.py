@@ -1,4 +1,4 @@
-"""What was made for the latest few keys."""
+"""Cache of the values for the keys used last."""
 
 from __future__ import annotations
 
@@ -15,11 +15,18 @@ _KEPT = 12
 
 
 class Recent(OrderedDict[Key, Value]):
-    """Twelve values at most, the last used ones: engines keep one for each size and choice
-    of outputs."""
+    """Cache of the twelve values used last.
 
-    def obtain(self, key: Key, make: Callable[[], Value]) -> Value:
-        """The value for `key`, made now where there is none."""
+    Engines store one value for each image size and choice of outputs.
+    """
+
+    def get_or_make(self, key: Key, make: Callable[[], Value]) -> Value:
+        """Return the value for a key, made now if the cache has none.
+
+        Args:
+            key: hashable key.
+            make: called for a key that is not in the cache.
+        """
         if key not in self:
             self[key] = make()
             if len(self) > _KEPT:

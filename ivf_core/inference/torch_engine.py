@@ -1,4 +1,4 @@
-"""The fusion graph on PyTorch, CPU or CUDA."""
+"""Engine on PyTorch: the fusion graph on a CPU or on CUDA."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from ivf_core.inference.cuda_graph import RecordedGraph
+from ivf_core.inference.options import EngineOptions
 from ivf_core.inference.recent import Recent
 from ivf_core.models.checkpoints import FusionModel
 from ivf_core.models.graph import FusionGraph
@@ -19,10 +20,16 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def choose_device(name: str) -> torch.device:
-    """The device behind "auto", "cpu", "cuda" or "cuda:N"; auto takes a GPU that works.
+    """Return the device named "auto", "cpu", "cuda" or "cuda:N".
+
+    Args:
+        name: "auto" takes a CUDA device if PyTorch finds one, else the CPU.
+
+    Returns:
+        The device.
 
     Raises:
-        ValueError: the device is not of these names, or not there.
+        ValueError: the name is none of these, or PyTorch does not find the device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -40,7 +47,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def _has_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16: where it does not, it is slower than fp32."""
+    """Return whether the processor multiplies bfloat16; without that it is slower than fp32."""
     try:
         flags = Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -49,49 +56,41 @@ def _has_bfloat16() -> bool:
 
 
 class TorchEngine:
-    """Runs `FusionGraph` on PyTorch.
+    """Engine that runs `FusionGraph` on PyTorch.
 
     Args:
         model: the networks.
-        device: as for `choose_device`.
-        precision: "fp32", "bf16" or "fp16".
-        threads: of a CPU, for the whole process; 0 leaves PyTorch's own number.
+        options: device as for `choose_device`; precision "fp32", "bf16" or "fp16"; the
+            number of threads is set for the whole process.
 
     Raises:
-        ValueError: a device that is not there, another precision, or fp16 on a CPU.
+        ValueError: an unknown or missing device, another precision, or fp16 on a CPU.
     """
 
     name = "torch"
 
-    def __init__(
-        self,
-        model: FusionModel,
-        device: str = "auto",
-        precision: str = "fp32",
-        threads: int = 0,
-    ) -> None:
-        chosen = choose_device(device)
-        if precision not in _DTYPES:
+    def __init__(self, model: FusionModel, options: EngineOptions) -> None:
+        self._device = choose_device(options.device)
+        self.device = str(self._device)
+        self.precision = options.precision
+        if self.precision not in _DTYPES:
             has = "fp32 and bf16 on a CPU, fp16 as well on CUDA"
-            raise ValueError(f"precision '{precision}': PyTorch has {has}")
-        self._device = chosen
-        self.device = str(chosen)
-        self.precision = precision
-        if threads:
-            torch.set_num_threads(threads)
+            raise ValueError(f"precision '{self.precision}': PyTorch has {has}")
+        if options.threads:
+            torch.set_num_threads(options.threads)
         self.native_precisions: tuple[str, ...] = ()
-        if chosen.type == "cuda":
-            # TensorFloat-32 would move pixels by a grey level; the results are those of a CPU.
+        if self._device.type == "cuda":
+            # TensorFloat-32 would change pixels by a grey level relative to a CPU.
             torch.backends.cudnn.allow_tf32 = False
             torch.backends.cudnn.benchmark = True
             self.native_precisions = ("fp16",)
-        elif precision == "fp16":
+        elif self.precision == "fp16":
             raise ValueError("precision 'fp16': PyTorch has fp32 and bf16 on a CPU")
         elif _has_bfloat16():
             self.native_precisions = ("bf16",)
-        # Channels last: its convolutions take 0.6 of the time on a CPU.
-        graph = FusionGraph(model, _DTYPES[precision])
-        self._graph = graph.to(chosen).to(memory_format=torch.channels_last)
+        # In channels-last layout convolutions take 0.6 of the time on a CPU.
+        graph = FusionGraph(model, _DTYPES[self.precision])
+        self._graph = graph.to(self._device).to(memory_format=torch.channels_last)
         self._recorded: Recent[tuple[object, ...], RecordedGraph | None] = Recent()
 
     def __call__(
@@ -100,15 +99,15 @@ class TorchEngine:
         """Fuse and segment one pair; see `Engine`."""
         recorded = self._recording(infrared.shape, fused, labels)
         if recorded is not None:
-            picture, ids = recorded(visible, infrared)
-            return picture, ids
+            image, ids = recorded(visible, infrared)
+            return image, ids
         with torch.inference_mode():
             out = self._graph(self._upload(visible), self._upload(infrared), fused, labels)
-        picture, ids = (None if part is None else part[0].cpu().numpy() for part in out)
-        return picture, ids
+        image, ids = (None if part is None else part[0].cpu().numpy() for part in out)
+        return image, ids
 
     def _recording(self, size: tuple[int, ...], fused: bool, labels: bool) -> RecordedGraph | None:
-        """The CUDA graph for a size and choice of outputs; None where there is none."""
+        """Return the CUDA graph for a size and choice of outputs, or None without one."""
         if self._device.type != "cuda":
             return None
 
@@ -117,10 +116,12 @@ class TorchEngine:
             try:
                 return RecordedGraph(self._graph, self._device, (height, width), fused, labels)
             except RuntimeError as error:
-                logging.getLogger(__name__).warning("no CUDA graph, kernel by kernel: %s", error)
+                logging.getLogger(__name__).warning(
+                    "cannot record a CUDA graph, kernels are launched one by one: %s", error
+                )
                 return None
 
-        return self._recorded.obtain((*size, fused, labels), record)
+        return self._recorded.get_or_make((*size, fused, labels), record)
 
     def _upload(self, image: np.ndarray) -> torch.Tensor:
         if not (image.flags.c_contiguous and image.flags.writeable):

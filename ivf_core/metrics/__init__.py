@@ -1,1 +1,1 @@
-"""Scores of fused pictures and masks."""
+"""Metrics of fused images and masks."""

@@ -1,12 +1,12 @@
-"""Metrics of fused pictures: how much they show, and how much of it is the sources'.
+"""Metrics of fused images: of the image alone, and against its two sources.
 
-All take grey pictures N x 1 x H x W, float32 or float64 in 0..255, on any device, and give
-N values of that type. Of a colour picture, take its luma. Where a definition comes to 0/0,
-as the correlation with a constant picture does, the value is NaN.
+All take grey images N x 1 x H x W, float32 or float64 in 0..255, on any device, and return
+N values of that dtype. For a colour image, pass its luma. Where a definition gives 0/0, such
+as the correlation with a constant image, the value is NaN.
 
-The definitions are those of the papers named. The evaluation code in use, IVIF_ZOO
-(github RollingPlain/IVIF_ZOO, Metric/), departs from some; what it does instead is an option,
-and `fusion_metrics(..., convention="ivif_zoo")` sets them all.
+The definitions are those of the papers named. The common evaluation code, IVIF_ZOO
+(github RollingPlain/IVIF_ZOO, Metric/), differs from some of them; options reproduce it, and
+`fusion_metrics(..., convention="ivif_zoo")` sets them all.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ivf_core.metrics.edges import nabf, qabf
-from ivf_core.metrics.inputs import check_pictures
+from ivf_core.metrics.inputs import check_images
 from ivf_core.metrics.structure import ms_ssim, ssim, vif
 
 __all__ = [
@@ -46,7 +46,7 @@ _LEVELS = 256
 
 
 def entropy(fused: Tensor) -> Tensor:
-    """EN: Shannon entropy of the grey levels, -sum p log2 p (Roberts et al., JARS 2008).
+    """Compute EN: entropy of the grey levels, -sum p log2 p (Roberts et al., JARS 2008).
 
     Args:
         fused: N x 1 x H x W float in 0..255, rounded to whole levels.
@@ -55,14 +55,14 @@ def entropy(fused: Tensor) -> Tensor:
         N values in [0, 8] bits.
 
     Raises:
-        ValueError: as `check_pictures`.
+        ValueError: see `check_images`.
     """
-    check_pictures(fused=fused)
+    check_images(fused=fused)
     return _bits(_histogram(_levels(fused), _LEVELS, fused.dtype))
 
 
 def standard_deviation(fused: Tensor) -> Tensor:
-    """SD: root of the mean squared distance of the grey levels from their mean.
+    """Compute SD: root of the mean squared distance of the grey levels from their mean.
 
     Args:
         fused: N x 1 x H x W float in 0..255.
@@ -71,64 +71,66 @@ def standard_deviation(fused: Tensor) -> Tensor:
         N values in [0, 127.5] grey levels.
 
     Raises:
-        ValueError: as `check_pictures`.
+        ValueError: see `check_images`.
     """
-    check_pictures(fused=fused)
+    check_images(fused=fused)
     return fused.std(dim=(1, 2, 3), correction=0)
 
 
 def spatial_frequency(fused: Tensor) -> Tensor:
-    """SF: root of the mean squared differences along rows plus those along columns.
+    """Compute SF: root of the mean squared differences along rows plus those along columns.
 
-    Eskicioglu and Fisher, IEEE Trans. Communications 1995. Each mean is over the differences
-    that there are, H (W - 1) and (H - 1) W.
+    Eskicioglu and Fisher, IEEE Trans. Communications 1995. The means are over all
+    differences, H (W - 1) and (H - 1) W.
 
     Args:
         fused: N x 1 x H x W float in 0..255, at least 2 x 2.
 
     Returns:
-        N values from 0 up, in grey levels.
+        N values of at least 0, in grey levels.
 
     Raises:
-        ValueError: as `check_pictures`.
+        ValueError: see `check_images`.
     """
-    check_pictures(2, fused=fused)
+    check_images(2, fused=fused)
     squares = (fused.diff(dim=dim).square().mean(dim=(1, 2, 3)) for dim in (-2, -1))
     return sum(squares, torch.zeros_like(fused[:, 0, 0, 0])).sqrt()
 
 
 def average_gradient(fused: Tensor) -> Tensor:
-    """AG: mean of sqrt((gx^2 + gy^2) / 2) (Cui et al., Optics Communications 2015).
+    """Compute AG: mean of sqrt((gx^2 + gy^2) / 2) (Cui et al., Optics Communications 2015).
 
-    gx and gy are central differences, halved; one-sided at the border.
+    gx and gy are halved central differences, and one-sided differences at the border.
 
     Args:
         fused: N x 1 x H x W float in 0..255, at least 2 x 2.
 
     Returns:
-        N values from 0 up, in grey levels a pixel.
+        N values of at least 0, in grey levels per pixel.
 
     Raises:
-        ValueError: as `check_pictures`.
+        ValueError: see `check_images`.
     """
-    check_pictures(2, fused=fused)
+    check_images(2, fused=fused)
     gy, gx = torch.gradient(fused, dim=(-2, -1))
     return ((gx.square() + gy.square()) / 2).sqrt().mean(dim=(1, 2, 3))
 
 
 def mutual_information(visible: Tensor, infrared: Tensor, fused: Tensor) -> Tensor:
-    """MI: I(visible; fused) + I(infrared; fused) of the grey levels (Qu et al., 2002).
+    """Compute MI: I(visible; fused) + I(infrared; fused) of grey levels (Qu et al., 2002).
 
     Args:
-        visible, infrared, fused: N x 1 x H x W float in 0..255, rounded to whole levels.
+        visible: N x 1 x H x W float in 0..255, rounded to whole levels.
+        infrared: same shape, dtype and range.
+        fused: same shape, dtype and range.
 
     Returns:
         N values in [0, 16] bits.
 
     Raises:
-        ValueError: as `check_pictures`.
+        ValueError: see `check_images`.
     """
-    check_pictures(visible=visible, infrared=infrared, fused=fused)
+    check_images(visible=visible, infrared=infrared, fused=fused)
     fused_levels = _levels(fused)
     total = torch.zeros_like(fused[:, 0, 0, 0])
     for source in (visible, infrared):
@@ -141,57 +143,65 @@ def mutual_information(visible: Tensor, infrared: Tensor, fused: Tensor) -> Tens
 
 
 def correlation(visible: Tensor, infrared: Tensor, fused: Tensor) -> Tensor:
-    """CC: mean of the fused picture's correlation coefficients with both sources.
+    """Compute CC: mean of the fused image's correlation coefficients with both sources.
 
     Args:
-        visible, infrared, fused: N x 1 x H x W float in 0..255.
+        visible: N x 1 x H x W float in 0..255.
+        infrared: same shape, dtype and range.
+        fused: same shape, dtype and range.
 
     Returns:
-        N values in [-1, 1]; NaN where a picture is constant.
+        N values in [-1, 1]; NaN if an image is constant.
 
     Raises:
-        ValueError: as `check_pictures`.
+        ValueError: see `check_images`.
     """
-    check_pictures(visible=visible, infrared=infrared, fused=fused)
+    check_images(visible=visible, infrared=infrared, fused=fused)
     return (_correlation(visible, fused) + _correlation(infrared, fused)) / 2
 
 
 def scd(visible: Tensor, infrared: Tensor, fused: Tensor) -> Tensor:
-    """SCD: r(fused - infrared, visible) + r(fused - visible, infrared).
+    """Compute SCD: r(fused - infrared, visible) + r(fused - visible, infrared).
 
-    The sum of the correlations of differences, r being the correlation coefficient
+    This is the sum of the correlations of differences, r being the correlation coefficient
     (Aslantas and Bendes, AEU 2015).
 
     Args:
-        visible, infrared, fused: N x 1 x H x W float in 0..255.
+        visible: N x 1 x H x W float in 0..255.
+        infrared: same shape, dtype and range.
+        fused: same shape, dtype and range.
 
     Returns:
-        N values in [-2, 2]; NaN where a source or a difference is constant.
+        N values in [-2, 2]; NaN if a source or a difference is constant.
 
     Raises:
-        ValueError: as `check_pictures`.
+        ValueError: see `check_images`.
     """
-    check_pictures(visible=visible, infrared=infrared, fused=fused)
+    check_images(visible=visible, infrared=infrared, fused=fused)
     return _correlation(fused - infrared, visible) + _correlation(fused - visible, infrared)
 
 
 def psnr(
     visible: Tensor, infrared: Tensor, fused: Tensor, *, unscaled_peak: bool = False
 ) -> Tensor:
-    """PSNR: 10 log10(255^2 / MSE), MSE the mean of both sources' (Zhang et al., VIFB, 2020).
+    """Compute PSNR: 10 log10(255^2 / MSE), the mean MSE of both sources (VIFB, CVPRW 2020).
+
+    Zhang, Ye and Xiao, "VIFB: A Visible and Infrared Image Fusion Benchmark".
 
     Args:
-        visible, infrared, fused: N x 1 x H x W float in 0..255.
-        unscaled_peak: divide the pictures by 255 but not the peak, as IVIF_ZOO does:
-            48.13 dB more.
+        visible: N x 1 x H x W float in 0..255.
+        infrared: same shape, dtype and range.
+        fused: same shape, dtype and range.
+        unscaled_peak: divide the images by 255 but not the peak, as IVIF_ZOO does, which
+            adds 48.13 dB.
 
     Returns:
-        N values in dB; infinite where all three pictures are equal.
+        N values in dB; infinite if all three images are equal.
 
     Raises:
-        ValueError: as `check_pictures`.
+        ValueError: see `check_images`.
     """
-    check_pictures(visible=visible, infrared=infrared, fused=fused)
+    check_images(visible=visible, infrared=infrared, fused=fused)
     errors = ((fused - source).square().mean(dim=(1, 2, 3)) for source in (visible, infrared))
     error = sum(errors, torch.zeros_like(fused[:, 0, 0, 0])) / 2
     peak = 255.0**2 if unscaled_peak else 255.0
@@ -200,16 +210,16 @@ def psnr(
 
 @dataclass(frozen=True)
 class FusionMetric:
-    """A row of `FUSION_METRICS`."""
+    """Entry of `FUSION_METRICS`."""
 
     function: Callable[..., Tensor]
-    """Takes visible, infrared and fused, or fused alone."""
+    """Function of visible, infrared and fused images, or of fused images alone."""
     needs_sources: bool = True
     higher_is_better: bool = True
     two_values: bool = False
-    """It has a value for each source, and takes `sources`: their mean or their sum."""
+    """True if there is a value for each source; `sources` then selects their mean or sum."""
     ivif_zoo: Mapping[str, Any] = field(default_factory=dict)
-    """Options that make it IVIF_ZOO's; where `two_values`, with the sum."""
+    """Options that reproduce IVIF_ZOO; with `two_values` together with the sum."""
 
 
 FUSION_METRICS: Mapping[str, FusionMetric] = {
@@ -227,7 +237,7 @@ FUSION_METRICS: Mapping[str, FusionMetric] = {
     "Qabf": FusionMetric(qabf),
     "Nabf": FusionMetric(nabf, higher_is_better=False, ivif_zoo={"minimum_weight": 0.0}),
 }
-"""The metrics by the names that papers use, in the order of their tables."""
+"""Metrics by the names that papers use, in the order of their tables."""
 
 
 def fusion_metrics(
@@ -241,17 +251,20 @@ def fusion_metrics(
     """Score a batch with several metrics.
 
     Args:
-        visible, infrared, fused: N x 1 x H x W float in 0..255; MS-SSIM needs 161 x 161,
+        visible: N x 1 x H x W float in 0..255; MS-SSIM needs 161 x 161,
             VIF 41 x 41.
-        names: of `FUSION_METRICS`; the default is all.
-        convention: SSIM, MS-SSIM and VIF as the mean of both sources, or as their sum, which
-            many papers report; ivif_zoo is the sum with all that IVIF_ZOO does otherwise.
+        infrared: same shape, dtype and range.
+        fused: same shape, dtype and range.
+        names: keys of `FUSION_METRICS`; all by default.
+        convention: "mean" gives SSIM, MS-SSIM and VIF as the mean of both sources, "sum" as
+            their sum, which many papers report; "ivif_zoo" is the sum with all the options
+            that reproduce IVIF_ZOO.
 
     Returns:
         N values by name, in the order of `names`.
 
     Raises:
-        ValueError: an unknown name or convention, or a picture that a metric refuses.
+        ValueError: an unknown name or convention, or an image that a metric rejects.
     """
     if convention not in ("mean", "sum", "ivif_zoo"):
         raise ValueError(f"convention is '{convention}', expected 'mean', 'sum' or 'ivif_zoo'")
@@ -263,18 +276,18 @@ def fusion_metrics(
         options = dict(metric.ivif_zoo) if convention == "ivif_zoo" else {}
         if metric.two_values:
             options["sources"] = "mean" if convention == "mean" else "sum"
-        pictures = (visible, infrared, fused) if metric.needs_sources else (fused,)
-        values[name] = metric.function(*pictures, **options)
+        images = (visible, infrared, fused) if metric.needs_sources else (fused,)
+        values[name] = metric.function(*images, **options)
     return values
 
 
-def _levels(picture: Tensor) -> Tensor:
-    """Whole grey levels, N x pixels int64."""
-    return picture.round().long().flatten(1)
+def _levels(image: Tensor) -> Tensor:
+    """Round to grey levels: N x 1 x H x W float to N x (H W) int64."""
+    return image.round().long().flatten(1)
 
 
 def _histogram(ids: Tensor, bins: int, dtype: torch.dtype) -> Tensor:
-    """Shares of the ids 0 .. bins - 1: N x pixels int64 to N x bins."""
+    """Compute the shares of the ids 0 .. bins - 1: N x pixels int64 to N x bins."""
     count = len(ids)
     offsets = torch.arange(count, device=ids.device).unsqueeze(1) * bins
     counts = torch.bincount((ids + offsets).flatten(), minlength=count * bins)
@@ -282,16 +295,16 @@ def _histogram(ids: Tensor, bins: int, dtype: torch.dtype) -> Tensor:
 
 
 def _bits(shares: Tensor) -> Tensor:
-    """Entropy of each row in bits."""
+    """Compute the entropy of each row in bits."""
     return torch.special.entr(shares).sum(dim=1) / math.log(2)
 
 
 def _correlation(a: Tensor, b: Tensor) -> Tensor:
-    """Correlation coefficient of each pair of pictures; NaN where one is constant."""
+    """Compute the correlation coefficient of each pair of images; NaN if one is constant."""
     a, b = a.flatten(1), b.flatten(1)
-    # Asked of the values: the rounded mean of equal values need not be equal to them.
+    # Compare values, since the rounded mean of equal values need not be equal to them.
     constant = (a.amin(1) == a.amax(1)) | (b.amin(1) == b.amax(1))
     a, b = a - a.mean(dim=1, keepdim=True), b - b.mean(dim=1, keepdim=True)
-    # Not norm(), which adds up float32 to four digits only.
+    # norm() is not used, since it adds up float32 to four digits only.
     lengths = (a.square().sum(dim=1).sqrt(), b.square().sum(dim=1).sqrt())
     return ((a * b).sum(dim=1) / lengths[0] / lengths[1]).masked_fill(constant, math.nan)

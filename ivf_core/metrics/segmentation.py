@@ -10,11 +10,11 @@ __all__ = ["ConfusionMatrix"]
 
 
 class ConfusionMatrix:
-    """Counts pixels by true and predicted class.
+    """Counts of pixels by true and predicted class.
 
     Args:
-        num_classes: ids 0 .. num_classes - 1.
-        ignore: true label of pixels that do not count.
+        num_classes: number of classes; ids are 0 .. num_classes - 1.
+        ignore: true label of pixels that are not counted.
 
     Attributes:
         counts: num_classes x num_classes int64, rows true, columns predicted.
@@ -25,10 +25,11 @@ class ConfusionMatrix:
         self.counts = np.zeros((num_classes, num_classes), np.int64)
 
     def update(self, predicted: np.ndarray, truth: np.ndarray) -> None:
-        """Count one picture.
+        """Count the pixels of one image.
 
         Args:
-            predicted, truth: class ids of the same shape, integers.
+            predicted: class ids, integers of any shape.
+            truth: class ids of the same shape, or `ignore`.
 
         Raises:
             ValueError: shapes that differ, or an id outside the classes.
@@ -48,31 +49,31 @@ class ConfusionMatrix:
         self.counts += pairs.reshape(classes, classes)
 
     def iou(self) -> np.ndarray:
-        """IoU by class, float64 in [0, 1]; NaN for a class that is neither true nor predicted."""
+        """Return IoU by class, float64 in [0, 1]; NaN if a class is neither true nor predicted."""
         hits = np.diag(self.counts)
         union = self.counts.sum(0) + self.counts.sum(1) - hits
         with np.errstate(invalid="ignore"):
             return np.where(union > 0, hits / union, np.nan)
 
     def accuracy(self) -> np.ndarray:
-        """Share of a class's true pixels that are found, float64 in [0, 1]; NaN where it has none.
+        """Return the share of true pixels found, by class, float64 in [0, 1]; NaN if none is true.
 
-        A class that is only predicted, wrongly, has an IoU of 0 but no accuracy.
+        A class that is predicted but never true has an IoU of 0 and no accuracy.
         """
         true = self.counts.sum(1)
         with np.errstate(invalid="ignore"):
             return np.where(true > 0, np.diag(self.counts) / true, np.nan)
 
     def mean_iou(self) -> float:
-        """Mean IoU of the classes that occur; NaN where none does."""
+        """Return the mean IoU of the classes that occur; NaN if none does."""
         return _mean(self.iou())
 
     def mean_accuracy(self) -> float:
-        """Mean accuracy of the classes that are true anywhere; NaN where none is."""
+        """Return the mean accuracy of the classes that are true anywhere; NaN if none is."""
         return _mean(self.accuracy())
 
     def pixel_accuracy(self) -> float:
-        """Share of all labelled pixels that are right; NaN where there are none."""
+        """Return the share of labelled pixels that are predicted right; NaN if there are none."""
         pixels = self.counts.sum()
         return float(np.diag(self.counts).sum() / pixels) if pixels else float("nan")
 

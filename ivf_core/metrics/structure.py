@@ -1,7 +1,7 @@
-"""How much of the sources' structure a fused picture keeps: SSIM, MS-SSIM, VIF.
+"""Structural metrics of a fused image against its sources: SSIM, MS-SSIM, VIF.
 
-Each compares the fused picture with one source at a time. `sources` says what becomes of
-the two values: their mean, or their sum, which many fusion papers report.
+Each compares the fused image with one source at a time. `sources` combines the two values
+to their mean, or to their sum, which many fusion papers report.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ivf_core.metrics.inputs import check_pictures
+from ivf_core.metrics.inputs import check_images
 
 __all__ = [
     "MS_SSIM_MINIMUM_SIZE",
@@ -37,9 +37,9 @@ _Smooth = Callable[[Tensor], Tensor]
 
 SSIM_MINIMUM_SIZE = _SSIM_WINDOW
 MS_SSIM_MINIMUM_SIZE = 161
-"""Halved four times, the window still fits."""
+"""Smallest size at which the window fits after four halvings."""
 VIF_MINIMUM_SIZE = 41
-"""Smoothed and halved three times, the window of the last scale still fits."""
+"""Smallest size at which the last window fits after three times smoothing and halving."""
 
 
 def ssim(
@@ -52,23 +52,25 @@ def ssim(
 ) -> Tensor:
     """Structural similarity to the two sources (Wang et al., TIP 2004, equation 13).
 
-    Window 11 x 11, Gaussian of 1.5 pixels, only where it fits; K1 = 0.01, K2 = 0.03.
+    The window is 11 x 11, a Gaussian of 1.5 pixels, used only where it fits; K1 = 0.01,
+    K2 = 0.03.
 
     Args:
-        visible, infrared, fused: N x 1 x H x W float in 0..255, at least 11 x 11.
+        visible: N x 1 x H x W float in 0..255, at least 11 x 11.
+        infrared: same shape, dtype and range.
+        fused: same shape, dtype and range.
         sources: the mean of both values, or their sum.
-        scaled_twice: multiply by 255 again, as IVIF_ZOO does. Its constants then hardly
-            count, and in flat regions the rounding decides: this runs as it does there, on
-            the CPU, in float32 and picture by picture.
+        scaled_twice: multiply the images by 255 again, as IVIF_ZOO does. The constants then
+            hardly matter, and in flat regions rounding decides: the computation runs as
+            there, on the CPU, in float32 and image by image.
 
     Returns:
-        N values; the mean in [-1, 1].
+        N values; the mean is in [-1, 1].
 
     Raises:
-        ValueError: as `check_pictures`.
+        ValueError: see `check_images`.
     """
-    check_pictures(SSIM_MINIMUM_SIZE, visible=visible, infrared=infrared, fused=fused)
-    both, fused, smooth = _prepare(visible, infrared, fused, scaled_twice)
+    both, fused, smooth = _prepare(SSIM_MINIMUM_SIZE, visible, infrared, fused, scaled_twice)
     return _join(_ssim_terms(both, fused, smooth)[0], sources).to(visible)
 
 
@@ -83,20 +85,22 @@ def ms_ssim(
     """SSIM at five scales (Wang, Simoncelli and Bovik, Asilomar 2003, equation 7).
 
     Negative terms count as 0, and a side of odd length gets a border of zeros before it is
-    halved, both as in pytorch-msssim, which IVIF_ZOO took over.
+    halved, both as in pytorch-msssim, which IVIF_ZOO uses.
 
     Args:
-        visible, infrared, fused: N x 1 x H x W float in 0..255, at least 161 x 161.
-        sources, scaled_twice: as for `ssim`.
+        visible: N x 1 x H x W float in 0..255, at least 161 x 161.
+        infrared: same shape, dtype and range.
+        fused: same shape, dtype and range.
+        sources: the mean of both values, or their sum.
+        scaled_twice: see `ssim`.
 
     Returns:
-        N values; the mean in [0, 1].
+        N values; the mean is in [0, 1].
 
     Raises:
-        ValueError: as `check_pictures`.
+        ValueError: see `check_images`.
     """
-    check_pictures(MS_SSIM_MINIMUM_SIZE, visible=visible, infrared=infrared, fused=fused)
-    both, fused, smooth = _prepare(visible, infrared, fused, scaled_twice)
+    both, fused, smooth = _prepare(MS_SSIM_MINIMUM_SIZE, visible, infrared, fused, scaled_twice)
     last = len(_MS_SSIM_EXPONENTS) - 1
     value = torch.ones_like(both[..., 0, 0])
     for scale, exponent in enumerate(_MS_SSIM_EXPONENTS):
@@ -118,23 +122,26 @@ def vif(
     """Visual information fidelity in the pixel domain, VIFp.
 
     Sheikh and Bovik, TIP 2006, in the multi-scale form of their `vifp_mscale`: four scales,
-    Gaussian windows of N = 17, 9, 5, 3 and N/5 pixels, only where they fit, noise variance 2.
-    With g and v the gain and the noise of the fused picture as a linear function of a
-    source of variance s, VIF = sum log(1 + g^2 s / (v + 2)) / sum log(1 + s / 2).
+    Gaussian windows of size N = 17, 9, 5, 3 and sigma N/5 pixels, used only where they fit,
+    noise variance 2. With g and v the gain and the noise of the fused image as a linear
+    function of a source of variance s, VIF = sum log(1 + g^2 s / (v + 2)) / sum log(1 + s / 2).
 
     Args:
-        visible, infrared, fused: N x 1 x H x W float in 0..255, at least 41 x 41.
+        visible: N x 1 x H x W float in 0..255, at least 41 x 41.
+        infrared: same shape, dtype and range.
+        fused: same shape, dtype and range.
         sources: the mean of both values, or their sum.
-        off_centre_window: IVIF_ZOO's window, half a pixel off centre and stretched by 1/N, on
-            pictures with a border of zeros, which as an edge in all of them adds some 15 %.
+        off_centre_window: use IVIF_ZOO's window, half a pixel off centre and stretched by
+            1/N, on images with a border of zeros, which acts as an edge in all of them and
+            adds some 15 %.
 
     Returns:
-        N values from 0 up, above 1 where contrast is enhanced; NaN where a source is constant.
+        N values of at least 0, above 1 if contrast is enhanced; NaN if a source is constant.
 
     Raises:
-        ValueError: as `check_pictures`.
+        ValueError: see `check_images`.
     """
-    check_pictures(VIF_MINIMUM_SIZE, visible=visible, infrared=infrared, fused=fused)
+    check_images(VIF_MINIMUM_SIZE, visible=visible, infrared=infrared, fused=fused)
     both = torch.cat((visible, infrared), dim=1)
     constant = both.amin(dim=(-2, -1)) == both.amax(dim=(-2, -1))
     kept = torch.zeros_like(both[..., 0, 0])
@@ -147,7 +154,7 @@ def vif(
             both, fused = (smooth(x)[..., ::2, ::2] for x in (both, fused))
         _, _, variance, fused_variance, covariance = _moments(both, fused, smooth)
         variance = variance.clamp_min(0)
-        # A negative gain is none; the other two only fall below 0 by rounding.
+        # A negative gain counts as 0; the other two are below 0 only by rounding.
         gain = (covariance / (variance + _VIF_FLAT)).clamp_min(0)
         noise = (fused_variance - gain * covariance).clamp_min(0)
         signal = gain.square() * variance
@@ -157,28 +164,33 @@ def vif(
 
 
 def _prepare(
-    visible: Tensor, infrared: Tensor, fused: Tensor, scaled_twice: bool
+    smallest: int, visible: Tensor, infrared: Tensor, fused: Tensor, scaled_twice: bool
 ) -> tuple[Tensor, Tensor, _Smooth]:
-    """Both sources as N x 2 x H x W, the fused picture, and the weighted mean to use."""
+    """Check the images of SSIM and MS-SSIM and scale them.
+
+    Returns:
+        Both sources as N x 2 x H x W, the fused image, and the weighted mean to use.
+    """
+    check_images(smallest, visible=visible, infrared=infrared, fused=fused)
     both = torch.cat((visible, infrared), dim=1)
     if not scaled_twice:
         return both, fused, partial(_smooth, window=_gaussian(_SSIM_WINDOW, 1.5))
-    # A flat region's variance is then what rounding leaves of squares up to 4e9, beside
-    # constants below 60. So the window is rounded as IVIF_ZOO's too.
+    # The variance of a flat region is then the rounding error of squares up to 4e9, next
+    # to constants below 60. The window must therefore be rounded as in IVIF_ZOO, too.
     window = _gaussian(_SSIM_WINDOW, 1.5, dtype=torch.float32)
     both, fused = (x.cpu().float() * 255 for x in (both, fused))
     return both, fused, partial(_convolve, window=window)
 
 
 def _join(values: Tensor, sources: str) -> Tensor:
-    """N x 2 values by source to N."""
+    """Combine N x 2 values, one for each source, to N."""
     if sources not in ("mean", "sum"):
         raise ValueError(f"sources is '{sources}', expected 'mean' or 'sum'")
     return values.mean(dim=1) if sources == "mean" else values.sum(dim=1)
 
 
 def _ssim_terms(both: Tensor, fused: Tensor, smooth: _Smooth) -> tuple[Tensor, Tensor]:
-    """Means of SSIM and of its factor without luminance, each N x 2."""
+    """Return the means of SSIM and of its factor without luminance, each N x 2."""
     mean, fused_mean, variance, fused_variance, covariance = _moments(both, fused, smooth)
     contrast = (2 * covariance + _C2) / (variance + fused_variance + _C2)
     luminance = (2 * mean * fused_mean + _C1) / (mean.square() + fused_mean.square() + _C1)
@@ -188,7 +200,7 @@ def _ssim_terms(both: Tensor, fused: Tensor, smooth: _Smooth) -> tuple[Tensor, T
 def _moments(
     both: Tensor, fused: Tensor, smooth: _Smooth
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Means and variances of the sources and of the fused picture, and their covariances."""
+    """Return means and variances of the sources and the fused image, and their covariances."""
     mean, fused_mean, square, fused_square, product = (
         smooth(x) for x in (both, fused, both.square(), fused.square(), both * fused)
     )
@@ -204,10 +216,11 @@ def _moments(
 def _gaussian(
     size: int, sigma: float, *, off_centre: bool = False, dtype: torch.dtype = torch.float64
 ) -> list[float]:
-    """`size` weights with the sum 1, up to the rounding of `dtype`.
+    """Return `size` weights with the sum 1, up to the rounding of `dtype`.
 
-    Off centre they stand at size values spread evenly over -(size + 1)/2 .. (size - 1)/2,
-    which Python's floor division makes of -size // 2 .. size // 2.
+    With `off_centre` they are sampled at `size` positions spread evenly over
+    -(size + 1)/2 .. (size - 1)/2, which is what Python's floor division makes of
+    -size // 2 .. size // 2.
     """
     first, last = (-(size + 1) / 2 if off_centre else -(size - 1) / 2), (size - 1) / 2
     weights = torch.exp(-torch.linspace(first, last, size, dtype=dtype).square() / (2 * sigma**2))
@@ -215,10 +228,10 @@ def _gaussian(
 
 
 def _smooth(x: Tensor, window: Sequence[float], border: int = 0) -> Tensor:
-    """Weighted mean along rows and columns, where the window fits into x and a border of zeros.
+    """Compute weighted means along rows and columns where the window fits into padded `x`.
 
-    A sum of shifted copies: on a CPU many times as fast as a convolution of one channel,
-    and on a GPU never in TF32, whose ten bits the variances would not survive.
+    It adds shifted copies. On a CPU this is many times as fast as a convolution of one
+    channel, and on a GPU it never uses TF32, whose ten bits are too few for the variances.
     """
     x = F.pad(x, (border,) * 4)
     for dim in (-2, -1):
@@ -231,14 +244,14 @@ def _smooth(x: Tensor, window: Sequence[float], border: int = 0) -> Tensor:
 
 
 def _convolve(x: Tensor, window: Sequence[float]) -> Tensor:
-    """`_smooth` without a border, by the convolutions that IVIF_ZOO calls.
+    """Compute `_smooth` without a border by the convolutions that IVIF_ZOO calls.
 
-    Their rounding depends on the size of the batch, which there is always one picture.
+    Their rounding depends on the batch size, which is always one image there.
     """
     weights = torch.tensor(window, dtype=x.dtype)
     rows, columns = weights.view(1, 1, -1, 1), weights.view(1, 1, 1, -1)
-    pictures = x.flatten(0, 1).unsqueeze(1).split(1)
-    smooth = torch.cat([F.conv2d(F.conv2d(picture, rows), columns) for picture in pictures])
+    images = x.flatten(0, 1).unsqueeze(1).split(1)
+    smooth = torch.cat([F.conv2d(F.conv2d(image, rows), columns) for image in images])
     return smooth.squeeze(1).unflatten(0, x.shape[:2])
 
 

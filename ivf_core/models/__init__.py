@@ -1,1 +1,1 @@
-"""The networks, their checkpoints, and the graph that the engines run."""
+"""Networks, their weights files, and the graph that the engines run."""

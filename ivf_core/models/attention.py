@@ -1,12 +1,12 @@
-"""Semantic Persistent Attention and its Persistent Repository (SAGE, section 3.2).
+"""Semantic Persistent Attention and its Persistent Repository (SAGE, section 3.2, figure 3b).
 
-The repository keeps what a stage was given: its source features Z and the keys and
-values made of them. The masks, which show parts of the scene only, attend to all of it.
+The repository stores the source features Z that a stage was given, and the keys and values
+computed from them. The masks, which show only parts of the scene, attend to all of it.
 
-Where the paper is silent this follows the published code, including two things that the
-figure does not show: keys and values of the repository pass through the reader's own
-projections, and the last image transformer reads them as the last mask transformer
-projected them.
+Where the paper gives no detail this follows the published code, including two things that
+the figure does not show: keys and values of the repository pass through the projections of
+the attention that reads them, and the last image transformer reads them as the last mask
+transformer projected them.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _NEGATIVE_SLOPE = 0.01
 
 
 class PersistentRepository(NamedTuple):
-    """What a stage remembers of its source features; None for what it does not keep.
+    """Source features that a stage stores, with their keys and values; None if not stored.
 
     Attributes:
         latent: Z, the source features, N x C x h x w.
-        keys: K, N x (h w) x C.
-        values: V, as the keys.
+        keys: K_src, N x (h w) x C.
+        values: V_src, N x (h w) x C.
     """
 
     latent: Tensor | None
@@ -45,12 +45,12 @@ class PersistentRepository(NamedTuple):
 
 
 class StageOutput(NamedTuple):
-    """What `SemanticPersistentAttention` returns.
+    """Output of `SemanticPersistentAttention`.
 
     Attributes:
         image: F_SPA, N x 4 C x h x w: image, source, image before its second transformer, masks.
-        visible_masks: N x C x h x w.
-        infrared_masks: N x C x h x w.
+        visible_masks: features of the visible masks, N x C x h x w.
+        infrared_masks: features of the infrared masks, N x C x h x w.
     """
 
     image: Tensor
@@ -62,7 +62,7 @@ class Attention(nn.Module):
     """Multi-head attention, softmax(Q K^T / sqrt(d)) V for each head of width d = 32.
 
     Args:
-        channels: of all heads together, a multiple of 32.
+        channels: C, channels of all heads together, a multiple of 32.
     """
 
     def __init__(self, channels: int) -> None:
@@ -79,24 +79,25 @@ class Attention(nn.Module):
 
         Args:
             x: N x L x C tokens.
-            keys, values: N x M x C; this module's projections are applied to them.
+            keys: N x M x C; the module's own projection is applied to them.
+            values: N x M x C; likewise projected.
 
         Returns:
-            What was read, N x L x C; and the projected keys and values, N x M x C.
+            The attended tokens, N x L x C, and the projected keys and values, N x M x C.
         """
-        keys = self.to_key(x if keys is None else keys)
-        values = self.to_value(x if values is None else values)
-        # N x L x C to N x heads x L x d; the scores are never held all at once
+        keys = self.to_key(x if keys is None else keys)  # N x M x C
+        values = self.to_value(x if values is None else values)  # N x M x C
+        # N x L x C to N x heads x L x d; the scores are never in memory all at once.
         query, key, value = (
             t.unflatten(-1, (-1, _HEAD_WIDTH)).transpose(1, 2)
             for t in (self.to_query(x), keys, values)
         )
-        read = F.scaled_dot_product_attention(query, key, value)
-        return self.to_out(read.transpose(1, 2).flatten(2)), keys, values
+        read = F.scaled_dot_product_attention(query, key, value)  # N x heads x L x d
+        return self.to_out(read.transpose(1, 2).flatten(2)), keys, values  # N x L x C
 
 
 class _GatedFeedForward(nn.Module):
-    """GEGLU: (a * gelu(b)) W, with a and b linear in the tokens, four times as wide."""
+    """GEGLU feed-forward: (a * gelu(b)) W, with a and b linear in the tokens, 4 C wide."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -104,18 +105,19 @@ class _GatedFeedForward(nn.Module):
         self.narrow = nn.Linear(4 * channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        value, gate = self.widen(x).chunk(2, dim=-1)
-        return self.narrow(value * F.gelu(gate))
+        value, gate = self.widen(x).chunk(2, dim=-1)  # N x L x 8 C to twice N x L x 4 C
+        return self.narrow(value * F.gelu(gate))  # N x L x C
 
 
 class SpatialTransformer(nn.Module):
     """Self-attention, cross-attention and feed-forward over the pixels of a feature map.
 
-    GroupNorm, 1x1 convolution, the three with a LayerNorm before and a residual around each,
-    1x1 convolution that starts at zero, residual.
+    GroupNorm and a 1x1 convolution come first. Each of the three has a LayerNorm before it
+    and a residual around it. A 1x1 convolution with weights that start at zero and a
+    residual around everything come last.
 
     Args:
-        channels: of input and output, a multiple of 32.
+        channels: C, channels of input and output, a multiple of 32.
     """
 
     def __init__(self, channels: int) -> None:
@@ -140,10 +142,12 @@ class SpatialTransformer(nn.Module):
 
         Args:
             x: N x C x h x w.
-            keys, values: N x M x C for the cross-attention; None for its own tokens.
+            keys: N x M x C for the cross-attention; None for the tokens of `x`.
+            values: N x M x C for the cross-attention; None for the tokens of `x`.
 
         Returns:
-            N x C x h x w; and the cross-attention's projected keys and values.
+            The transformed map, N x C x h x w, and the keys and values as the
+            cross-attention projected them, N x M x C.
         """
         height = x.shape[2]
         tokens = self.project_in(self.norm(x)).flatten(2).transpose(1, 2)  # N x (h w) x C
@@ -151,22 +155,22 @@ class SpatialTransformer(nn.Module):
         read, keys, values = self.cross_attention(self.cross_norm(tokens), keys, values)
         tokens = tokens + read
         tokens = tokens + self.feed_forward(self.feed_norm(tokens))
-        out = self.project_out(tokens.transpose(1, 2).unflatten(2, (height, -1)))
-        return x + out, keys, values
+        planes = tokens.transpose(1, 2).unflatten(2, (height, -1))  # N x C x h x w
+        return x + self.project_out(planes), keys, values
 
 
 class SemanticPersistentAttention(nn.Module):
-    """The SPA module: masks enriched with the whole scene, and the image with the masks.
+    """SPA module: enriches masks with the whole scene, and the image with the masks.
 
     The variants of Table 3 II are (a) `keep_latent=False`, (b) `keep_keys_values=False`, and
-    (c) neither. Of these the paper says only that "the channel loss has been corrected". Here
-    the image features computed so far take the channels of Z, and without keys and values
-    every transformer attends to itself: the shapes and the number of parameters stay.
+    (c) both. About these the paper says only that "the channel loss has been corrected". Here
+    the image features computed so far replace Z in its channels, and without keys and values
+    every transformer attends to itself: shapes and number of parameters are unchanged.
 
     Args:
-        channels: of all inputs, a multiple of 32.
-        keep_latent: whether the repository keeps Z.
-        keep_keys_values: whether it keeps K and V.
+        channels: C, channels of every input, a multiple of 32.
+        keep_latent: whether the repository stores Z.
+        keep_keys_values: whether the repository stores K and V.
     """
 
     def __init__(
@@ -186,15 +190,20 @@ class SemanticPersistentAttention(nn.Module):
         self.read_image = SpatialTransformer(channels)
 
     def forward(self, image: Tensor, visible_masks: Tensor, infrared_masks: Tensor) -> StageOutput:
-        """Run a stage.
+        """Run a stage of the main network.
 
         Args:
-            image: source features, N x C x h x w.
-            visible_masks, infrared_masks: features of the masks, the same shape.
+            image: source features F_src, N x C x h x w.
+            visible_masks: features of the visible masks, F_pvis, N x C x h x w.
+            infrared_masks: features of the infrared masks, F_pir, N x C x h x w.
+
+        Returns:
+            F_SPA, N x 4 C x h x w, and the features of both masks, N x C x h x w each.
         """
-        scene, repository = self.remember(image)
-        source = scene if repository.latent is None else repository.latent
-        context = repository.keys, repository.values
+        scene, repository = self.remember(image)  # N x C x h x w
+        source = scene if repository.latent is None else repository.latent  # N x C x h x w
+        context = repository.keys, repository.values  # N x (h w) x C each
+        # The masks query the whole scene. Every map from here on is N x C x h x w.
         seen_visible = self.read_visible(visible_masks, *context)[0]
         seen_infrared = self.read_infrared(infrared_masks, *context)[0]
         visible = self.merge_visible(_join(seen_visible, visible_masks)) + seen_visible
@@ -202,13 +211,22 @@ class SemanticPersistentAttention(nn.Module):
         masks = self.merge_masks(_join(infrared, visible))
         masks = masks + infrared + visible + seen_visible + seen_infrared
         merged = self.merge_image(_join(scene, source)) + scene
+        # Both attend to the repository again, the image through the projections of the masks.
         masks, keys, values = self.read_masks(masks, *context)
-        passed_on = (keys, values) if self.keep_keys_values else (None, None)
-        final = self.read_image(merged, *passed_on)[0]
-        return StageOutput(torch.cat((final, source, merged, masks), dim=1), visible, infrared)
+        projected = (keys, values) if self.keep_keys_values else (None, None)
+        final = self.read_image(merged, *projected)[0]
+        image = torch.cat((final, source, merged, masks), dim=1)  # N x 4 C x h x w
+        return StageOutput(image, visible, infrared)
 
     def remember(self, image: Tensor) -> tuple[Tensor, PersistentRepository]:
-        """The image after its first transformer, and the repository of a stage."""
+        """Run the first image transformer and fill the repository of a stage.
+
+        Args:
+            image: source features, N x C x h x w.
+
+        Returns:
+            The transformed image features, N x C x h x w, and the repository.
+        """
         scene, keys, values = self.remember_image(image)
         return scene, PersistentRepository(
             image if self.keep_latent else None,
@@ -218,10 +236,11 @@ class SemanticPersistentAttention(nn.Module):
 
 
 def _join(a: Tensor, b: Tensor) -> Tensor:
-    return torch.cat((a, b), dim=1)
+    return torch.cat((a, b), dim=1)  # N x 2 C x h x w
 
 
 def _merge(channels: int) -> nn.Sequential:
+    """Build the 3x3 convolution of two concatenated maps, 2 C to C channels."""
     return nn.Sequential(
         nn.Conv2d(2 * channels, channels, 3, padding=1),
         nn.LeakyReLU(_NEGATIVE_SLOPE, inplace=True),

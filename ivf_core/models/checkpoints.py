@@ -1,9 +1,9 @@
-"""Weights as data: load and save students with their heads.
+"""Weights files: load and save students with their segmentation heads.
 
-A weights file is a safetensors file with tensors `student.*` and, where it has
-a head, `head.*`. Its metadata says how to build both networks and carries the
-class set, so that nothing has to be remembered beside the file. The checkpoint
-published with SAGE (a pickled state dict) is read too, tensors only.
+A weights file is a safetensors file with tensors `student.*` and, with a head,
+`head.*`. Its metadata describes how to build both networks and contains the
+class set, so that the file alone is enough. The checkpoint published with SAGE
+(a pickled state dict) is read as well, tensors only.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = [
 _FORMAT = "ivf-weights-1"
 _SHIPPED_DIRECTORY = Path(__file__).resolve().parent.parent / "weights"
 
-# Names in the published file (REFERENCE: module1..module5, ...) and ours.
+# Tensor names in SAGE's published file, and ours.
 _PUBLISHED_PREFIXES = {
     **{f"module{n}.": f"stages.{n - 1}." for n in range(1, 6)},
     "adjust_channels4.": "merges.0.",
@@ -48,21 +48,24 @@ _PUBLISHED_PREFIXES = {
 
 
 class WeightsError(ValueError):
-    """A weights file that is missing, damaged, or not for these networks."""
+    """Error for a weights file that is missing, damaged or not for these networks."""
 
 
 @dataclass
 class FusionModel:
-    """A student and, where the weights have one, its segmentation head.
+    """Student with its optional segmentation head, as loaded from a weights file.
 
     Attributes:
-        student: in evaluation mode.
-        head: in evaluation mode, or None: then there are no masks.
-        class_set: the classes of the head's logits, or None without a head.
-        name: what the user called the weights, for logs.
-        metadata: what else the file says, such as where the weights come from.
-        ranges: of the inputs of convolutions that can run in 8 bits; empty where the weights
+        student: the student, in evaluation mode.
+        head: the segmentation head, in evaluation mode, or None: then there are no masks.
+        class_set: classes of the head's logits, or None without a head.
+        name: name or path under which the user loaded the weights, for logs.
+        metadata: further entries of the file, such as the origin of the weights.
+        ranges: input ranges of convolutions that can run in 8 bits; empty if the weights
             have not been calibrated.
+
+    Raises:
+        ValueError: only one of `head` and `class_set` is given.
     """
 
     student: FusionStudent | FastStudent
@@ -77,15 +80,15 @@ class FusionModel:
             raise ValueError("head and class_set go together: give both or neither")
 
     @property
-    def structure(self) -> str:
-        """The student's structure, one of `STUDENTS`."""
+    def architecture(self) -> str:
+        """Architecture of the student, a key of `STUDENTS`."""
         return next(name for name, kind in STUDENTS.items() if type(self.student) is kind)
 
     def calibrated_ranges(self) -> Ranges:
-        """`ranges`.
+        """Return `ranges`, or raise if the weights are not calibrated.
 
         Raises:
-            ValueError: there are none.
+            ValueError: there are no ranges.
         """
         if not self.ranges:
             raise ValueError(
@@ -95,15 +98,18 @@ class FusionModel:
 
 
 def shipped_weights() -> dict[str, Path]:
-    """The weights that come with the package, by name."""
+    """Return the paths of the weights in the package, by name."""
     return {path.stem: path for path in sorted(_SHIPPED_DIRECTORY.glob("*.safetensors"))}
 
 
 def find_weights(name_or_path: str | os.PathLike[str]) -> Path:
-    """The file behind a shipped name or a path.
+    """Return the file for a shipped name or a path.
+
+    Args:
+        name_or_path: key of `shipped_weights()`, or path of a file.
 
     Raises:
-        WeightsError: neither a shipped name nor a file; lists what ships.
+        WeightsError: neither a shipped name nor a file; the message lists the shipped names.
     """
     shipped = shipped_weights()
     if str(name_or_path) in shipped:
@@ -118,12 +124,18 @@ def find_weights(name_or_path: str | os.PathLike[str]) -> Path:
 
 
 def load_model(name_or_path: str | os.PathLike[str]) -> FusionModel:
-    """Load weights by shipped name, from a file of ours, or from SAGE's published one.
+    """Load weights by shipped name, from a safetensors file, or from SAGE's published file.
 
-    Every tensor must be present with its shape, and none may be left over.
+    Every tensor must be present with its shape, and the file must contain no others.
+
+    Args:
+        name_or_path: key of `shipped_weights()`, or path of a file.
+
+    Returns:
+        The networks in evaluation mode, on the CPU, with frozen parameters.
 
     Raises:
-        WeightsError: names the file and says what was expected.
+        WeightsError: the message names the file and what was expected.
     """
     path = find_weights(name_or_path)
     if path.suffix == ".safetensors":
@@ -132,14 +144,15 @@ def load_model(name_or_path: str | os.PathLike[str]) -> FusionModel:
 
 
 def save_model(model: FusionModel, path: str | os.PathLike[str], **metadata: str) -> None:
-    """Write `model` to a safetensors file, under a temporary name first.
+    """Write a model to a safetensors file, under a temporary name first.
 
     Args:
-        metadata: entries for the file's metadata, such as where the weights
-            come from, beside those of `model`.
+        model: the networks, with their class set, ranges and metadata.
+        path: file to write.
+        metadata: further entries of the file's metadata, such as the origin of the weights.
 
     Raises:
-        ValueError: a key of the metadata starts with "ivf_": those are reserved.
+        ValueError: a key of the metadata starts with "ivf_", which is reserved.
     """
     notes = {**model.metadata, **metadata}
     if reserved := [key for key in notes if key.startswith("ivf_")]:
@@ -148,7 +161,7 @@ def save_model(model: FusionModel, path: str | os.PathLike[str], **metadata: str
     entries = {
         **notes,
         "ivf_format": _FORMAT,
-        "ivf_structure": model.structure,
+        "ivf_architecture": model.architecture,
         "ivf_student": json.dumps(_options_of(model.student)),
     }
     if model.ranges:
@@ -182,14 +195,16 @@ def _load_safetensors(path: Path, name: str) -> FusionModel:
             f"weights '{path}': metadata ivf_format is {entries.get('ivf_format')!r}, "
             f"expected {_FORMAT!r}"
         )
-    structure = _entry(entries, "ivf_structure", path)
-    if structure not in STUDENTS:
+    if "ivf_structure" in entries:  # earlier name of the key
+        entries["ivf_architecture"] = entries["ivf_structure"]
+    architecture = _entry(entries, "ivf_architecture", path)
+    if architecture not in STUDENTS:
         raise WeightsError(
-            f"weights '{path}': student structure {structure!r}, known: {', '.join(STUDENTS)}"
+            f"weights '{path}': student architecture {architecture!r}, known: {', '.join(STUDENTS)}"
         )
     options = _entry(entries, "ivf_student", path)
     with _built_from("ivf_student", options, path):
-        student = STUDENTS[structure](**json.loads(options))
+        student = STUDENTS[architecture](**json.loads(options))
     _fill(student, tensors, "student.", path)
     head = class_set = None
     if "ivf_head" in entries:
@@ -227,7 +242,7 @@ def _entry(entries: dict[str, str], key: str, path: Path) -> str:
 
 @contextmanager
 def _built_from(key: str, value: str, path: Path) -> Iterator[None]:
-    """Turn whatever goes wrong when something is built from an entry into a WeightsError."""
+    """Turn any error while something is built from an entry into a WeightsError."""
     try:
         yield
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as e:
@@ -240,7 +255,7 @@ def _built_from(key: str, value: str, path: Path) -> Iterator[None]:
 def _load_published(path: Path) -> FusionStudent:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the bytes of a foreign file can end the unpickler in any way
+    except Exception as error:  # the bytes of a foreign file can make the unpickler raise anything
         raise WeightsError(
             f"weights '{path}': neither safetensors nor a plain PyTorch state dict: "
             f"{type(error).__name__}: {error}"

@@ -1,7 +1,7 @@
-"""The one graph that every engine runs: uint8 pictures in, uint8 pictures out.
+"""Fusion graph that every engine runs: uint8 images in, uint8 images out.
 
-Colour conversion, student, head, recolouring and argmax are inside, so that all
-engines compute the same function, data crosses to a device once each way, and
+It contains colour conversion, student, head, recolouring and argmax, so that all
+engines compute the same function, data is copied to the device and back once, and
 an export is a single file.
 """
 
@@ -30,7 +30,7 @@ __all__ = [
 Network = TypeVar("Network", bound=nn.Module)
 
 MINIMUM_SIZE = 16
-"""Smallest height and width: the head's context reaches 1/16."""
+"""Smallest height and width, since the head works down to 1/16."""
 
 # OpenCV's full-range BT.601 in 14-bit fixed point (COLOR_RGB2YCrCb): integers
 # below 2^24, so float32 reproduces its rounding exactly.
@@ -40,13 +40,13 @@ _CR, _CB = 11682.0, 9241.0
 
 
 def luma_chroma(rgb: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """OpenCV's RGB to YCrCb, to the bit.
+    """Convert RGB to YCrCb, equal to OpenCV to the bit.
 
     Args:
-        rgb: N x 3 x H x W float32 holding whole numbers 0..255.
+        rgb: N x 3 x H x W float32 with integer values 0..255.
 
     Returns:
-        Y, Cr and Cb, each N x 1 x H x W float32 holding whole numbers 0..255.
+        Y, Cr and Cb, each N x 1 x H x W float32 with integer values 0..255.
     """
     red, green, blue = rgb.split(1, dim=1)
     luma = red * _LUMA[0] + green * _LUMA[1] + blue * _LUMA[2]
@@ -58,23 +58,24 @@ def luma_chroma(rgb: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def recolor(fused: Tensor, cr: Tensor, cb: Tensor) -> Tensor:
-    """Give the fused luma the colour of the visible image, as SAGE's code does.
+    """Combine the fused luma with the chroma of the visible image, as SAGE's code does.
 
     R = Y + 1.403 (Cr - 0.5), G = Y - 0.714 (Cr - 0.5) - 0.344 (Cb - 0.5),
     B = Y + 1.773 (Cb - 0.5), all in [0, 1]; then times 255, plus 0.5, clamp, truncate.
 
     Args:
         fused: N x 1 x H x W float32, nominally in [0, 1].
-        cr, cb: the same shape, 0..255.
+        cr: N x 1 x H x W float32, 0..255.
+        cb: N x 1 x H x W float32, 0..255.
 
     Returns:
-        N x 3 x H x W float32 holding whole numbers 0..255.
+        N x 3 x H x W float32 RGB with integer values 0..255.
     """
     return torch.floor((recolor_unrounded(fused, cr, cb) * 255 + 0.5).clamp(0, 255))
 
 
 def recolor_unrounded(fused: Tensor, cr: Tensor, cb: Tensor) -> Tensor:
-    """`recolor` before its last line: N x 3 x H x W float, nominally in [0, 1]."""
+    """Compute `recolor` before scaling and rounding: N x 3 x H x W float, nominally in [0, 1]."""
     cr = cr / 255 - 0.5
     cb = cb / 255 - 0.5
     return torch.cat(
@@ -83,12 +84,13 @@ def recolor_unrounded(fused: Tensor, cr: Tensor, cb: Tensor) -> Tensor:
 
 
 class FusionGraph(nn.Module):
-    """Student, head and everything around them as one function of two uint8 images.
+    """Student, head, pre- and post-processing as one function of two uint8 images.
 
     Args:
-        model: copied; BatchNorm is folded into the convolutions of the copy.
-        dtype: of the networks; colour stays in float32.
-        int8: round what the model's 8-bit convolutions compute with.
+        model: the networks, which are copied; BatchNorm is folded into the convolutions of
+            the copy.
+        dtype: dtype of the networks; colours stay in float32.
+        int8: round inputs and weights of the convolutions that can run in 8 bits.
 
     Raises:
         ValueError: int8 for a model without ranges.
@@ -115,24 +117,24 @@ class FusionGraph(nn.Module):
         Args:
             visible: N x H x W x 3 uint8 RGB, H and W at least `MINIMUM_SIZE`.
             infrared: N x H x W uint8, normalised to the full range.
-            want_fused: False leaves the recolouring out.
-            want_labels: False leaves the head out.
+            want_fused: False skips the recolouring.
+            want_labels: False skips the head.
 
         Returns:
-            The fused picture, N x H x W x 3 uint8 RGB, and class ids,
-            N x H/2 x W/2 uint8 (`LABEL_STRIDE`); None for what is not wanted,
-            and for the ids where there is no head.
+            The fused image, N x H x W x 3 uint8 RGB, and class ids,
+            N x H/2 x W/2 uint8 (`LABEL_STRIDE`); None for a result that is not wanted,
+            and for the ids without a head.
         """
-        rgb = visible.permute(0, 3, 1, 2).float()
-        luma, cr, cb = luma_chroma(rgb)
-        thermal = infrared.unsqueeze(1).float() / 255
+        rgb = visible.permute(0, 3, 1, 2).float()  # N x 3 x H x W
+        luma, cr, cb = luma_chroma(rgb)  # N x 1 x H x W each
+        thermal = infrared.unsqueeze(1).float() / 255  # N x 1 x H x W
         out = self.student((luma / 255).to(self.dtype), thermal.to(self.dtype))
         fused = labels = None
         if want_fused:
             fused = recolor(out.fused.float(), cr, cb).to(torch.uint8).permute(0, 2, 3, 1)
-            fused = fused.contiguous()  # here, where all threads share the work
+            fused = fused.contiguous()  # N x H x W x 3; here all threads share the copying
         if want_labels and self.head is not None:
-            labels = self.head.class_ids(out.features)
+            labels = self.head.class_ids(out.features)  # N x H/2 x W/2, rounded up or down
             height, width = infrared.shape[1:]
             labels = labels[:, : height // LABEL_STRIDE, : width // LABEL_STRIDE]
             labels = labels.contiguous()
@@ -140,7 +142,14 @@ class FusionGraph(nn.Module):
 
 
 def fold_batch_norm(module: Network) -> Network:
-    """A copy of `module` whose BatchNorms are folded into the convolutions before them."""
+    """Copy a network and fold its BatchNorms into the convolutions before them.
+
+    Args:
+        module: network of `Sequential`s; it is not changed.
+
+    Returns:
+        The copy, in evaluation mode.
+    """
     module = copy.deepcopy(module).eval()
     for sequence in module.modules():
         if not isinstance(sequence, nn.Sequential):

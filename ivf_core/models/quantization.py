@@ -1,9 +1,9 @@
-"""8-bit convolutions: what each of them sees on real pairs, and the rounding in the graph.
+"""8-bit convolutions: input ranges observed on real pairs, and rounding in the graph.
 
-Inputs are rounded to 256 levels of the range that calibration has seen, weights to 255
+Inputs are rounded to 256 levels of the range observed in calibration, weights to 255
 levels around zero for each output channel (Nagel et al., "A White Paper on Neural Network
-Quantization", 2021, section 2). PyTorch computes with the rounded values; an export says
-QuantizeLinear and DequantizeLinear, from which an engine knows that integers will do.
+Quantization", 2021, section 2). PyTorch computes with the rounded values; an export contains
+QuantizeLinear and DequantizeLinear, which tell an engine to compute with integers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 __all__ = ["QuantizedConv2d", "Ranges", "observe_ranges", "quantize_convolutions"]
 
 Ranges = dict[str, tuple[float, float]]
-"""Lowest and highest input of convolutions, by their names in a network."""
+"""Lowest and highest input of convolutions, by their names in the network."""
 
 _INPUT_LEVELS = 255
 _WEIGHT_LEVELS = 127
@@ -26,11 +26,12 @@ _LEAST_CHANNELS = 16
 
 
 class QuantizedConv2d(nn.Conv2d):
-    """A convolution of 8-bit inputs and weights.
+    """Convolution of 8-bit inputs and weights.
 
     Args:
-        conv: what it computes otherwise; its weights and bias are shared.
-        low, high: range of its input; widened to hold 0, which padding needs.
+        conv: convolution without rounding; its weights and bias are shared.
+        low: lowest input; lowered to 0 if it is above, which padding needs.
+        high: highest input; raised to 0 if it is below.
 
     Raises:
         ValueError: the range is empty or not finite.
@@ -60,11 +61,11 @@ class QuantizedConv2d(nn.Conv2d):
         self.register_buffer("weight_zeros", torch.zeros_like(largest, dtype=torch.int32))
 
     def forward(self, input: Tensor) -> Tensor:
-        """N x C x H x W to what the convolution makes of it."""
+        """Convolve N x C x H x W float, rounded to the levels of 8 bits."""
         x = torch.fake_quantize_per_tensor_affine(
             input, self.scale, self.zero_point, 0, _INPUT_LEVELS
         )
-        # ONNX has -128 as well, which the scales never reach.
+        # The range of ONNX includes -128, which the scales never reach.
         weight = torch.fake_quantize_per_channel_affine(
             self.weight,
             self.weight_scales,
@@ -79,17 +80,18 @@ class QuantizedConv2d(nn.Conv2d):
 def observe_ranges(
     student: nn.Module, head: nn.Module | None, pairs: Iterable[tuple[np.ndarray, np.ndarray]]
 ) -> Ranges:
-    """Run the networks on pairs and note what their 3x3 convolutions are given.
+    """Run the networks on pairs and record the input ranges of their 3x3 convolutions.
 
-    Those that read or write few channels are left out: they are cheap, and the eye sees
-    what they lose.
+    Convolutions with fewer than 16 input or output channels are left out: they are cheap,
+    and their rounding errors are visible.
 
     Args:
-        student, head: in evaluation mode.
+        student: the student, in evaluation mode.
+        head: its head, in evaluation mode, or None.
         pairs: luma and infrared, each H x W uint8.
 
     Returns:
-        Ranges by name, "student." or "head." before it.
+        Ranges by name, with the prefix "student." or "head.".
 
     Raises:
         ValueError: there are no pairs.
@@ -130,12 +132,16 @@ def observe_ranges(
             hook.remove()
     if not seen:
         raise ValueError("calibration needs at least one pair")
-    # One that sees nothing but zeros has no range, and stays as it is.
+    # A convolution whose inputs are all zero has no range and is not quantized.
     return {name: (low, high) for name, (low, high) in ranges.items() if low < 0 or high > 0}
 
 
 def quantize_convolutions(network: nn.Module, ranges: Mapping[str, tuple[float, float]]) -> None:
-    """Put `QuantizedConv2d` in place of the convolutions that `ranges` names.
+    """Replace the convolutions that `ranges` names by `QuantizedConv2d`.
+
+    Args:
+        network: changed in place.
+        ranges: lowest and highest input by name, as from `observe_ranges`.
 
     Raises:
         ValueError: a name that is no convolution of the network.

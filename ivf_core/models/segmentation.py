@@ -1,10 +1,10 @@
-"""The segmentation head: class logits from the student's five features.
+"""Segmentation head: class logits from the student's five features.
 
-The student has already looked at every pixel of both cameras, so the head
-spends its budget on context: it gathers the features at 1/4, goes down to 1/16
-where one 3x3 convolution spans 48 pixels, and comes back. From 1/4 to 1/2 it
-goes beside the student's fourth feature where that is at 1/2, and otherwise by
-sub-pixel logits: four for each class and place. On the student `sage` it may not
+The student has already processed every pixel of both cameras, so the head
+spends its budget on context: it gathers the features at 1/4, continues down to 1/16,
+where one 3x3 convolution spans 48 pixels, and back up. From 1/4 to 1/2 it
+merges with the student's fourth feature if that is at 1/2, and otherwise computes
+sub-pixel logits, four for each class and position. On the student `sage` it may not
 exceed 0.8 M parameters nor 35 % of the multiply-accumulates; a test counts both.
 """
 
@@ -21,7 +21,7 @@ from ivf_core.models.student import FeatureLayout, FusionStudent, MergeUp
 __all__ = ["LABEL_STRIDE", "SegmentationHead"]
 
 LABEL_STRIDE = 2
-"""The logits have half the input's height and width, rounded as the student's features are."""
+"""Stride of the logits: half the input's height and width, rounded like the features."""
 
 
 def _conv_unit(
@@ -47,7 +47,7 @@ def _merge_unit(in_channels: int, out_channels: int) -> MergeUp:
 
 
 class _ResidualUnit(nn.Module):
-    """Two 3x3 convolutions and a shortcut, at one scale."""
+    """Two 3x3 convolutions with a shortcut, at one scale."""
 
     def __init__(self, channels: int, dilation: int = 1) -> None:
         super().__init__()
@@ -62,13 +62,16 @@ class _ResidualUnit(nn.Module):
 
 
 class SegmentationHead(nn.Module):
-    """A small encoder-decoder on the five features of a student.
+    """Small encoder-decoder on the five features of a student.
 
     Args:
-        num_classes: number of logits.
-        feature_channels: of the student's five features.
+        num_classes: number of logits, at least 2.
+        feature_channels: channels of the student's five features.
         widths: channels at 1/4, 1/8 and 1/16.
-        layout: where the student's features lie.
+        layout: scales of the student's features.
+
+    Raises:
+        ValueError: `num_classes` is below 2.
     """
 
     def __init__(
@@ -86,7 +89,7 @@ class SegmentationHead(nn.Module):
         self.widths = tuple(widths)
         quarter, eighth, sixteenth = self.widths
         self.layout = layout
-        # What is coarser than 1/4 is part of the features that follow it.
+        # Features coarser than 1/4 are already part of the features after them.
         gathered = sum(
             channels
             for channels, stride in zip(feature_channels, layout.strides, strict=True)
@@ -100,7 +103,7 @@ class SegmentationHead(nn.Module):
         self.encode16 = nn.Sequential(
             _ResidualUnit(sixteenth), _ResidualUnit(sixteenth, dilation=2)
         )
-        self.scene = nn.Sequential(  # what the whole picture says: road by night, smoke, ...
+        self.scene = nn.Sequential(  # context of the whole image: road by night, smoke, ...
             nn.AdaptiveAvgPool2d(1), nn.Conv2d(sixteenth, sixteenth, 1), nn.Sigmoid()
         )
         self.merge8 = _merge_unit(sixteenth + eighth, eighth)
@@ -117,24 +120,31 @@ class SegmentationHead(nn.Module):
             self.classify = nn.Conv2d(half, num_classes, 1)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Logits of a batch.
+        """Compute the logits of a batch.
 
         Args:
             features: the five features of a student, `StudentOutput.features`,
                 of an input at least 16 pixels high and wide.
 
         Returns:
-            N x num_classes x H/2 x W/2 float, sizes rounded as the features' are.
+            N x num_classes x H/2 x W/2 float, sizes rounded like those of the features.
         """
-        return self._to_places(self._logits(features), features)
+        return self._to_pixels(self._logits(features), features)
 
     def class_ids(self, features: Sequence[Tensor]) -> Tensor:
-        """The class with the largest logit, the first of several, N x H/2 x W/2 uint8.
+        """Return the class with the largest logit, the first one if there are several.
 
-        Comparisons, not argmax: OpenVINO sorts for that, which takes as long as a convolution.
+        It compares instead of using argmax, for which OpenVINO sorts; that takes as long as
+        a convolution.
+
+        Args:
+            features: see `forward`.
+
+        Returns:
+            N x H/2 x W/2 uint8.
         """
         logits = self._logits(features)
-        if self.subpixel:
+        if self.subpixel:  # N x num_classes x 4 x H/4 x W/4
             logits = logits.unflatten(1, (self.num_classes, LABEL_STRIDE**2))
         best, second, *others = logits.unbind(dim=1)
         ids = (second > best).to(logits.dtype)
@@ -143,44 +153,53 @@ class SegmentationHead(nn.Module):
             ids = ids.masked_fill(logit > best, class_id)
             best = torch.maximum(best, logit)
         ids = ids.to(torch.uint8)
-        return self._to_places(ids, features).squeeze(1) if self.subpixel else ids
+        return self._to_pixels(ids, features).squeeze(1) if self.subpixel else ids
 
-    def _to_places(self, x: Tensor, features: Sequence[Tensor]) -> Tensor:
-        """From 1/4 to 1/2, where four sub-pixels lie one behind the other."""
+    def _to_pixels(self, x: Tensor, features: Sequence[Tensor]) -> Tensor:
+        """Shuffle sub-pixels from channels to pixels: N x 4 C x H/4 x W/4 to N x C x H/2 x W/2.
+
+        Without sub-pixels `x` is returned, which is at 1/2 already.
+        """
         if not self.subpixel:
             return x
         height, width = features[4].shape[-2:]
         return F.pixel_shuffle(x, LABEL_STRIDE)[..., :height, :width]
 
     def _logits(self, features: Sequence[Tensor]) -> Tensor:
+        """Compute N x num_classes x H/2 x W/2 logits, or N x 4 num_classes x H/4 x W/4."""
         strides, round_up = self.layout
         gathered = [
             _to_quarter(feature, stride, round_up)
             for feature, stride in zip(features, strides, strict=True)
             if stride <= 4
         ]
-        x4 = self.gather(torch.cat(gathered, dim=1))
+        x4 = self.gather(torch.cat(gathered, dim=1))  # N x widths[0] x H/4 x W/4
         x4 = self.encode4(x4)
-        x8 = self.encode8(self.down8(x4))
-        x16 = self.encode16(self.down16(x8))
+        x8 = self.encode8(self.down8(x4))  # N x widths[1] x H/8 x W/8
+        x16 = self.encode16(self.down16(x8))  # N x widths[2] x H/16 x W/16
         x16 = x16 * self.scene(x16)
-        y8 = self.decode8(self.merge8(x16, x8))
-        y4 = self.decode4(self.merge4(y8, x4))
+        y8 = self.decode8(self.merge8(x16, x8))  # N x widths[1] x H/8 x W/8
+        y4 = self.decode4(self.merge4(y8, x4))  # N x widths[0] x H/4 x W/4
         if self.subpixel:
             return self.classify(y4)
-        y2 = self.decode2(self.merge2(y4, features[3]))
+        y2 = self.decode2(self.merge2(y4, features[3]))  # N x feature_channels[3] x H/2 x W/2
         return self.classify(y2)
 
     @torch.no_grad()
     def raise_class(self, class_id: int, offset: float) -> None:
-        """Add `offset` to all logits of a class, for good."""
-        places = self.classify.out_channels // self.num_classes
+        """Add an offset to all logits of a class, permanently.
+
+        Args:
+            class_id: id of the class.
+            offset: added to the bias of the last convolution.
+        """
+        subpixels = self.classify.out_channels // self.num_classes
         assert self.classify.bias is not None
-        self.classify.bias[class_id * places : (class_id + 1) * places] += offset
+        self.classify.bias[class_id * subpixels : (class_id + 1) * subpixels] += offset
 
 
 def _to_quarter(feature: Tensor, stride: int, round_up: bool) -> Tensor:
-    """Average down to 1/4, rounding odd sizes as the student's pooling does."""
+    """Average a feature map down to 1/4, rounding odd sizes like the student's pooling."""
     while stride < 4:
         feature = F.avg_pool2d(feature, 2, ceil_mode=round_up, count_include_pad=False)
         stride *= 2

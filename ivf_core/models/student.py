@@ -1,7 +1,7 @@
-"""The fusion students: SAGE's sub-network (Wu et al., CVPR 2025, section 3.4), and a fast one.
+"""Fusion students: SAGE's sub-network (Wu et al., CVPR 2025, figure 3d), and a fast one.
 
-Only the student runs on a vehicle. It sees the luma of the visible image and
-the infrared image and returns the fused luma, plus the features of its five
+Only the student runs on a vehicle. It takes the luma of the visible image and
+the infrared image and returns the fused luma and the features of its five
 stages: the segmentation head reads them, and distillation compares them with
 the teacher's (equation 2).
 """
@@ -26,15 +26,15 @@ __all__ = [
 ]
 
 _NEGATIVE_SLOPE = 0.01
-_PLACES = 4  # pixels that are folded into one
+_FOLDED_PIXELS = 4  # pixels folded into the channels of one
 
 
 class FeatureLayout(NamedTuple):
-    """Where the five stage features of a student lie.
+    """Scales of the five stage features of a student.
 
     Attributes:
-        strides: down-sampling of each against the input.
-        round_up: whether odd sizes are rounded up on the way down.
+        strides: down-sampling of each relative to the input.
+        round_up: whether odd sizes are rounded up when they are halved.
     """
 
     strides: tuple[int, int, int, int, int]
@@ -42,12 +42,12 @@ class FeatureLayout(NamedTuple):
 
 
 class StudentOutput(NamedTuple):
-    """What a student returns.
+    """Output of a student.
 
     Attributes:
         fused: fused luma, N x 1 x H x W float, nominally in [0, 1]; a trained
-            student stays in [0, 1] but for overshoot that recolouring clamps.
-        features: five tensors N x C x H/s x W/s, s and rounding as the student's `layout` says.
+            student stays in [0, 1] except for overshoot that recolouring clamps.
+        features: five tensors N x C x H/s x W/s; `layout` of the student gives s and rounding.
     """
 
     fused: Tensor
@@ -55,20 +55,21 @@ class StudentOutput(NamedTuple):
 
 
 class MergeUp(nn.Sequential):
-    """Brings coarse features up to finer ones and merges both: concatenation, 1x1, BatchNorm.
+    """Merge of coarse and fine features: upsampling, concatenation, 1x1 convolution, BatchNorm.
 
-    The 1x1 convolution and the bilinear way up commute, so that each input has its part
-    of the convolution on its own: the coarse one at a quarter of the pixels, and without
-    the concatenation, which costs as much as a convolution.
+    The 1x1 convolution and the bilinear upsampling commute, so each input gets its part of
+    the convolution separately: the coarse one at a quarter of the pixels, and without the
+    concatenation, which costs as much as a convolution.
 
     Args:
-        in_channels: of both inputs together.
-        out_channels: of the result.
-        activation: LeakyReLU(0.01) by default, as in the students.
-        bias: whether the convolution has one.
+        in_channels: channels of both inputs together.
+        out_channels: channels of the result.
+        activation: last module; LeakyReLU(0.01) by default, as in the students.
+        bias: whether the convolution has a bias.
 
     Attributes:
-        commuted: False computes in the order of the paper; the result is the same.
+        commuted: False computes in the order of the paper; the result is the same up to
+            rounding.
     """
 
     def __init__(
@@ -87,22 +88,35 @@ class MergeUp(nn.Sequential):
         self.commuted = True
 
     def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:  # type: ignore[override]
-        """N x C x h x w and N x D x H x W to N x `out_channels` x H x W."""
+        """Merge two feature maps.
+
+        Args:
+            coarse: N x C x h x w.
+            fine: N x D x H x W, C + D = `in_channels`.
+
+        Returns:
+            N x `out_channels` x H x W.
+        """
         conv, *rest = self
         assert isinstance(conv, nn.Conv2d)
         if self.commuted:
             channels = coarse.shape[1]
-            coarse = F.conv2d(coarse, conv.weight[:, :channels])
+            coarse = F.conv2d(coarse, conv.weight[:, :channels])  # N x out x h x w
             x = _up_to(fine, coarse) + F.conv2d(fine, conv.weight[:, channels:], conv.bias)
         else:
             x = conv(torch.cat((_up_to(fine, coarse), fine), dim=1))
-        for module in rest:
+        for module in rest:  # N x out x H x W
             x = module(x)
         return x
 
 
 def commute_merges(network: nn.Module, commuted: bool) -> None:
-    """Set `commuted` on every `MergeUp` of a network."""
+    """Set `commuted` of every `MergeUp` in a network.
+
+    Args:
+        network: changed in place.
+        commuted: the value to set.
+    """
     for module in network.modules():
         if isinstance(module, MergeUp):
             module.commuted = commuted
@@ -128,16 +142,17 @@ def _stage(in_channels: int, channels: int, convolutions: int = 3) -> nn.Sequent
 
 
 class FusionStudent(nn.Module):
-    """Five stages of three 3x3 convolutions at scales 1, 1/2, 1/4, 1/2, 1.
+    """SAGE's student: five stages of three 3x3 convolutions at scales 1, 1/2, 1/4, 1/2, 1.
 
-    135,617 parameters and about 65,060 multiply-accumulates a pixel at the
-    published width of 32.
+    At the published width of 32 it has 135,617 parameters and needs about 65,060
+    multiply-accumulates per pixel.
 
     Args:
         channels: width of every stage.
 
     Attributes:
-        feature_channels: of the five stage features.
+        feature_channels: channels of the five stage features.
+        layout: scales of the five stage features.
     """
 
     layout = FeatureLayout((1, 2, 4, 2, 1), round_up=False)
@@ -157,37 +172,40 @@ class FusionStudent(nn.Module):
 
         Args:
             visible_luma: N x 1 x H x W float in [0, 1], H and W at least 4.
-            infrared: the same shape and range.
+            infrared: N x 1 x H x W float in [0, 1].
 
         Returns:
             The fused luma and the five stage features.
         """
-        full = self.stages[0](torch.cat((visible_luma, infrared), dim=1))
-        half = self.stages[1](F.max_pool2d(full, 2))
-        quarter = self.stages[2](F.max_pool2d(half, 2))
-        half_up = self.stages[3](self.merges[0](quarter, half))
-        full_up = self.stages[4](self.merges[1](half_up, full))
-        fused = torch.tanh(self.decoder(full_up))
+        images = torch.cat((visible_luma, infrared), dim=1)  # N x 2 x H x W
+        full = self.stages[0](images)  # N x C x H x W
+        half = self.stages[1](F.max_pool2d(full, 2))  # N x C x H/2 x W/2
+        quarter = self.stages[2](F.max_pool2d(half, 2))  # N x C x H/4 x W/4
+        half_up = self.stages[3](self.merges[0](quarter, half))  # N x C x H/2 x W/2
+        full_up = self.stages[4](self.merges[1](half_up, full))  # N x C x H x W
+        fused = torch.tanh(self.decoder(full_up))  # N x 1 x H x W
         return StudentOutput(fused, (full, half, quarter, half_up, full_up))
 
 
 class FastStudent(nn.Module):
-    """The same five stages, one scale further down, and a filter for each pixel.
+    """Fast student: five stages at scales 1/2, 1/4, 1/8, 1/4, 1/2, and a filter for each pixel.
 
-    2x2 pixels are folded into channels, so that no layer runs at full resolution; but for
+    It folds 2x2 pixels into channels, so that no layer runs at full resolution; except for
     the first, all 3x3 convolutions are at 1/4 and 1/8. The last layer gives every pixel its
     own two weights and offset: fused = a visible + b infrared + c. Fine detail thus comes
     from the images themselves and need not pass through the network.
 
-    121,452 parameters and about 3,410 multiply-accumulates a pixel by default, a nineteenth of
-    `FusionStudent`.
+    By default it has 121,452 parameters and needs about 3,410 multiply-accumulates per pixel,
+    a nineteenth of `FusionStudent`.
 
     Args:
         widths: channels at 1/2, 1/4 and 1/8.
-        convolutions: 3x3 convolutions of each stage; the second and third have at least one.
+        convolutions: number of 3x3 convolutions of each stage; the second and third have at
+            least one.
 
     Attributes:
-        feature_channels: of the five stage features.
+        feature_channels: channels of the five stage features.
+        layout: scales of the five stage features.
 
     Raises:
         ValueError: other numbers of widths or convolutions.
@@ -212,7 +230,7 @@ class FastStudent(nn.Module):
         half, quarter, eighth = widths
         self.feature_channels = (half, quarter, eighth, quarter, half)
         self.fold = nn.Sequential(
-            nn.Conv2d(2 * _PLACES, half, 3, padding=1),
+            nn.Conv2d(2 * _FOLDED_PIXELS, half, 3, padding=1),
             nn.BatchNorm2d(half),
             nn.LeakyReLU(_NEGATIVE_SLOPE, inplace=True),
         )
@@ -221,26 +239,35 @@ class FastStudent(nn.Module):
         self.merges = nn.ModuleList(
             (MergeUp(eighth + quarter, quarter), MergeUp(quarter + half, half))
         )
-        # One for each of a, b and c: to split one tensor costs more. They start as the mean.
-        self.decoders = nn.ModuleList(nn.Conv2d(half, _PLACES, 1) for _ in range(3))
+        # One each for a, b and c, since splitting one tensor costs more. Their initial
+        # values give the mean of both images.
+        self.decoders = nn.ModuleList(nn.Conv2d(half, _FOLDED_PIXELS, 1) for _ in range(3))
         for decoder, value in zip(self.decoders, (0.5, 0.5, 0.0), strict=True):
             nn.init.zeros_(decoder.weight)  # type: ignore[arg-type]
             nn.init.constant_(decoder.bias, value)  # type: ignore[arg-type]
 
     def forward(self, visible_luma: Tensor, infrared: Tensor) -> StudentOutput:
-        """Fuse a batch; as `FusionStudent.forward`."""
+        """Fuse a batch.
+
+        Args:
+            visible_luma: N x 1 x H x W float in [0, 1].
+            infrared: N x 1 x H x W float in [0, 1].
+
+        Returns:
+            The fused luma and the five stage features.
+        """
         height, width = infrared.shape[-2:]
-        # Odd sizes round up.
+        # Odd sizes are rounded up, here and below.
         images = F.pad(torch.cat((visible_luma, infrared), dim=1), (0, width % 2, 0, height % 2))
-        folded = F.pixel_unshuffle(images, 2)
-        half = self.stages[0](self.fold(folded))
-        quarter = self.stages[1](_halve(half))
-        eighth = self.stages[2](_halve(quarter))
-        quarter_up = self.stages[3](self.merges[0](eighth, quarter))
-        half_up = self.stages[4](self.merges[1](quarter_up, half))
-        a, b, c = (decoder(half_up) for decoder in self.decoders)
-        fused = a * folded[:, :_PLACES] + b * folded[:, _PLACES:] + c
-        fused = F.pixel_shuffle(fused, 2)[..., :height, :width]
+        folded = F.pixel_unshuffle(images, 2)  # N x 8 x H/2 x W/2, four visible, four infrared
+        half = self.stages[0](self.fold(folded))  # N x C1 x H/2 x W/2
+        quarter = self.stages[1](_halve(half))  # N x C2 x H/4 x W/4
+        eighth = self.stages[2](_halve(quarter))  # N x C3 x H/8 x W/8
+        quarter_up = self.stages[3](self.merges[0](eighth, quarter))  # N x C2 x H/4 x W/4
+        half_up = self.stages[4](self.merges[1](quarter_up, half))  # N x C1 x H/2 x W/2
+        a, b, c = (decoder(half_up) for decoder in self.decoders)  # N x 4 x H/2 x W/2 each
+        fused = a * folded[:, :_FOLDED_PIXELS] + b * folded[:, _FOLDED_PIXELS:] + c
+        fused = F.pixel_shuffle(fused, 2)[..., :height, :width]  # N x 1 x H x W
         return StudentOutput(fused, (half, quarter, eighth, quarter_up, half_up))
 
 
@@ -248,7 +275,7 @@ STUDENTS: dict[str, type[FusionStudent] | type[FastStudent]] = {
     "sage": FusionStudent,
     "fast": FastStudent,
 }
-"""Structures by the name that weights files give them."""
+"""Architectures of students by their name in weights files."""
 
 
 def _halve(x: Tensor) -> Tensor:

@@ -14,8 +14,8 @@ import numpy as np
 
 from ivf_core.bags.rosbag import BagMessage, BagWriter, header, message
 from ivf_core.class_sets import ClassSet
-from ivf_core.images.files import VideoWriter
 from ivf_core.images.overlay import draw_overlay, side_by_side
+from ivf_core.images.videos import VideoWriter
 from ivf_core.replay.measure.scorer import Scene
 
 __all__ = ["FUSED", "MASK", "Album", "Film", "OutputBag", "Table"]

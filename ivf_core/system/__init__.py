@@ -1,1 +1,1 @@
-"""Helpers of the process: memory, child processes, files."""
+"""Helpers for the process: memory, child processes, files, git revision, processor time."""

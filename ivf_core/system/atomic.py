@@ -1,4 +1,4 @@
-"""Files written whole: under a temporary name first, then renamed."""
+"""Atomic writing of files: under a temporary name first, then renamed."""
 
 from __future__ import annotations
 
@@ -16,10 +16,16 @@ _PathLike = str | os.PathLike[str]
 
 @contextmanager
 def atomic_path(path: _PathLike) -> Iterator[Path]:
-    """A temporary path with the same suffix that becomes `path` when all went well.
+    """Give a temporary path with the same suffix, and rename it to `path` after the block.
 
-    Makes the folder where it is missing. After an exception nothing is left
-    and an existing file at `path` stays as it was.
+    A missing folder is created. After an exception the temporary file is removed
+    and an existing file at `path` is unchanged.
+
+    Args:
+        path: final path of the file.
+
+    Yields:
+        The temporary path, in the same folder.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -36,6 +42,11 @@ def atomic_path(path: _PathLike) -> Iterator[Path]:
 
 
 def write_json(path: _PathLike, value: object) -> None:
-    """Write a value as indented JSON, under a temporary name first."""
+    """Write a value as indented JSON, under a temporary name first.
+
+    Args:
+        path: file to write.
+        value: anything that `json.dumps` takes.
+    """
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""A module in a process of its own that answers questions, each with one line of JSON."""
+"""Child process of a module that answers questions, each with one line of JSON."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _END_SECONDS = 10.0
 
 
 class Child(AbstractContextManager["Child"]):
-    """The parent's end: starts the process, asks, and ends it.
+    """Child process, seen from its parent: starts it, asks it and ends it.
 
-    Ctrl-C reaches the parent only, so that processes end in its order.
+    Ctrl-C reaches only the parent, so that the parent decides in which order processes end.
 
     Args:
-        module: run with `python -m`; calls `serve`.
-        settings: the module's first argument, as JSON.
-        name: of the process in errors; the module's by default.
+        module: module to run with `python -m`; it calls `serve`.
+        settings: first argument of the module, as JSON.
+        name: name of the process in errors; the module's name by default.
 
     Attributes:
         process: the process.
@@ -51,20 +51,23 @@ class Child(AbstractContextManager["Child"]):
         return self.answer()
 
     def send(self, question: str) -> None:
+        """Send a question: words in one line."""
         assert self.process.stdin is not None
-        with suppress(BrokenPipeError):  # the missing answer tells
+        with suppress(BrokenPipeError):  # `answer` will raise
             print(question, file=self.process.stdin, flush=True)
 
     def answered(self) -> bool:
-        """Whether `answer` would return, or fail, at once."""
+        """Return whether `answer` would return or raise without waiting."""
         assert self.process.stdout is not None
         return bool(select.select([self.process.stdout], [], [], 0)[0])
 
     def answer(self) -> Answer:
-        """Wait for the next answer; the first one comes unasked, when the process is ready.
+        """Wait for the next answer.
+
+        The process sends the first answer without a question, when it is ready.
 
         Raises:
-            ValueError: the process has failed or ended; names it.
+            ValueError: the process has failed or ended; the message names it.
         """
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
@@ -92,13 +95,13 @@ class Child(AbstractContextManager["Child"]):
 def serve(
     prepared: Callable[[], AbstractContextManager[tuple[Answer, Callable[..., Answer]]]],
 ) -> None:
-    """The process's end: answer what comes on stdin until it is closed.
+    """Answer the questions on stdin until it is closed; called by the child process.
 
     Args:
-        prepared: gives the first answer, and what is called with the words of each
-            question and returns its answer.
+        prepared: context manager of the first answer, and of a function that is called with
+            the words of each question and returns its answer.
     """
-    # Libraries print too: what they write goes to stderr.
+    # Redirect the output of libraries, which print too, to stderr.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
@@ -112,6 +115,6 @@ def serve(
                 reply(respond(*line.split()))
     except BrokenPipeError:  # the parent has ended
         pass
-    except Exception as error:  # whatever it is, the parent shall know
+    except Exception as error:  # report any error to the parent
         with suppress(BrokenPipeError):
             reply({"error": f"{type(error).__name__}: {error}"})

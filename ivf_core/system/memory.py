@@ -1,4 +1,4 @@
-"""Keep the process's memory from frame to frame."""
+"""Settings of the C allocator: keep or return freed memory."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 
 def keep_freed_memory() -> bool:
-    """Have the C allocator keep freed memory instead of returning it to the system.
+    """Make the C allocator keep freed memory instead of returning it to the system.
 
-    A network's feature maps are tens of megabytes, which glibc maps afresh for
-    every frame; the page faults cost the student two thirds of its time. For the
-    process that owns the model: the node and the command line call it first.
+    Feature maps of a network take tens of megabytes, which glibc by default maps again for
+    every frame; the page faults cost the student two thirds of its time. The process that
+    runs the model calls this first: the node and the command line do.
 
     Returns:
-        Whether the C library took the settings (glibc does).
+        True if the C library accepted the settings (glibc does).
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
-        logging.getLogger(__name__).info("no mallopt in this C library: memory is not kept")
+        logging.getLogger(__name__).info("no mallopt in this C library: freed memory is not kept")
         return False
     settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 1 << 28))
     return all(mallopt(parameter, value) == 1 for parameter, value in settings)
 
 
 def return_freed_memory() -> None:
-    """Return freed memory to the system now, where the C library can (glibc)."""
+    """Return freed memory to the system now, if the C library can (glibc)."""
     with suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)

@@ -1,4 +1,4 @@
-"""The git revision of this code."""
+"""Git revision of this code."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ __all__ = ["git_revision"]
 
 
 def git_revision() -> str:
-    """Commit of this code, "-dirty" after it where files differ; "unknown" outside its checkout."""
+    """Return the commit of this code.
+
+    Returns:
+        The commit's hash, with "-dirty" after it if files differ from it; "unknown" outside
+        a checkout of this code.
+    """
     here = Path(__file__).resolve()
 
     def git(*words: str) -> str:
@@ -18,7 +23,7 @@ def git_revision() -> str:
         ).stdout.strip()
 
     try:
-        # Installed into an environment, the file may lie in someone else's checkout.
+        # An installed file may be inside the checkout of another project.
         git("ls-files", "--error-unmatch", here.name)
         return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain") else "")
     except (OSError, subprocess.CalledProcessError):

@@ -1,4 +1,4 @@
-"""The pairing policy against a brute-force reference, and its latency frame by frame."""
+"""Tests of the pairing policy against a brute-force reference, and of its latency."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ivf_core.pairing import TimePairer, pair_streams
 
 UNLIMITED = 10_000
 
-# A busy machine is no failure.
+# A busy machine must not fail the tests.
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
@@ -22,7 +22,7 @@ unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow]
 
 
 def feed(pairer, events):
-    """Feed ("v" | "i", stamp) events; items are the event's number within its stream."""
+    """Feed ("v" | "i", stamp) events; an item is the number of the event in its stream."""
     numbers = Counter()
     pairs = []
     for side, stamp in events:
@@ -41,7 +41,7 @@ def assert_accounts_balance(pairer):
 
 
 def interleave(visible, infrared, order):
-    """Merge the streams, `order` choosing whose turn it is; each keeps its own order."""
+    """Merge two streams in a given order of turns; each keeps its own order."""
     streams = {"v": list(visible), "i": list(infrared)}
     events = []
     for side in itertools.chain((("v", "i")[turn] for turn in order), itertools.cycle("vi")):
@@ -57,7 +57,7 @@ def stamps_of(pairs):
 
 
 def reference(visible, infrared, tolerance, offset=0):
-    """The policy word for word on sorted streams: nearest first, free, not crossing."""
+    """Apply the policy literally to sorted streams: nearest first, free, not crossing."""
     candidates = sorted(
         (abs(v - i - offset), v + i + offset, v, i)
         for v in visible
@@ -72,7 +72,7 @@ def reference(visible, infrared, tolerance, offset=0):
 
 
 def epochs(stamps):
-    """Split a stream where its stamps go back, without repeated stamps."""
+    """Split a stream at stamps that go back, and leave out repeated stamps."""
     parts = [[]]
     last = None
     for stamp in stamps:
@@ -93,7 +93,7 @@ offsets = st.integers(-20, 20)
 
 @st.composite
 def spaced_stamps(draw, interval):
-    """Stamps of a camera whose frames are never closer together than `interval`."""
+    """Draw stamps of a camera whose frames are at least `interval` apart."""
     gaps = draw(st.lists(st.integers(interval, 3 * interval), max_size=12))
     return list(itertools.accumulate(gaps, initial=draw(st.integers(-20, 20))))
 
@@ -123,7 +123,9 @@ def test_interval_assumption_changes_no_pair(data, interval, tolerance, offset, 
 
 @unhurried
 @given(sorted_stamps, sorted_stamps, tolerances)
-def test_no_two_frames_would_rather_have_each_other(visible, infrared, tolerance):
+def test_no_two_frames_are_nearer_to_each_other_than_to_their_partners(
+    visible, infrared, tolerance
+):
     indices, _ = pair_streams(visible, infrared, tolerance_ns=tolerance)
     pairs = [(visible[i], infrared[j]) for i, j in indices]
     for v, i in itertools.product(visible, infrared):
@@ -159,8 +161,8 @@ events_of_any_kind = st.lists(
 
 @settings(unhurried, max_examples=1000)
 @given(events_of_any_kind, st.integers(1, 5), st.sampled_from([0, 4, 20]))
-def test_whatever_comes_frames_are_used_once_in_order_and_accounted_for(events, queue_size, pace):
-    """Tiny queues, wrong intervals, jumps, changing settings: the basics always hold."""
+def test_frames_of_any_input_are_used_once_in_order_and_accounted_for(events, queue_size, pace):
+    """Invariants hold with tiny queues, wrong intervals, jumps and changing settings."""
     pairer = TimePairer(10, queue_size)
     numbers = Counter()
     pairs = []
@@ -198,7 +200,7 @@ def test_pair_streams_counts_every_frame(visible, infrared, tolerance):
     assert set(dropped) <= {"unmatched_visible", "unmatched_infrared"}
 
 
-# Which partner ---------------------------------------------------------------------------
+# Choice of the partner ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -225,7 +227,7 @@ def test_zero_tolerance_pairs_equal_stamps():
 
 
 def test_offset_is_added_to_infrared_stamps():
-    """The infrared stamps lie 7 before the visible ones of the same moment."""
+    """Infrared stamps are 7 before the visible ones of the same moment."""
     pairer = TimePairer(0, offset_ns=7)
     (pair,) = feed(pairer, [("i", 93), ("v", 100)])
     assert (pair.visible_stamp, pair.infrared_stamp) == (100, 93)
@@ -240,11 +242,11 @@ def test_pair_streams_takes_the_order_from_corrected_stamps():
     assert dropped == {}
 
 
-# Latency: which frame's arrival returns the pair -------------------------------------------
+# Latency: the frame whose arrival returns the pair -------------------------------------------
 
 
 def returned_at(events, **kwargs):
-    """Stamps of the pairs that each event returned."""
+    """Return the stamps of the pairs that each event returned."""
     pairer = TimePairer(**{"tolerance_ns": 20, **kwargs})
     return [stamps_of(feed(pairer, [event])) for event in events]
 
@@ -341,7 +343,7 @@ def test_a_looping_bag_gives_all_pairs_in_every_loop(tolerance, lead):
     assert pairer.jumps == {"visible": 2, "infrared": 2}
 
 
-def test_a_frame_left_over_at_the_end_of_a_loop_is_counted_when_the_other_stream_goes_on():
+def test_a_frame_left_over_at_the_end_of_a_loop_is_counted_when_the_other_stream_continues():
     pairer = TimePairer(tolerance_ns=5)
     feed(pairer, [("v", 0), ("i", 0), ("v", 33), ("i", 33), ("v", 66), ("v", 0)])
     assert pairer.dropped == {}
@@ -364,8 +366,8 @@ def test_a_camera_that_comes_late_after_a_restart_joins_at_once():
 
 @pytest.mark.parametrize("step", [-100_000, -700, -40, 40, 700, 100_000])
 @pytest.mark.parametrize("side", ["v", "i"])
-def test_streams_come_together_after_one_clock_was_set_and_set_back(step, side):
-    """While one clock is wrong nothing pairs wrongly; afterwards pairs flow again."""
+def test_streams_pair_again_after_one_clock_was_set_and_set_back(step, side):
+    """No pair is wrong while one clock is wrong, and pairs are complete again afterwards."""
     queue_size = 10
     pairer = TimePairer(tolerance_ns=3, queue_size=queue_size)
     pairs_at = []
@@ -425,7 +427,7 @@ def test_a_change_undoes_what_was_not_final(name, value, expected):
     assert stamps_of(pairer.flush()) == expected
 
 
-def test_reset_counts_and_starts_afresh():
+def test_reset_counts_and_starts_again():
     pairer = TimePairer(tolerance_ns=20)
     feed(pairer, [("v", 100), ("i", 115), ("v", 133), ("i", 148)])
     assert pairer.paired == 1
@@ -458,19 +460,19 @@ def test_counters_are_a_copy():
         ("offset_ns", None, TypeError),
     ],
 )
-def test_wrong_settings_are_refused_by_name(name, value, error):
+def test_wrong_settings_are_rejected_by_name(name, value, error):
     with pytest.raises(error, match=name):
         TimePairer(**{"tolerance_ns": 1, name: value})
 
 
-def test_a_refused_change_leaves_the_setting_as_it_was():
+def test_a_rejected_change_leaves_the_setting_as_it_was():
     pairer = TimePairer(tolerance_ns=5)
     with pytest.raises(ValueError, match="tolerance_ns"):
         pairer.tolerance_ns = -1
     assert pairer.tolerance_ns == 5
 
 
-def test_stamps_in_seconds_are_refused():
+def test_stamps_in_seconds_are_rejected():
     with pytest.raises(TypeError, match="stamp_ns"):
         TimePairer(0).add_visible(12.5, "frame")
 

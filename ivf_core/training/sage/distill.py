@@ -351,9 +351,9 @@ def _start_student(recipe: DistillRecipe) -> FusionStudent | FastStudent:
     """Checks that features fit, too, where they are compared."""
     if recipe.student:
         model = load_model(recipe.student)
-        if model.structure != recipe.structure:
+        if model.architecture != recipe.structure:
             raise ValueError(
-                f"student '{recipe.student}' is of structure '{model.structure}', "
+                f"student '{recipe.student}' is of structure '{model.architecture}', "
                 f"expected '{recipe.structure}'"
             )
         student = model.student.train().requires_grad_(True)

@@ -25,7 +25,7 @@ from ivf_core.bags.rosbag import (
     guess_camera_topics,
     write_drive_bag,
 )
-from ivf_core.images.files import VideoWriter
+from ivf_core.images.videos import VideoWriter
 
 JAZZY = get_typestore(Stores.ROS2_JAZZY)
 STORAGES = {"mcap": ".mcap", "sqlite3": ".db3"}

@@ -1,4 +1,4 @@
-"""The ivf command: real runs, clear errors, and examples that are true."""
+"""Tests of the command ivf: complete runs, errors and examples."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 
 from ivf_core.cli import COMMANDS, build_parser, main
-from ivf_core.images.files import VideoWriter, open_pairs, read_infrared, read_visible, write_image
+from ivf_core.images.files import read_infrared, read_visible, write_image
+from ivf_core.images.pair_sources import open_pairs
+from ivf_core.images.videos import VideoWriter
 from ivf_core.inference import FusionPipeline, ImagePair
 from ivf_core.inference.pipeline import resize_labels
 from ivf_core.models.checkpoints import FusionModel, load_model, save_model
@@ -26,7 +28,7 @@ def run(*words: object) -> int:
     return main([str(word) for word in words])
 
 
-def make_picture(
+def make_image(
     path: Path, seed: int, *, gray: bool = False, size: tuple[int, int] = (48, 64)
 ) -> Path:
     values = np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
@@ -34,11 +36,11 @@ def make_picture(
     return path
 
 
-def test_fuse_a_picture(
+def test_fuse_an_image(
     tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    visible = make_picture(tmp_path / "rgb.png", 1)
-    infrared = make_picture(tmp_path / "ir.png", 2, gray=True)
+    visible = make_image(tmp_path / "rgb.png", 1)
+    infrared = make_image(tmp_path / "ir.png", 2, gray=True)
     output = tmp_path / "out"
     assert run("fuse", "--visible", visible, "--infrared", infrared, "--output", output,
                "--weights", tiny_weights, "--device", "cpu") == 0  # fmt: skip
@@ -58,9 +60,9 @@ def test_fuse_a_folder_with_a_stray_file(
     tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in "ab":
-        make_picture(tmp_path / "v" / f"{name}.png", 1)
-        make_picture(tmp_path / "i" / f"{name}.png", 2, gray=True)
-    make_picture(tmp_path / "v" / "alone.png", 3)
+        make_image(tmp_path / "v" / f"{name}.png", 1)
+        make_image(tmp_path / "i" / f"{name}.png", 2, gray=True)
+    make_image(tmp_path / "v" / "alone.png", 3)
     output = tmp_path / "out"
     run("fuse", "--visible", tmp_path / "v", "--infrared", tmp_path / "i", "--output", output,
         "--weights", tiny_weights)  # fmt: skip
@@ -113,25 +115,25 @@ def test_weights(capsys: pytest.CaptureFixture[str]) -> None:
     assert "color_cone" in text
 
 
-def test_a_damaged_picture_is_left_out(
+def test_a_damaged_image_is_left_out(
     tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in "ab":
-        make_picture(tmp_path / "v" / f"{name}.png", 1)
-        make_picture(tmp_path / "i" / f"{name}.png", 2, gray=True)
+        make_image(tmp_path / "v" / f"{name}.png", 1)
+        make_image(tmp_path / "i" / f"{name}.png", 2, gray=True)
     (tmp_path / "v" / "a.png").write_text("damaged")
     output = tmp_path / "out"
     assert run("fuse", "--visible", tmp_path / "v", "--infrared", tmp_path / "i",
                "--output", output, "--weights", tiny_weights) == 1  # fmt: skip
     assert [p.name for p in (output / "fused").iterdir()] == ["b.png"]
-    assert f"left out: picture '{tmp_path / 'v/a.png'}'" in capsys.readouterr().err
+    assert f"left out: image '{tmp_path / 'v/a.png'}'" in capsys.readouterr().err
 
 
 def make_recipe(folder: Path, weights: Path, **changes: object) -> Path:
-    """A recipe for a student of four noisy pairs, below the data directory `folder`."""
+    """Write a recipe for a student of four noisy pairs in the data directory `folder`."""
     for number in range(4):
-        make_picture(folder / "pairs/visible" / f"{number}.png", number)
-        make_picture(folder / "pairs/infrared" / f"{number}.png", number, gray=True)
+        make_image(folder / "pairs/visible" / f"{number}.png", number)
+        make_image(folder / "pairs/infrared" / f"{number}.png", number, gray=True)
     options = {
         "reference": str(weights), "folders": ["pairs"], "output": str(folder / "w.safetensors"),
         "steps": 5, "batch_size": 1, "crop": [32, 32], **changes,
@@ -157,7 +159,7 @@ def test_running_out_of_memory_is_one_line_in_training_only(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Elsewhere a RuntimeError may be a bug: its traceback stays."""
+    """Other commands keep the traceback, since their RuntimeError may be a bug."""
 
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("out of\n  memory")
@@ -166,9 +168,9 @@ def test_running_out_of_memory_is_one_line_in_training_only(
     monkeypatch.setattr("ivf_core.inference.fuse_files.fuse_files", fail)
     assert run("train", "student", "--config", make_recipe(tmp_path, tiny_weights)) == 1
     assert capsys.readouterr().err == "ivf: out of memory\n"
-    picture = make_picture(tmp_path / "a.png", 0)
+    image = make_image(tmp_path / "a.png", 0)
     with pytest.raises(RuntimeError, match="out of"):
-        run("fuse", "--visible", picture, "--infrared", picture, "--output", tmp_path,
+        run("fuse", "--visible", image, "--infrared", image, "--output", tmp_path,
             "--weights", tiny_weights)  # fmt: skip
 
 
@@ -195,7 +197,7 @@ def test_running_out_of_memory_is_one_line_in_training_only(
 def test_errors_are_one_line(
     words: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    make_picture(tmp_path / "a.png", 0)
+    make_image(tmp_path / "a.png", 0)
     (tmp_path / "recipe.yaml").write_text("{reference: r, folders: [pairs], output: o}")
     assert run(*shlex.split(words.format(here=tmp_path))) == 1
     error = capsys.readouterr().err.strip()
@@ -220,7 +222,7 @@ def test_every_command_has_help_and_an_example_that_parses(
 
 
 def test_commands_in_the_docs_parse() -> None:
-    """Every `ivf ...` line in a code block of README and docs is a command of ours."""
+    """Every `ivf ...` line in a code block of README and docs parses."""
     found = 0
     for path in (
         ROOT / "README.md",
@@ -237,13 +239,13 @@ def test_commands_in_the_docs_parse() -> None:
 
 
 def test_benchmark(tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every candidate in a process of its own, beside both yardsticks."""
+    """Candidates and both baselines run in their own processes."""
     path = tmp_path / "benchmark.json"
     assert run("benchmark", "--weights", tiny_weights, "--engine", "torch", "--precision", "fp32",
                "--size", "64x48", "--rounds", 2, "--json", path) == 0  # fmt: skip
     rows = json.loads(path.read_text())
     assert [(row["engine"], row["head"]) for row in rows] == [
-        ("eager, as it is", False), ("eager", False), ("torch", False), ("torch", True),
+        ("eager, default memory", False), ("eager", False), ("torch", False), ("torch", True),
     ]  # fmt: skip
     for row in rows:
         assert row["size"] == [64, 48]
@@ -255,10 +257,10 @@ def test_benchmark(tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert rows[0]["params"] == 135_617
     assert rows[0]["gmacs"] == pytest.approx(65_060 * 64 * 48 / 1e9, rel=0.01)
     assert rows[3]["gmacs"] > rows[2]["gmacs"]
-    assert "| eager, as it is |" in capsys.readouterr().out
+    assert "| eager, default memory |" in capsys.readouterr().out
 
 
-def test_benchmark_of_what_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_benchmark_of_missing_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("benchmark", "--weights", tmp_path / "none.safetensors", "--size", "64x48") == 1
     assert "no such file" in capsys.readouterr().err
 
@@ -268,8 +270,8 @@ def test_benchmark_of_what_is_not_there(tmp_path: Path, capsys: pytest.CaptureFi
     [
         (("--rate", 30), "--rate needs --node"),
         (("--outputs", "mask"), "--outputs needs --node"),
-        (("--node", "--rounds", 3), "--rounds does not go with --node"),
-        (("--node", "--head", "no"), "--head does not go with --node"),
+        (("--node", "--rounds", 3), "--rounds cannot be used with --node"),
+        (("--node", "--head", "no"), "--head cannot be used with --node"),
     ],
 )
 def test_options_of_the_other_benchmark(

@@ -1,4 +1,4 @@
-"""The public data sets in their layouts, on small trees of noise, and what is broken in them."""
+"""Tests of the layouts of public data sets on small trees of noise, and of broken files."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from ivf_core.images.files import read_labels, write_image
 
 DATA = Path(os.environ.get("IVF_DATA", Path(__file__).parents[4] / "shared" / "data"))
 needs_data = pytest.mark.skipif(
-    not (DATA / "msrs").is_dir(), reason=f"no shared images at {DATA} (set IVF_DATA)"
+    not (DATA / "msrs").is_dir(), reason=f"no MSRS pairs at {DATA} (set IVF_DATA)"
 )
 SIZE = (24, 32)
 Tree = Callable[[Path], None]
 
 
 def noise(name: str, *, classes: int = 256, size: tuple[int, int] = SIZE) -> np.ndarray:
-    """The same for the same name."""
+    """Draw an image of noise that depends only on its name."""
     return np.random.default_rng(zlib.crc32(name.encode())).integers(0, classes, size, np.uint8)
 
 
-def write_pictures(folder: Path, names: list[str], *, classes: int = 256, suffix: str = ".png",
+def write_images(folder: Path, names: list[str], *, classes: int = 256, suffix: str = ".png",
                    rgb: bool = False) -> None:  # fmt: skip
     for name in names:
         image = noise(f"{folder.name}/{name}", classes=classes)
@@ -45,10 +45,10 @@ def write_pictures(folder: Path, names: list[str], *, classes: int = 256, suffix
 def write_split(
     root: Path, names: list[str], visible: str, infrared: str, labels: str = "", classes: int = 1
 ) -> None:
-    write_pictures(root / visible, names, rgb=True)
-    write_pictures(root / infrared, names)
+    write_images(root / visible, names, rgb=True)
+    write_images(root / infrared, names)
     if labels:
-        write_pictures(root / labels, names, classes=classes)
+        write_images(root / labels, names, classes=classes)
 
 
 def fmb(root: Path) -> None:
@@ -61,7 +61,7 @@ def mfnet(root: Path) -> None:
         color, thermal = noise(f"images/{name}"), noise(f"thermal/{name}")
         (root / "images").mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(root / f"images/{name}.png"), np.dstack([color] * 3 + [thermal]))
-        write_pictures(root / "labels", [name], classes=9)
+        write_images(root / "labels", [name], classes=9)
     (root / "train.txt").write_text("00001D\n00001D_flip\n00002N\n00002N_flip\n\n")
     (root / "val.txt").write_text("00003D\n")
     (root / "test.txt").write_text("00004N\n")
@@ -96,8 +96,8 @@ def pst900(root: Path) -> None:
 
 def roadscene(root: Path) -> None:
     names = ["FLIR_00006", "FLIR_00018"]
-    write_pictures(root / "crop_LR_visible", names, suffix=".jpg", rgb=True)
-    write_pictures(root / "cropinfrared", names, suffix=".jpg")
+    write_images(root / "crop_LR_visible", names, suffix=".jpg", rgb=True)
+    write_images(root / "cropinfrared", names, suffix=".jpg")
     for other in ("crop_HR_visible", "infrared"):
         (root / other).mkdir()
 
@@ -110,14 +110,14 @@ def tno(root: Path) -> None:
         "Triclobs_images/Balls": ("VIS", "NIR"),
     }
     for folder, names in scenes.items():
-        write_pictures(root / folder, list(names), suffix=".bmp")
+        write_images(root / folder, list(names), suffix=".bmp")
     sequence = root / "FEL_images/Tree_sequence"
-    write_pictures(sequence / "visual", ["4900v", "4901v"], suffix=".bmp")
-    write_pictures(sequence / "thermal", ["4900i", "4901i"], suffix=".bmp")
+    write_images(sequence / "visual", ["4900v", "4901v"], suffix=".bmp")
+    write_images(sequence / "thermal", ["4900i", "4901i"], suffix=".bmp")
     fire = root / "DHV_images/Fire_sequence/part_1"
-    write_pictures(fire / "dhv", ["DHV2", "DHV10"], suffix=".bmp")
-    write_pictures(fire / "thermal", ["RAD10"], suffix=".bmp")
-    write_pictures(root / "tank", ["Vis", "LWIR"], suffix=".tif")
+    write_images(fire / "dhv", ["DHV2", "DHV10"], suffix=".bmp")
+    write_images(fire / "thermal", ["RAD10"], suffix=".bmp")
+    write_images(root / "tank", ["Vis", "LWIR"], suffix=".tif")
 
 
 def folder(root: Path) -> None:
@@ -127,7 +127,7 @@ def folder(root: Path) -> None:
 def vi_ir(root: Path) -> None:
     write_split(root, ["a", "b"], "vi", "ir")
     (root / "labels").mkdir()
-    (root / "labels/a.txt").write_text("0 0.5 0.5 0.1 0.1")  # YOLO's: no picture
+    (root / "labels/a.txt").write_text("0 0.5 0.5 0.1 0.1")  # YOLO's: no image
 
 
 TREES: dict[str, tuple[Tree, dict[str, list[str]]]] = {
@@ -225,7 +225,7 @@ def test_a_wrong_layout_shows_the_right_one_and_what_is_missing(
 def test_a_directory_of_another_kind(tmp_path: Path) -> None:
     with pytest.raises(LayoutError, match="no such folder"):
         open_dataset(tmp_path / "none")
-    with pytest.raises(LayoutError, match=r"none of the layouts known: fmb: \{train,test\}"):
+    with pytest.raises(LayoutError, match=r"none of the known layouts: fmb: \{train,test\}"):
         open_dataset(tmp_path)
     with pytest.raises(LayoutError, match=r"tno is .*first missing: .*Athena_images"):
         open_dataset(tmp_path, "tno")
@@ -247,7 +247,7 @@ def test_mfnet_lists(tmp_path: Path) -> None:
             (tmp_path / kind / "00001D.png").read_bytes()
         )
     assert len(open_dataset(tmp_path, split="train")) == 2
-    write_pictures(tmp_path / "images", ["00001D"], rgb=True)
+    write_images(tmp_path / "images", ["00001D"], rgb=True)
     with pytest.raises(ValueError, match=r"00001D\.png': 24 x 32 x 3 uint8, expected four"):
         open_dataset(tmp_path)[0]
 
@@ -284,7 +284,7 @@ def test_boxes(tmp_path: Path) -> None:
         read_boxes(path, M3FD_OBJECTS)
 
 
-def test_tno_says_what_is_no_pair(tmp_path: Path) -> None:
+def test_tno_reports_files_without_a_pair(tmp_path: Path) -> None:
     tno(tmp_path)
     left_out = open_dataset(tmp_path).left_out
     assert [line.split("'")[1] for line in left_out] == [
@@ -293,8 +293,8 @@ def test_tno_says_what_is_no_pair(tmp_path: Path) -> None:
     ]
 
 
-def test_test_pictures_stay_out_of_training(tmp_path: Path) -> None:
-    """Published splits where there are any, else each n-th pair."""
+def test_test_images_stay_out_of_training(tmp_path: Path) -> None:
+    """Training uses published splits if there are any, else it holds out each n-th pair."""
 
     def names(root: Path) -> list[list[str]]:
         return [[pair.name for pair in part] for part in open_split(root, 2)]
@@ -313,7 +313,7 @@ def test_test_pictures_stay_out_of_training(tmp_path: Path) -> None:
     assert names(tmp_path / "plain") == [["b"], ["a", "c"]]
 
 
-def test_names_of_papers_code(tmp_path: Path) -> None:
+def test_folder_names_in_code_of_papers(tmp_path: Path) -> None:
     vi_ir(tmp_path)
     dataset = open_dataset(tmp_path)
     assert dataset.name == "folder"
@@ -351,7 +351,7 @@ def test_ids_are_checked_when_a_pair_is_opened(tmp_path: Path) -> None:
 
 
 def make_png(ids: np.ndarray, bits: int, *, palette: bool) -> bytes:
-    """OpenCV writes neither palettes nor less than 8 bits."""
+    """Write a PNG with a palette or with less than 8 bits, which OpenCV cannot write."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         checksum = zlib.crc32(kind + content)
@@ -376,12 +376,12 @@ def make_png(ids: np.ndarray, bits: int, *, palette: bool) -> bytes:
 
 @pytest.mark.parametrize("palette", [False, True])
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
-def test_ids_are_read_as_they_are_stored(bits: int, palette: bool, tmp_path: Path) -> None:
+def test_ids_are_read_as_stored(bits: int, palette: bool, tmp_path: Path) -> None:
     ids = noise("ids", classes=2**bits, size=(13, 21))
     data = make_png(ids, bits, palette=palette)
     (tmp_path / "a.png").write_bytes(data)
     np.testing.assert_array_equal(read_labels(tmp_path / "a.png"), ids)
-    if bits < 8 or palette:  # what the fuss is about
+    if bits < 8 or palette:  # OpenCV alone would not return the ids
         decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
         assert decoded.shape != ids.shape or (decoded != ids).any()
     (tmp_path / "a.png").write_bytes(data[: len(data) * 2 // 3])
@@ -389,13 +389,13 @@ def test_ids_are_read_as_they_are_stored(bits: int, palette: bool, tmp_path: Pat
         read_labels(tmp_path / "a.png")
 
 
-def test_labels_in_color_are_refused(tmp_path: Path) -> None:
-    write_pictures(tmp_path, ["a"], rgb=True)
+def test_labels_in_color_are_rejected(tmp_path: Path) -> None:
+    write_images(tmp_path, ["a"], rgb=True)
     with pytest.raises(ValueError, match=r"a\.png': expected a single-channel 8-bit"):
         read_labels(tmp_path / "a.png")
 
 
-def test_pairs_are_read_when_they_are_asked_for(tmp_path: Path) -> None:
+def test_pairs_are_read_when_they_are_accessed(tmp_path: Path) -> None:
     fmb(tmp_path)
     (tmp_path / "train/Visible/00002.png").write_bytes(b"damaged")
     write_image(tmp_path / "test/Infrared/00003.png", noise("x", size=(24, 30)))
@@ -407,15 +407,15 @@ def test_pairs_are_read_when_they_are_asked_for(tmp_path: Path) -> None:
         dataset[1]
     with pytest.raises(ValueError, match=r"00003\.png' is 30 x 24, but .*Visible.* is 32 x 24"):
         dataset[-1]
-    train, kept_out = hold_out(dataset.files, 2)
+    train, held_out = hold_out(dataset.files, 2)
     assert [files.name for files in train] == ["00002"]
-    good = replace(dataset, files=tuple(kept_out[:1]))
+    good = replace(dataset, files=tuple(held_out[:1]))
     luma, _, labels = next(CropSampler(good, (8, 12), seed=1).batches(3))
     assert luma.shape == (3, 1, 8, 12)
     assert 0 <= labels.min() <= labels.max() < len(FMB)
 
 
-def test_thermal_counts_are_refused(tmp_path: Path) -> None:
+def test_thermal_counts_are_rejected(tmp_path: Path) -> None:
     folder(tmp_path)
     write_image(tmp_path / "infrared/a.png", np.full(SIZE, 3000, np.uint16))
     with pytest.raises(ValueError, match=r"a\.png': pixels are uint16, expected uint8"):
@@ -447,7 +447,7 @@ def test_masks_change_no_other_number() -> None:
         np.testing.assert_array_equal(plain, with_masks)
 
 
-def test_check_counts_what_is_there(tmp_path: Path) -> None:
+def test_check_counts_files(tmp_path: Path) -> None:
     msrs(tmp_path)
     for name, value in (("00002N", 2), ("00003D", 0)):
         ids = np.full(SIZE, value, np.uint8)
@@ -463,7 +463,7 @@ def test_check_counts_what_is_there(tmp_path: Path) -> None:
     assert {i: int(n) for i, n in enumerate(test.pixels) if n} == {
         0: 18 * 32, 2: 18 * 32, UNLABELED: 2 * 6 * 32,
     }  # fmt: skip
-    assert [int(test.pictures[i]) for i in (0, 1, 2, UNLABELED)] == [1, 0, 1, 2]
+    assert [int(test.images[i]) for i in (0, 1, 2, UNLABELED)] == [1, 0, 1, 2]
     text = format_report(report)
     assert "msrs, 3 pairs" in text
     assert "test   2 pairs of 361 published; 32x24 (2)" in text
@@ -472,7 +472,7 @@ def test_check_counts_what_is_there(tmp_path: Path) -> None:
     assert "broken" not in text
 
 
-def test_check_names_all_that_is_broken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_names_all_broken_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = list("abcdefg")
     write_split(tmp_path, names, "visible", "infrared", "labels", 9)
     assert main(["data", "check", str(tmp_path), "--classes", "mfnet"]) == 0
@@ -483,7 +483,7 @@ def test_check_names_all_that_is_broken(tmp_path: Path, capsys: pytest.CaptureFi
     write_image(tmp_path / "labels/c.png", noise("x", size=(20, 32), classes=9))
     write_image(tmp_path / "labels/d.png", np.full(SIZE, 77, np.uint8))
     (tmp_path / "infrared/e.png").unlink()
-    write_pictures(tmp_path / "labels", ["f"], rgb=True)
+    write_images(tmp_path / "labels", ["f"], rgb=True)
     report = check_dataset(tmp_path, class_set=MFNET)
     faults = [
         ("infrared/e.png", "missing"),
@@ -520,7 +520,7 @@ def test_check_of_a_broken_mfnet_file_is_one_line(tmp_path: Path) -> None:
 
 
 def test_check_of_half_a_download(tmp_path: Path) -> None:
-    """What is there is still counted; a set without a pair is an error."""
+    """Complete pairs are still counted; a data set without any pair is an error."""
     fmb(tmp_path)
     (tmp_path / "test").rename(tmp_path / "elsewhere")
     report = check_dataset(tmp_path)
@@ -541,7 +541,7 @@ def test_the_command_names_every_data_set(capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.data
 @needs_data
 @pytest.mark.parametrize(("name", "count"), [("roadscene", 176), ("tno", 16)])
-def test_shared_pairs_are_whole(name: str, count: int) -> None:
+def test_roadscene_and_tno_pairs_are_complete(name: str, count: int) -> None:
     report = check_dataset(DATA / name)
     assert report.layout.dataset == "folder"
     assert report.splits[0].pairs == sum(report.splits[0].sizes.values()) == count
@@ -550,7 +550,7 @@ def test_shared_pairs_are_whole(name: str, count: int) -> None:
 
 @pytest.mark.data
 @needs_data
-def test_shared_labels_are_of_their_class_set() -> None:
+def test_msrs_pseudo_labels_are_of_their_class_set() -> None:
     dataset = open_dataset(DATA / "msrs", labels="pseudo_labels", class_set=MFNET)
     assert len(dataset) == 280
     for pair in dataset[::40]:

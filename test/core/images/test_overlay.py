@@ -1,4 +1,4 @@
-"""Palettes, class colours over pictures, and panels."""
+"""Tests of palettes, overlays of class colours and panels."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_ids_without_a_class_are_not_tinted() -> None:
     np.testing.assert_array_equal(draw_overlay(fused, labels, MFNET, 1.0), fused)
 
 
-def test_first_class_is_tinted_where_it_is_a_real_one() -> None:
+def test_first_class_is_tinted_unless_it_is_background() -> None:
     class_set = ClassSet("two", ("road", "car"), ((128, 64, 128), (0, 0, 142)))
     assert _tint(class_set, 0).any()
     assert not _tint(PST900, 0).any()
@@ -138,7 +138,7 @@ def test_color_labels_are_the_published_colors() -> None:
     np.testing.assert_array_equal(color_labels(labels, MFNET), expected)
 
 
-def test_panels_keep_pictures_and_show_titles() -> None:
+def test_panels_keep_images_and_show_titles() -> None:
     fused, _ = _scene(120, 161)
     gray = np.full((60, 80), 90, np.uint8)
     panel = side_by_side([fused, gray], ["fused", "thermal"])
@@ -153,16 +153,16 @@ def test_panels_keep_pictures_and_show_titles() -> None:
 
 
 def test_long_title_stays_within_its_panel() -> None:
-    pictures = [np.zeros((100, 90), np.uint8), np.zeros((100, 90), np.uint8)]
-    panel = side_by_side(pictures, ["a very long title that cannot fit at full size", ""])
+    images = [np.zeros((100, 90), np.uint8), np.zeros((100, 90), np.uint8)]
+    panel = side_by_side(images, ["a very long title that cannot fit at full size", ""])
     bar = panel.shape[0] - 100
     caption = panel[:bar, :90].max(axis=2)
-    assert (caption[:, 88:] == caption[0, 0]).all()  # the end is margin, not cut text
+    assert (caption[:, 88:] == caption[0, 0]).all()  # margin at the end: the text is not truncated
     assert (caption != caption[0, 0]).any()
 
 
 def test_panels_need_a_title_each() -> None:
-    with pytest.raises(ValueError, match="1 pictures and 2 titles"):
+    with pytest.raises(ValueError, match="1 images and 2 titles"):
         side_by_side([np.zeros((4, 4), np.uint8)], ["a", "b"])
-    with pytest.raises(ValueError, match="0 pictures"):
+    with pytest.raises(ValueError, match="0 images"):
         side_by_side([], [])

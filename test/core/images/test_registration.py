@@ -1,4 +1,4 @@
-"""Registration by size and by homography, its YAML file, pixels without a thermal view."""
+"""Tests of registration by size and homography, its YAML file and uncovered pixels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ivf_core.images.registration import Registration, RegistrationError, fill_u
 IDENTITY = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
 
 
-def _picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+def _image(height: int, width: int, seed: int = 0) -> np.ndarray:
     noise = np.random.default_rng(seed).integers(0, 256, (height, width)).astype(np.uint8)
     return cv2.GaussianBlur(noise, (0, 0), 3)
 
@@ -29,7 +29,7 @@ def _centre(image: np.ndarray) -> tuple[float, float]:
 
 
 def test_by_size_returns_equal_sizes_uncopied() -> None:
-    image = _picture(37, 53)
+    image = _image(37, 53)
     registration = Registration()
     assert registration(image, (37, 53)) is image
     assert registration.coverage(image.shape, (37, 53)) is None
@@ -37,14 +37,14 @@ def test_by_size_returns_equal_sizes_uncopied() -> None:
 
 @pytest.mark.parametrize("size", [(480, 640), (97, 131), (33, 47), (1, 1)])
 def test_by_size_stretches(size: tuple[int, int]) -> None:
-    image = _picture(61, 83)
+    image = _image(61, 83)
     aligned = Registration()(image, size)
     assert aligned.shape == size
     np.testing.assert_array_equal(aligned, cv2.resize(image, size[::-1]))
     assert Registration().coverage(image.shape, size) is None
 
 
-def test_homography_puts_a_point_where_it_says() -> None:
+def test_homography_maps_a_point() -> None:
     matrix = np.array([[1.4, 0.05, 20], [-0.03, 1.5, 12], [1e-4, 5e-5, 1]])
     registration = Registration(tuple(matrix.ravel()), (160, 120), (320, 240))
     u, v, w = matrix @ (70, 55, 1)
@@ -54,26 +54,26 @@ def test_homography_puts_a_point_where_it_says() -> None:
 
 def test_identity_at_equal_sizes_changes_nothing() -> None:
     registration = Registration(IDENTITY, (53, 37), (53, 37))
-    image = _picture(37, 53)
+    image = _image(37, 53)
     np.testing.assert_array_equal(registration(image, (37, 53)), image)
     assert registration.coverage((37, 53), (37, 53)) is None
 
 
 def test_sizes_are_rescaled_about_pixel_centres() -> None:
-    # The identity found at one size must act as cv2.resize does at any other.
+    # A homography that is the identity at one size must equal cv2.resize at any other.
     registration = Registration(IDENTITY, (64, 48), (64, 48))
-    image = _picture(51, 67)
+    image = _image(51, 67)
     aligned = registration(image, (153, 201))
     difference = cv2.absdiff(aligned, cv2.resize(image, (201, 153)))
     assert difference.max() <= 2  # fixed-point weights differ a little
     assert registration.coverage((51, 67), (153, 201)) is None
 
 
-def test_actual_sizes_other_than_the_files() -> None:
+def test_images_of_other_sizes_than_in_the_file() -> None:
     matrix = np.array([[1.0, 0, 30], [0, 1.0, -10], [0, 0, 1]])
     registration = Registration(tuple(matrix.ravel()), (160, 120), (320, 240))
     # Half the thermal and twice the visible size: a blob at (40, 30) of the half
-    # picture is at 80.5, 60.5 of the whole, 110.5, 50.5 after H, then doubled.
+    # image is at 80.5, 60.5 of the whole, 110.5, 50.5 after H, then doubled.
     aligned = registration(_blob(60, 80, 40, 30), (480, 640))
     assert _centre(aligned) == pytest.approx((2 * 110.5 + 0.5, 2 * 50.5 + 0.5), abs=0.1)
 
@@ -85,7 +85,7 @@ def test_coverage_is_exact_cached_and_zero_outside() -> None:
     expected[5:45, 10:60] = True
     np.testing.assert_array_equal(coverage, expected)
     assert registration.coverage((40, 50), (60, 80)) is coverage
-    image = _picture(40, 50) | 1
+    image = _image(40, 50) | 1
     aligned = registration(image, (60, 80))
     np.testing.assert_array_equal(aligned[5:45, 10:60], image)
     assert not aligned[~coverage].any()
@@ -113,7 +113,7 @@ def test_coverage_agrees_with_the_forward_mapping() -> None:
 
 def test_uncovered_pixels_get_the_visible_luma() -> None:
     registration = Registration(((1, 0, 10), (0, 1, 5), (0, 0, 1)), (51, 41), (81, 61))
-    infrared, size = _picture(41, 51), (61, 81)
+    infrared, size = _image(41, 51), (61, 81)
     visible = np.random.default_rng(2).integers(0, 256, (*size, 3)).astype(np.uint8)
     coverage = registration.coverage(infrared.shape, size)
     aligned = registration(infrared, size)
@@ -123,8 +123,8 @@ def test_uncovered_pixels_get_the_visible_luma() -> None:
     np.testing.assert_array_equal(filled[coverage], aligned[coverage])
 
 
-def test_filling_a_covered_picture_returns_it() -> None:
-    image = _picture(9, 9)
+def test_filling_a_covered_image_returns_it() -> None:
+    image = _image(9, 9)
     assert fill_uncovered(image, np.zeros((9, 9, 3), np.uint8), None) is image
 
 
@@ -192,6 +192,6 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
         Registration.from_yaml(tmp_path / "nowhere.yaml")
 
 
-def test_incomplete_arguments_are_refused() -> None:
+def test_incomplete_arguments_are_rejected() -> None:
     with pytest.raises(RegistrationError, match="missing thermal_size, rgb_size"):
         Registration(homography=(1, 0, 0, 0, 1, 0, 0, 0, 1))

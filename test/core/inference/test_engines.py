@@ -1,4 +1,4 @@
-"""Engines: the same pictures from each, the choice among them, and what they keep on disk."""
+"""Tests of engines: equal images from each, the choice among them, and stored files."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from ivf_core.inference import artifacts, onnx_store
 from ivf_core.inference import engine as engines
 from ivf_core.inference.artifacts import ArtifactCache
 from ivf_core.inference.engine import Engine, create_engine
+from ivf_core.inference.options import EngineOptions
 from ivf_core.models.checkpoints import FusionModel, load_model, save_model
 from ivf_core.models.segmentation import SegmentationHead
 from ivf_core.models.student import STUDENTS
@@ -31,7 +32,7 @@ Make = Callable[..., Engine]
 
 @pytest.fixture(params=ENGINES)
 def make(request: pytest.FixtureRequest) -> Make:
-    """Builds one of the engines, on the CPU in fp32."""
+    """Builder of one of the engines, on the CPU in fp32."""
     name = request.param
     pytest.importorskip(name)
 
@@ -42,7 +43,7 @@ def make(request: pytest.FixtureRequest) -> Make:
     return make
 
 
-def pictures(height: int, width: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def random_pair(height: int, width: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     random = np.random.default_rng(seed)
     visible = random.integers(0, 256, (height, width, 3), np.uint8)
     return visible, random.integers(0, 256, (height, width), np.uint8)
@@ -50,7 +51,7 @@ def pictures(height: int, width: int, seed: int = 0) -> tuple[np.ndarray, np.nda
 
 @pytest.fixture(scope="module", params=STUDENTS)
 def any_model(request: pytest.FixtureRequest) -> FusionModel:
-    """Each structure, with random weights where they start at zero."""
+    """Model of each architecture, with random weights instead of zeros."""
     torch.manual_seed(1)
     student = small_student(request.param, 8)
     for parameter in student.parameters():
@@ -63,12 +64,12 @@ def any_model(request: pytest.FixtureRequest) -> FusionModel:
 
 
 @pytest.mark.parametrize("size", [(48, 64), (47, 63), (16, 16), (17, 18), (31, 200)])
-def test_same_pictures(make: Make, any_model: FusionModel, size: tuple[int, int]) -> None:
+def test_same_images(make: Make, any_model: FusionModel, size: tuple[int, int]) -> None:
     engine = make(any_model)
     reference = create_engine(any_model, engine="torch", device="cpu", precision="fp32")
     for seed in (0, 1):
-        fused, labels = engine(*pictures(*size, seed))
-        expected_fused, expected_labels = reference(*pictures(*size, seed))
+        fused, labels = engine(*random_pair(*size, seed))
+        expected_fused, expected_labels = reference(*random_pair(*size, seed))
         assert fused is not None
         assert labels is not None
         assert fused.dtype == labels.dtype == np.uint8
@@ -79,9 +80,9 @@ def test_same_pictures(make: Make, any_model: FusionModel, size: tuple[int, int]
 
 def test_results_are_the_callers_own(make: Make, tiny_model: FusionModel) -> None:
     engine = make(tiny_model)
-    first = engine(*pictures(32, 48, 0))
+    first = engine(*random_pair(32, 48, 0))
     kept = [part.copy() for part in first if part is not None]
-    second = engine(*pictures(32, 48, 1))
+    second = engine(*random_pair(32, 48, 1))
     for part, copy in zip(first, kept, strict=True):
         assert part is not None
         assert part.flags.c_contiguous
@@ -89,21 +90,21 @@ def test_results_are_the_callers_own(make: Make, tiny_model: FusionModel) -> Non
     assert not np.array_equal(first[0], second[0])  # type: ignore[arg-type]
 
 
-def test_only_what_is_wanted(make: Make, tiny_model: FusionModel) -> None:
+def test_only_wanted_results_are_returned(make: Make, tiny_model: FusionModel) -> None:
     engine = make(tiny_model)
-    both = engine(*pictures(32, 48))
-    fused, none = engine(*pictures(32, 48), labels=False)
+    both = engine(*random_pair(32, 48))
+    fused, none = engine(*random_pair(32, 48), labels=False)
     assert none is None
     np.testing.assert_array_equal(fused, both[0])
-    none, labels = engine(*pictures(32, 48), fused=False)
+    none, labels = engine(*random_pair(32, 48), fused=False)
     assert none is None
     np.testing.assert_array_equal(labels, both[1])
-    assert make(FusionModel(tiny_model.student))(*pictures(32, 48))[1] is None
+    assert make(FusionModel(tiny_model.student))(*random_pair(32, 48))[1] is None
 
 
-def test_strided_and_read_only_pictures(make: Make, tiny_model: FusionModel) -> None:
+def test_strided_and_read_only_images(make: Make, tiny_model: FusionModel) -> None:
     engine = make(tiny_model)
-    visible, infrared = pictures(32, 48)
+    visible, infrared = random_pair(32, 48)
     expected = engine(visible[:, ::-1].copy(), infrared)
     infrared.flags.writeable = False
     found = engine(visible[:, ::-1], infrared)
@@ -111,7 +112,7 @@ def test_strided_and_read_only_pictures(make: Make, tiny_model: FusionModel) -> 
         np.testing.assert_array_equal(part, other)
 
 
-def test_published_pictures_are_reproduced(make: Make, data: Path) -> None:
+def test_published_images_are_reproduced(make: Make, data: Path) -> None:
     root = data / "sage_m3fd"
     engine = make(load_model(root / "sage_student_published.pt"))
     published = list_images(root / "fused_published")
@@ -126,7 +127,7 @@ def test_published_pictures_are_reproduced(make: Make, data: Path) -> None:
         assert difference.mean() < 1e-4, name
 
 
-def test_auto_precision_keeps_real_pictures(make: Make, data: Path) -> None:
+def test_auto_precision_keeps_real_images(make: Make, data: Path) -> None:
     model = load_model("sage")
     engine, reference = make(model, precision="auto"), make(model)
     visible = list_images(data / "msrs" / "visible")
@@ -138,7 +139,7 @@ def test_auto_precision_keeps_real_pictures(make: Make, data: Path) -> None:
 
 
 class _Fake:
-    """An engine whose lower precisions are off by a known number of grey levels, or do not run."""
+    """Engine whose lower precisions are off by given grey levels, or raise."""
 
     name, device = "fake", "cpu"
     native_precisions = ("bf16", "fp16")
@@ -165,11 +166,11 @@ class _Fake:
         ({"bf16": -1, "fp16": -1}, "fp32"),
     ],
 )
-def test_auto_precision_takes_the_first_that_keeps_the_picture(
+def test_auto_precision_takes_the_first_that_keeps_the_image(
     tiny_model: FusionModel, monkeypatch: pytest.MonkeyPatch, off: dict[str, int], expected: str
 ) -> None:
     monkeypatch.setattr(
-        engines, "_builder", lambda _: lambda _model, _device, precision, _n: _Fake(off, precision)
+        engines, "_builder", lambda _: lambda _model, options: _Fake(off, options.precision)
     )
     assert create_engine(tiny_model, engine="torch").precision == expected
 
@@ -209,7 +210,7 @@ def test_missing_engine(tiny_model: FusionModel, monkeypatch: pytest.MonkeyPatch
         create_engine(tiny_model, engine="openvino")
 
 
-# What is kept on disk
+# Stored files
 
 
 @pytest.fixture
@@ -261,36 +262,40 @@ def test_cache_that_cannot_be_written(tmp_path: Path) -> None:
     assert cache.get({}, lambda: b"content") == b"content"
 
 
-def test_openvino_starts_from_what_is_kept(
+def test_openvino_starts_from_stored_files(
     tiny_model: FusionModel, cache: ArtifactCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("openvino")
     from ivf_core.inference.openvino_engine import OpenVinoEngine
 
-    first = OpenVinoEngine(tiny_model, "cpu", cache=cache)(*pictures(32, 48))
-    # From here on nothing can be exported or compiled anew.
+    options = EngineOptions("cpu", cache=cache)
+
+    first = OpenVinoEngine(tiny_model, options)(*random_pair(32, 48))
+    # From here on nothing can be exported or compiled again.
     monkeypatch.setattr(onnx_store, "export_onnx", None)
-    monkeypatch.setattr(OpenVinoEngine, "_compile_anew", None)
-    second = OpenVinoEngine(tiny_model, "cpu", cache=cache)(*pictures(32, 48))
+    monkeypatch.setattr(OpenVinoEngine, "_compile", None)
+    second = OpenVinoEngine(tiny_model, options)(*random_pair(32, 48))
     for part, other in zip(first, second, strict=True):
         np.testing.assert_array_equal(part, other)
     with pytest.raises(TypeError):
-        OpenVinoEngine(tiny_model, "cpu", cache=cache)(*pictures(48, 32))
+        OpenVinoEngine(tiny_model, options)(*random_pair(48, 32))
     with pytest.raises(TypeError):
-        OpenVinoEngine(load_model("sage"), "cpu", cache=cache)(*pictures(32, 48))
+        OpenVinoEngine(load_model("sage"), options)(*random_pair(32, 48))
 
 
-def test_blob_that_openvino_refuses(tiny_model: FusionModel, cache: ArtifactCache) -> None:
+def test_blob_that_openvino_rejects(tiny_model: FusionModel, cache: ArtifactCache) -> None:
     pytest.importorskip("openvino")
     from ivf_core.inference.openvino_engine import OpenVinoEngine
 
-    first = OpenVinoEngine(tiny_model, "cpu", cache=cache)(*pictures(32, 48))
+    options = EngineOptions("cpu", cache=cache)
+
+    first = OpenVinoEngine(tiny_model, options)(*random_pair(32, 48))
     for path in cache.directory.iterdir():
         key = path.read_bytes()[47:].split(b"\n", 1)[0]
         if json.loads(key)["kind"] == "openvino":
             cache.discard(json.loads(key))
             cache.get(json.loads(key), lambda: b"whole, but no model")
-    second = OpenVinoEngine(tiny_model, "cpu", cache=cache)(*pictures(32, 48))
+    second = OpenVinoEngine(tiny_model, options)(*random_pair(32, 48))
     for part, other in zip(first, second, strict=True):
         np.testing.assert_array_equal(part, other)
 
@@ -327,7 +332,7 @@ def test_export_runs_elsewhere(any_model: FusionModel, tmp_path: Path) -> None:
     json.loads(metadata.get("notes", "{}"))
     reference = create_engine(load_model(weights), engine="torch", precision="fp32")
     for size in ((32, 48), (61, 33)):
-        visible, infrared = pictures(*size)
+        visible, infrared = random_pair(*size)
         fused, labels = session.run(None, {"visible": visible[None], "infrared": infrared[None]})
         expected_fused, expected_labels = reference(visible, infrared)
         assert cv2.absdiff(fused[0], expected_fused).max() <= 1
@@ -348,7 +353,7 @@ def test_export_of_nothing(tiny_model: FusionModel) -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("size", [(48, 64), (47, 63)])
-def test_recorded_graphs_compute_what_their_kernels_do(
+def test_recorded_graphs_equal_launched_kernels(
     any_model: FusionModel, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorded = create_engine(any_model, engine="torch", device="cuda", precision="fp32")
@@ -356,7 +361,7 @@ def test_recorded_graphs_compute_what_their_kernels_do(
     monkeypatch.setattr(launched, "_recording", lambda *_: None)
     for seed in (0, 1):
         for part, expected in zip(
-            recorded(*pictures(*size, seed)), launched(*pictures(*size, seed)), strict=True
+            recorded(*random_pair(*size, seed)), launched(*random_pair(*size, seed)), strict=True
         ):
             np.testing.assert_array_equal(part, expected)
     assert all(recorded._recorded.values())  # type: ignore[attr-defined]

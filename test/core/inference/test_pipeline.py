@@ -1,4 +1,4 @@
-"""The pipeline: sizes, types, registration, bad pairs, and fusing files."""
+"""Tests of the pipeline: sizes, dtypes, registration, bad pairs and fusing files."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ivf_core.images.files import open_pairs, read_visible, write_image
+from ivf_core.images.files import read_visible, write_image
+from ivf_core.images.pair_sources import open_pairs
 from ivf_core.images.registration import Registration
 from ivf_core.inference import FusionPipeline, ImagePair
 from ivf_core.inference.fuse_files import fuse_files
+from ivf_core.inference.options import EngineOptions
 from ivf_core.inference.pipeline import resize_labels
 from ivf_core.inference.torch_engine import TorchEngine, choose_device
 from ivf_core.models.checkpoints import FusionModel
@@ -46,22 +48,22 @@ def test_thermal_types(pipeline: FusionPipeline, thermal: type) -> None:
     assert pipeline(pair(32, 48, thermal=thermal)).fused is not None
 
 
-def test_pictures_are_contiguous(pipeline: FusionPipeline) -> None:
-    """Messages and files are made of them: a strided picture costs each a slow copy."""
+def test_images_are_contiguous(pipeline: FusionPipeline) -> None:
+    """Messages and files need contiguous images; a strided one costs each a slow copy."""
     result = pipeline(ImagePair(np.zeros((34, 50, 3), np.uint8), np.zeros((34, 50), np.uint8)))
-    for picture in (result.fused, result.labels):
-        assert picture is not None
-        assert picture.flags.c_contiguous
+    for image in (result.fused, result.labels):
+        assert image is not None
+        assert image.flags.c_contiguous
 
 
-def test_thermal_of_another_size_goes_by_size(pipeline: FusionPipeline) -> None:
+def test_thermal_of_another_size_is_scaled(pipeline: FusionPipeline) -> None:
     small, large = pair(24, 32), pair(48, 64)
     result = pipeline(ImagePair(large.visible, small.infrared))
     assert result.infrared.shape == (48, 64)
 
 
 def test_uncovered_pixels_show_the_visible_image(tiny_model: FusionModel) -> None:
-    """Where the thermal camera sees nothing, the student gets the visible luma, not black."""
+    """Pixels that the thermal camera does not see get the visible luma, not black."""
     shift = Registration((1, 0, 20, 0, 1, 0, 0, 0, 1), (64, 48), (64, 48))
     pipeline = FusionPipeline(tiny_model, engine="torch", device="cpu", registration=shift)
     given = ImagePair(np.full((48, 64, 3), 90, np.uint8), np.full((48, 64), 200, np.uint8))
@@ -70,7 +72,7 @@ def test_uncovered_pixels_show_the_visible_image(tiny_model: FusionModel) -> Non
     assert (infrared[:, 22:] == 200).all()
 
 
-def test_arrays_that_torch_does_not_take(pipeline: FusionPipeline) -> None:
+def test_arrays_that_torch_cannot_share(pipeline: FusionPipeline) -> None:
     given = pair(32, 48)
     expected = pipeline(given).fused
     mirrored = given.visible[:, ::-1].copy()[:, ::-1]
@@ -98,10 +100,10 @@ def test_bad_pairs(
 @pytest.mark.parametrize("name", ["gpu", "cuda:99", "meta", ""])
 def test_unknown_devices(name: str, tiny_model: FusionModel) -> None:
     with pytest.raises(ValueError, match=f"device '{name}'"):
-        TorchEngine(tiny_model, name)
+        TorchEngine(tiny_model, EngineOptions(name))
 
 
-def test_auto_is_a_device_that_is_there() -> None:
+def test_auto_is_an_available_device() -> None:
     assert choose_device("auto").type in ("cpu", "cuda")
 
 
@@ -126,8 +128,7 @@ def test_fuse_folder_reports_what_it_leaves_out(pipeline: FusionPipeline, tmp_pa
     too_small, *damaged = done.failed
     assert too_small.startswith("1: visible image is 8x8")
     assert damaged == [
-        f"picture '{tmp_path / name}': damaged or not a picture"
-        for name in ("v/11.png", "i/12.png")
+        f"image '{tmp_path / name}': damaged or not an image" for name in ("v/11.png", "i/12.png")
     ]
     expected = pipeline(pair(33, 47, seed=2))
     np.testing.assert_array_equal(read_visible(tmp_path / "out/fused/2.png"), expected.fused)
@@ -135,7 +136,7 @@ def test_fuse_folder_reports_what_it_leaves_out(pipeline: FusionPipeline, tmp_pa
 
 
 def test_readme_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The Python of README runs as it stands."""
+    """The Python code in README runs without changes."""
     readme = (Path(__file__).parents[3] / "README.md").read_text()
     (example,) = re.findall(r"```python\n(.*?)```", readme, re.S)
     given = pair(48, 64)

@@ -1,4 +1,4 @@
-"""Fusion metrics: by hand, against their definitions in NumPy, and against IVIF_ZOO's code."""
+"""Tests of fusion metrics by hand, against definitions in NumPy and against IVIF_ZOO."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ from ivf_core.metrics.fusion import (
 
 
 def grey(values: object) -> Tensor:
-    """One picture of rows of levels."""
+    """Build one image, 1 x 1 x H x W, from rows of grey levels."""
     return torch.tensor(values, dtype=torch.float64)[None, None]
 
 
 def scene(height: int, width: int, count: int = 1, *, flat: bool = True) -> tuple[Tensor, ...]:
-    """Visible, infrared and fused pictures, of whole levels.
+    """Draw visible, infrared and fused images of integer levels.
 
     The infrared one is partly the visible one's negative, so that gains are negative; `flat`
-    parts are in all three, in the sources also where the fused picture has none.
+    parts are in all three, in the sources also where the fused image has none.
     """
     random = np.random.default_rng(0)
     visible, infrared, fused = (blurred_noise(random, height, width, count) for _ in range(3))
@@ -51,15 +51,15 @@ def scene(height: int, width: int, count: int = 1, *, flat: bool = True) -> tupl
         visible[..., : height // 3, -width // 3 :] = 90
         infrared[..., : height // 4, -width // 4 :] = 255
         fused[..., -height // 4 :, :] = 30
-    return tuple(torch.from_numpy(picture) for picture in (visible, infrared, fused))
+    return tuple(torch.from_numpy(image) for image in (visible, infrared, fused))
 
 
 def blurred_noise(
     random: np.random.Generator, height: int, width: int, count: int = 1
 ) -> np.ndarray:
-    """Whole levels with some structure, count x 1 x H x W float64."""
+    """Draw blurred noise of integer levels, count x 1 x H x W float64."""
     noise = random.uniform(0, 255, (count, height, width))
-    return np.stack([np.rint(cv2.blur(picture, (3, 3))) for picture in noise])[:, None]
+    return np.stack([np.rint(cv2.blur(image, (3, 3))) for image in noise])[:, None]
 
 
 RAMP = grey([[3 * column + 4 * row for column in range(5)] for row in range(4)])
@@ -67,7 +67,7 @@ HALVES = grey([[0, 0, 200, 200]] * 4)
 STRIPES = grey([[0] * 4, [200] * 4] * 2)
 
 
-def test_one_picture_by_hand() -> None:
+def test_one_image_by_hand() -> None:
     assert entropy(grey([[7, 7, 90, 255]])).item() == pytest.approx(1.5)
     assert entropy(grey([[6.6, 7.4, 90, 90]])).item() == pytest.approx(1)
     assert standard_deviation(grey([[10, 10], [14, 14]])).item() == pytest.approx(2)
@@ -79,7 +79,7 @@ def test_one_picture_by_hand() -> None:
 
 
 def test_statistics_by_hand() -> None:
-    # Of two levels the fused picture knows one source, one bit, and nothing of the other.
+    # The fused image shares one bit, two levels, with one source, and nothing with the other.
     assert mutual_information(HALVES, STRIPES, HALVES).item() == pytest.approx(1)
     assert correlation(HALVES, STRIPES, HALVES).item() == pytest.approx(0.5)
     assert correlation(HALVES, 255 - HALVES, HALVES).item() == pytest.approx(0)
@@ -99,7 +99,7 @@ def filtered(x: np.ndarray, window: np.ndarray) -> np.ndarray:
 
 
 def ssim_by_definition(x: np.ndarray, y: np.ndarray, data_range: float) -> tuple[float, float]:
-    """Means of SSIM and of its contrast and structure."""
+    """Compute the means of SSIM and of its contrast and structure factor."""
     distance = np.arange(11) - 5
     window = np.exp(-(distance[:, None] ** 2 + distance**2) / (2 * 1.5**2))
     window /= window.sum()
@@ -127,7 +127,7 @@ def ms_ssim_by_definition(x: np.ndarray, y: np.ndarray, data_range: float) -> fl
 
 
 def vif_by_definition(reference: np.ndarray, distorted: np.ndarray, off_centre: bool) -> float:
-    """`vifp_mscale`, one pixel at a time; off centre as IVIF_ZOO has it."""
+    """Compute `vifp_mscale` one pixel at a time, or with IVIF_ZOO's off-centre window."""
     kept = total = 0.0
     for scale in range(1, 5):
         size = 2 ** (5 - scale) + 1
@@ -157,7 +157,7 @@ def vif_by_definition(reference: np.ndarray, distorted: np.ndarray, off_centre: 
 
 
 def sobel(x: np.ndarray, row: int, column: int) -> tuple[float, float]:
-    """Horizontal and vertical slope, the latter upwards, of a picture with a border of one."""
+    """Compute the horizontal and the upward vertical slope of an image with a border of one."""
     patch = x[row : row + 3, column : column + 3]
     weights = np.array([1, 2, 1])
     return float(weights @ (patch[:, 2] - patch[:, 0])), float((patch[0] - patch[2]) @ weights)
@@ -166,7 +166,7 @@ def sobel(x: np.ndarray, row: int, column: int) -> tuple[float, float]:
 def edges_by_definition(
     sources: list[np.ndarray], fused: np.ndarray, minimum_weight: float
 ) -> tuple[float, float]:
-    """Qabf and Nabf, one pixel at a time."""
+    """Compute Qabf and Nabf one pixel at a time."""
 
     def angle(x: float, y: float) -> float:
         return math.atan(y / x) if x else math.pi / 2
@@ -199,62 +199,58 @@ def edges_by_definition(
     return kept / strengths, invented / weights
 
 
-def planes(pictures: tuple[Tensor, ...]) -> tuple[list[np.ndarray], np.ndarray]:
-    visible, infrared, fused = (picture[0, 0].numpy() for picture in pictures)
+def planes(images: tuple[Tensor, ...]) -> tuple[list[np.ndarray], np.ndarray]:
+    visible, infrared, fused = (image[0, 0].numpy() for image in images)
     return [visible, infrared], fused
 
 
 @pytest.mark.parametrize("scaled_twice", [False, True])
 def test_ssim_by_definition(scaled_twice: bool) -> None:
-    pictures = scene(33, 46, flat=not scaled_twice)
-    sources, fused = planes(pictures)
-    # 255 times the values and the range left as it is, or the values and a range of 1.
+    images = scene(33, 46, flat=not scaled_twice)
+    sources, fused = planes(images)
+    # Values scaled by 255 with an unchanged range are like unscaled values with a range of 1.
     values = [ssim_by_definition(x, fused, 1 if scaled_twice else 255)[0] for x in sources]
-    tolerance = 1e-5 if scaled_twice else 1e-9  # in float32, as IVIF_ZOO computes
-    got = [
-        ssim(*pictures, sources=how, scaled_twice=scaled_twice).item() for how in ("mean", "sum")
-    ]
+    tolerance = 1e-5 if scaled_twice else 1e-9  # IVIF_ZOO computes in float32
+    got = [ssim(*images, sources=how, scaled_twice=scaled_twice).item() for how in ("mean", "sum")]
     assert got == pytest.approx([sum(values) / 2, sum(values)], rel=tolerance)
 
 
 @pytest.mark.parametrize("scaled_twice", [False, True])
 def test_ms_ssim_by_definition(scaled_twice: bool) -> None:
-    pictures = scene(162, 165, flat=not scaled_twice)
-    sources, fused = planes(pictures)
+    images = scene(162, 165, flat=not scaled_twice)
+    sources, fused = planes(images)
     values = [ms_ssim_by_definition(x, fused, 1 if scaled_twice else 255) for x in sources]
     tolerance = 1e-5 if scaled_twice else 1e-9
     got = [
-        ms_ssim(*pictures, sources=how, scaled_twice=scaled_twice).item() for how in ("mean", "sum")
+        ms_ssim(*images, sources=how, scaled_twice=scaled_twice).item() for how in ("mean", "sum")
     ]
     assert got == pytest.approx([sum(values) / 2, sum(values)], rel=tolerance)
 
 
 @pytest.mark.parametrize("off_centre", [False, True])
 def test_vif_by_definition(off_centre: bool) -> None:
-    pictures = scene(53, 66)
-    sources, fused = planes(pictures)
+    images = scene(53, 66)
+    sources, fused = planes(images)
     values = [vif_by_definition(x, fused, off_centre) for x in sources]
     got = [
-        vif(*pictures, sources=how, off_centre_window=off_centre).item() for how in ("mean", "sum")
+        vif(*images, sources=how, off_centre_window=off_centre).item() for how in ("mean", "sum")
     ]
     assert got == pytest.approx([sum(values) / 2, sum(values)], rel=1e-6)
 
 
 @pytest.mark.parametrize("minimum_weight", [0.001, 0.0])
 def test_edges_by_definition(minimum_weight: float) -> None:
-    pictures = scene(14, 17)
-    kept, invented = edges_by_definition(*planes(pictures), minimum_weight)
-    assert qabf(*pictures).item() == pytest.approx(kept, rel=1e-9)
-    # Flat pixels have no orientation; ours is another than theirs, at next to no weight.
-    assert nabf(*pictures, minimum_weight=minimum_weight).item() == pytest.approx(
-        invented, rel=1e-6
-    )
+    images = scene(14, 17)
+    kept, invented = edges_by_definition(*planes(images), minimum_weight)
+    assert qabf(*images).item() == pytest.approx(kept, rel=1e-9)
+    # Flat pixels have no orientation; both define it differently, with hardly any weight.
+    assert nabf(*images, minimum_weight=minimum_weight).item() == pytest.approx(invented, rel=1e-6)
     assert invented > 0
 
 
-def test_identical_pictures() -> None:
-    picture = scene(161, 170)[2].float()
-    values = {name: value.item() for name, value in fusion_metrics(*[picture] * 3).items()}
+def test_identical_images() -> None:
+    image = scene(161, 170)[2].float()
+    values = {name: value.item() for name, value in fusion_metrics(*[image] * 3).items()}
     for name in ("SSIM", "MS-SSIM", "VIF", "CC"):
         assert values[name] == pytest.approx(1, abs=1e-5), name
     assert values["MI"] == pytest.approx(2 * values["EN"], rel=1e-5)
@@ -263,11 +259,11 @@ def test_identical_pictures() -> None:
     assert math.isnan(values["SCD"])
 
 
-def test_constant_pictures() -> None:
-    """77.3, because the float32 mean of so many is another number."""
+def test_constant_images() -> None:
+    """Use the level 77.3, since the float32 mean of so many pixels differs from it."""
     constant = torch.full((1, 1, 171, 163), 77.3)
     assert constant.mean() != constant[0, 0, 0, 0]
-    picture = scene(171, 163)[0].float()
+    image = scene(171, 163)[0].float()
     values = {n: v.item() for n, v in fusion_metrics(constant, constant, constant).items()}
     assert [values[name] for name in ("EN", "SF", "AG", "MI", "Nabf")] == [0] * 5
     assert values["SD"] == pytest.approx(0, abs=1e-4)
@@ -275,13 +271,13 @@ def test_constant_pictures() -> None:
     undefined = {name for name, value in values.items() if math.isnan(value)}
     assert undefined == {"SCD", "CC", "VIF"}
 
-    values = {n: v.item() for n, v in fusion_metrics(picture, picture, constant).items()}
+    values = {n: v.item() for n, v in fusion_metrics(image, image, constant).items()}
     assert {name for name, value in values.items() if math.isnan(value)} == {"CC"}
     assert values["VIF"] == pytest.approx(0, abs=1e-5)
 
     batch = scene(40, 40, count=16)[0].float()
     information = mutual_information(batch, batch, torch.full_like(batch, 9))
-    assert (information >= 0).all()  # not a rounding error below
+    assert (information >= 0).all()  # rounding must not make it negative
     assert information.max() < 1e-5
 
     assert qabf(*[torch.zeros(1, 1, 8, 8)] * 3).isnan().all()
@@ -289,8 +285,8 @@ def test_constant_pictures() -> None:
 
 
 @pytest.mark.parametrize("convention", ["mean", "sum", "ivif_zoo"])
-def test_a_batch_is_its_pictures(convention: str) -> None:
-    batch = [picture.float() for picture in scene(161, 167, count=3)]
+def test_a_batch_is_its_images(convention: str) -> None:
+    batch = [image.float() for image in scene(161, 167, count=3)]
     together = fusion_metrics(*batch, convention=convention)  # type: ignore[arg-type]
     assert list(together) == list(FUSION_METRICS)
     for index in range(3):
@@ -302,19 +298,18 @@ def test_a_batch_is_its_pictures(convention: str) -> None:
 
 
 def test_float32_is_enough() -> None:
-    pictures = scene(161, 167)
-    single = fusion_metrics(*(picture.float() for picture in pictures))
-    for name, expected in fusion_metrics(*pictures).items():
+    images = scene(161, 167)
+    single = fusion_metrics(*(image.float() for image in images))
+    for name, expected in fusion_metrics(*images).items():
         assert expected.dtype == torch.float64
         assert single[name].dtype == torch.float32
         assert single[name].item() == pytest.approx(expected.item(), rel=2e-5), name
 
 
 def test_conventions() -> None:
-    pictures = scene(161, 167)
+    images = scene(161, 167)
     mean, total, zoo = (
-        fusion_metrics(*pictures, convention=convention)
-        for convention in ("mean", "sum", "ivif_zoo")
+        fusion_metrics(*images, convention=convention) for convention in ("mean", "sum", "ivif_zoo")
     )
     for name in FUSION_METRICS:
         factor = 2 if name in ("SSIM", "MS-SSIM", "VIF") else 1
@@ -324,71 +319,71 @@ def test_conventions() -> None:
 
 
 def test_the_table_names_what_is_better() -> None:
-    """The mean of both sources against noise of its mean and deviation."""
+    """Compare the mean of both sources with noise of the same mean and deviation."""
     random = np.random.default_rng(1)
     sources = [blurred_noise(random, 161, 167) for _ in range(2)]
     good = (sources[0] + sources[1]) / 2
     bad = random.normal(good.mean(), good.std(), good.shape).clip(0, 255)
     names = [name for name, metric in FUSION_METRICS.items() if metric.needs_sources]
     visible, infrared, *fused = (torch.from_numpy(x) for x in (*sources, good, bad))
-    better, worse = (fusion_metrics(visible, infrared, picture, names) for picture in fused)
+    better, worse = (fusion_metrics(visible, infrared, image, names) for image in fused)
     for name in names:
         sign = 1 if FUSION_METRICS[name].higher_is_better else -1
         assert sign * better[name].item() > sign * worse[name].item(), name
 
 
-PICTURE = scene(161, 167)[0].float()
+IMAGE = scene(161, 167)[0].float()
 
 
 @pytest.mark.parametrize(
     ("fused", "message"),
     [
-        (PICTURE.byte(), "fused is torch.uint8, expected torch.float32 or torch.float64"),
-        (PICTURE.half(), "fused is torch.float16, expected torch.float32 or torch.float64"),
-        (PICTURE[0], "fused is (1, 161, 167), expected N x 1 x H x W"),
-        (PICTURE.expand(-1, 3, -1, -1), "fused is (1, 3, 161, 167), expected N x 1 x H x W"),
-        (PICTURE[:0], "fused is (0, 1, 161, 167), expected N x 1 x H x W"),
-        (PICTURE[..., 1:], "fused is (1, 1, 161, 166), expected (1, 1, 161, 167) as visible"),
-        (PICTURE.double(), "fused is torch.float64, expected torch.float32 as visible"),
-        (PICTURE + 200, "expected 0 to 255"),
-        (PICTURE - 200, "expected 0 to 255"),
-        (PICTURE.where(PICTURE < 99, torch.nan), "fused has values nan to nan, expected 0 to 255"),
+        (IMAGE.byte(), "fused is torch.uint8, expected torch.float32 or torch.float64"),
+        (IMAGE.half(), "fused is torch.float16, expected torch.float32 or torch.float64"),
+        (IMAGE[0], "fused is (1, 161, 167), expected N x 1 x H x W"),
+        (IMAGE.expand(-1, 3, -1, -1), "fused is (1, 3, 161, 167), expected N x 1 x H x W"),
+        (IMAGE[:0], "fused is (0, 1, 161, 167), expected N x 1 x H x W"),
+        (IMAGE[..., 1:], "fused is (1, 1, 161, 166), expected (1, 1, 161, 167) as visible"),
+        (IMAGE.double(), "fused is torch.float64, expected torch.float32 as visible"),
+        (IMAGE + 200, "expected 0 to 255"),
+        (IMAGE - 200, "expected 0 to 255"),
+        (IMAGE.where(IMAGE < 99, torch.nan), "fused has values nan to nan, expected 0 to 255"),
     ],
 )
 @pytest.mark.parametrize(
     "name", [n for n, metric in FUSION_METRICS.items() if metric.needs_sources]
 )
-def test_refused(name: str, fused: Tensor, message: str) -> None:
+def test_wrong_images_are_rejected(name: str, fused: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
-        FUSION_METRICS[name].function(PICTURE, PICTURE, fused)
+        FUSION_METRICS[name].function(IMAGE, IMAGE, fused)
 
 
 @pytest.mark.parametrize(
     ("name", "smallest"),
     [("SF", 2), ("AG", 2), ("SSIM", 11), ("MS-SSIM", 161), ("VIF", 41), ("Nabf", 3), ("Qabf", 2)],
 )
-def test_smallest_pictures(name: str, smallest: int) -> None:
+def test_smallest_images(name: str, smallest: int) -> None:
     random = torch.Generator().manual_seed(0)
-    pictures = [torch.rand(1, 1, smallest, smallest, generator=random) * 255 for _ in range(3)]
+    images = [torch.rand(1, 1, smallest, smallest, generator=random) * 255 for _ in range(3)]
     for convention in ("mean", "ivif_zoo"):
-        value = fusion_metrics(*pictures, [name], convention=convention)[name]
+        value = fusion_metrics(*images, [name], convention=convention)[name]
         assert value.isfinite().all()
-    small = [picture[..., 1:] for picture in pictures]
+    small = [image[..., 1:] for image in images]
     with pytest.raises(ValueError, match=f"is {smallest} x {smallest - 1}, expected at least"):
         fusion_metrics(*small, [name])
 
 
-def test_unknown_choices_are_refused() -> None:
+def test_unknown_choices_are_rejected() -> None:
     with pytest.raises(ValueError, match="metric 'PIQE', known: EN, SD"):
-        fusion_metrics(PICTURE, PICTURE, PICTURE, ["EN", "PIQE"])
+        fusion_metrics(IMAGE, IMAGE, IMAGE, ["EN", "PIQE"])
     with pytest.raises(ValueError, match="convention is 'median', expected 'mean', 'sum' or"):
-        fusion_metrics(PICTURE, PICTURE, PICTURE, convention="median")  # type: ignore[arg-type]
+        fusion_metrics(IMAGE, IMAGE, IMAGE, convention="median")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="sources is 'max', expected 'mean' or 'sum'"):
-        ssim(PICTURE, PICTURE, PICTURE, sources="max")  # type: ignore[arg-type]
+        ssim(IMAGE, IMAGE, IMAGE, sources="max")  # type: ignore[arg-type]
 
 
-# What IVIF_ZOO's Metric/Metric_torch.py (commit 61b0a44) printed, float32 on a CPU, for the
-# published fused picture of an M3FD pair and for the maximum of other pairs, which have odd
+# Output of IVIF_ZOO's Metric/Metric_torch.py (commit 61b0a44), float32 on a CPU, for the
+# published fused image of an M3FD pair and for the maximum of other pairs, which have odd
 # sides or are dark.
 IVIF_ZOO = {
     ("sage_m3fd", "00004"): (
@@ -420,8 +415,8 @@ def test_agrees_with_ivif_zoo(data: Path, folder: str, stem: str) -> None:
     infrared = read_infrared(list_images(data / folder / "infrared")[stem])
     published = data / folder / "fused_published"
     fused = luma(published / f"{stem}.png") if published.is_dir() else np.maximum(visible, infrared)
-    pictures = (torch.from_numpy(x)[None, None].float() for x in (visible, infrared, fused))
-    values = fusion_metrics(*pictures, convention="ivif_zoo")
+    images = (torch.from_numpy(x)[None, None].float() for x in (visible, infrared, fused))
+    values = fusion_metrics(*images, convention="ivif_zoo")
     expected = dict(zip(FUSION_METRICS, IVIF_ZOO[folder, stem], strict=True))
     assert {name: value.item() for name, value in values.items()} == pytest.approx(
         expected, rel=1e-3

@@ -1,4 +1,4 @@
-"""No-reference metrics: what they ask for, and their networks with weights made here.
+"""Tests of no-reference metrics: their inputs, and their networks with random weights.
 
 The true weights cannot be had where tests run, so no true score is checked.
 """
@@ -26,16 +26,16 @@ GREY = torch.rand(2, 1, 192, 200, generator=torch.Generator().manual_seed(0)) * 
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_arguments: object) -> None:
+    def reject(*_arguments: object) -> None:
         raise AssertionError("something is downloaded")
 
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", reject)
+    monkeypatch.setattr(socket, "getaddrinfo", reject)
 
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Files like the true ones, with random numbers in them."""
+    """Write weights files like the published ones, with random numbers."""
     pytest.importorskip("pyiqa")
     import torchvision
     from pyiqa.archs.musiq_arch import MUSIQ
@@ -77,11 +77,11 @@ def test_networks_run(name: str, weights: Path, capsys: pytest.CaptureFixture[st
 
 @pytest.mark.parametrize(("name", "tolerance"), [("BRISQUE", 0.2), ("PaQ-2-PiQ", 1e-6)])
 def test_color(name: str, tolerance: float, weights: Path) -> None:
-    """BRISQUE's luma of colours is in 16 to 235."""
-    picture = GREY[:1, :, :64, :64]
+    """Compare grey and colour images; BRISQUE's luma of colours is in 16 to 235."""
+    image = GREY[:1, :, :64, :64]
     grey, color = (
         no_reference_metrics(x, [name], weights=weights)[name].item()
-        for x in (picture, picture.expand(-1, 3, -1, -1))
+        for x in (image, image.expand(-1, 3, -1, -1))
     )
     assert color == pytest.approx(grey, rel=tolerance)
 
@@ -95,13 +95,13 @@ def test_values_are_those_of_the_library(weights: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NO_REFERENCE_METRICS)
-def test_smallest_pictures(name: str, weights: Path) -> None:
+def test_smallest_images(name: str, weights: Path) -> None:
     side = NO_REFERENCE_METRICS[name].smallest
-    picture = GREY[..., :side, :side]
-    assert no_reference_metrics(picture, [name], weights=weights)[name].isfinite().all()
+    image = GREY[..., :side, :side]
+    assert no_reference_metrics(image, [name], weights=weights)[name].isfinite().all()
     message = f"fused is {side} x {side - 1}, expected at least {side} x {side}"
     with pytest.raises(ValueError, match=message):
-        no_reference_metrics(picture[..., 1:], [name], weights=weights)
+        no_reference_metrics(image[..., 1:], [name], weights=weights)
 
 
 @pytest.mark.parametrize("name", NO_REFERENCE_METRICS)
@@ -158,7 +158,7 @@ def test_damaged_weights(
         (torch.zeros(1, 1, 300, 300, dtype=torch.uint8), "fused is torch.uint8, expected"),
     ],
 )
-def test_refused(fused: torch.Tensor, message: str) -> None:
+def test_wrong_images_are_rejected(fused: torch.Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         no_reference_metrics(fused, ["NIQE"])
 

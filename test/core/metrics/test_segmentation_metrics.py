@@ -1,4 +1,4 @@
-"""Intersection over union and accuracy, by hand."""
+"""Tests of intersection over union and accuracy by hand."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_by_hand() -> None:
     assert matrix.mean_accuracy() == pytest.approx(2 / 3)
     assert matrix.pixel_accuracy() == pytest.approx(4 / 6)
     assert matrix.counts.sum() == 6
-    # Class 3 is predicted now, and true nowhere; the pixel without a label does not count.
+    # Class 3 is now predicted but nowhere true; the unlabelled pixel does not count.
     matrix.update(np.full((1, 2), 3), np.array([[0, 255]]))
     np.testing.assert_allclose(matrix.iou(), [1 / 4, 2 / 3, 1 / 2, 0])
     np.testing.assert_allclose(matrix.accuracy(), [1 / 3, 1, 1 / 2, np.nan])
@@ -35,7 +35,7 @@ def test_nothing_labelled() -> None:
     assert np.isnan([matrix.mean_iou(), matrix.mean_accuracy(), matrix.pixel_accuracy()]).all()
 
 
-def test_refused() -> None:
+def test_wrong_ids_are_rejected() -> None:
     matrix = ConfusionMatrix(3)
     with pytest.raises(ValueError, match=r"truth has ids 0 to 7, expected 0 to 2"):
         matrix.update(np.zeros(2, np.uint8), np.array([0, 7], np.uint8))

@@ -1,4 +1,4 @@
-"""Weights files: round trip, the published one, and everything that can be wrong with one."""
+"""Tests of weights files: round trip, the published file, and errors."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_published_checkpoint(data: Path) -> None:
     assert model.class_set is None
 
 
-def test_what_ships() -> None:
+def test_shipped_weights() -> None:
     shipped = shipped_weights()
     assert {"sage", DEFAULT_WEIGHTS} <= shipped.keys()
     for name, path in shipped.items():
@@ -65,7 +65,7 @@ def test_what_ships() -> None:
         assert find_weights(name) == path
 
 
-def test_missing_file_lists_what_ships() -> None:
+def test_missing_file_lists_the_shipped_weights() -> None:
     with pytest.raises(WeightsError, match=r"'nowhere': no such file .*shipped: .*sage"):
         load_model("nowhere")
 
@@ -122,8 +122,8 @@ def test_bad_safetensors(spoil: object, message: str, tiny_weights: Path, tmp_pa
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("ivf_structure", "huge", "student structure 'huge', known: sage"),
-        ("ivf_structure", None, "metadata ivf_structure is missing"),
+        ("ivf_architecture", "huge", "student architecture 'huge', known: sage"),
+        ("ivf_architecture", None, "metadata ivf_architecture is missing"),
         ("ivf_student", None, "metadata ivf_student is missing"),
         ("ivf_student", '{"channels": ', "metadata ivf_student is .*expected JSON"),
         ("ivf_student", "[8]", "metadata ivf_student is .*expected JSON"),
@@ -151,6 +151,14 @@ def test_bad_metadata(
     save_file(tensors, path, metadata if value is None else {**metadata, key: value})
     with pytest.raises(WeightsError, match=f"bad.safetensors.*{message}"):
         load_model(path)
+
+
+def test_earlier_key_of_the_architecture_is_read(tiny_weights: Path, tmp_path: Path) -> None:
+    tensors, metadata = parts(tiny_weights)
+    path = tmp_path / "earlier.safetensors"
+    metadata["ivf_structure"] = metadata.pop("ivf_architecture")
+    save_file(tensors, path, metadata)
+    assert load_model(path).architecture == load_model(tiny_weights).architecture
 
 
 def test_metadata_that_is_reserved(tiny_model: FusionModel, tmp_path: Path) -> None:

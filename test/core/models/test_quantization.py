@@ -1,4 +1,4 @@
-"""8-bit convolutions: the ranges, the rounding, and what engines make of it."""
+"""Tests of 8-bit convolutions: ranges, rounding, export and engines."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from ivf_core.models.segmentation import SegmentationHead
 from ivf_core.models.student import FastStudent
 
 
-def pictures(seed: int, size: tuple[int, int] = (64, 96)) -> tuple[np.ndarray, np.ndarray]:
+def random_pair(seed: int, size: tuple[int, int] = (64, 96)) -> tuple[np.ndarray, np.ndarray]:
     random = np.random.default_rng(seed)
     return random.integers(0, 256, size, np.uint8), random.integers(0, 256, size, np.uint8)
 
 
 @pytest.fixture(scope="module")
 def model() -> FusionModel:
-    """Just wide enough to be worth 8 bits."""
+    """Build a model just wide enough for convolutions in 8 bits."""
     torch.manual_seed(0)
     student = FastStudent((16, 16, 16), (1, 1, 1, 1, 1))
     for decoder in student.decoders:
@@ -45,10 +45,10 @@ def model() -> FusionModel:
     for network in (student, head):
         network.eval().requires_grad_(False)
     model = FusionModel(student, head, MFNET, name="narrow")
-    return replace(model, ranges=observe_ranges(student, head, map(pictures, range(3))))
+    return replace(model, ranges=observe_ranges(student, head, map(random_pair, range(3))))
 
 
-def test_ranges_are_what_the_convolutions_see(model: FusionModel) -> None:
+def test_ranges_are_those_of_the_inputs(model: FusionModel) -> None:
     student, head = model.student, model.head
     assert isinstance(student, FastStudent)
     assert head is not None
@@ -61,7 +61,7 @@ def test_ranges_are_what_the_convolutions_see(model: FusionModel) -> None:
     assert set(model.ranges) == names
     halves = []
     for seed in range(3):
-        planes = (torch.from_numpy(p)[None, None].float() / 255 for p in pictures(seed))
+        planes = (torch.from_numpy(p)[None, None].float() / 255 for p in random_pair(seed))
         halves.append(student.fold(nn.functional.pixel_unshuffle(torch.cat(tuple(planes), 1), 2)))
     low, high = model.ranges["student.stages.0.0"]
     assert low == pytest.approx(min(float(half.min()) for half in halves))
@@ -87,7 +87,7 @@ def test_rounding_against_numpy() -> None:
         padding=1,
     )
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
-    assert (found - conv(x.clamp(-1.5, 2.0))).abs().max() > 1e-3  # it does round
+    assert (found - conv(x.clamp(-1.5, 2.0))).abs().max() > 1e-3  # rounding has an effect
 
 
 def test_a_range_holds_the_zero_of_the_padding() -> None:
@@ -106,14 +106,14 @@ def test_ranges_of_other_weights(model: FusionModel) -> None:
         observe_ranges(model.student, model.head, [])
 
 
-def test_a_convolution_that_sees_nothing_has_no_range(model: FusionModel) -> None:
+def test_a_convolution_of_zeros_has_no_range(model: FusionModel) -> None:
     student = copy.deepcopy(model.student)
     assert isinstance(student, FastStudent)
     stage = student.stages[0]
     assert isinstance(stage, nn.Sequential)
     nn.init.zeros_(stage[1].weight)  # type: ignore[arg-type]
     nn.init.zeros_(stage[1].bias)  # type: ignore[arg-type]
-    ranges = observe_ranges(student, None, [pictures(0)])
+    ranges = observe_ranges(student, None, [random_pair(0)])
     assert "student.stages.0.0" in ranges
     assert "student.stages.1.0" not in ranges
 
@@ -139,7 +139,7 @@ def test_export_in_8_bits_runs_elsewhere(model: FusionModel, tmp_path: Path) -> 
     command = ["export", "--weights", str(tmp_path / "w.safetensors"), "--output", str(path)]
     assert main([*command, "--int8"]) == 0
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    luma, infrared = pictures(5)
+    luma, infrared = random_pair(5)
     visible = cv2.merge([luma] * 3)
     fused, labels = session.run(None, {"visible": visible[None], "infrared": infrared[None]})
     expected = FusionGraph(model, int8=True)(
@@ -150,12 +150,12 @@ def test_export_in_8_bits_runs_elsewhere(model: FusionModel, tmp_path: Path) -> 
 
 
 def test_openvino_computes_in_8_bits(model: FusionModel) -> None:
-    """As close to the simulated rounding as fp32 arithmetic on both sides allows."""
+    """Compare OpenVINO with the simulated rounding, as closely as fp32 arithmetic allows."""
     pytest.importorskip("openvino")
     engine = create_engine(model, engine="openvino", device="cpu", precision="int8")
     assert engine.precision == "int8"
     simulated = FusionGraph(model, int8=True)
-    luma, infrared = pictures(5)
+    luma, infrared = random_pair(5)
     visible = cv2.merge([luma] * 3)
     fused, labels = engine(visible, infrared)
     expected = simulated(torch.from_numpy(visible)[None], torch.from_numpy(infrared)[None])
@@ -166,8 +166,8 @@ def test_openvino_computes_in_8_bits(model: FusionModel) -> None:
     assert np.any(fused != plain(visible, infrared)[0])
 
 
-def test_auto_precision_keeps_real_pictures_in_8_bits(data: Path) -> None:
-    """Far from those that the ranges were taken from."""
+def test_auto_precision_keeps_real_images_in_8_bits(data: Path) -> None:
+    """Test on images that differ from those that the ranges were observed on."""
     pytest.importorskip("openvino")
     model = load_model("fast")
     engine, reference = (
@@ -197,7 +197,7 @@ def test_calibrate_command(
     model: FusionModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for seed in range(3):
-        luma, infrared = pictures(seed)
+        luma, infrared = random_pair(seed)
         write_image(tmp_path / "pairs" / "visible" / f"{seed}.png", cv2.merge([luma] * 3))
         write_image(tmp_path / "pairs" / "infrared" / f"{seed}.png", infrared)
     save_model(replace(model, ranges={}), tmp_path / "w.safetensors")

@@ -1,4 +1,4 @@
-"""The networks and the graph, against OpenCV, the published weights and their own promises."""
+"""Tests of the students, the head and the fusion graph."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def macs(network: nn.Module, *inputs: object) -> int:
     return counter.get_total_flops() // 2
 
 
-def test_student_is_the_published_structure() -> None:
+def test_student_has_the_published_architecture() -> None:
     student = FusionStudent().eval()
     assert parameters(student) == 135_617
     for merge in student.merges:
@@ -44,7 +44,7 @@ def test_fast_student_is_a_nineteenth_of_the_published_one() -> None:
     assert parameters(FastStudent()) == 121_452
 
 
-def test_merging_commutes_with_the_way_up() -> None:
+def test_merging_commutes_with_upsampling() -> None:
     torch.manual_seed(0)
     merge = MergeUp(3 + 5, 4).eval()
     coarse, fine = torch.rand(2, 3, 7, 9), torch.rand(2, 5, 15, 18)
@@ -53,10 +53,10 @@ def test_merging_commutes_with_the_way_up() -> None:
     torch.testing.assert_close(commuted, merge(coarse, fine))
 
 
-@pytest.mark.parametrize("structure", STUDENTS)
+@pytest.mark.parametrize("architecture", STUDENTS)
 @pytest.mark.parametrize(("height", "width"), [(64, 96), (65, 97), (37, 50), (17, 16), (18, 23)])
-def test_feature_sizes_at_any_input_size(structure: str, height: int, width: int) -> None:
-    student = small_student(structure).eval()
+def test_feature_sizes_at_any_input_size(architecture: str, height: int, width: int) -> None:
+    student = small_student(architecture).eval()
     out = student(torch.rand(2, 1, height, width), torch.rand(2, 1, height, width))
     assert out.fused.shape == (2, 1, height, width)
 
@@ -96,8 +96,8 @@ def test_fast_student_starts_as_the_mean() -> None:
     torch.testing.assert_close(fused, (visible + infrared) / 2)
 
 
-def test_filters_of_the_fast_student_lie_where_they_belong() -> None:
-    """What a corner of the picture shows changes the result there and not elsewhere."""
+def test_filters_of_the_fast_student_are_local() -> None:
+    """Changes in one corner of the image change the result in that corner only."""
     torch.manual_seed(0)
     student = small_student("fast").eval()
     assert isinstance(student, FastStudent)
@@ -113,10 +113,10 @@ def test_filters_of_the_fast_student_lie_where_they_belong() -> None:
     assert [int(w.argmax()) for w in weights] == pytest.approx([130, 128], abs=6)
 
 
-@pytest.mark.parametrize("structure", STUDENTS)
-def test_a_class_is_raised_everywhere(structure: str) -> None:
+@pytest.mark.parametrize("architecture", STUDENTS)
+def test_a_class_is_raised_everywhere(architecture: str) -> None:
     torch.manual_seed(0)
-    student = small_student(structure).eval()
+    student = small_student(architecture).eval()
     head = SegmentationHead(3, student.feature_channels, (8, 8, 8), student.layout).eval()
     features = student(torch.rand(1, 1, 33, 46), torch.rand(1, 1, 33, 46)).features
     before = head(features)
@@ -125,7 +125,7 @@ def test_a_class_is_raised_everywhere(structure: str) -> None:
     torch.testing.assert_close(head(features), expected)
 
 
-def test_head_keeps_to_its_budget() -> None:
+def test_head_is_within_its_budget() -> None:
     student, head = FusionStudent().eval(), SegmentationHead(len(MFNET)).eval()
     assert parameters(head) <= 800_000
     image = torch.rand(1, 1, 128, 128)
@@ -134,10 +134,10 @@ def test_head_keeps_to_its_budget() -> None:
 
 
 def test_head_sees_a_whole_car() -> None:
-    """A pixel's logits depend on pixels 100 away, half of a car that fills the picture."""
+    """Logits depend on pixels 100 away, half of a car that fills the image."""
     torch.manual_seed(0)
     head = SegmentationHead(3, [4] * 5, (8, 8, 8)).eval()
-    head.scene = nn.Identity()  # the average over the whole picture would see everything
+    head.scene = nn.Identity()  # the average over the whole image would see everything
     features = [
         torch.rand(1, 4, 512 // stride, 512 // stride, requires_grad=True)
         for stride in FusionStudent.layout.strides
@@ -150,7 +150,7 @@ def test_head_sees_a_whole_car() -> None:
     assert rows.max() >= 256 + 100
 
 
-def test_luma_and_chroma_are_opencvs_to_the_bit() -> None:
+def test_luma_and_chroma_equal_opencv_to_the_bit() -> None:
     rgb = np.random.default_rng(0).integers(0, 256, (64, 4096, 3), np.uint8)
     rgb[0, :2] = [[0, 0, 0], [255, 255, 255]]
     rgb[0, 2:5] = [[255, 0, 0], [0, 255, 0], [0, 0, 255]]
@@ -182,7 +182,7 @@ def test_folding_keeps_the_function() -> None:
     torch.testing.assert_close(folded(*images).fused, student(*images).fused, atol=1e-5, rtol=1e-5)
 
 
-def test_graph_computes_what_is_wanted_only(tiny_model: FusionModel) -> None:
+def test_graph_computes_only_wanted_outputs(tiny_model: FusionModel) -> None:
     graph = FusionGraph(tiny_model)
     visible = torch.randint(0, 256, (1, 33, 47, 3), dtype=torch.uint8)
     infrared = torch.randint(0, 256, (1, 33, 47), dtype=torch.uint8)

@@ -1,4 +1,4 @@
-"""The teacher against the published main network, its equations and its promises."""
+"""Tests of the teacher against the published main network and the equations of the paper."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ivf_core.models.upsampling import Bilinear, convolve_enlarged
 
 
 def fill(network: nn.Module, random: np.random.RandomState) -> None:
-    """The same weights with every version of torch, by name, such that signals keep their size."""
+    """Fill weights in the order of their names, equal with every torch, at a stable signal size."""
     with torch.no_grad():
         for _, tensor in sorted(network.state_dict().items()):
             scale = 1.0 / np.sqrt(tensor[0].numel()) if tensor.ndim > 1 else 0.3
@@ -32,7 +32,7 @@ def inputs(random: np.random.RandomState, height: int = 32, width: int = 48) -> 
 
 
 def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """softmax(Q K^T / sqrt(32)) V of two heads of 32, tokens x 64."""
+    """Compute softmax(Q K^T / sqrt(32)) V of two heads of 32, tokens x 64."""
     heads = []
     for part in (slice(0, 32), slice(32, 64)):
         scores = np.exp(q[:, part] @ k[:, part].T / np.sqrt(32))
@@ -48,7 +48,7 @@ def test_parameters() -> None:
 
 
 def test_parameters_part_by_part() -> None:
-    """Against REFERENCE's description, counted by hand."""
+    """Count the parameters of each part by hand from the published architecture."""
 
     def convolutions(*channels: int, side: int = 3) -> int:
         return sum(a * b * side**2 + b for a, b in pairwise(channels))
@@ -84,7 +84,7 @@ def test_parameters_part_by_part() -> None:
 
 
 def test_shapes_stage_by_stage() -> None:
-    """Five stages at scales 1, 1/2, 1/4, 1/2, 1, each at a quarter of that inside."""
+    """Check five stages at scales 1, 1/2, 1/4, 1/2, 1, each at a quarter of its size inside."""
     teacher = Teacher(4)
     seen: dict[str, list[tuple[int, ...]]] = {"in": [], "out": [], "masks": [], "F0": [], "F1": []}
 
@@ -116,7 +116,7 @@ def test_shapes_stage_by_stage() -> None:
 
 
 def test_reproduces_the_published_network() -> None:
-    """Figures of the published class under these weights, in float64."""
+    """Compare with figures of the published class under the same weights, in float64."""
     random = np.random.RandomState(0)
     teacher = Teacher().double()
     fill(teacher, random)
@@ -149,7 +149,7 @@ def test_reproduces_the_published_network() -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (37, 50), (64, 97)])
-def test_features_lie_where_the_students_do(height: int, width: int) -> None:
+def test_features_have_the_shapes_of_the_students(height: int, width: int) -> None:
     random = np.random.RandomState(1)
     images = [x.float() for x in inputs(random, height, width)]
     out = Teacher()(*images)
@@ -172,7 +172,7 @@ def test_trains_in_bfloat16() -> None:
     assert all(p.grad is None or p.grad.isfinite().all() for p in teacher.parameters())
 
 
-def test_refuses_other_shapes() -> None:
+def test_rejects_other_shapes() -> None:
     teacher = Teacher(masks=2)
     image, masks = torch.rand(1, 1, 16, 16), torch.rand(1, 2, 16, 16)
     with pytest.raises(ValueError, match=r"visible_luma is \(1, 1, 16, 15\)"):
@@ -216,7 +216,7 @@ def test_transformer_starts_as_the_identity() -> None:
 
 
 def stage_without(latent: bool, keys_values: bool) -> tuple[Tensor, list[bool], list[bool]]:
-    """The second 64 channels less Z, and on which inputs the image and visible masks depend."""
+    """Return the second 64 channels minus Z, and the inputs that image and visible masks use."""
     random = np.random.RandomState(3)
     stage = SemanticPersistentAttention(
         64, keep_latent=not latent, keep_keys_values=not keys_values
@@ -275,22 +275,22 @@ def test_ablated_teachers_have_the_same_shapes_and_other_results() -> None:
 
 
 @pytest.mark.parametrize(
-    "ways",
+    "steps",
     [
         [Bilinear((16, 24))],
         [Bilinear((17, 9), align_corners=True)],
         [Bilinear((7, 11)), Bilinear((15, 23), align_corners=True)],
     ],
 )
-def test_convolution_commutes_with_the_way_up(ways: list[Bilinear]) -> None:
+def test_convolution_commutes_with_upsampling(steps: list[Bilinear]) -> None:
     torch.manual_seed(0)
     x = torch.randn(2, 5, 4, 6, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(3, 5, 3, 3, dtype=torch.float64, requires_grad=True)
     large = x
-    for size, align_corners in ways:
+    for size, align_corners in steps:
         large = F.interpolate(large, size=size, mode="bilinear", align_corners=align_corners)
     expected = F.conv2d(large, weight, padding=1)
-    actual = convolve_enlarged(x, weight, *ways)
+    actual = convolve_enlarged(x, weight, *steps)
     torch.testing.assert_close(actual, expected)
     pull = torch.randn_like(expected)
     for ours, theirs in zip(

@@ -12,7 +12,7 @@ from ivf_core.system.revision import git_revision
 
 
 def test_revision_is_that_of_the_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The helper's own file, in a checkout of its own: untracked, committed, changed."""
+    """Test a copy of the helper's file in a new checkout: untracked, committed, changed."""
 
     def git(*words: str) -> str:
         command = ["git", "-c", "user.name=t", "-c", "user.email=t@t", *words]

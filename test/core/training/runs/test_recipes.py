@@ -16,7 +16,8 @@ from ivf_core.data.pairs import (
     read_pair_folder,
     read_pair_videos,
 )
-from ivf_core.images.files import ImageFileError, VideoWriter, write_image
+from ivf_core.images.files import ImageFileError, write_image
+from ivf_core.images.videos import VideoWriter
 from ivf_core.models.checkpoints import FusionModel, load_model, save_model
 from ivf_core.models.student import STUDENTS, FusionStudent
 from ivf_core.system.revision import git_revision
@@ -273,7 +274,7 @@ def test_student_and_head_train(
     assert list(picture_files(tmp_path / "all")) == [0, 1]
     assert all(0 <= value <= 1 for table in head_scores.values() for value in table.values())
     model = load_model(tmp_path / "all.safetensors")
-    assert model.structure == structure
+    assert model.architecture == structure
     assert model.class_set is not None
     assert model.class_set.name == "mfnet"
     for key, value in load_model(tmp_path / "student.safetensors").student.state_dict().items():

@@ -202,7 +202,7 @@ def test_teacher_and_student_end_to_end(
     )  # fmt: skip
     assert main(["train", "distill", "--config", str(write_recipe(root, recipe))]) == 0
     model = load_model(root / "runs/student.safetensors")
-    assert model.structure == "sage"
+    assert model.architecture == "sage"
     assert model.ranges  # for 8-bit convolutions
     assert model.metadata["encoder_sam_guided"] == "false"
     assert "not SAM-guided" in model.metadata["encoder"]
@@ -248,7 +248,7 @@ def test_fast_students_learn_without_features(root: Path) -> None:
         teacher_loss=without_segmentation(feature=0.0),
     )  # fmt: skip
     distill(recipe)
-    assert load_model(recipe.output).structure == "fast"
+    assert load_model(recipe.output).architecture == "fast"
 
 
 @pytest.mark.parametrize(
