@@ -1,1 +1,1 @@
-"""Masks of both modalities for a teacher: sources, cache, and the command that fills it."""
+"""Masks of both modalities for SAGE's teacher: their sources, and the cache on disk."""
