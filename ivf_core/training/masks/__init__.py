@@ -1,1 +1,1 @@
-"""Masks of both modalities for SAGE's teacher: their sources, and the cache on disk."""
+"""Masks of both modalities for SAGE's teacher: sources, cache, and the run that fills it."""
