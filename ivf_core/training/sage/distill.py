@@ -48,7 +48,7 @@ from ivf_core.training.sage.objectives import (
     open_frozen_segmenter,
     terms_off,
 )
-from ivf_core.training.sage.reports import fuse_with_teacher, image_row, score_fusion
+from ivf_core.training.sage.reports import fuse_with_teacher, picture_row, score_fusion
 from ivf_core.training.sage.samples import Batch, MaskedPairs, Source
 from ivf_core.training.sage.teacher_weights import load_teacher, save_teacher
 from ivf_core.training.sage.unrolled import unrolled_gradient
@@ -279,7 +279,7 @@ def distill(recipe: DistillRecipe) -> dict[str, dict[str, float]]:
                     "teacher": objectives.run_teacher(batch, guard).fused,
                     "student": objectives.run_student(batch, guard).fused,
                 }
-            return image_row(batch, fused)
+            return picture_row(batch, fused)
 
         run_steps(recipe, state, run, range(first, total), update, draw)
         scores: dict[str, dict[str, float]] = {}

@@ -149,18 +149,9 @@ class Objectives:
 
 
 def segmentation_term(segmenter: nn.Module, fused: Tensor, batch: Batch) -> Tensor:
-    """Compute L_seg of fused luma in the colours of the visible image.
+    """L_seg of the fused luma in the colours of the visible image, clamped to [0, 1].
 
-    The mean over all processes of the returned losses is the mean over the labelled pixels of
-    all processes.
-
-    Args:
-        segmenter: frozen network from N x 3 x H x W RGB images in [0, 1] to logits.
-        fused: fused luma, N x 1 x H x W float. The recoloured image is clamped to [0, 1].
-        batch: crops with chroma and labels.
-
-    Returns:
-        A scalar, 0 or more.
+    The mean over processes of what this returns is that over the labelled pixels of all.
     """
     rgb = recolor_unrounded(fused, *batch.chroma.split(1, dim=1)).clamp(0, 1)
     loss = segmentation_loss(segmenter(rgb).float(), batch.labels, ignore=UNLABELED)
@@ -194,7 +185,7 @@ def open_frozen_segmenter(
 
 
 def check_weights(option: str, weights: object) -> None:
-    """Raise ValueError, with the full name of the option, if a loss weight is below zero."""
+    """Raise ValueError for a loss weight below zero, naming it."""
     for name in (entry.name for entry in fields(weights)):  # type: ignore[arg-type]
         value = getattr(weights, name)
         if is_dataclass(value):

@@ -254,17 +254,13 @@ def _permutation(kind: int, seed: int, epoch: int, length: int) -> np.ndarray:
 
 
 class BatchStream:
-    """Batches on a device by their number.
-
-    Numbers must not decrease. Asking for a batch reads all batches before it and releases them;
-    asking for it again returns the same batch.
+    """Batches by their number, in ascending order, on a device; a look ahead is allowed.
 
     Args:
-        pairs: dataset to draw from.
-        order: places of the batches, from number `first` on.
-        device: device of the batches.
-        first: number of the first batch.
-        workers: number of processes that read and cut. 0 uses this process.
+        pairs: what to draw from.
+        order: `first` being the first number.
+        device: where they go.
+        workers: processes that read and cut; 0 does it here.
     """
 
     def __init__(
@@ -286,12 +282,11 @@ class BatchStream:
                 num_workers=workers,
                 collate_fn=_join,
                 worker_init_fn=_start_worker,
-                generator=torch.Generator(),  # leave the global generator to the run
+                generator=torch.Generator(),  # the global one is the run's
             )
         )
 
     def __getitem__(self, number: int) -> Batch:
-        """Return the batch of a number, and release those of lower numbers."""
         while self._next <= number:
             self._ahead[self._next] = next(self._batches).to(self._device)
             self._next += 1
@@ -301,7 +296,6 @@ class BatchStream:
 
 
 def _join(crops: list[Batch]) -> Batch:
-    """Join batches of one to one batch."""
     columns = zip(*(crop.tensors() for crop in crops), strict=True)
     luma, infrared, visible_masks, infrared_masks, labels, chroma = map(torch.cat, columns)
     names = tuple(name for crop in crops for name in crop.names)
@@ -317,5 +311,4 @@ def _fill(planes: Tensor, count: int) -> Tensor:
 
 
 def _start_worker(_number: int) -> None:
-    """Keep OpenCV to one thread in a worker process."""
     cv2.setNumThreads(0)

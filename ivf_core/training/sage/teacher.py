@@ -32,7 +32,7 @@ from ivf_core.training.sage.objectives import (
     open_frozen_segmenter,
     terms_off,
 )
-from ivf_core.training.sage.reports import fuse_with_teacher, image_row, score_fusion
+from ivf_core.training.sage.reports import fuse_with_teacher, picture_row, score_fusion
 from ivf_core.training.sage.samples import MaskedPairs
 from ivf_core.training.sage.teacher_weights import save_teacher
 
@@ -126,7 +126,7 @@ def train_teacher(recipe: TeacherRecipe) -> dict[str, dict[str, float]]:
             with torch.no_grad():
                 batch = stream[step]
                 out = objectives.run_teacher(batch, StepGuard(step, batch.names))
-            return image_row(batch, {"teacher": out.fused})
+            return picture_row(batch, {"teacher": out.fused})
 
         run_steps(recipe, state, run, range(first, total), update, draw)
         scores: dict[str, dict[str, float]] = {}

@@ -20,7 +20,7 @@ from ivf_core.models.graph import FusionGraph
 
 __all__ = [
     "ColorCrops",
-    "FusedImages",
+    "FusedPictures",
     "open_labelled_split",
     "read_fused_folders",
     "replace_by_fused",
@@ -100,7 +100,7 @@ def replace_by_fused(files: Sequence[PairFiles], fused: Path) -> list[PairFiles]
 
 
 @dataclass(frozen=True)
-class FusedImages(Sequence[tuple[np.ndarray, np.ndarray]]):
+class FusedPictures(Sequence[tuple[np.ndarray, np.ndarray]]):
     """Sequence of fused images with labels, which are fused or read at each access.
 
     An item is an image H x W x 3 uint8 RGB and class ids H x W uint8, 255 for no label.

@@ -42,7 +42,7 @@ from ivf_core.training.runs.recipe import data_directory, provenance
 from ivf_core.training.runs.record import RunRecord, run_directory
 from ivf_core.training.segmentation.labelled import (
     ColorCrops,
-    FusedImages,
+    FusedPictures,
     open_labelled_split,
     read_fused_folders,
     replace_by_fused,
@@ -330,7 +330,9 @@ def _pictures(
     }
 
 
-def _read_data(recipe: SegformerRecipe, device: torch.device) -> tuple[FusedImages, FusedImages]:
+def _read_data(
+    recipe: SegformerRecipe, device: torch.device
+) -> tuple[FusedPictures, FusedPictures]:
     root = data_directory()
     class_set = CLASS_SETS[recipe.class_set] if recipe.class_set else None
     parts: tuple[Sequence[PairFiles], Sequence[PairFiles]]
@@ -362,7 +364,7 @@ def _read_data(recipe: SegformerRecipe, device: torch.device) -> tuple[FusedImag
     graph = None if recipe.fused else FusionGraph(load_model(recipe.weights)).to(device)
     assert class_set is not None
     train, test = (
-        FusedImages(tuple(files), class_set, graph, recipe.ignored_labels) for files in parts
+        FusedPictures(tuple(files), class_set, graph, recipe.ignored_labels) for files in parts
     )
     return train, test
 
