@@ -183,8 +183,8 @@ class _Pair(NamedTuple):
 def make_priors(recipe: PriorRecipe) -> PriorReport:
     """Make the masks of all pairs of `recipe` that are not in the cache yet.
 
-    The masks of an image are written as soon as they are made, so that running it again resumes
-    a run that was interrupted in any way.
+    The masks of an image are written as soon as they are made. After an interruption of any
+    kind, running the same recipe again makes only the missing ones.
 
     Raises:
         ValueError: a folder has no pairs or labels, a checkpoint does not fit, or a device does
@@ -231,7 +231,7 @@ def pair_masks(
     Args:
         cache: masks of images or of labels.
         visible: H x W x 3 uint8 RGB, the pixels that the masks were made of.
-        infrared: H x W uint8, likewise.
+        infrared: H x W uint8, the pixels that the masks were made of.
         labels: H x W uint8; needed if the masks were made of labels.
 
     Returns:
@@ -336,7 +336,7 @@ def _devices(recipe: PriorRecipe) -> tuple[str, ...]:
 def _contents(
     source: str, visible: np.ndarray, infrared: np.ndarray, labels: np.ndarray | None
 ) -> Iterator[np.ndarray]:
-    """Yield the arrays that the masks of a pair are made of: one a modality, or the labels.
+    """Yield the arrays that the masks of a pair are made of, images or labels.
 
     Raises:
         ValueError: the infrared image is not uint8, or the sizes differ.
@@ -424,8 +424,8 @@ def _work(
 ) -> Iterator[PriorReport]:
     """Make the masks of pairs, and yield a report for each pair as it is done.
 
-    One device is used by this process, several by one new process each. A process takes the
-    next pair when it is done with one.
+    A single device is used by this process. Several devices get a new process each, which takes
+    the next pair when it is done with one.
     """
     if len(devices) == 1:
         yield from map(_Worker(recipe, cache, devices[0]).run, pairs)

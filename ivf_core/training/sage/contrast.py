@@ -71,13 +71,15 @@ class MaskContrast:
         planes, source = self._sources(batch)
         count = batch.visible_masks.shape[1] + batch.infrared_masks.shape[1]
         if len(planes.masks):
-            ours, theirs = (
+            fused_features, reference_features = (
                 # The gradient of image[crops] would be summed by threads in any order.
                 self._features(image.index_select(0, planes.crops) * planes.masks)
                 for image in (fused, reference)
             )
-            near = [_squared_distances(f, r) for f, r in zip(ours, theirs, strict=True)]
-            far = [_squared_distances(f, s) for f, s in zip(ours, source, strict=True)]
+            near, far = (
+                [_squared_distances(f, g) for f, g in zip(fused_features, others, strict=True)]
+                for others in (reference_features, source)
+            )
             terms = torch.stack([*near, *far])  # 2 L x P
         else:
             # Other processes may have masks, and wait for the sums of this process.

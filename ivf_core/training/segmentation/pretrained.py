@@ -29,7 +29,7 @@ def package() -> Any:
         import transformers
     except ImportError as error:
         raise PretrainedError(
-            "segmenters other than ours need the packages of the extra 'training' "
+            "SegFormer and CLIPSeg need the packages of the extra 'training' "
             f"(pip install transformers): {error}"
         ) from error
     return transformers

@@ -36,22 +36,24 @@ def test_published_architectures_are_inferred_from_their_tensors(name: str) -> N
     with torch.device("meta"):
         published = segment_anything.sam_model_registry[name]()
         architecture = SamArchitecture.from_state_dict(published.state_dict())
-        ours = build_sam(architecture)
+        built = build_sam(architecture)
     assert (architecture.channels, architecture.blocks) == SAM_MODELS[name]
-    assert str(ours) == str(published)  # modules, their sizes and the layer norms' epsilon
-    theirs = published.state_dict()
-    assert {k: v.shape for k, v in ours.state_dict().items()} == {
-        k: v.shape for k, v in theirs.items()
+    assert str(built) == str(published)  # modules, their sizes and the layer norms' epsilon
+    expected = published.state_dict()
+    assert {k: v.shape for k, v in built.state_dict().items()} == {
+        k: v.shape for k, v in expected.items()
     }
-    for block, twin in zip(ours.image_encoder.blocks, published.image_encoder.blocks, strict=True):
-        assert block.window_size == twin.window_size
-        assert block.attn.num_heads == twin.attn.num_heads
+    for block, other in zip(
+        built.image_encoder.blocks, published.image_encoder.blocks, strict=True
+    ):
+        assert block.window_size == other.window_size
+        assert block.attn.num_heads == other.attn.num_heads
     attention = "final_attn_token_to_image"
     assert (
-        getattr(ours.mask_decoder.transformer, attention).num_heads
+        getattr(built.mask_decoder.transformer, attention).num_heads
         == getattr(published.mask_decoder.transformer, attention).num_heads
     )
-    assert ours.image_encoder.img_size == published.image_encoder.img_size == 1024
+    assert built.image_encoder.img_size == published.image_encoder.img_size == 1024
 
 
 def test_a_checkpoint_computes_the_same_as_the_saved_model(tmp_path: Path) -> None:
