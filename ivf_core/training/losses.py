@@ -60,23 +60,15 @@ def cosine_feature_loss(features: Sequence[Tensor], targets: Sequence[Tensor]) -
     return torch.stack(terms).sum()
 
 
-def relative_feature_error(features: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
-    """Compute the squared error of features relative to their targets' energy.
+def relative_feature_error(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> Tensor:
+    """Sum over stages of ||f - g||^2 / ||g||^2 over the whole batch.
 
-    sum_m ||f_m - g_m||^2 / ||g_m||^2, where m counts the stages and the norms are over the
-    whole batch. Unlike the cosine, this also fixes the scale, so that a head that was trained
-    on one network's features can read the other's.
-
-    Args:
-        features: features f of the network that learns, N x C x H x W for each stage.
-        targets: features g of the other network, of the same shapes.
-
-    Returns:
-        A scalar, 0 or more.
+    Unlike the cosine it pins down the scale as well, so that a head trained on
+    one network's features reads the other's.
     """
     terms = [
         F.mse_loss(f, g) / g.square().mean().clamp_min(1e-12)
-        for f, g in zip(features, targets, strict=True)
+        for f, g in zip(ours, theirs, strict=True)
     ]
     return torch.stack(terms).sum()
 

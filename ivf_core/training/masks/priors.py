@@ -52,7 +52,7 @@ PRIOR_SOURCES = {
     "superpixels": "SLIC superpixels",
 }
 
-# The options that determine a source's masks, besides the images and SAM's weights.
+# The options that decide what a source's masks are, beside the pictures and SAM's weights.
 _DECISIVE = {
     "sam": ("count", "points_per_side", "predicted_iou", "stability", "crop_layers",
             "crop_points_downscale", "minimum_area", "bgr"),

@@ -157,7 +157,7 @@ class ColorCrops:
     n is the same whenever it is drawn, and each epoch has each image once.
 
     Args:
-        images: H x W x 3 uint8 RGB images with H x W uint8 class ids. Images smaller than a crop
+        pictures: H x W x 3 uint8 RGB images with H x W uint8 class ids. Images smaller than a crop
             get a grey border without labels.
         size: height and width of a crop in pixels.
         scales: range of the factor by which an image is resized.
@@ -166,38 +166,38 @@ class ColorCrops:
 
     def __init__(
         self,
-        images: Sequence[tuple[np.ndarray, np.ndarray]],
+        pictures: Sequence[tuple[np.ndarray, np.ndarray]],
         size: tuple[int, int],
         *,
         scales: tuple[float, float] = (0.5, 2.0),
         seed: int = 0,
     ) -> None:
-        self.images = images
+        self.pictures = pictures
         self.size = size
         self.scales = scales
         self.seed = seed
 
     def sample(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Draw sample `number`: 3 x h x w float32 RGB in [0, 1] and h x w int64 class ids."""
-        epoch, position = divmod(number, len(self.images))
-        order = np.random.default_rng((self.seed, epoch, 0)).permutation(len(self.images))
+        """3 x h x w float32 RGB in [0, 1] and h x w int64 ids."""
+        epoch, position = divmod(number, len(self.pictures))
+        order = np.random.default_rng((self.seed, epoch, 0)).permutation(len(self.pictures))
         random = np.random.default_rng((self.seed, number, 1))
-        image, labels = self.images[order[position]]
+        picture, labels = self.pictures[order[position]]
         scale = random.uniform(*self.scales)
         cut = (max(1, round(self.size[0] / scale)), max(1, round(self.size[1] / scale)))
-        image, labels = _pad(image, cut, 127), _pad(labels, cut, UNLABELED)
-        image, labels = self._cut(image, labels, cut, random)
+        picture, labels = _pad(picture, cut, 127), _pad(labels, cut, UNLABELED)
+        picture, labels = self._cut(picture, labels, cut, random)
         if random.random() < 0.5:
-            image, labels = image[:, ::-1], labels[:, ::-1]
+            picture, labels = picture[:, ::-1], labels[:, ::-1]
         height, width = self.size
-        image, labels = (
+        picture, labels = (
             cv2.resize(np.ascontiguousarray(plane), (width, height), interpolation=method)
             for plane, method in (
-                (image, cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR),
+                (picture, cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR),
                 (labels, cv2.INTER_NEAREST),  # others would invent classes
             )
         )
-        return _vary_light(image, random).transpose(2, 0, 1), labels.astype(np.int64)
+        return _vary_light(picture, random).transpose(2, 0, 1), labels.astype(np.int64)
 
     def batches(
         self,
@@ -209,19 +209,13 @@ class ColorCrops:
         processes: int = 1,
         threads: int = 4,
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield the batches `first` to `last` - 1, which threads draw ahead.
+        """Batches `first` to `last` - 1, drawn ahead in threads.
 
         Args:
-            size: number of samples of a batch over all processes.
-            first: number of the first batch.
-            last: number after that of the last batch.
-            rank: index of this process, which gets its share of each batch.
-            processes: number of processes.
-            threads: number of threads.
+            size: of the batches of all processes together, of which each has its share.
 
         Yields:
-            Images N x 3 x h x w float32 in [0, 1] and class ids N x h x w int64, with
-            N = `size` / `processes`.
+            N x 3 x h x w float32 and N x h x w int64, N being `size` / `processes`.
         """
         share = size // processes
         with ThreadPoolExecutor(threads) as pool:
@@ -233,8 +227,8 @@ class ColorCrops:
                     ahead.append([pool.submit(self.sample, number) for number in numbers])
                 if batch >= first + _AHEAD and ahead:
                     parts = zip(*(drawn.result() for drawn in ahead.popleft()), strict=True)
-                    images, labels = (torch.from_numpy(np.stack(part)) for part in parts)
-                    yield images, labels
+                    pictures, labels = (torch.from_numpy(np.stack(part)) for part in parts)
+                    yield pictures, labels
 
     def _cut(
         self,

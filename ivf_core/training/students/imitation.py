@@ -1,10 +1,10 @@
-"""Train a student of another architecture to imitate the fused luma of a reference.
+"""Teach a student of another structure the fused luma of a reference.
 
-If no layer of the student corresponds to one of the reference, only the output can be imitated.
-The reference costs many times as much as the student. It therefore runs once over a pool of
-crops, and the student is trained on these repeatedly. Crops are never cut again: a network's
-output near a border depends on the padding, and a smaller crop would have borders that the
-reference did not have.
+Where no layer has a twin in the reference, only the output can be imitated. The
+reference costs many times what the student does, so it runs once over a pool of
+crops, and the student then sees these again and again. It sees them whole: a network's
+answer near a border comes from the padding too, and a part would have borders that the
+reference never saw.
 """
 
 from __future__ import annotations
@@ -27,12 +27,11 @@ __all__ = ["Pool", "draw_pool", "imitate"]
 
 
 class Pool(NamedTuple):
-    """Crops with the output of a reference.
+    """Crops with the reference's answer.
 
     Attributes:
-        luma: Y of the visible images, N x H x W uint8.
-        infrared: infrared images, N x H x W uint8.
-        target: fused luma of the reference, N x H x W float16.
+        luma, infrared: N x H x W uint8.
+        target: N x H x W float16, the fused luma of the reference.
     """
 
     luma: np.ndarray
@@ -51,16 +50,13 @@ def draw_pool(
     seed: int = 0,
     device: torch.device | None = None,
 ) -> Pool:
-    """Draw crops with `CropSampler`, and run the reference on them.
+    """Draw crops as `CropSampler` does, and run the reference on them.
 
     Args:
         reference: a student in evaluation mode, on `device`.
-        pairs: pairs to draw crops from.
-        count: number of crops, rounded up to a multiple of 8.
-        size: height and width of a crop in pixels.
-        smoke: share of crops with simulated smoke in front of the visible camera.
-        seed: seed of the random numbers.
-        device: device to run on.
+        count: of crops, rounded up to batches of 8.
+        size: height and width of a crop.
+        smoke: share of crops with smoke before the visible camera.
     """
     batch = 8
     batches = CropSampler(pairs, size, scales=(0.8, 1.6), smoke=smoke, seed=seed).batches(batch)
@@ -88,16 +84,10 @@ def imitate(
     """Train `student` on the pool's crops for the best mean PSNR.
 
     Args:
-        student: network on `device`; its parameters change in place.
-        pool: crops with the reference's output.
-        steps: number of steps.
-        batch_size: number of crops of a batch.
-        learning_rate: highest learning rate of Muon in its one cycle.
+        student: on `device`; its parameters change in place.
+        learning_rate: the highest of Muon's, in one cycle.
         freeze_norm_at: share of the steps after which BatchNorm keeps its statistics.
-        after_step: called after each step with its number and its losses by name, here "psnr",
-            the mean PSNR in dB.
-        seed: seed of the random numbers.
-        device: device to run on.
+        after_step: called with the step and its mean PSNR, by name.
 
     Raises:
         FloatingPointError: the loss is no longer finite.
