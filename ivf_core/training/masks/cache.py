@@ -74,7 +74,7 @@ class MaskCache:
         settings: Mapping[str, object],
         notes: Mapping[str, str] | None = None,
     ) -> MaskCache:
-        """Create the cache of `settings` below `root`, or open an existing one.
+        """Create the cache of `settings` below `root`, or open it and replace its notes.
 
         Temporary files that killed runs have left there are deleted.
 
