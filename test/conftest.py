@@ -1,4 +1,4 @@
-"""Fixtures of all tests."""
+"""Fixtures for all tests."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from ivf_core.models.checkpoints import FusionModel, save_model
 from ivf_core.models.segmentation import SegmentationHead
 from ivf_core.models.student import FusionStudent
 
-# A job that a script has put in the background ignores Ctrl-C, and so would the
-# processes that tests start and interrupt.
+# A job in the background of a script ignores SIGINT. The processes that tests start and
+# interrupt would inherit this.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Compiled models neither come from the user's cache nor go there."""
+    """Use a temporary cache of compiled models instead of the user's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("IVF_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -31,17 +31,17 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def data() -> Path:
-    """The shared real images; skips the test where they are absent."""
+    """Return the folder of real data (IVF_DATA), or skip the test if there is none."""
     root = Path(__file__).parent.parent
     path = (root / os.environ.get("IVF_DATA", "../shared/data")).resolve()
     if not path.is_dir():
-        pytest.skip(f"no shared data at {path} (set IVF_DATA)")
+        pytest.skip(f"no real data at {path} (set IVF_DATA)")
     return path
 
 
 @pytest.fixture(scope="session")
 def tiny_model() -> FusionModel:
-    """A narrow student and head with random weights: right in kind, quick to run."""
+    """Return a student and a head with few channels and random weights, for quick tests."""
     torch.manual_seed(0)
     student = FusionStudent(8).eval().requires_grad_(False)
     head = (
@@ -54,6 +54,7 @@ def tiny_model() -> FusionModel:
 
 @pytest.fixture(scope="session")
 def tiny_weights(tiny_model: FusionModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the path of a file with the weights of `tiny_model`."""
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
     save_model(tiny_model, path)
     return path

@@ -1,7 +1,8 @@
-"""Losses as pure functions.
+"""Training losses as pure functions.
 
-Of SAGE's, the definitions are those of the paper (Wu et al., CVPR 2025, section 3.3), and the
-weights, of which it says nothing, those of the published code.
+SAGE's losses follow the paper (Wu et al., "Every SAM Drop Counts", CVPR 2025, section 3.3).
+Their default weights follow the published code, because the paper gives none. "Equation (n)"
+in this module is equation (n) of that paper unless another paper is named.
 """
 
 from __future__ import annotations
@@ -39,18 +40,22 @@ __all__ = [
 ]
 
 
-def cosine_feature_loss(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> Tensor:
-    """L_fea of SAGE, equation (2): sum over stages of 1 - cos(f, g) of the flattened features.
+def cosine_feature_loss(features: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
+    """Compute L_fea of SAGE, equation (2), the cosine distance of features.
+
+    sum_m 1 - cos(f_m, g_m), where m counts the stages and each feature map is flattened to one
+    vector for each sample.
 
     Args:
-        ours, theirs: features N x C x H x W, stage by stage the same shapes.
+        features: features f of the network that learns, N x C x H x W for each stage.
+        targets: features g of the other network, of the same shapes.
 
     Returns:
         A scalar in [0, 2 * stages], the mean over the batch.
     """
     terms = [
         (1 - F.cosine_similarity(f.flatten(1), g.flatten(1), dim=1)).mean()
-        for f, g in zip(ours, theirs, strict=True)
+        for f, g in zip(features, targets, strict=True)
     ]
     return torch.stack(terms).sum()
 
@@ -68,16 +73,21 @@ def relative_feature_error(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> 
     return torch.stack(terms).sum()
 
 
-def mean_psnr_loss(ours: Tensor, theirs: Tensor) -> Tensor:
-    """Minus the PSNR in dB, the mean of the batch: 10 log10 of each picture's squared error.
+def mean_psnr_loss(images: Tensor, targets: Tensor) -> Tensor:
+    """Compute the negative mean PSNR in dB, mean_n 10 log10(MSE_n + 1e-5).
 
-    A picture that is nearly right counts as much as one that is far off, as it does
-    in the mean PSNR that is reported. Errors below 1e-5 (50 dB) no longer count for more.
+    The logarithm is taken for each image, so that an image that is nearly right counts as much
+    as one with a large error, as in the mean PSNR that is reported. The constant limits the
+    PSNR to 50 dB.
 
     Args:
-        ours, theirs: N x 1 x H x W in [0, 1].
+        images: N x 1 x H x W float in [0, 1].
+        targets: N x 1 x H x W float in [0, 1].
+
+    Returns:
+        A scalar, -50 or more.
     """
-    errors = (ours - theirs).square().mean(dim=(1, 2, 3))
+    errors = (images - targets).square().mean(dim=(1, 2, 3))
     return 10 * torch.log10(errors + 1e-5).mean()
 
 
@@ -90,19 +100,25 @@ def ohem_cross_entropy(
     keep_probability: float = 0.7,
     keep_share: float = 1 / 16,
 ) -> Tensor:
-    """Cross-entropy on the hard pixels (online hard example mining).
+    """Compute the cross-entropy of the hard pixels (online hard example mining).
 
-    A pixel is hard when the network gives its true class less than
-    `keep_probability`; at least the hardest `keep_share` of the labelled
-    pixels count.
+    A pixel is hard when the network gives its true class a probability of at most
+    `keep_probability`. At least the hardest `keep_share` of the labelled pixels count. With
+    the defaults this is equation (11) of SARTM (2025) with the threshold of its published
+    code; the method is by Shrivastava et al. (CVPR 2016).
 
     Args:
         logits: N x C x H x W float.
-        labels: N x H x W int64; `ignore` is left out.
-        class_weights: C weights of the classes, or None.
+        labels: N x H x W int64 class ids.
+        class_weights: C factors for the losses of the classes, or None for ones. The sum is
+            divided by the number of pixels, not by their weights.
+        ignore: id of pixels without a label.
+        keep_probability: threshold in [0, 1] on the probability of the true class.
+        keep_share: share in (0, 1] of the labelled pixels that count at least.
 
     Returns:
-        A scalar; zero, with a gradient of zero, where no pixel is labelled.
+        A scalar, 0 or more, the mean of the hard pixels. It is zero, with a gradient of zero,
+        if no pixel is labelled.
     """
     losses = F.cross_entropy(
         logits, labels, weight=class_weights, ignore_index=ignore, reduction="none"
@@ -119,19 +135,20 @@ def ohem_cross_entropy(
 
 
 def dice_loss(logits: Tensor, labels: Tensor, *, ignore: int = 255) -> Tensor:
-    """One minus the soft Dice coefficient, the mean of the classes in the batch.
+    """Compute the soft Dice loss, averaged over the classes that occur in the batch.
 
-    For a class with probabilities p and truth t, 1 - 2 sum(p t) / (sum(p) + sum(t)),
-    over all labelled pixels of the batch together (Milletari et al., V-Net, 2016, with
-    plain sums below the line). A class of few pixels counts as much as one of many, and
-    too much of it costs as much as too little.
+    1 - 2 sum(p t) / (sum(p) + sum(t)) for a class with probabilities p and truth t, where the
+    sums are over all labelled pixels of the batch (Milletari et al., V-Net, 3DV 2016, but with
+    plain sums instead of sums of squares in the denominator). A class of few pixels counts as
+    much as one of many, and predicting too much of a class costs as much as too little.
 
     Args:
         logits: N x C x H x W float.
-        labels: N x H x W int64; `ignore` is left out.
+        labels: N x H x W int64 class ids.
+        ignore: id of pixels without a label.
 
     Returns:
-        A scalar in [0, 1]; zero, with a gradient of zero, where no pixel is labelled.
+        A scalar in [0, 1]. It is zero, with a gradient of zero, if no pixel is labelled.
     """
     labelled = labels != ignore
     if not labelled.any():
@@ -146,53 +163,60 @@ def dice_loss(logits: Tensor, labels: Tensor, *, ignore: int = 255) -> Tensor:
     return (1 - 2 * overlap / (predicted + actual))[actual > 0].mean()
 
 
-def logit_distillation_loss(ours: Tensor, theirs: Tensor, *, temperature: float = 1.0) -> Tensor:
-    """T^2 KL(softmax(theirs / T) || softmax(ours / T)), the mean of all pixels.
+def logit_distillation_loss(logits: Tensor, targets: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """Compute the distillation loss of logits (Hinton et al., 2015).
 
-    T^2 keeps the gradient's size the same for all temperatures T (Hinton et al., 2015).
+    T^2 KL(softmax(targets / T) || softmax(logits / T)), the mean of all pixels. The factor T^2
+    keeps the size of the gradient the same for all temperatures T.
 
     Args:
-        ours: logits N x C x H x W.
-        theirs: logits N x C x h x w of the network to learn from, brought to that size bilinearly.
+        logits: N x C x H x W float, of the network that learns.
+        targets: N x C x h x w float, logits of the teacher. They are resized bilinearly to
+            H x W.
+        temperature: T, above 0.
 
     Returns:
         A scalar, 0 or more.
     """
-    if theirs.shape[2:] != ours.shape[2:]:
-        theirs = F.interpolate(theirs, size=ours.shape[2:], mode="bilinear", align_corners=False)
-    ours, theirs = ((x / temperature).log_softmax(dim=1) for x in (ours, theirs))
-    return temperature**2 * (theirs.exp() * (theirs - ours)).sum(dim=1).mean()
+    if targets.shape[2:] != logits.shape[2:]:
+        targets = F.interpolate(
+            targets, size=logits.shape[2:], mode="bilinear", align_corners=False
+        )
+    log_q, log_p = ((x / temperature).log_softmax(dim=1) for x in (logits, targets))
+    return temperature**2 * (log_p.exp() * (log_p - log_q)).sum(dim=1).mean()
 
 
-def sobel_magnitude(pictures: Tensor) -> Tensor:
-    """|g_x| + |g_y| by Sobel's 3x3 kernels, as the published code; zeros beyond the border.
+def sobel_magnitude(images: Tensor) -> Tensor:
+    """Compute |g_x| + |g_y| with Sobel's 3x3 kernels and zero padding, as SAGE's published code.
 
     Args:
-        pictures: N x 1 x H x W float.
+        images: N x 1 x H x W float.
 
     Returns:
-        The same shape, not negative.
+        N x 1 x H x W float, 0 or more.
     """
-    # One smooths across the other's direction.
-    smooth, slope = pictures.new_tensor([[1.0, 2.0, 1.0], [-1.0, 0.0, 1.0]])
+    # Each kernel is a derivative along one axis and a smoothing filter along the other.
+    smooth, slope = images.new_tensor([[1.0, 2.0, 1.0], [-1.0, 0.0, 1.0]])
     kernels = torch.stack((torch.outer(smooth, slope), torch.outer(slope, smooth)))
-    return F.conv2d(pictures, kernels.unsqueeze(1), padding=1).abs().sum(dim=1, keepdim=True)
+    return F.conv2d(images, kernels.unsqueeze(1), padding=1).abs().sum(dim=1, keepdim=True)
 
 
 def gradient_loss(fused: Tensor, *references: Tensor) -> Tensor:
-    """L_grad of SAGE, equation (3): the mean of | |grad f| - max_i |grad r_i| |.
+    """Compute L_grad of SAGE, equation (3), the difference of edge strengths.
 
-    grad is `sobel_magnitude`. With one reference this is the equation; with the two sources,
-    the stronger edge of them is what the fused picture shall have.
+    mean | S(f) - max_i S(r_i) |, where S is `sobel_magnitude`. With one reference this is
+    L_grad of the equation, except that its sum is a mean. With both sources as references, the
+    fused image is to have the stronger edge of the two at each pixel.
 
     Args:
-        fused, references: N x 1 x H x W float.
+        fused: fused images f, N x 1 x H x W float.
+        *references: images r_i of the same shape.
 
     Returns:
-        A scalar, not negative.
+        A scalar, 0 or more.
 
     Raises:
-        ValueError: there is no reference, or its shape is another.
+        ValueError: there is no reference, or the shapes differ.
     """
     if not references:
         raise ValueError("gradient_loss needs at least one reference")
@@ -202,13 +226,16 @@ def gradient_loss(fused: Tensor, *references: Tensor) -> Tensor:
 
 
 def mse_loss(fused: Tensor, reference: Tensor) -> Tensor:
-    """L_MSE of SAGE, equation (3): the mean of (f - r)^2.
+    """Compute L_MSE of SAGE, equation (3), the mean of (f - r)^2.
+
+    The equation prints the norm ||f - r||_2; the published code takes the mean of the squares.
 
     Args:
-        fused, reference: N x 1 x H x W float.
+        fused: fused images f, N x 1 x H x W float.
+        reference: images r of the same shape.
 
     Returns:
-        A scalar, not negative.
+        A scalar, 0 or more.
 
     Raises:
         ValueError: the shapes differ.
@@ -224,18 +251,22 @@ def contrastive_semantic_loss(
     *,
     epsilon: float = 1e-7,
 ) -> Tensor:
-    """A term of L_cs of SAGE, equations (4) and (5), with x = fus, on an encoder's features.
+    """Compute the contrast of one mask in L_cs of SAGE, equations (4) and (5) with x = fus.
 
-    sum_l ||f_l - r_l|| / (sum_l ||f_l - s_l|| + epsilon), every feature map normalised to mean
-    0 and variance 1 over each of its channels, and the norm over the whole batch. The
-    equations sum the quotients; the published code, like this, divides the sums, which stays
-    bounded where the fused and the source picture agree in one layer.
+    sum_l ||f_l - r_l|| / (sum_l ||f_l - s_l|| + epsilon), where l counts the layers of an
+    encoder, each channel of each feature map is normalised to mean 0 and variance 1, and the
+    norms are over the whole batch. The equations sum the quotients of the layers. The
+    published code and this function divide the sums, which stays bounded where the fused image
+    and the source agree in one layer.
 
     Args:
-        fused, reference, source: layer by layer N x C x h x w, of the masked pictures.
+        fused: features f of the masked fused images, N x C x h x w for each layer.
+        reference: features r of the masked images of the other network, of the same shapes.
+        source: features s of the masked source images, of the same shapes.
+        epsilon: added to the denominator, as in the published code.
 
     Returns:
-        A scalar, not negative.
+        A scalar, 0 or more.
     """
     near = far = fused[0].new_zeros(())
     for f, r, s in zip(fused, reference, source, strict=True):
@@ -252,50 +283,57 @@ def masked_contrast(
     masks: Tensor,
     encode: Callable[[Tensor], Sequence[Tensor]],
 ) -> Tensor:
-    """L_cs of one modality, equation (4) or (5): `contrastive_semantic_loss` summed over masks.
+    """Compute L_cs of one modality of SAGE, equation (4) for infrared or (5) for visible.
 
-    A mask that is empty in the whole batch has nothing to say and adds nothing. L_cs is this
-    for the infrared image and its masks plus this for the visible one and its own.
+    This is `contrastive_semantic_loss` summed over the masks; a mask that is empty in the
+    whole batch adds nothing. The whole L_cs is the sum of both modalities, each with its own
+    source image and masks. The masks are binary, as in the paper; the published code multiplies
+    by the image inside the mask instead.
 
     Args:
-        fused, reference, source: N x 1 x H x W float in [0, 1].
-        masks: N x M x H x W, 0 or 1.
-        encode: pictures to the features of an encoder, layer by layer N x C x h x w;
-            `ivf_core.training.sage.sam_features.SamFeatures`, for one.
+        fused: N x 1 x H x W float in [0, 1].
+        reference: images of the other network, of the same shape.
+        source: images of the modality, of the same shape.
+        masks: masks of the modality, N x M x H x W, 0 or 1.
+        encode: encoder of images N x 1 x H x W that returns features N x C x h x w for each
+            layer, such as `ivf_core.training.sage.sam_features.SamFeatures`.
 
     Returns:
-        A scalar; zero, with a gradient of zero, where all masks are empty.
+        A scalar, 0 or more. It is zero, with a gradient of zero, if all masks are empty.
 
     Raises:
-        ValueError: shapes that do not go together.
+        ValueError: the shapes do not fit together.
     """
     _check_same_shape(fused, reference, source)
     if masks.ndim != 4 or (len(masks), *masks.shape[2:]) != (len(fused), *fused.shape[2:]):
         raise ValueError(
-            f"masks are {tuple(masks.shape)}, expected N x M x H x W with pictures of "
+            f"masks are {tuple(masks.shape)}, expected N x M x H x W with images of "
             f"{tuple(fused.shape)}"
         )
     total = fused.sum() * 0
     for mask in masks.split(1, dim=1):
         if mask.any():
-            features = (encode(picture * mask) for picture in (fused, reference, source))
+            features = (encode(image * mask) for image in (fused, reference, source))
             total = total + contrastive_semantic_loss(*features)
     return total
 
 
 def segmentation_loss(logits: Tensor, labels: Tensor, *, ignore: int = 255) -> Tensor:
-    """L_seg of SAGE, equation (6): cross-entropy -log p(label), the mean of labelled pixels.
+    """Compute L_seg of SAGE, equation (6), the cross-entropy of labelled pixels.
+
+    mean -log p(label), where p is the softmax of the logits.
 
     Args:
-        logits: N x C x h x w float of the teacher's fused pictures, brought to the labels' size
-            bilinearly. Labels are never resized.
-        labels: N x H x W int64 class ids; `ignore` is left out.
+        logits: N x C x h x w float, a segmenter's logits of the teacher's fused images. They
+            are resized bilinearly to H x W; labels are never resized.
+        labels: N x H x W int64 class ids.
+        ignore: id of pixels without a label.
 
     Returns:
-        A scalar; zero, with a gradient of zero, where no pixel is labelled.
+        A scalar, 0 or more. It is zero, with a gradient of zero, if no pixel is labelled.
 
     Raises:
-        ValueError: labels are not whole numbers below C, or not of as many pictures.
+        ValueError: labels are not int64 ids below C, or their number is not N.
     """
     classes = logits.shape[1]
     if labels.dtype != torch.int64 or labels.ndim != 3 or len(labels) != len(logits):
@@ -318,55 +356,71 @@ def segmentation_loss(logits: Tensor, labels: Tensor, *, ignore: int = 255) -> T
 
 @dataclass(frozen=True)
 class ContextWeights:
-    """Of `context_loss`; a term whose weight is zero is not computed. The defaults are those of
-    the published student."""
+    """Weights of the terms of `context_loss`, by default those of SAGE's published student.
+
+    A term whose weight is zero is not computed.
+    """
 
     visible: float = 9.0
-    """Squared error against the visible luma."""
+    """Weight of the squared error against the visible luma."""
     infrared: float = 6.0
-    """Squared error against the infrared image."""
+    """Weight of the squared error against the infrared image."""
     reference: float = 12.0
-    """Squared error against the other network's picture."""
+    """Weight of the squared error against the other network's fused image."""
     source_gradient: float = 27.0
-    """Edges against the stronger of both sources'."""
+    """Weight of the edge error against the stronger edge of both sources."""
     reference_gradient: float = 9.0
-    """Edges against the other network's picture."""
+    """Weight of the edge error against the other network's fused image."""
 
 
 @dataclass(frozen=True)
 class StudentWeights:
-    """Of `student_loss`; a term whose weight is zero is not computed. Table 3 III (a), (b), (c)
-    are those with `feature`, `context` or `contrast` zero."""
+    """Weights of the terms of `student_loss`, by default those of SAGE's published code.
+
+    A term whose weight is zero is not computed. Zero for `feature`, `context` or `contrast`
+    gives the variants III (a), (b) or (c) of SAGE's Table 3.
+    """
 
     context: float = 1.0
+    """Weight of L_context."""
     contrast: float = 1 / 3000
+    """Weight of L_cs."""
     feature: float = 0.3
+    """Weight of L_fea."""
     terms: ContextWeights = ContextWeights()
-    """Of L_context itself."""
+    """Weights of the terms inside L_context."""
 
 
 @dataclass(frozen=True)
 class TeacherWeights:
-    """Of `teacher_loss`. Zeros for Table 3 III as in `StudentWeights`."""
+    """Weights of the terms of `teacher_loss`, by default those of SAGE's published code.
+
+    A term whose weight is zero is not computed. Zeros give variants of SAGE's Table 3 as in
+    `StudentWeights`.
+    """
 
     fusion: ContextWeights = ContextWeights(
         visible=1.0, infrared=1.0, reference=0.0, source_gradient=2.0, reference_gradient=0.0
     )
-    """Of what the teacher learns without a student."""
+    """Weights of the terms of the fusion loss, which needs no student."""
     segmentation: float = 0.3
+    """Weight of L_seg."""
     context: float = 0.1
+    """Weight of L_context against the student."""
     contrast: float = 0.1 / 3000
+    """Weight of L_cs."""
     feature: float = 0.01
+    """Weight of L_fea."""
     terms: ContextWeights = ContextWeights()
-    """Of L_context itself, against the student."""
+    """Weights of the terms inside L_context against the student."""
 
 
 class Total(NamedTuple):
-    """A weighted sum of losses.
+    """Weighted sum of losses.
 
     Attributes:
         loss: the sum, a scalar.
-        parts: what was summed, by name, before its weight.
+        parts: the losses by name, before they are multiplied by their weights.
     """
 
     loss: Tensor
@@ -380,17 +434,26 @@ def context_loss(
     reference: Tensor | None,
     weights: ContextWeights | None = None,
 ) -> Tensor:
-    """L_context of SAGE, L_grad + L_MSE, against the sources and the other network's picture.
+    """Compute L_context of SAGE, section 3.3, the sum of L_MSE and L_grad of equation (3).
 
-    w1 MSE(f, Y) + w2 MSE(f, IR) + w3 MSE(f, ref) + w4 grad(f; Y, IR) + w5 grad(f; ref).
+    w1 MSE(f, Y) + w2 MSE(f, IR) + w3 MSE(f, ref) + w4 grad(f; Y, IR) + w5 grad(f; ref), with
+    `mse_loss` and `gradient_loss`. As the paper says below equation (3), the terms apply
+    against the other network's fused image and against the sources.
 
     Args:
-        fused, visible_luma, infrared: N x 1 x H x W float, the sources in [0, 1].
-        reference: the same shape, or None: then its two terms are left out.
-        weights: by default the published student's.
+        fused: fused images f, N x 1 x H x W float.
+        visible_luma: luma Y of the visible images, N x 1 x H x W in [0, 1].
+        infrared: infrared images IR, N x 1 x H x W in [0, 1].
+        reference: fused images ref of the other network, of the same shape. None leaves its
+            two terms out.
+        weights: w1 to w5 in the order of `ContextWeights`' names visible, infrared, reference,
+            source_gradient, reference_gradient; by default the published student's.
 
     Returns:
-        A scalar, not negative.
+        A scalar, 0 or more.
+
+    Raises:
+        ValueError: the shapes differ.
     """
     weights = weights or ContextWeights()
     loss = fused.sum() * 0
@@ -417,21 +480,25 @@ def student_loss(
     *,
     detach: bool = True,
 ) -> Total:
-    """L_s^d of SAGE, the upper level of equation (1): L_context + L_cs / 3000 + 0.3 L_fea.
+    """Compute L_s^d of SAGE, the student's loss in the upper level of equation (1).
+
+    L_context + L_cs / 3000 + 0.3 L_fea with the default weights.
 
     Args:
-        student, teacher: what both made of the sources.
-        visible_luma, infrared: the sources, N x 1 x H x W in [0, 1].
-        contrast: L_cs, with the student's picture as fused and the teacher's as reference; None
+        student: the student's output for the sources.
+        teacher: the teacher's output for the same sources.
+        visible_luma: luma of the visible images, N x 1 x H x W in [0, 1].
+        infrared: infrared images, N x 1 x H x W in [0, 1].
+        contrast: L_cs with the student's image as fused and the teacher's as reference. None
             leaves it out.
-        weights: by default the published ones.
-        detach: keep gradients from the teacher; an unrolled step needs them.
+        weights: by default those of the published code.
+        detach: let no gradient pass to the teacher; an unrolled step needs False.
 
     Returns:
-        The sum, and the parts context, contrast and feature, those that there are.
+        The sum, with the parts "context", "contrast" and "feature" as far as they are computed.
 
     Raises:
-        ValueError: nothing is left to learn from.
+        ValueError: all weights are zero.
     """
     weights = weights or StudentWeights()
     parts = _distillation(student, teacher, visible_luma, infrared, contrast, weights, detach)
@@ -451,30 +518,32 @@ def teacher_loss(
     weights: TeacherWeights | None = None,
     detach: bool = True,
 ) -> Total:
-    """L_m^d of SAGE, the lower level of equation (1), or without a student its pre-training.
+    """Compute L_m^d of SAGE, the teacher's loss in the lower level of equation (1).
 
-    MSE(f, Y) + MSE(f, IR) + 2 grad(f; Y, IR) + 0.3 L_seg, and with a student
-    0.1 (L_context + L_cs / 3000) + 0.01 L_fea with the roles swapped.
+    MSE(f, Y) + MSE(f, IR) + 2 grad(f; Y, IR) + 0.3 L_seg with the default weights, and, with a
+    student, + 0.1 (L_context + L_cs / 3000) + 0.01 L_fea with the roles of both networks
+    swapped. Without a student this is the loss of the teacher's pre-training.
 
     Args:
-        teacher: what the teacher made of the sources.
-        visible_luma, infrared: the sources, N x 1 x H x W in [0, 1].
-        segmentation: L_seg of the recoloured picture; None leaves it out.
-        student: what the student made of them; None to pre-train.
-        contrast: L_cs, with the teacher's picture as fused and the student's as reference; None
+        teacher: the teacher's output for the sources.
+        visible_luma: luma of the visible images, N x 1 x H x W in [0, 1].
+        infrared: infrared images, N x 1 x H x W in [0, 1].
+        segmentation: L_seg of the recoloured fused images. None leaves it out.
+        student: the student's output for the same sources. None is for pre-training.
+        contrast: L_cs with the teacher's image as fused and the student's as reference. None
             leaves it out.
-        weights: by default the published ones.
-        detach: keep gradients from the student; an unrolled step needs them.
+        weights: by default those of the published code.
+        detach: let no gradient pass to the student; an unrolled step needs False.
 
     Returns:
-        The sum, and the parts fusion, segmentation, context, contrast and feature, those that
-        there are.
+        The sum, with the parts "fusion", "segmentation", "context", "contrast" and "feature"
+        as far as they are computed.
 
     Raises:
-        ValueError: `contrast` without a student.
+        ValueError: `contrast` is given without a student.
     """
     if student is None and contrast is not None:
-        raise ValueError("contrast is given without the student that it is about")
+        raise ValueError("contrast is given without a student")
     weights = weights or TeacherWeights()
     fusion = context_loss(teacher.fused, visible_luma, infrared, None, weights.fusion)
     parts = {"fusion": fusion}
@@ -494,6 +563,7 @@ def _distillation(
     weights: StudentWeights | TeacherWeights,
     detach: bool,
 ) -> dict[str, Tensor]:
+    """Compute the losses of one network against the other, by name and without their weights."""
     fused, features = other.fused, list(other.features)
     if detach:
         fused, features = fused.detach(), [feature.detach() for feature in features]
@@ -508,8 +578,8 @@ def _distillation(
 
 
 def _weighted(parts: dict[str, Tensor], weights: StudentWeights | TeacherWeights) -> Total:
+    """Sum the parts by their weights; those of the fusion part are already inside it."""
     loss = torch.stack(
-        # The weights of the fusion part are inside it.
         [
             part if name == "fusion" else getattr(weights, name) * part
             for name, part in parts.items()
@@ -519,10 +589,12 @@ def _weighted(parts: dict[str, Tensor], weights: StudentWeights | TeacherWeights
 
 
 def _distance(a: Tensor, b: Tensor) -> Tensor:
+    """Return the Euclidean distance of two tensors of one shape, a scalar."""
     return torch.linalg.vector_norm(a - b)
 
 
-def _check_same_shape(*pictures: Tensor) -> None:
-    shapes = [tuple(picture.shape) for picture in pictures]
+def _check_same_shape(*images: Tensor) -> None:
+    """Raise ValueError unless all images have the same shape N x 1 x H x W."""
+    shapes = [tuple(image.shape) for image in images]
     if len(shapes[0]) != 4 or shapes[0][1] != 1 or len(set(shapes)) != 1:
-        raise ValueError(f"pictures are {shapes}, expected the same N x 1 x H x W")
+        raise ValueError(f"images are {shapes}, expected the same N x 1 x H x W")

@@ -1,4 +1,4 @@
-"""Networks of `transformers` with few channels and random weights, in directories."""
+"""Networks of `transformers` with few channels and random weights, saved to directories."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TINY_SEGFORMER: dict[str, Any] = dict(
 
 
 def save_segformer(directory: Path, names: tuple[str, ...], seed: int = 0) -> Any:
-    """Write one with a logit a name; returns the model."""
+    """Save a tiny SegFormer with a logit for each name, and return the model."""
     torch.manual_seed(seed)
     config = SegformerConfig(id2label=dict(enumerate(names)), **TINY_SEGFORMER)
     model = SegformerForSemanticSegmentation(config).eval()
@@ -33,7 +33,7 @@ def save_segformer(directory: Path, names: tuple[str, ...], seed: int = 0) -> An
 
 
 def save_clipseg(directory: Path, seed: int = 0) -> tuple[Any, Any]:
-    """Write one with a tokenizer of single letters; returns both."""
+    """Save a tiny CLIPSeg with a tokenizer of single letters, and return both."""
     torch.manual_seed(seed)
     tower = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2)
     letters = sorted(ByteLevel.alphabet())

@@ -1,1 +1,1 @@
-"""Masks of both modalities for a teacher: sources, cache, and the command that fills it."""
+"""Masks of both modalities for SAGE's teacher: sources, cache, and the run that fills it."""

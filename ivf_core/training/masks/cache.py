@@ -1,9 +1,9 @@
-"""Masks on disk: one compressed file a picture, found by what the picture shows.
+"""Cache of masks on disk: one compressed file for each image, named by the image's content.
 
-A cache is a folder for one way to make masks, `ROOT/SOURCE-DIGEST`, the digest
-being that of the settings. In it `settings.json` says what the settings are, and
-each `CONTENT.npz`, named by the SHA-256 of the pixels, has the masks as packed
-bits. Nothing in it can run code: JSON, and npz read without pickle.
+A cache is the folder `ROOT/SOURCE-DIGEST` of masks that were made with the same settings;
+DIGEST is a hash of these settings. The file `settings.json` in it holds the settings. Each
+`CONTENT.npz` holds the masks of an image as packed bits and is named by the SHA-256 of the
+image's pixels. Nothing in a cache can run code: JSON, and npz that is read without pickle.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ __all__ = ["MaskCache", "MaskCacheError"]
 
 _FORMAT = "ivf-masks-1"
 _ABOUT = "settings.json"
-# Temporary files this old are those of a run that was killed, not of one at work.
+# A temporary file this old was left by a run that was killed; no running process writes it.
 _STALE_SECONDS = 3600
-_HEADERS = 4096  # bytes of the three arrays' headers, generously
+_HEADERS = 4096  # upper limit in bytes for the headers of the three arrays
 
 
 class MaskCacheError(ValueError):
-    """A cache, or a file in it, that is missing, damaged or not of these settings."""
+    """Error for a cache, or a file in it, that is missing, damaged or of other settings."""
 
 
 class MaskCache:
-    """The masks of one way to make them.
+    """Cache of masks that were made with the same settings.
 
     Args:
-        directory: a cache's folder, as `create` made it.
+        directory: a cache's folder, made by `create`.
 
     Attributes:
         directory: the folder.
-        settings: all that decides what the masks are, beside the pictures.
-        notes: what else was written down when the cache was last filled.
+        settings: everything that determines the masks apart from the images.
+        notes: texts that were stored when the cache was last filled.
 
     Raises:
         MaskCacheError: the folder has no readable settings of this format.
@@ -74,12 +74,15 @@ class MaskCache:
         settings: Mapping[str, object],
         notes: Mapping[str, str] | None = None,
     ) -> MaskCache:
-        """Make or go on with the cache of `settings` below `root`.
+        """Create the cache of `settings` below `root`, or open it and replace its notes.
+
+        Temporary files that killed runs have left there are deleted.
 
         Args:
-            settings: values of JSON; "source" and "count", the most masks a
-                picture has, must be among them.
-            notes: kept beside them; they do not decide which cache it is.
+            root: folder of caches.
+            settings: values for JSON. "source" and "count", the largest number of masks of an
+                image, must be among them.
+            notes: texts to store with the settings. They do not determine the cache's name.
         """
         digest = _digest_of(settings).hex()
         directory = Path(root) / f"{settings['source']}-{digest[:16]}"
@@ -91,7 +94,7 @@ class MaskCache:
         return cls(directory)
 
     def path(self, content: np.ndarray) -> Path:
-        """The file of a picture, whether it is there or not.
+        """Return the path of an image's file, which need not exist.
 
         Args:
             content: the array that masks are made of, H x W or H x W x C.
@@ -99,30 +102,31 @@ class MaskCache:
         return self.directory / f"{_content_digest(content).hex()}.npz"
 
     def read(self, content: np.ndarray) -> np.ndarray | None:
-        """The masks of a picture, or None where none have been made.
+        """Read the masks of an image, or return None if none have been made.
 
         Args:
             content: the array that they were made of, H x W or H x W x C.
 
         Returns:
-            K x H x W bool; K is 0 where nothing was found in the picture.
+            K x H x W bool. K is 0 if nothing was found in the image.
 
         Raises:
-            MaskCacheError: the file is damaged, or holds masks of something else.
+            MaskCacheError: the file is damaged, or holds masks of another image or of other
+                settings.
         """
         path = self.path(content)
         size = content.shape[:2]
         try:
-            # A small file can claim to hold a lot: look before anything is unpacked.
-            most = int(self.settings["count"]) * _packed_length(size) + _HEADERS
+            # A small file can unpack to a huge one: check the sizes that it states first.
+            limit = int(self.settings["count"]) * _packed_length(size) + _HEADERS
             with zipfile.ZipFile(path) as archive:
                 held = sum(member.file_size for member in archive.infolist())
-            if held > most:
-                raise ValueError(f"holds {held} bytes, expected at most {most}")
+            if held > limit:
+                raise ValueError(f"holds {held} bytes, expected at most {limit}")
             with np.load(path, allow_pickle=False) as arrays:
                 packed, shape, key = arrays["packed"], arrays["shape"], arrays["key"]
             if key.tobytes() != self._key(content):
-                raise ValueError("made of another picture or with other settings")
+                raise ValueError("made of another image or with other settings")
             if shape.shape != (3,) or tuple(shape[1:]) != size:
                 raise ValueError(f"shape {shape.tolist()}, expected K x {size[0]} x {size[1]}")
             if packed.dtype != np.uint8 or packed.shape != (shape[0], _packed_length(size)):
@@ -135,14 +139,14 @@ class MaskCache:
         return bits.view(bool).reshape(len(bits), *size)
 
     def write(self, content: np.ndarray, masks: np.ndarray) -> None:
-        """Keep the masks of a picture, under a temporary name first.
+        """Write the masks of an image, first under a temporary name.
 
         Args:
             content: the array that they were made of, H x W or H x W x C.
-            masks: K x H x W bool, K at most the settings' count.
+            masks: K x H x W bool, with K at most the settings' count.
 
         Raises:
-            ValueError: masks of another shape or dtype, or too many.
+            ValueError: masks have another shape or dtype, or there are too many.
         """
         size = content.shape[:2]
         count = int(self.settings["count"])
@@ -160,19 +164,23 @@ class MaskCache:
             )
 
     def _key(self, content: np.ndarray) -> bytes:
+        """Return a hash of the settings and an image, by which its file is verified."""
         return hashlib.sha256(self._digest + _content_digest(content)).digest()
 
 
 def _packed_length(size: tuple[int, ...]) -> int:
+    """Return the number of bytes of one mask of H x W bits."""
     return -(-size[0] * size[1] // 8)
 
 
 def _digest_of(settings: Mapping[str, object]) -> bytes:
+    """Return the SHA-256 of settings and of the cache's format."""
     text = json.dumps({"format": _FORMAT, **settings}, sort_keys=True)
     return hashlib.sha256(text.encode()).digest()
 
 
 def _content_digest(content: np.ndarray) -> bytes:
+    """Return the SHA-256 of an array's dtype, shape and values."""
     digest = hashlib.sha256(f"{content.dtype.str} {content.shape} ".encode())
     digest.update(np.ascontiguousarray(content).data)
     return digest.digest()

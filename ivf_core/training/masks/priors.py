@@ -1,8 +1,8 @@
-"""Semantic priors: masks of both modalities for the teacher, made once and kept.
+"""Semantic priors: make and cache the masks of both modalities for SAGE's teacher.
 
-SAGE cuts its patches P_vis and P_ir (section 3.1) from the largest automatic
-masks of SAM. Where there are no SAM weights, the priors of the paper's ablation
-or superpixels stand in; the log, the cache and all weights trained on it say so.
+SAGE takes its patches P_vis and P_ir (section 3.1) from the largest automatic masks of SAM.
+Without SAM's weights, the priors of the paper's ablation or superpixels replace them; the log,
+the cache and all weights that are trained on them say so.
 """
 
 from __future__ import annotations
@@ -146,15 +146,15 @@ class PriorRecipe:
 
 @dataclass
 class PriorReport:
-    """What a run has done.
+    """Result of `make_priors`.
 
     Attributes:
-        directory: of the cache.
-        made: pictures whose masks were made.
-        kept: pictures whose masks were there already, whole.
-        masks: of all these pictures together.
-        damaged: files that were damaged and made anew, one line each.
-        failed: pairs that could not be read, one line each.
+        directory: folder of the cache.
+        made: number of images whose masks were made.
+        kept: number of images whose masks were in the cache already.
+        masks: number of masks of all these images.
+        damaged: a line for each file that was damaged and has been made again.
+        failed: a line for each pair that could not be read.
     """
 
     directory: Path
@@ -165,6 +165,7 @@ class PriorReport:
     failed: list[str] = field(default_factory=list)
 
     def add(self, other: PriorReport) -> None:
+        """Add the counts and lines of another report to this one."""
         self.made += other.made
         self.kept += other.kept
         self.masks += other.masks
@@ -173,22 +174,22 @@ class PriorReport:
 
 
 class _Pair(NamedTuple):
-    """Where a pair lies, and the classes of its labels where they are known."""
+    """Files of a pair, and the classes of its labels if they are known."""
 
     files: PairFiles
     class_set: ClassSet | None
 
 
 def make_priors(recipe: PriorRecipe) -> PriorReport:
-    """Make the masks of all pairs of `recipe` that the cache does not have yet.
+    """Make the masks of all pairs of `recipe` that are not in the cache yet.
 
-    A picture's masks are written as soon as they are made: a run that ended
-    early, in whatever way, is gone on with by running it again.
+    The masks of an image are written as soon as they are made. After an interruption of any
+    kind, running the same recipe again makes only the missing ones.
 
     Raises:
-        ValueError: a folder without pairs or labels, a checkpoint that does not
-            fit, a device that is not there.
-        RuntimeError: a worker ended, or the memory of its device is too small.
+        ValueError: a folder has no pairs or labels, a checkpoint does not fit, or a device does
+            not exist.
+        RuntimeError: a worker process died, or the memory of its device is too small.
     """
     origin = provenance("priors", recipe)
     pairs = _list_pairs(recipe)
@@ -200,19 +201,19 @@ def make_priors(recipe: PriorRecipe) -> PriorReport:
     work = _work(recipe, cache, devices, pairs)
     for done in tqdm(work, total=len(pairs), desc="priors", unit="pair", mininterval=5):
         for line in done.damaged:
-            log.warning("%s; made anew", line)
+            log.warning("%s; made again", line)
         report.add(done)
     return report
 
 
 def open_priors(directory: str | os.PathLike[str]) -> MaskCache:
-    """A cache to train with; warns in the log where it is not SAM-guided.
+    """Open a cache to train with, and log a warning if it is not SAM-guided.
 
     Args:
         directory: the folder that `make_priors` reported.
 
     Raises:
-        MaskCacheError: it is not a cache.
+        MaskCacheError: the folder is not a cache.
     """
     cache = MaskCache(directory)
     _warn_unless_guided(cache)
@@ -225,16 +226,16 @@ def pair_masks(
     infrared: np.ndarray,
     labels: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The masks of a pair, largest first.
+    """Read the masks of a pair from a cache, largest first.
 
     Args:
-        visible: H x W x 3 uint8 RGB, as it was when the masks were made.
-        infrared: H x W uint8.
-        labels: H x W uint8; needed where the masks were made of labels.
+        cache: masks of images or of labels.
+        visible: H x W x 3 uint8 RGB, the pixels that the masks were made of.
+        infrared: H x W uint8, the pixels that the masks were made of.
+        labels: H x W uint8; needed if the masks were made of labels.
 
     Returns:
-        Masks of the visible and of the infrared picture, each K x H x W bool,
-        K differing.
+        Masks of the visible and of the infrared image, each K x H x W bool with a K of its own.
 
     Raises:
         ValueError: there are no masks of this pair, or a file is damaged.
@@ -246,19 +247,19 @@ def pair_masks(
         masks = cache.read(content)
         if masks is None:
             raise MaskCacheError(
-                f"masks '{cache.directory}': none of this picture (ivf train priors makes them)"
+                f"masks '{cache.directory}': none of this image (ivf train priors makes them)"
             )
         found.append(masks)
     return found[0], found[-1]
 
 
 def prior_metadata(cache: MaskCache) -> dict[str, str]:
-    """Metadata for weights that were trained on these masks.
+    """Return metadata for weights that were trained on the masks of a cache.
 
     Returns:
-        `priors`, what they are, in words; `priors_sam_guided`, "true" or
-        "false"; `priors_settings`, JSON with the SHA-256 of SAM's weights where
-        these were used; `priors_recipe` and `priors_revision`.
+        `priors`, a description of the masks; `priors_sam_guided`, "true" or "false";
+        `priors_settings`, JSON that includes the SHA-256 of SAM's weights if these were used;
+        `priors_recipe` and `priors_revision`, the recipe and the git revision that made them.
     """
     source = cache.settings["source"]
     return {
@@ -270,14 +271,15 @@ def prior_metadata(cache: MaskCache) -> dict[str, str]:
 
 
 def _warn_unless_guided(cache: MaskCache) -> None:
+    """Log a warning if the masks of a cache were made without SAM."""
     if (source := cache.settings["source"]) != "sam":
         logging.getLogger(__name__).warning(
-            "priors are %s: what is trained on them is not SAM-guided", PRIOR_SOURCES[source]
+            "priors are %s: networks trained on them are not SAM-guided", PRIOR_SOURCES[source]
         )
 
 
 def _settings(recipe: PriorRecipe) -> dict[str, object]:
-    """All that decides what the masks are, beside the pictures."""
+    """Return everything that determines the masks of a recipe apart from the images."""
     options = dataclasses.asdict(recipe)
     chosen = {name: options[name] for name in ("source", *_DECISIVE[recipe.source])}
     if recipe.source == "sam":
@@ -286,6 +288,7 @@ def _settings(recipe: PriorRecipe) -> dict[str, object]:
 
 
 def _file_digest(path: Path) -> str:
+    """Return the SHA-256 of SAM's weights as hexadecimal digits, or raise ValueError."""
     digest = hashlib.sha256()
     try:
         with path.open("rb") as file:
@@ -300,6 +303,7 @@ def _file_digest(path: Path) -> str:
 
 
 def _list_pairs(recipe: PriorRecipe) -> list[_Pair]:
+    """List the pairs of all folders of a recipe, or raise ValueError if labels are missing."""
     pairs = []
     for folder in recipe.folders:
         labels = recipe.labels if recipe.source == "labels" else ""
@@ -308,13 +312,13 @@ def _list_pairs(recipe: PriorRecipe) -> list[_Pair]:
             logging.getLogger(__name__).warning("left out: %s", line)
         for files in dataset.files:
             if recipe.source == "labels" and files.labels is None:
-                raise ValueError(f"'{files.visible}': has no labels to make masks of")
+                raise ValueError(f"'{files.visible}': has no labels to make masks from")
             pairs.append(_Pair(files, dataset.class_set))
     return pairs
 
 
 def _devices(recipe: PriorRecipe) -> tuple[str, ...]:
-    """The devices of the recipe, checked; each has a worker of its own."""
+    """Return the devices of the recipe, one for each worker, or raise if one does not exist."""
     if recipe.source != "sam":
         if other := [name for name in recipe.devices if name != "cpu"]:
             raise ValueError(f"devices: source '{recipe.source}' runs on cpu only, got {other[0]}")
@@ -322,24 +326,24 @@ def _devices(recipe: PriorRecipe) -> tuple[str, ...]:
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    there = tuple(f"cuda:{number}" for number in range(count))
+    gpus = tuple(f"cuda:{number}" for number in range(count))
     for name in recipe.devices:
-        if name not in (known := ("cpu", *there)):
-            raise ValueError(f"devices: '{name}' is not there, expected {', '.join(known)}")
-    return recipe.devices or there or ("cpu",)
+        if name not in (known := ("cpu", *gpus)):
+            raise ValueError(f"devices: '{name}' does not exist, expected {', '.join(known)}")
+    return recipe.devices or gpus or ("cpu",)
 
 
 def _contents(
     source: str, visible: np.ndarray, infrared: np.ndarray, labels: np.ndarray | None
 ) -> Iterator[np.ndarray]:
-    """What the masks of a pair are made of: one array of each modality, or the labels.
+    """Yield the arrays that the masks of a pair are made of, images or labels.
 
     Raises:
-        ValueError: not 8 bits, or a size of its own.
+        ValueError: the infrared image is not uint8, or the sizes differ.
     """
-    for name, picture in (("infrared", infrared), ("labels", labels)):
-        if picture is not None and picture.shape != visible.shape[:2]:
-            raise ValueError(f"visible is {visible.shape[:2]}, but {name} {picture.shape}")
+    for name, plane in (("infrared", infrared), ("labels", labels)):
+        if plane is not None and plane.shape != visible.shape[:2]:
+            raise ValueError(f"visible is {visible.shape[:2]}, but {name} {plane.shape}")
     if infrared.dtype != np.uint8:
         raise ValueError(f"infrared is {infrared.dtype}, expected uint8")
     if source == "labels":
@@ -351,7 +355,7 @@ def _contents(
 
 
 class _Worker:
-    """Makes the masks of pairs on one device."""
+    """Maker of the masks of pairs on one device."""
 
     def __init__(self, recipe: PriorRecipe, cache: MaskCache, device: str) -> None:
         self.recipe = recipe
@@ -360,7 +364,7 @@ class _Worker:
 
     @cached_property
     def source(self) -> MaskSource:
-        """Built when the first mask is to be made: where all are there, SAM is not loaded."""
+        """Source of masks, built at the first use so that a full cache does not load SAM."""
         recipe = self.recipe
         if recipe.source == "crops":
             return CropMasks(recipe.count, recipe.crop_sides, recipe.seed)
@@ -384,7 +388,7 @@ class _Worker:
         )
 
     def run(self, pair: _Pair) -> PriorReport:
-        """Make what is missing of a pair."""
+        """Make the masks of a pair that are not in the cache."""
         report = PriorReport(self.cache.directory)
         labelled = self.recipe.source == "labels"
         try:
@@ -418,9 +422,10 @@ class _Worker:
 def _work(
     recipe: PriorRecipe, cache: MaskCache, devices: Sequence[str], pairs: Sequence[_Pair]
 ) -> Iterator[PriorReport]:
-    """Run pairs in this process for one device, in one process for each of several.
+    """Make the masks of pairs, and yield a report for each pair as it is done.
 
-    Each takes the next pair when it is done with one; reports come as they are done.
+    A single device is used by this process. Several devices get a new process each, which takes
+    the next pair when it is done with one.
     """
     if len(devices) == 1:
         yield from map(_Worker(recipe, cache, devices[0]).run, pairs)
@@ -438,7 +443,7 @@ def _work(
     except BrokenProcessPool as error:
         raise RuntimeError(
             "a worker process ended abruptly (is memory too small?); "
-            "what is done is kept: run the command again to go on"
+            "masks made so far are kept: run the command again to resume"
         ) from error
     finally:
         executor.shutdown(cancel_futures=True)
@@ -448,19 +453,20 @@ _worker: _Worker | None = None
 
 
 def _start(recipe: PriorRecipe, directory: Path, devices: Queue[str]) -> None:
-    """Begin a worker process on the next free device."""
+    """Initialise a worker process on the next free device."""
     global _worker
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _worker = _Worker(recipe, MaskCache(directory), devices.get())
 
 
 def _run(pair: _Pair) -> PriorReport:
+    """Make the masks of a pair in a worker process."""
     assert _worker is not None
     return _worker.run(pair)
 
 
 def _end_with_parent() -> None:
-    """End this process when its parent has been killed: else it would wait for ever."""
+    """End this process when its parent has died; otherwise it would wait forever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -1,7 +1,7 @@
-"""The Segment Anything Model from a checkpoint file, and its automatic masks.
+"""Segment Anything Model (SAM, Kirillov et al., 2023) from a file, and its automatic masks.
 
-The package `segment-anything` is needed (extra `training`); it is imported when
-a model is loaded.
+This module needs the package `segment-anything` (extra `training`), which it imports when a
+model is built or loaded.
 """
 
 from __future__ import annotations
@@ -21,42 +21,47 @@ if TYPE_CHECKING:
     from segment_anything.modeling import Sam
 
 __all__ = [
-    "PIXEL_DEVIATION",
     "PIXEL_MEAN",
+    "PIXEL_STD",
     "SAM_MODELS",
+    "SamArchitecture",
     "SamError",
     "SamMasks",
-    "SamStructure",
     "build_sam",
     "load_sam",
 ]
 
 SAM_MODELS = {"vit_b": (768, 12), "vit_l": (1024, 24), "vit_h": (1280, 32)}
-"""Channels and blocks of the image encoders that were published."""
+"""Numbers of channels and blocks of the published image encoders, by model."""
 
-# Of images in 0..255, RGB; the same for all published models.
-PIXEL_MEAN, PIXEL_DEVIATION = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+# Of RGB images in 0..255; the same for all published models.
+PIXEL_MEAN, PIXEL_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
 class SamError(ValueError):
-    """A checkpoint that is missing, damaged or not SAM's, or no package to run it."""
+    """Error for a checkpoint that is missing, damaged or not SAM's, or for a missing package."""
 
 
 @dataclass(frozen=True)
-class SamStructure:
-    """How a SAM is built, as far as models differ.
+class SamArchitecture:
+    """Sizes in which one SAM differs from another.
 
     Attributes:
-        channels, blocks, heads, hidden: of the image encoder; hidden of its MLPs.
+        channels: channels of the image encoder.
+        blocks: number of transformer blocks of the image encoder.
+        heads: attention heads of a block of the image encoder.
+        hidden: hidden units of the MLPs of the image encoder.
         patch: side of a patch in pixels.
-        grid: patches along a side of the input, which is square.
-        window: side of a window in patches; 0 where all blocks attend globally.
-        global_blocks: positions of the blocks that attend globally.
-        prompt_channels: of embeddings of images and prompts.
-        mask_channels: of the encoder of mask prompts.
-        decoder_blocks, decoder_hidden: of the mask decoder's transformer.
-        outputs: masks that a prompt gives.
-        quality_layers, quality_hidden: of the MLP that predicts the IoU.
+        grid: number of patches along each side of the square input.
+        window: side of an attention window in patches; 0 if all blocks attend globally.
+        global_blocks: indices of the blocks that attend globally.
+        prompt_channels: channels of the embeddings of images and prompts.
+        mask_channels: channels of the encoder of mask prompts.
+        decoder_blocks: number of blocks of the mask decoder's transformer.
+        decoder_hidden: hidden units of the MLPs of the mask decoder's transformer.
+        outputs: number of masks for a prompt.
+        quality_layers: number of layers of the MLP that predicts the IoU.
+        quality_hidden: hidden units of the MLP that predicts the IoU.
     """
 
     channels: int
@@ -76,11 +81,14 @@ class SamStructure:
     quality_hidden: int
 
     @classmethod
-    def of(cls, state: Mapping[str, Tensor]) -> SamStructure:
-        """Read it off a state dict's shapes.
+    def from_state_dict(cls, state: Mapping[str, Tensor]) -> SamArchitecture:
+        """Infer the sizes from the shapes of a SAM's tensors.
+
+        Args:
+            state: state dict of a SAM.
 
         Raises:
-            KeyError: a tensor that every SAM has is not there.
+            KeyError: a tensor that every SAM has is missing.
             ValueError: the shapes contradict each other.
         """
 
@@ -96,7 +104,7 @@ class SamStructure:
         channels, _, patch, _ = shape("image_encoder.patch_embed.proj.weight")
         grid = shape("image_encoder.pos_embed")[1]
         blocks = count("image_encoder.blocks.{}.norm1.weight")
-        # A relative position table has 2 n - 1 rows, n patches being attended to along a side.
+        # A table of relative positions has 2 n - 1 rows for a window of n patches a side.
         tables = [shape(f"image_encoder.blocks.{n}.attn.rel_pos_h") for n in range(blocks)]
         sides = [(rows + 1) // 2 for rows, _ in tables]
         windows = {side for side in sides if side != grid}
@@ -123,69 +131,76 @@ class SamStructure:
         )
 
 
-def build_sam(structure: SamStructure) -> Sam:
-    """A SAM with random weights, of the package's own classes, in evaluation mode.
+def build_sam(architecture: SamArchitecture) -> Sam:
+    """Build a SAM with random weights from the package's classes, in evaluation mode.
+
+    Args:
+        architecture: sizes of the model.
 
     Raises:
         SamError: the package cannot be imported.
     """
     modeling = _package().modeling
-    side = structure.grid * structure.patch
+    side = architecture.grid * architecture.patch
     return modeling.Sam(
         modeling.ImageEncoderViT(
             img_size=side,
-            patch_size=structure.patch,
-            embed_dim=structure.channels,
-            depth=structure.blocks,
-            num_heads=structure.heads,
-            mlp_ratio=structure.hidden / structure.channels,
-            out_chans=structure.prompt_channels,
+            patch_size=architecture.patch,
+            embed_dim=architecture.channels,
+            depth=architecture.blocks,
+            num_heads=architecture.heads,
+            mlp_ratio=architecture.hidden / architecture.channels,
+            out_chans=architecture.prompt_channels,
             norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
             use_rel_pos=True,
-            window_size=structure.window,
-            global_attn_indexes=structure.global_blocks,
+            window_size=architecture.window,
+            global_attn_indexes=architecture.global_blocks,
         ),
         modeling.PromptEncoder(
-            embed_dim=structure.prompt_channels,
-            image_embedding_size=(structure.grid, structure.grid),
+            embed_dim=architecture.prompt_channels,
+            image_embedding_size=(architecture.grid, architecture.grid),
             input_image_size=(side, side),
-            mask_in_chans=structure.mask_channels,
+            mask_in_chans=architecture.mask_channels,
         ),
         modeling.MaskDecoder(
-            num_multimask_outputs=structure.outputs,
+            num_multimask_outputs=architecture.outputs,
             transformer=modeling.TwoWayTransformer(
-                depth=structure.decoder_blocks,
-                embedding_dim=structure.prompt_channels,
-                mlp_dim=structure.decoder_hidden,
-                num_heads=8,  # no tensor shows it; all published models have eight
+                depth=architecture.decoder_blocks,
+                embedding_dim=architecture.prompt_channels,
+                mlp_dim=architecture.decoder_hidden,
+                num_heads=8,  # cannot be inferred from shapes; all published models have eight
             ),
-            transformer_dim=structure.prompt_channels,
-            iou_head_depth=structure.quality_layers,
-            iou_head_hidden_dim=structure.quality_hidden,
+            transformer_dim=architecture.prompt_channels,
+            iou_head_depth=architecture.quality_layers,
+            iou_head_hidden_dim=architecture.quality_hidden,
         ),
         list(PIXEL_MEAN),
-        list(PIXEL_DEVIATION),
+        list(PIXEL_STD),
     ).eval()
 
 
 def load_sam(checkpoint: str | os.PathLike[str], model: str = "any") -> Sam:
-    """SAM from a checkpoint file: tensors only, every one in its place.
+    """Load a SAM from a checkpoint, a state dict with exactly the tensors of a SAM.
 
-    How it is built is read off the tensors, so that fine-tuned and smaller
-    models load as the published ones do.
+    The architecture is inferred from the tensors' shapes, so that fine-tuned and smaller models
+    load like the published ones. The model is frozen and in evaluation mode, on the CPU.
 
     Args:
-        model: what the checkpoint has to be, one of `SAM_MODELS`, or "any".
+        checkpoint: file that `torch.save` wrote. It is read with `weights_only=True`, so that
+            it cannot run code.
+        model: one of `SAM_MODELS` that the checkpoint must be, or "any".
 
     Raises:
-        SamError: names the file and what was expected.
+        SamError: the file is missing or is no such checkpoint, or the package
+            `segment-anything` cannot be imported. The message names the file and what was
+            expected.
     """
     path = Path(checkpoint)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise SamError(f"SAM checkpoint '{path}': no such file") from error
-    except Exception as error:  # the bytes of a foreign file can end the unpickler in any way
+    except Exception as error:  # an arbitrary file can make the unpickler raise anything
         raise SamError(
             f"SAM checkpoint '{path}': not a plain PyTorch state dict: "
             f"{type(error).__name__}: {error}"
@@ -193,17 +208,17 @@ def load_sam(checkpoint: str | os.PathLike[str], model: str = "any") -> Sam:
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise SamError(f"SAM checkpoint '{path}': expected a state dict of tensors")
     try:
-        structure = SamStructure.of(state)
+        architecture = SamArchitecture.from_state_dict(state)
     except (LookupError, ValueError) as error:
         raise SamError(f"SAM checkpoint '{path}': not the tensors of a SAM: {error}") from error
-    found = (structure.channels, structure.blocks)
+    found = (architecture.channels, architecture.blocks)
     if model != "any" and found != SAM_MODELS[model]:
-        named = next((name for name, size in SAM_MODELS.items() if size == found), "none of these")
+        known = next((name for name, size in SAM_MODELS.items() if size == found), "none of these")
         raise SamError(
             f"SAM checkpoint '{path}': expected model {model}, "
-            f"found {named}: {found[0]} channels, {found[1]} blocks"
+            f"found {known}: {found[0]} channels, {found[1]} blocks"
         )
-    sam = build_sam(structure)
+    sam = build_sam(architecture)
     try:
         sam.load_state_dict(state)
     except RuntimeError as error:
@@ -212,13 +227,13 @@ def load_sam(checkpoint: str | os.PathLike[str], model: str = "any") -> Sam:
 
 
 class SamMasks:
-    """SAM's automatic masks of a picture, largest first.
+    """Source of SAM's automatic masks of an image, largest first.
 
     Args:
-        sam: as `load_sam` returns it, on the device to run on.
-        count: the most masks that are kept of a picture.
-        bgr: show SAM the picture with red and blue swapped.
-        options: of `segment_anything.SamAutomaticMaskGenerator`.
+        sam: model from `load_sam`, on the device to run on.
+        count: largest number of masks of an image.
+        bgr: swap red and blue before SAM sees the image.
+        **options: options of `segment_anything.SamAutomaticMaskGenerator`.
     """
 
     def __init__(self, sam: Sam, count: int, *, bgr: bool = False, **options: Any) -> None:
@@ -227,22 +242,23 @@ class SamMasks:
         self._generator = _generator(sam, **options)
 
     def masks(self, content: np.ndarray) -> np.ndarray:
-        """Masks of H x W x 3 uint8 RGB: K x H x W bool, K at most `count`."""
-        picture = np.ascontiguousarray(content[..., ::-1] if self.bgr else content)
-        found = self._generator.generate(picture)
+        """Return the masks of an image H x W x 3 uint8 RGB: K x H x W bool, K at most `count`."""
+        image = np.ascontiguousarray(content[..., ::-1] if self.bgr else content)
+        found = self._generator.generate(image)
         found.sort(key=lambda record: record["area"], reverse=True)
         masks = [record["segmentation"] for record in found[: self.count]]
         return np.stack(masks) if masks else np.zeros((0, *content.shape[:2]), bool)
 
 
 def _generator(sam: Sam, **options: Any) -> Any:
+    """Return the package's generator of masks with two faults of version 1.0 corrected."""
     package = _package()
 
     class Generator(package.SamAutomaticMaskGenerator):  # type: ignore[name-defined]
         def _process_batch(self, *arguments: Any) -> Any:
             data = super()._process_batch(*arguments)
-            # On a GPU, version 1.0 hands thousands of boxes there to non-maximum suppression
-            # with their categories on the processor, and fails. The masks are run lengths by now.
+            # On a GPU, version 1.0 fails in non-maximum suppression: the boxes are on the GPU
+            # and their categories on the CPU. The masks are encoded as run lengths by now.
             for name, value in list(data.items()):
                 if isinstance(value, Tensor):
                     data[name] = value.cpu()
@@ -251,8 +267,8 @@ def _generator(sam: Sam, **options: Any) -> Any:
         def _process_crop(self, *arguments: Any) -> Any:
             data = super()._process_crop(*arguments)
             if not data["rles"]:
-                # The package makes a tensor of shape 0 of them and fails, where no part of a
-                # picture has a mask, when it wants the boxes' areas.
+                # If no part of an image has a mask, the package makes a tensor of shape (0,)
+                # of the boxes and fails when it computes their areas.
                 data["crop_boxes"] = torch.zeros((0, 4), dtype=torch.int64)
             return data
 
@@ -260,9 +276,10 @@ def _generator(sam: Sam, **options: Any) -> Any:
 
 
 def _package() -> Any:
+    """Import `segment_anything`, or raise `SamError`."""
     try:
         import segment_anything
-    except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision of another torch
+    except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision for another torch
         raise SamError(
             "SAM needs the packages of the extra 'training' "
             f"(pip install segment-anything torchvision): {error}"

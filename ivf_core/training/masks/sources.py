@@ -1,8 +1,8 @@
-"""What masks can be made of, with SAM and without.
+"""Sources of masks that need no weights of SAM.
 
-SAM is the source of the paper. The others need no weights: random crops and
-label masks are variants I-a and I-b of the ablation (SAGE, Table 3), superpixels
-are regions of like colour. Every source gives the largest masks first.
+SAGE takes its masks from SAM (`ivf_core.training.masks.sam`). Random crops and label masks are
+the variants I (a) and I (b) of its ablation (Table 3); superpixels are regions of similar
+colour. Every source gives the largest masks first.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ __all__ = ["CropMasks", "LabelMasks", "MaskSource", "SuperpixelMasks"]
 
 
 class MaskSource(Protocol):
-    """Makes masks of one picture; the same ones whenever it sees the same picture."""
+    """Source of the masks of an image, which are the same whenever the image is the same."""
 
     def masks(self, content: np.ndarray) -> np.ndarray:
-        """Masks of a picture, largest first.
+        """Return the masks of an image, largest first.
 
         Args:
-            content: H x W x 3 uint8 RGB, or what else the source reads.
+            content: H x W x 3 uint8 RGB, or H x W uint8 class ids for a source that reads labels.
 
         Returns:
             K x H x W bool.
@@ -34,12 +34,12 @@ class MaskSource(Protocol):
 
 
 class CropMasks:
-    """Rectangles anywhere in the picture, instead of what SAM would find (variant I-a).
+    """Source of random rectangles in place of SAM's masks, variant I (a) of SAGE's Table 3.
 
     Args:
-        count: how many.
-        sides: range of a rectangle's sides relative to the picture's.
-        seed: of everything drawn, beside the picture itself.
+        count: number of rectangles.
+        sides: range of a rectangle's sides, relative to those of the image.
+        seed: seed of the random numbers, which depend on the image as well.
     """
 
     def __init__(self, count: int, sides: tuple[float, float], seed: int) -> None:
@@ -48,8 +48,9 @@ class CropMasks:
         self.seed = seed
 
     def masks(self, content: np.ndarray) -> np.ndarray:
-        """`count` rectangles of H x W x 3 uint8: K x H x W bool."""
-        # Drawn from the picture's own bytes: neither order nor number of workers counts.
+        """Return `count` rectangles in an image H x W x 3 uint8: count x H x W bool."""
+        # The image's bytes are part of the seed, so that order and number of workers do not
+        # matter.
         digest = hashlib.sha256(np.ascontiguousarray(content).data).digest()
         random = np.random.default_rng([self.seed, *digest])
         masks = np.zeros((self.count, *content.shape[:2]), bool)
@@ -64,12 +65,12 @@ class CropMasks:
 
 
 class LabelMasks:
-    """The regions of class labels: pixels of one class that hang together (variant I-b).
+    """Source of connected regions of one class, variant I (b) of SAGE's Table 3.
 
     Args:
-        count: the most masks that are kept.
-        minimum_area: smaller regions are left out, in pixels.
-        ignored: classes whose regions are left out, beside `UNLABELED`.
+        count: largest number of masks.
+        minimum_area: area in pixels below which a region is left out.
+        ignored: classes whose regions are left out, besides `UNLABELED`.
     """
 
     def __init__(self, count: int, minimum_area: int, ignored: Iterable[int] = ()) -> None:
@@ -78,7 +79,7 @@ class LabelMasks:
         self.ignored = {*ignored, UNLABELED}
 
     def masks(self, content: np.ndarray) -> np.ndarray:
-        """Regions of H x W uint8 class ids: K x H x W bool."""
+        """Return the 8-connected regions of H x W uint8 class ids: K x H x W bool."""
         found = []
         for label in np.unique(content):
             if int(label) in self.ignored:
@@ -92,12 +93,12 @@ class LabelMasks:
 
 
 class SuperpixelMasks:
-    """SLIC superpixels: compact regions of like colour.
+    """Source of SLIC superpixels, compact regions of similar colour (Achanta et al., 2012).
 
     Args:
-        count: the most masks that are kept.
-        segments: about how many a picture is cut into.
-        compactness: how much nearness counts beside colour.
+        count: largest number of masks.
+        segments: approximate number of superpixels of an image.
+        compactness: weight of distance against difference in colour.
 
     Raises:
         ValueError: scikit-image is missing.
@@ -117,7 +118,7 @@ class SuperpixelMasks:
         self._slic = slic
 
     def masks(self, content: np.ndarray) -> np.ndarray:
-        """Superpixels of H x W x 3 uint8 RGB: K x H x W bool."""
+        """Return the superpixels of an image H x W x 3 uint8 RGB: K x H x W bool."""
         regions = self._slic(
             content,
             n_segments=self.segments,
@@ -131,5 +132,6 @@ class SuperpixelMasks:
 
 
 def _largest(found: Iterable[np.ndarray], count: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Stack the `count` largest masks, largest first: K x H x W bool, also for none."""
     masks = sorted(found, key=np.count_nonzero, reverse=True)[:count]
     return np.stack(masks) if masks else np.zeros((0, *shape[:2]), bool)

@@ -1,4 +1,4 @@
-"""L_cs of both modalities on a frozen encoder, which sees every masked picture once."""
+"""L_cs of SAGE for both modalities, with one pass of a frozen encoder for all masked images."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from ivf_core.training.sage.samples import Batch, Place
 __all__ = ["Encoder", "MaskContrast"]
 
 Encoder = Callable[[Tensor], Sequence[Tensor]]
-"""Pictures N x 1 x H x W in [0, 1] to features, layer by layer N x C x h x w."""
+"""Encoder of images N x 1 x H x W in [0, 1] that returns N x C x h x w for each layer."""
 
 
 class _Planes(NamedTuple):
-    """The masks of a batch that show something.
+    """Masks of a batch that are not empty.
 
     Attributes:
-        masks: P x 1 x H x W.
-        crops: which crop of the batch each is of, P.
-        slots: its place in its crop, those of the infrared image after the visible ones, P.
-        sources: the image of its own modality, P x 1 x H x W.
+        masks: P masks, P x 1 x H x W.
+        crops: for each mask the index of its crop in the batch, P.
+        slots: for each mask its index among the masks of its crop, P. The masks of the infrared
+            image come after those of the visible one.
+        sources: for each mask the image of its modality, P x 1 x H x W.
     """
 
     masks: Tensor
@@ -35,18 +36,18 @@ class _Planes(NamedTuple):
 
 
 class MaskContrast:
-    """L_cs, equations (4) and (5) of SAGE summed over masks, of a batch of all processes.
+    """L_cs of SAGE, equations (4) and (5) summed over masks, for a batch over all processes.
 
-    The same as `losses.masked_contrast` of both modalities, but all masked pictures pass
-    through the encoder together, empty ones are left out, and what depends on the sources
-    alone is computed once: for the two most recent batches, which an unrolled step returns to,
-    or with `remember` once and for all, crop by crop.
+    The value is the sum of `losses.masked_contrast` over both modalities. Here all masked images
+    pass through the encoder together, without the empty ones, and features of the sources are
+    computed once: they are stored for the two most recent batches, to which an unrolled step
+    returns, or, with `remember`, for every crop.
 
     Args:
         encode: the frozen encoder.
-        remember: keep the features of every crop's sources, in main memory. For a pool of
-            crops that come again.
-        epsilon: as in `contrastive_semantic_loss`.
+        remember: keep the features of every crop's sources in main memory, for a pool of crops
+            that are used repeatedly.
+        epsilon: added to the denominator, see `losses.contrastive_semantic_loss`.
     """
 
     def __init__(self, encode: Encoder, *, remember: bool = False, epsilon: float = 1e-7) -> None:
@@ -57,27 +58,31 @@ class MaskContrast:
         self._recent: list[tuple[Batch, _Planes, list[Tensor]]] = []
 
     def __call__(self, fused: Tensor, reference: Tensor, batch: Batch) -> Tensor:
-        """L_cs.
+        """Compute L_cs of a batch.
 
         Args:
-            fused, reference: N x 1 x H x W float of the batch's crops.
+            fused: fused images of the network that learns, N x 1 x H x W float.
+            reference: fused images of the other network, of the same shape.
+            batch: crops with sources and masks.
 
         Returns:
-            A scalar, the same in all processes; zero where all masks are empty.
+            A scalar, the same in all processes. It is zero if all masks are empty.
         """
         planes, source = self._sources(batch)
         count = batch.visible_masks.shape[1] + batch.infrared_masks.shape[1]
         if len(planes.masks):
-            ours, theirs = (
-                # Not picture[crops]: its gradient is added up by threads in any order.
-                self._features(picture.index_select(0, planes.crops) * planes.masks)
-                for picture in (fused, reference)
+            fused_features, reference_features = (
+                # The gradient of image[crops] would be summed by threads in any order.
+                self._features(image.index_select(0, planes.crops) * planes.masks)
+                for image in (fused, reference)
             )
-            near = [_squared_distances(f, r) for f, r in zip(ours, theirs, strict=True)]
-            far = [_squared_distances(f, s) for f, s in zip(ours, source, strict=True)]
+            near, far = (
+                [_squared_distances(f, g) for f, g in zip(fused_features, others, strict=True)]
+                for others in (reference_features, source)
+            )
             terms = torch.stack([*near, *far])  # 2 L x P
         else:
-            # Other processes may have masks, and wait for this one's sums.
+            # Other processes may have masks, and wait for the sums of this process.
             layers = len(self._features(batch.luma[:1]))
             terms = fused.new_zeros(2 * layers, 0) + 0 * fused.sum()
         sums = terms.new_zeros(len(terms), count).index_add(1, planes.slots, terms)
@@ -85,6 +90,7 @@ class MaskContrast:
         return (near_norms.sum(0) / (far_norms.sum(0) + self._epsilon)).sum()
 
     def _sources(self, batch: Batch) -> tuple[_Planes, list[Tensor]]:
+        """Return the masks of a batch, and features of the masked sources, P x C x h x w each."""
         for seen, planes, features in self._recent:
             if seen is batch:
                 return planes, features
@@ -100,26 +106,28 @@ class MaskContrast:
         return planes, features
 
     def _remembered(self, batch: Batch, planes: _Planes) -> list[Tensor]:
+        """Return features of the masked sources, computed only for crops without stored ones."""
         parts = []
         for number, place in enumerate(batch.places):
             chosen = planes.crops == number
             if not chosen.any():
                 continue
             if place not in self._crops:
-                # A crop by itself, so that its features do not depend on its first batch's
-                # other crops, not even in the last bit.
+                # One crop at a time, so that its features do not depend, even in the last bit,
+                # on the other crops of its first batch.
                 masked = (planes.sources * planes.masks)[chosen]
                 self._crops[place] = [layer.cpu() for layer in self._features(masked)]
             parts.append(self._crops[place])
         device = batch.luma.device
         return [torch.cat(layers).to(device) for layers in zip(*parts, strict=True)]
 
-    def _features(self, pictures: Tensor) -> list[Tensor]:
-        """Normalised to mean 0 and variance 1 over each channel of each picture."""
-        return [F.instance_norm(layer.float()) for layer in self._encode(pictures)]
+    def _features(self, images: Tensor) -> list[Tensor]:
+        """Encode images, and normalise each channel of each image to mean 0 and variance 1."""
+        return [F.instance_norm(layer.float()) for layer in self._encode(images)]
 
 
 def _planes(batch: Batch) -> _Planes:
+    """Collect the masks of a batch that are not empty."""
     masks = torch.cat((batch.visible_masks, batch.infrared_masks), dim=1)
     crops, slots = masks.flatten(2).any(dim=2).nonzero(as_tuple=True)
     of_visible = (slots < batch.visible_masks.shape[1]).view(-1, 1, 1, 1)
@@ -128,11 +136,11 @@ def _planes(batch: Batch) -> _Planes:
 
 
 def _squared_distances(a: Tensor, b: Tensor) -> Tensor:
-    """||a - b||^2 of each picture: P."""
+    """Compute ||a - b||^2 for each image: P."""
     return (a - b).square().flatten(1).sum(dim=1)
 
 
 def _root(x: Tensor) -> Tensor:
-    """Square root with a gradient of zero, not infinity, where x is zero."""
+    """Compute the square root with a gradient of zero, not infinity, where x is zero."""
     positive = x > 0
     return torch.where(positive, x.where(positive, torch.ones_like(x)).sqrt(), 0.0)

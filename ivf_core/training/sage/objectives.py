@@ -1,4 +1,4 @@
-"""The losses of both levels on a batch: what runs with a gradient, and what without."""
+"""Losses of both levels of SAGE's distillation on a batch, with and without gradients."""
 
 from __future__ import annotations
 
@@ -42,15 +42,16 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class Objectives:
-    """L_m^d and L_s^d of equation (1), and the pre-training's.
+    """Losses of SAGE's teacher and student on a batch: L_m^d and L_s^d of equation (1).
 
     Attributes:
-        teacher: the main network.
-        student: the sub-network; None to pre-train.
-        contrast: L_cs; None leaves it out.
-        segmenter: RGB pictures to logits, frozen; None leaves L_seg out.
-        teacher_weights, student_weights: a term whose weight is zero is not computed.
-        autocast: makes the context in which networks run; losses are always in float32.
+        teacher: SAGE's main network.
+        student: SAGE's sub-network. None is for pre-training the teacher.
+        contrast: computes L_cs. None leaves it out.
+        segmenter: frozen network from RGB images to logits for L_seg. None leaves it out.
+        teacher_weights: weights of the teacher's loss. A term of weight zero is not computed.
+        student_weights: weights of the student's loss. A term of weight zero is not computed.
+        autocast: returns the context in which networks run. Losses are always in float32.
     """
 
     teacher: nn.Module
@@ -62,7 +63,12 @@ class Objectives:
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext
 
     def pretraining(self, batch: Batch, guard: StepGuard) -> Total:
-        """What the teacher learns by itself."""
+        """Compute the teacher's loss without a student.
+
+        Args:
+            batch: crops with sources, masks and labels.
+            guard: names the step and the term if one fails.
+        """
         out = self.run_teacher(batch, guard)
         return teacher_loss(
             out,
@@ -73,10 +79,12 @@ class Objectives:
         )
 
     def lower(self, batch: Batch, guard: StepGuard, *, detach: bool = True) -> Total:
-        """L_m^d, the teacher's, against what the student makes of the batch.
+        """Compute L_m^d, the teacher's loss against the student's output for the batch.
 
         Args:
-            detach: the student runs without a gradient.
+            batch: crops with sources, masks and labels.
+            guard: names the step and the term if one fails.
+            detach: run the student without a gradient.
         """
         out = self.run_teacher(batch, guard)
         with torch.set_grad_enabled(not detach):
@@ -95,10 +103,12 @@ class Objectives:
         )
 
     def upper(self, batch: Batch, guard: StepGuard, *, detach: bool = True) -> Total:
-        """L_s^d, the student's, against what the teacher makes of the batch.
+        """Compute L_s^d, the student's loss against the teacher's output for the batch.
 
         Args:
-            detach: the teacher runs without a gradient.
+            batch: crops with sources, masks and labels.
+            guard: names the step and the term if one fails.
+            detach: run the teacher without a gradient.
         """
         with torch.set_grad_enabled(not detach):
             other = self.run_teacher(batch, guard)
@@ -110,11 +120,13 @@ class Objectives:
         )
 
     def run_teacher(self, batch: Batch, guard: StepGuard) -> StudentOutput:
+        """Return the teacher's fused luma and features in float32."""
         inputs = (batch.luma, batch.infrared, batch.visible_masks, batch.infrared_masks)
         with guard.term("the teacher's pass"), self.autocast():
             return _to_float32(self.teacher(*inputs))
 
     def run_student(self, batch: Batch, guard: StepGuard) -> StudentOutput:
+        """Return the student's fused luma and features in float32."""
         assert self.student is not None
         with guard.term("the student's pass"), self.autocast():
             return _to_float32(self.student(batch.luma, batch.infrared))
@@ -122,12 +134,14 @@ class Objectives:
     def _contrast(
         self, out: StudentOutput, other: StudentOutput, batch: Batch, guard: StepGuard
     ) -> Tensor | None:
+        """Return L_cs with `out` as fused and `other` as reference, or None if it is left out."""
         if self.contrast is None:
             return None
         with guard.term("contrast (L_cs)"), self.autocast():
             return self.contrast(out.fused, other.fused, batch)
 
     def _segmentation(self, out: StudentOutput, batch: Batch, guard: StepGuard) -> Tensor | None:
+        """Return L_seg of the teacher's output, or None if it is left out."""
         if self.segmenter is None or not self.teacher_weights.segmentation:
             return None
         with guard.term("segmentation (L_seg)"), self.autocast():
@@ -153,7 +167,16 @@ def segmentation_term(segmenter: nn.Module, fused: Tensor, batch: Batch) -> Tens
 def open_frozen_segmenter(
     spec: str, class_set: ClassSet | None, device: torch.device
 ) -> nn.Module | None:
-    """A recipe's segmenter for the classes of the labels; None, and a warning, for none."""
+    """Open a recipe's segmenter, frozen, or log a warning and return None for none.
+
+    Args:
+        spec: a segmenter as for `open_segmenter`, or "none".
+        class_set: classes of the labels. It may be None if no segmenter is wanted.
+        device: device to run on.
+
+    Raises:
+        SegmenterError: the segmenter cannot be opened or has other classes.
+    """
     if spec == NO_SEGMENTER:
         _log.warning("segmenter: %s: L_seg is off, the teacher learns no semantics", spec)
         return None
@@ -172,9 +195,13 @@ def check_weights(option: str, weights: object) -> None:
 
 
 def terms_off(option: str, weights: object) -> list[str]:
-    """Names of the terms whose weight is zero, and a warning for each.
+    """Return the names of the terms whose weight is zero, and log a warning for each.
 
-    What the teacher learns by itself (`fusion`) has no reference: nothing is said of that.
+    The weights of references in `fusion` are not reported: that loss has no reference.
+
+    Args:
+        option: name of the option that holds the weights.
+        weights: dataclass of weights, which can contain further ones.
     """
     names = []
     for name in (entry.name for entry in fields(weights)):  # type: ignore[arg-type]
@@ -188,5 +215,6 @@ def terms_off(option: str, weights: object) -> list[str]:
 
 
 def _to_float32(out: StudentOutput) -> StudentOutput:
+    """Convert the fused luma and the features of an output to float32."""
     first, second, third, fourth, fifth = (feature.float() for feature in out.features)
     return StudentOutput(out.fused.float(), (first, second, third, fourth, fifth))

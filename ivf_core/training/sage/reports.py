@@ -1,4 +1,4 @@
-"""What a run shows of its networks: rows of pictures, and scores of pairs kept out."""
+"""Reports on networks in training: rows of images, and scores on held-out pairs."""
 
 from __future__ import annotations
 
@@ -18,14 +18,20 @@ _METRICS = ("EN", "SD", "SF", "AG", "SCD", "VIF", "Qabf")
 
 
 def picture_row(batch: Batch, fused: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
-    """The first crop of a batch: both sources, what networks make of it, all masks.
+    """Return images of the first crop of a batch: sources, fused images and masks, by name.
 
     Args:
-        fused: by network, N x 1 x H x W.
+        batch: crops with sources and masks.
+        fused: fused luma by network, N x 1 x H x W float in [0, 1].
+
+    Returns:
+        "visible" and the fused images as H x W x 3 uint8 RGB, "infrared" as H x W uint8, and
+        "masks" of both modalities as M x H x W bool.
     """
     cr, cb = batch.chroma[:1].split(1, dim=1)
 
     def colored(luma: Tensor) -> np.ndarray:
+        """Return the first image with the chroma of the visible one, H x W x 3 uint8 RGB."""
         rgb = recolor(luma[:1].detach().float(), cr, cb)
         return rgb[0].permute(1, 2, 0).to(torch.uint8).cpu().numpy()
 
@@ -42,14 +48,17 @@ def picture_row(batch: Batch, fused: Mapping[str, Tensor]) -> dict[str, np.ndarr
 def score_fusion(
     fuse: Callable[[Batch], Tensor], pairs: MaskedPairs, count: int, device: torch.device
 ) -> dict[str, float]:
-    """Mean of metrics over whole pairs, evenly chosen.
+    """Compute the mean of fusion metrics over whole pairs at even distances in `pairs`.
 
     Args:
-        fuse: a whole pair to its fused luma, 1 x 1 x H x W.
-        count: the most pairs.
+        fuse: returns the fused luma of a whole pair, 1 x 1 x H x W.
+        pairs: pairs to choose from.
+        count: largest number of pairs.
+        device: device on which the metrics are computed and `fuse` gets its batch.
 
     Returns:
-        By name, of `ivf_core.metrics.fusion`; VIF is the mean of both sources.
+        Means by name, with the names of `ivf_core.metrics.fusion`. VIF is the mean of both
+        sources.
     """
     chosen = range(0, len(pairs), -(-len(pairs) // count))
     sums = dict.fromkeys(_METRICS, 0.0)
@@ -64,7 +73,7 @@ def score_fusion(
 
 
 def fuse_with_teacher(teacher: nn.Module) -> Callable[[Batch], Tensor]:
-    """For `score_fusion`."""
+    """Return a function that fuses a batch with a teacher, for `score_fusion`."""
     return lambda batch: (
         teacher(batch.luma, batch.infrared, batch.visible_masks, batch.infrared_masks).fused
     )

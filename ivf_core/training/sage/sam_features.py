@@ -1,4 +1,4 @@
-"""Features of SAM's image encoder, in which SAGE's L_cs measures distances."""
+"""Features of SAM's image encoder, between which SAGE's L_cs measures distances."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ivf_core.training.masks.sam import PIXEL_DEVIATION, PIXEL_MEAN
+from ivf_core.training.masks.sam import PIXEL_MEAN, PIXEL_STD
 
 __all__ = ["SamFeatures"]
 
-_STRIDE = 16
-_LARGEST = 1024
+_STRIDE = 16  # side of a patch in pixels
+_LARGEST = 1024  # side of SAM's input in pixels
 
 
 class SamFeatures(nn.Module):
-    """What blocks of SAM's image encoder make of grey pictures.
+    """Outputs of blocks of SAM's image encoder for grey images.
 
-    Pictures keep their size. A patch has the position that it has where SAM puts a picture,
-    at the top left of 1024 x 1024; the padding beside it is left out.
+    Images keep their size. A patch gets the position embedding that it has in SAM, which places
+    an image at the top left of 1024 x 1024 pixels; the padding around it is left out.
 
     Args:
-        encoder: segment_anything's `ImageEncoderViT`, with its weights; frozen here. The
-            blocks after the last one asked for are not run.
-        layers: which blocks, from 0 up.
-        published: as SAGE's code: pictures in [0, 1] instead of SAM's pixel mean and
-            deviation, and no positions.
+        encoder: segment_anything's `ImageEncoderViT` with its weights; frozen here. Blocks
+            after the last one of `layers` do not run.
+        layers: indices of the blocks, in ascending order.
+        published: use images in [0, 1] without SAM's pixel normalisation and without position
+            embeddings, as SAGE's published code does.
 
     Raises:
-        ValueError: `layers` are none, not in order, or not of the encoder.
+        ValueError: `layers` is empty, not in ascending order, or out of the encoder's range.
     """
 
     mean: Tensor
@@ -45,37 +45,37 @@ class SamFeatures(nn.Module):
         self.encoder = encoder.eval().requires_grad_(False)
         self.layers = tuple(layers)
         self.published = published
-        for name, values in (("mean", PIXEL_MEAN), ("deviation", PIXEL_DEVIATION)):
+        for name, values in (("mean", PIXEL_MEAN), ("deviation", PIXEL_STD)):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
 
     def train(self, mode: bool = True) -> SamFeatures:
-        """Stays in evaluation mode."""
+        """Keep evaluation mode, whatever `mode` is."""
         return super().train(False)
 
-    def forward(self, pictures: Tensor) -> list[Tensor]:
-        """Encode a batch.
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Encode a batch of images.
 
         Args:
-            pictures: N x 1 x H x W float in [0, 1], H and W from 16 to 1024; what is beyond a
-                multiple of 16 is cut off.
+            images: N x 1 x H x W float in [0, 1], H and W from 16 to 1024. Rows and columns
+                beyond a multiple of 16 are cut off.
 
         Returns:
-            Layer by layer N x C x H/16 x W/16.
+            N x C x H/16 x W/16 for each of `layers`.
 
         Raises:
-            ValueError: pictures are not as above.
+            ValueError: the images have another shape.
         """
         if (
-            pictures.ndim != 4
-            or pictures.shape[1] != 1
-            or min(pictures.shape[2:]) < _STRIDE
-            or max(pictures.shape[2:]) > _LARGEST
+            images.ndim != 4
+            or images.shape[1] != 1
+            or min(images.shape[2:]) < _STRIDE
+            or max(images.shape[2:]) > _LARGEST
         ):
             raise ValueError(
-                f"pictures are {tuple(pictures.shape)}, expected N x 1 x H x W, "
+                f"images are {tuple(images.shape)}, expected N x 1 x H x W, "
                 f"H and W from {_STRIDE} to {_LARGEST}"
             )
-        rgb = pictures.expand(-1, 3, -1, -1)
+        rgb = images.expand(-1, 3, -1, -1)
         if not self.published:
             rgb = (255 * rgb - self.mean) / self.deviation
         x = self.encoder.patch_embed(rgb)  # type: ignore[operator]

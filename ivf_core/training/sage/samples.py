@@ -1,8 +1,8 @@
-"""Batches of crops with the masks of both modalities.
+"""Batches of crops of image pairs with the masks of both modalities.
 
-What a crop shows depends on the seed, the epoch and the pair alone, and which crops make a
-batch on the seed and the batch's number: neither on workers or processes, nor on where a run
-was interrupted.
+The content of a crop depends only on the seed, the epoch and the pair. The crops of a batch
+depend only on the seed and the number of the batch. Neither depends on the number of workers or
+processes, or on the step at which a run was interrupted.
 """
 
 from __future__ import annotations
@@ -26,18 +26,21 @@ from ivf_core.training.masks.priors import pair_masks
 
 __all__ = ["Batch", "BatchStream", "CropOptions", "CropOrder", "MaskedPairs", "Place", "Source"]
 
-_CROP, _ORDER, _POOL = range(3)  # what is drawn: no two of them may share their random numbers
+_CROP, _ORDER, _POOL = range(3)  # parts of seeds, so that these three draw different numbers
 
 
 class Source(NamedTuple):
-    """Where a pair lies, and the classes of its labels where they are known."""
+    """Files of a pair, and the classes of its labels if they are known."""
 
     files: PairFiles
     class_set: ClassSet | None
 
 
 class Place(NamedTuple):
-    """Which crop: the same pair shows another part of it in each epoch."""
+    """Identity of a crop: the epoch and the index of the pair.
+
+    Each epoch has another crop of the same pair.
+    """
 
     epoch: int
     pair: int
@@ -45,11 +48,15 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class CropOptions:
-    """How crops are drawn; see `CropSampler`.
+    """Options for drawing crops; see `ivf_core.data.pairs.CropSampler`.
 
     Attributes:
-        masks: planes of each modality; zeros where a pair has fewer.
-        labels: read labels; without them all are `UNLABELED`.
+        size: height and width of a crop in pixels.
+        scales: range of the factor by which a pair is resized.
+        light: share of images whose contrast, gamma and noise are varied.
+        masks: number of mask planes of each modality. Planes that a pair lacks are zeros.
+        labels: read the labels. Otherwise all pixels are `UNLABELED`.
+        seed: seed of the random numbers.
     """
 
     size: tuple[int, int]
@@ -61,15 +68,17 @@ class CropOptions:
 
 
 class Batch(NamedTuple):
-    """What the networks see.
+    """Batch of crops of image pairs.
 
     Attributes:
-        luma, infrared: N x 1 x H x W float32 in [0, 1].
-        visible_masks, infrared_masks: N x M x H x W float32, 0 or 1.
-        labels: N x H x W int64, `UNLABELED` where there is none.
-        chroma: Cr and Cb of the visible image, N x 2 x H x W float32, 0..255.
-        names: the files of the visible images.
-        places: which crops they are.
+        luma: Y of the visible images, N x 1 x H x W float32 in [0, 1].
+        infrared: infrared images, N x 1 x H x W float32 in [0, 1].
+        visible_masks: masks of the visible images, N x M x H x W float32, 0 or 1.
+        infrared_masks: masks of the infrared images, N x M x H x W float32, 0 or 1.
+        labels: class ids, N x H x W int64; `UNLABELED` for pixels without a label.
+        chroma: Cr and Cb of the visible images, N x 2 x H x W float32 in 0..255.
+        names: file names of the visible images.
+        places: identities of the crops.
     """
 
     luma: Tensor
@@ -82,22 +91,24 @@ class Batch(NamedTuple):
     places: tuple[Place, ...]
 
     def to(self, device: torch.device) -> Batch:
+        """Return the batch with all tensors on a device."""
         tensors = (part.to(device, non_blocking=True) for part in self.tensors())
         luma, infrared, visible_masks, infrared_masks, labels, chroma = tensors
         return Batch(luma, infrared, visible_masks, infrared_masks, labels, chroma, *self[6:])
 
     def tensors(self) -> tuple[Tensor, ...]:
+        """Return the tensors in the order of the attributes."""
         return self[:6]
 
 
 class MaskedPairs(Dataset[Batch]):
-    """Crops of pairs on disk, by `Place`; each a batch of one.
+    """Dataset of crops of pairs on disk, indexed by `Place`, each a batch of one.
 
     Args:
         sources: the pairs.
-        cache: their masks; None for planes of zeros.
-        options: how crops are drawn.
-        in_memory: keep all pairs once they are read, in each worker.
+        cache: masks of the pairs. None gives planes of zeros.
+        options: options for drawing crops.
+        in_memory: keep each pair in memory after it was read, in each worker.
     """
 
     def __init__(
@@ -117,10 +128,11 @@ class MaskedPairs(Dataset[Batch]):
         return len(self.sources)
 
     def __getitem__(self, place: Place) -> Batch:
-        """Cut a crop.
+        """Read a pair and cut the crop of a place.
 
         Raises:
-            ValueError: a file is broken, or there are no masks of the pair; names it.
+            ValueError: a file is broken, or there are no masks of the pair. The message names
+                it.
         """
         options = self.options
         pair, visible_masks = self._read(place.pair)
@@ -131,7 +143,7 @@ class MaskedPairs(Dataset[Batch]):
         return self._to_batch(crop, visible_masks, place)
 
     def read(self, index: int) -> Batch:
-        """A whole pair, as a batch of one."""
+        """Read a whole pair as a batch of one, with errors as for a crop."""
         pair, visible_masks = self._read(index)
         assert pair.masks is not None
         assert pair.chroma is not None
@@ -141,6 +153,7 @@ class MaskedPairs(Dataset[Batch]):
         return self._to_batch(crop, visible_masks, Place(0, index))
 
     def _to_batch(self, crop: Crop, visible_masks: int, place: Place) -> Batch:
+        """Convert a crop, whose first `visible_masks` masks are the visible image's, to a batch."""
         planes = torch.from_numpy(crop.masks).float()
         return Batch(
             torch.from_numpy(crop.luma)[None, None],
@@ -154,7 +167,7 @@ class MaskedPairs(Dataset[Batch]):
         )
 
     def _read(self, index: int) -> tuple[Pair, int]:
-        """A pair with the masks of both modalities, and how many are of the visible image."""
+        """Read a pair with its masks, and count those of the visible image, which come first."""
         if self._kept is not None and index in self._kept:
             return self._kept[index]
         files, class_set = self.sources[index]
@@ -189,15 +202,17 @@ class MaskedPairs(Dataset[Batch]):
 
 
 class CropOrder(Sampler[list[Place]]):
-    """The places of batch after batch, without end: each epoch has every pair once.
+    """Endless sequence of batches of places, in which each epoch has every pair once.
 
     Args:
-        pairs: how many there are.
-        batch_size: crops of a batch, those of all processes together.
-        seed: of the order.
+        pairs: number of pairs.
+        batch_size: number of crops of a batch, over all processes.
+        seed: seed of the order.
         first: number of the first batch.
-        pool: draw so many crops once, and have an epoch be these; 0 for new ones in every epoch.
-        rank, processes: which part of each batch is meant.
+        pool: number of crops that are drawn once and then form each epoch, in a new order each
+            time. 0 draws new crops in every epoch.
+        rank: index of this process, which gets its share of each batch.
+        processes: number of processes.
     """
 
     def __init__(
@@ -224,6 +239,7 @@ class CropOrder(Sampler[list[Place]]):
             yield [self._place(start + item) for item in self._share]
 
     def _place(self, item: int) -> Place:
+        """Return the place of the crop with number `item` of the whole run."""
         if self._pool:
             epoch, position = divmod(item, self._pool)
             item = int(_permutation(_POOL, self._seed, epoch, self._pool)[position])
@@ -233,6 +249,7 @@ class CropOrder(Sampler[list[Place]]):
 
 @lru_cache(maxsize=64)
 def _permutation(kind: int, seed: int, epoch: int, length: int) -> np.ndarray:
+    """Return the order of an epoch, a permutation of the numbers below `length`."""
     return np.random.default_rng((kind, seed, epoch)).permutation(length)
 
 
@@ -287,7 +304,7 @@ def _join(crops: list[Batch]) -> Batch:
 
 
 def _fill(planes: Tensor, count: int) -> Tensor:
-    """The first `count` planes of K x H x W, zeros where there are fewer."""
+    """Return the first `count` of K planes, K x H x W, padded with planes of zeros."""
     filled = planes.new_zeros(count, *planes.shape[1:])
     filled[: len(planes)] = planes[:count]
     return filled

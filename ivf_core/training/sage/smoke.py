@@ -1,4 +1,4 @@
-"""What the smoke recipes need: a few synthetic scenes, and a SAM with few random weights."""
+"""Data for the smoke recipes: a few synthetic scenes, and a tiny SAM with random weights."""
 
 from __future__ import annotations
 
@@ -11,25 +11,29 @@ import torch
 from ivf_core.images.files import write_image
 from ivf_core.scenes import random_scene
 from ivf_core.system.atomic import atomic_path
-from ivf_core.training.masks.sam import SamStructure, build_sam
+from ivf_core.training.masks.sam import SamArchitecture, build_sam
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
 
 __all__ = ["TINY_SAM", "prepare_smoke", "save_tiny_sam"]
 
-TINY_SAM = SamStructure(
+TINY_SAM = SamArchitecture(
     channels=16, blocks=2, heads=2, hidden=32, patch=16, grid=4, window=2, global_blocks=(1,),
     prompt_channels=16, mask_channels=4, decoder_blocks=1, decoder_hidden=32, outputs=3,
     quality_layers=2, quality_hidden=16,
 )  # fmt: skip
-"""For pictures of 64 x 64; SAM's own generator scales larger ones down."""
+"""Architecture for images of 64 x 64; SAM's generator of masks scales larger ones down."""
 
 _SIZE = (160, 120)
 
 
 def prepare_smoke(output: Path, scenes: int = 12) -> None:
-    """Write `output`/scenes, pairs of 160 x 120 with MFNet's labels, and sam_tiny.pth.
+    """Write a tiny SAM and a plain folder of synthetic pairs with MFNet's labels.
+
+    Args:
+        output: folder for `sam_tiny.pth` and the folder `scenes`.
+        scenes: number of pairs, of 160 x 120 pixels each.
 
     Raises:
         SamError: the package `segment-anything` cannot be imported.
@@ -42,13 +46,13 @@ def prepare_smoke(output: Path, scenes: int = 12) -> None:
 
 
 def save_tiny_sam(path: Path, seed: int = 0) -> Sam:
-    """Write a checkpoint as those of SAM, its masks as good as chance; returns the model."""
+    """Write a checkpoint of a tiny SAM that finds masks at random, and return the model."""
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
         sam = build_sam(TINY_SAM)
     with torch.no_grad():
         for name, parameter in sam.mask_decoder.named_parameters():
-            # As initialised, all prompts give much the same mask.
+            # With the initial weights, all prompts give nearly the same mask.
             if parameter.ndim > 1 and not name.startswith("iou"):
                 parameter.mul_(4)
         sam.mask_decoder.iou_prediction_head.layers[-1].bias.fill_(1)  # type: ignore[union-attr, operator]

@@ -1,4 +1,4 @@
-"""Teachers as data."""
+"""Files of SAGE's teacher: its weights, options and metadata."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["load_teacher", "save_teacher"]
 
 
 def save_teacher(teacher: Teacher, path: str | os.PathLike[str], **metadata: str) -> None:
-    """Write a teacher; see `save_network`."""
+    """Save a teacher with its options and metadata; see `save_network`."""
     options: dict[str, object] = {
         "masks": teacher.masks,
         "keep_latent": teacher.attention.keep_latent,
@@ -21,5 +21,5 @@ def save_teacher(teacher: Teacher, path: str | os.PathLike[str], **metadata: str
 
 
 def load_teacher(path: str | os.PathLike[str]) -> tuple[Teacher, dict[str, str]]:
-    """A teacher in evaluation mode, and what else its file says; see `load_network`."""
+    """Load a teacher in evaluation mode and its metadata; see `load_network`."""
     return load_network(path, "teacher", Teacher)

@@ -1,4 +1,4 @@
-"""Class weights, background and scores of a segmentation head."""
+"""Class weights, background offset, predictions and scores of a segmentation head."""
 
 from __future__ import annotations
 
@@ -18,7 +18,17 @@ __all__ = ["background_offset", "class_weights", "predict_labels", "score_head"]
 
 
 def class_weights(pairs: Sequence[Pair], num_classes: int) -> Tensor:
-    """Weights against imbalance, 1 / ln(1.1 + p) by class share p (as in ENet), mean 1.
+    """Compute weights against class imbalance from the labels of pairs.
+
+    The weight of a class is 1 / ln(1.1 + p), where p is its share of the labelled pixels, scaled
+    to a mean of 1. The form is that of ENet (Paszke et al., 2016), which adds 1.02 instead of 1.1.
+
+    Args:
+        pairs: pairs, of which some or all have labels.
+        num_classes: number of classes.
+
+    Returns:
+        `num_classes` float32 weights.
 
     Raises:
         ValueError: a label is neither below `num_classes` nor 255.
@@ -41,11 +51,17 @@ def class_weights(pairs: Sequence[Pair], num_classes: int) -> Tensor:
 def background_offset(
     student: nn.Module, head: SegmentationHead, pairs: Sequence[Pair], device: torch.device
 ) -> float:
-    """What to add to the logit of class 0, the rest of the world.
+    """Choose the offset for the logit of class 0, the background.
 
-    Crops are placed on objects and class weights favour them, so a head meets
-    far fewer objects in whole pictures than in training. The offset is the one of
-    0, 0.5, ... 4 with the best mean IoU on whole pictures of the training set.
+    Crops are placed on objects and class weights favour objects, so that whole images have a far
+    smaller share of objects than the head met in training. The offset is the one of 0, 0.5, ... 4
+    with the best mean IoU on whole images of the training set.
+
+    Args:
+        student: network whose features the head reads, in evaluation mode, on `device`.
+        head: trained head, in evaluation mode, on `device`.
+        pairs: pairs of the training set with labels.
+        device: device of both networks.
     """
     candidates = [step / 2 for step in range(9)]
     matrices = [ConfusionMatrix(head.num_classes) for _ in candidates]
@@ -66,7 +82,7 @@ def background_offset(
 def predict_labels(
     student: nn.Module, head: nn.Module, pair: Pair, device: torch.device
 ) -> np.ndarray:
-    """H x W uint8 class ids of a whole pair; both networks in evaluation mode."""
+    """Predict the class ids of a whole pair with networks in evaluation mode: H x W uint8."""
     ids = head(student(*_to_tensors(pair, device)).features).argmax(dim=1)[0].to(torch.uint8)
     height, width = pair.luma.shape
     return cv2.resize(ids.cpu().numpy(), (width, height), interpolation=cv2.INTER_NEAREST)
@@ -80,7 +96,18 @@ def score_head(
     names: Sequence[str],
     device: torch.device,
 ) -> dict[str, float]:
-    """IoU by class name at the pictures' full size, and "mean" of the classes that occur."""
+    """Compute the IoU of each class at the full size of the images.
+
+    Args:
+        student: network whose features the head reads, in evaluation mode, on `device`.
+        head: head in evaluation mode, on `device`.
+        pairs: pairs with labels.
+        names: class names.
+        device: device of both networks.
+
+    Returns:
+        IoU in [0, 1] by name of the classes that occur, and their mean by the name "mean".
+    """
     matrix = ConfusionMatrix(len(names))
     for pair in pairs:
         assert pair.labels is not None
@@ -94,6 +121,7 @@ def score_head(
 
 
 def _to_tensors(pair: Pair, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return luma and infrared of a pair, each 1 x 1 x H x W float32 in [0, 1]."""
     luma, infrared = (
         torch.from_numpy(plane).to(device)[None, None].float() / 255
         for plane in (pair.luma, pair.infrared)

@@ -1,4 +1,4 @@
-"""Labelled pairs in their splits, as fused pictures, and random crops of these."""
+"""Labelled pairs in their splits, as fused images, and random crops of these."""
 
 from __future__ import annotations
 
@@ -38,15 +38,25 @@ def open_labelled_split(
     labels: str | None = None,
     class_set: ClassSet | None = None,
 ) -> tuple[PairDataset, PairDataset]:
-    """As `ivf_core.data.datasets.open_split`, of a data set with labels.
+    """Open the training and the test split of a data set in which every pair has labels.
+
+    Args:
+        root: folder of the data set, see `ivf_core.data.datasets.open_split`.
+        hold_out_every: hold out every n-th pair if the data set has no splits.
+        labels: folder of the labels in a plain folder, if it has another name.
+        class_set: classes of the labels in a plain folder.
+
+    Returns:
+        The pairs to train on and the pairs to test on.
 
     Raises:
-        ValueError: pairs without labels or classes; a `LayoutError` where files are missing.
+        ValueError: pairs have no labels, or the data set has no classes. It is a `LayoutError`
+            if files are missing.
     """
     both = open_split(root, hold_out_every, labels=labels, class_set=class_set)
     for dataset in both:
         if not dataset.files:
-            raise ValueError(f"'{root}': too few pairs to keep one out of {hold_out_every}")
+            raise ValueError(f"'{root}': too few pairs to hold out one of {hold_out_every}")
         if dataset.class_set is None:
             raise ValueError(f"'{root}': {dataset.name} has no classes of its own")
         if unlabelled := next((pair for pair in dataset.files if pair.labels is None), None):
@@ -55,40 +65,51 @@ def open_labelled_split(
 
 
 def read_fused_folders(fused: Path, labels: Path) -> list[PairFiles]:
-    """Pictures that are fused already with their labels, matched by the names of the files.
+    """List images that are fused already with their labels, matched by file name.
+
+    Args:
+        fused: folder of fused images.
+        labels: folder of class ids.
+
+    Returns:
+        Pairs whose visible and infrared images are the fused one.
 
     Raises:
-        ValueError: a picture without labels, or no pictures.
+        ValueError: an image has no labels, or there are no images.
     """
-    pictures, ids = list_images(fused), list_images(labels)
-    if missing := next((path for name, path in pictures.items() if name not in ids), None):
+    images, ids = list_images(fused), list_images(labels)
+    if missing := next((path for name, path in images.items() if name not in ids), None):
         raise ValueError(f"'{labels}': no labels for '{missing}'")
-    return [PairFiles(name, path, path, ids[name]) for name, path in pictures.items()]
+    return [PairFiles(name, path, path, ids[name]) for name, path in images.items()]
 
 
 def replace_by_fused(files: Sequence[PairFiles], fused: Path) -> list[PairFiles]:
-    """The pairs with fused pictures of the same names in place of their own.
+    """Replace the visible images of pairs by fused images of the same names.
+
+    Args:
+        files: the pairs.
+        fused: folder of fused images.
 
     Raises:
-        ValueError: a pair without such a picture.
+        ValueError: a pair has no such image.
     """
-    pictures = list_images(fused)
-    if missing := next((pair.name for pair in files if pair.name not in pictures), None):
-        raise ValueError(f"'{fused}': no picture named '{missing}'")
-    return [replace(pair, visible=pictures[pair.name]) for pair in files]
+    images = list_images(fused)
+    if missing := next((pair.name for pair in files if pair.name not in images), None):
+        raise ValueError(f"'{fused}': no image named '{missing}'")
+    return [replace(pair, visible=images[pair.name]) for pair in files]
 
 
 @dataclass(frozen=True)
 class FusedPictures(Sequence[tuple[np.ndarray, np.ndarray]]):
-    """Fused pictures with labels, made or read when they are asked for.
+    """Sequence of fused images with labels, which are fused or read at each access.
 
-    An index gives H x W x 3 uint8 RGB and H x W uint8 ids, 255 where there is none.
+    An item is an image H x W x 3 uint8 RGB and class ids H x W uint8, 255 for no label.
 
     Attributes:
-        files: pairs with labels; where `graph` is None, `visible` is the fused picture.
-        class_set: of the labels.
-        graph: fuses pairs, as the node does; on the device it runs on.
-        ignored: ids that become 255.
+        files: pairs with labels. If `graph` is None, `visible` is the fused image.
+        class_set: classes of the labels.
+        graph: network that fuses pairs, on the device to run on.
+        ignored: ids that are replaced by 255.
     """
 
     files: tuple[PairFiles, ...]
@@ -100,15 +121,20 @@ class FusedPictures(Sequence[tuple[np.ndarray, np.ndarray]]):
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[override]
-        """Raises ValueError naming a file that is broken or of another size or class set."""
+        """Read or fuse an image, and read its labels.
+
+        Raises:
+            ValueError: a file is broken, or its size or its class ids do not fit. The message
+                names the file.
+        """
         files = self.files[index]
         labels = files.read_labels(self.class_set)
         assert labels is not None
         labels = np.where(np.isin(labels, self.ignored), np.uint8(UNLABELED), labels)
         if self.graph is None:
-            picture = read_visible(files.visible)
-            files.check_sizes(picture, picture[..., 0], labels)
-            return picture, labels
+            image = read_visible(files.visible)
+            files.check_sizes(image, image[..., 0], labels)
+            return image, labels
         visible, infrared = files.read_visible(), files.read_infrared()
         files.check_sizes(visible, infrared, labels)
         return _fuse(self.graph, visible, infrared), labels
@@ -116,6 +142,7 @@ class FusedPictures(Sequence[tuple[np.ndarray, np.ndarray]]):
 
 @torch.inference_mode()
 def _fuse(graph: FusionGraph, visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
+    """Fuse a pair of H x W images on the graph's device: H x W x 3 uint8 RGB."""
     device = next(graph.parameters()).device
     pair = (torch.from_numpy(np.ascontiguousarray(p)).to(device)[None] for p in (visible, infrared))
     fused, _ = graph(*pair, want_labels=False)
@@ -123,18 +150,18 @@ def _fuse(graph: FusionGraph, visible: np.ndarray, infrared: np.ndarray) -> np.n
 
 
 class ColorCrops:
-    """Random crops of pictures with labels, as SegFormer is trained on.
+    """Sampler of random crops of images with labels for the training of SegFormer.
 
-    Scale, place, mirroring and light are drawn anew for each; a crop in which one class has
-    three quarters of the labelled pixels is drawn again, ten times at most. Sample n is the
-    same whenever it is drawn, and each epoch has each picture once.
+    Scale, position, mirroring and light are drawn for each crop. A crop in which one class has
+    three quarters of the labelled pixels or more is drawn again, up to ten times in all. Sample
+    n is the same whenever it is drawn, and each epoch has each image once.
 
     Args:
-        pictures: H x W x 3 uint8 RGB with H x W uint8 ids; smaller ones get a grey border
-            without labels.
-        size: height and width of a crop.
-        scales: a picture is resized by a factor in this range.
-        seed: of everything drawn.
+        pictures: H x W x 3 uint8 RGB images with H x W uint8 class ids. Images smaller than a crop
+            get a grey border without labels.
+        size: height and width of a crop in pixels.
+        scales: range of the factor by which an image is resized.
+        seed: seed of the random numbers.
     """
 
     def __init__(
@@ -205,21 +232,23 @@ class ColorCrops:
 
     def _cut(
         self,
-        picture: np.ndarray,
+        image: np.ndarray,
         labels: np.ndarray,
         cut: tuple[int, int],
         random: np.random.Generator,
     ) -> tuple[np.ndarray, np.ndarray]:
+        """Cut the same random window of size `cut` from an image and its labels."""
         for _ in range(_TRIES):
             top, left = (int(random.integers(labels.shape[n] - cut[n] + 1)) for n in (0, 1))
             place = np.s_[top : top + cut[0], left : left + cut[1]]
             counts = np.bincount(labels[place].ravel(), minlength=256)[:UNLABELED]
             if counts.max() < _LARGEST_SHARE * counts.sum():
                 break
-        return picture[place], labels[place]
+        return image[place], labels[place]
 
 
 def _pad(plane: np.ndarray, size: tuple[int, int], value: int) -> np.ndarray:
+    """Pad an image or labels at the bottom and the right to at least `size`."""
     below, right = max(0, size[0] - plane.shape[0]), max(0, size[1] - plane.shape[1])
     if below or right:
         border = (value,) * 3
@@ -227,16 +256,17 @@ def _pad(plane: np.ndarray, size: tuple[int, int], value: int) -> np.ndarray:
     return plane
 
 
-def _vary_light(picture: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Brightness, contrast, saturation and hue, each of them in half of all cases.
+def _vary_light(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Vary brightness, contrast, saturation and hue, each with a probability of one half.
 
     Args:
-        picture: uint8 RGB.
+        image: H x W x 3 uint8 RGB.
+        random: generator of random numbers.
 
     Returns:
-        float32 RGB in [0, 1].
+        H x W x 3 float32 RGB in [0, 1].
     """
-    values = picture.astype(np.float32) / 255
+    values = image.astype(np.float32) / 255
     if random.random() < 0.5:
         values += np.float32(random.uniform(-32, 32) / 255)
     if random.random() < 0.5:

@@ -1,6 +1,6 @@
-"""Models of the package `transformers`, from directories on this machine only.
+"""Models of the package `transformers` from local directories, without any download.
 
-The package is needed (extra `training`); it is imported when a model is loaded.
+This module needs the package (extra `training`), which it imports when a model is loaded.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ __all__ = ["PretrainedError", "load_pretrained", "load_tokenizer", "package"]
 
 
 class PretrainedError(ValueError):
-    """A directory that is missing or does not hold the model, or no package to run it."""
+    """Error for a directory that is missing or does not hold the model, or a missing package."""
 
 
 def package() -> Any:
-    """`transformers`.
+    """Import and return `transformers`.
 
     Raises:
-        PretrainedError: it cannot be imported.
+        PretrainedError: the package cannot be imported.
     """
     try:
         import transformers
     except ImportError as error:
         raise PretrainedError(
-            "segmenters other than ours need the packages of the extra 'training' "
+            "SegFormer and CLIPSeg need the packages of the extra 'training' "
             f"(pip install transformers): {error}"
         ) from error
     return transformers
@@ -43,17 +43,22 @@ def load_pretrained(
     renewed: Sequence[str] = (),
     **options: Any,
 ) -> Any:
-    """A float32 model from a directory as `save_pretrained` writes it: tensors only.
+    """Load a float32 model from a directory in the form of `save_pretrained`.
+
+    Weights are read from safetensors only, so that they cannot run code.
 
     Args:
         kind: class of `transformers`, such as "SegformerForSemanticSegmentation".
-        model_type: what the directory's config.json has to say.
-        renewed: beginnings of the names of tensors that may be missing, left over or of
-            other shapes; these stay random. All others have to be there, and no more.
-        options: entries of the config that replace those of the directory.
+        model_type: the `model_type` that the directory's config.json must have.
+        directory: the directory.
+        renewed: prefixes of names of tensors that may be missing, superfluous or of other
+            shapes; these get random values. The names of all other tensors must be exactly
+            those of the model.
+        **options: entries that replace those of config.json.
 
     Raises:
-        PretrainedError: names the directory and what was expected.
+        PretrainedError: the directory does not hold the model. The message names the directory
+            and what was expected.
     """
     root = Path(directory)
     _check_directory(root, model_type)
@@ -77,10 +82,14 @@ def load_pretrained(
 
 
 def load_tokenizer(kind: str, directory: str | os.PathLike[str]) -> Any:
-    """A tokenizer of `transformers` from a directory.
+    """Load a tokenizer of `transformers` from a directory.
+
+    Args:
+        kind: class of `transformers`, such as "CLIPTokenizer".
+        directory: the directory.
 
     Raises:
-        PretrainedError: names the directory.
+        PretrainedError: the directory does not hold the tokenizer. The message names it.
     """
     root = Path(directory)
     if not ((root / "tokenizer.json").is_file() or (root / "vocab.json").is_file()):
@@ -90,6 +99,7 @@ def load_tokenizer(kind: str, directory: str | os.PathLike[str]) -> Any:
 
 
 def _check_directory(root: Path, model_type: str) -> None:
+    """Raise PretrainedError unless a directory has a config of this type, and safetensors."""
     expected = f"expected config.json of model_type '{model_type}' and *.safetensors"
     if not root.is_dir():
         raise PretrainedError(f"'{root}': no such directory; {expected}")
@@ -109,17 +119,18 @@ def _check_directory(root: Path, model_type: str) -> None:
 
 @contextmanager
 def _named(root: Path, kind: str) -> Iterator[None]:
+    """Turn any exception into a PretrainedError that names the directory."""
     try:
         yield
     except PretrainedError:
         raise
-    except Exception as error:  # a foreign directory can end the package in any way
+    except Exception as error:  # an arbitrary directory can make the package raise anything
         raise PretrainedError(f"'{root}': not a {kind}: {type(error).__name__}: {error}") from error
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the package's progress bars and its table of tensors, which we check ourselves."""
+    """Silence the package's progress bars and its report on tensors, which we check ourselves."""
     logging = package().utils.logging
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

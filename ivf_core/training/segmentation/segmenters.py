@@ -1,8 +1,9 @@
-"""Frozen networks that segment a fused picture, and let the gradient pass to it.
+"""Frozen segmenters of fused images that pass the gradient on to the images.
 
-The teacher's L_seg (`ivf_core.training.losses.segmentation_loss`) needs one, and a head
-can learn from one. SAGE's is an open-vocabulary network, X-Decoder, or, in its ablation,
-SegFormer; ours are SegFormer, CLIPSeg as the open-vocabulary one, and our own head.
+The teacher's L_seg (`ivf_core.training.losses.segmentation_loss`) needs one, and a segmentation
+head can learn from one. SAGE uses X-Decoder, an open-vocabulary network, and SegFormer in its
+ablation. This module has SegFormer, CLIPSeg as an open-vocabulary network, and this package's
+segmentation head.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from ivf_core.models.graph import fold_batch_norm
 from ivf_core.training.segmentation.pretrained import load_pretrained, load_tokenizer
 
 __all__ = [
-    "IMAGENET_DEVIATION",
     "IMAGENET_MEAN",
+    "IMAGENET_STD",
     "ClipsegSegmenter",
     "HeadSegmenter",
     "SegformerSegmenter",
@@ -39,21 +40,21 @@ __all__ = [
     "score_segmenter",
 ]
 
-# Of RGB in [0, 1].
-IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# Of RGB images in [0, 1].
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-_LUMA = (0.299, 0.587, 0.114)  # BT.601, as OpenCV's YCrCb
+_LUMA = (0.299, 0.587, 0.114)  # BT.601, as in OpenCV's YCrCb
 
 
 class SegmenterError(ValueError):
-    """A segmenter that cannot be opened, or has other classes than are needed."""
+    """Error for a segmenter that cannot be opened or has other classes than required."""
 
 
 class Segmenter(nn.Module, ABC):
-    """Logits of the classes of `class_set` for RGB pictures; frozen, in evaluation mode for good.
+    """Frozen network from RGB images to logits of classes, always in evaluation mode.
 
     Args:
-        class_set: one class a logit.
+        class_set: classes of the logits.
     """
 
     def __init__(self, class_set: ClassSet) -> None:
@@ -61,32 +62,34 @@ class Segmenter(nn.Module, ABC):
         self.class_set = class_set
 
     def train(self, mode: bool = True) -> Segmenter:
-        """Stays in evaluation mode."""
+        """Keep evaluation mode, whatever `mode` is."""
         return super().train(False)
 
     @abstractmethod
-    def forward(self, pictures: Tensor) -> Tensor:
-        """Logits of a batch, differentiable in the pictures.
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute the logits of a batch, differentiable with respect to the images.
 
         Args:
-            pictures: N x 3 x H x W float RGB in [0, 1], at least 32 x 32.
+            images: N x 3 x H x W float RGB in [0, 1], at least 32 x 32.
 
         Returns:
-            N x classes x h x w float that covers the whole pictures, h and w the
-            segmenter's own: bring them to the labels' size bilinearly.
+            N x classes x h x w float for the whole images. The size h x w depends on the
+            segmenter; resize the logits bilinearly to the size of the labels.
         """
 
 
 def open_segmenter(spec: str, class_set: ClassSet) -> Segmenter:
-    """A segmenter for a class set.
+    """Open a segmenter for a class set.
 
     Args:
-        spec: "head:WEIGHTS", a shipped name or a file (`HeadSegmenter`);
-            "segformer:DIRECTORY" or "clipseg:DIRECTORY", as `save_pretrained` of
-            `transformers` or `ivf train segformer` writes it, with safetensors.
+        spec: "head:WEIGHTS" with the name of shipped weights or a file (`HeadSegmenter`), or
+            "segformer:DIRECTORY" or "clipseg:DIRECTORY" with a directory that
+            `ivf train segformer` or `save_pretrained` of `transformers` wrote, with safetensors.
+        class_set: classes that the segmenter must have.
 
     Raises:
-        SegmenterError: unknown kind, nothing to load, or other classes; says what was expected.
+        SegmenterError: the kind is unknown, the weights cannot be loaded, or the classes are
+            others. The message says what was expected.
     """
     kind, _, place = spec.partition(":")
     if kind not in _OPENERS or not place:
@@ -100,16 +103,16 @@ def open_segmenter(spec: str, class_set: ClassSet) -> Segmenter:
 
 
 class HeadSegmenter(Segmenter):
-    """Our student and head on a picture that is fused already.
+    """Student and segmentation head of this package, applied to an image that is already fused.
 
-    The head reads features of visible luma and infrared. What both cameras saw is in the
-    picture's luma by now, so that the luma stands for both; its colour is not used.
+    The head reads features of visible luma and infrared. The luma of a fused image contains what
+    both cameras saw, so that it is used as both inputs; the colour is not used.
 
     Args:
-        model: with a head.
+        model: student with a head.
 
     Raises:
-        ValueError: it has none.
+        ValueError: the model has no head.
     """
 
     def __init__(self, model: FusionModel) -> None:
@@ -120,9 +123,9 @@ class HeadSegmenter(Segmenter):
         self.head = fold_batch_norm(model.head).requires_grad_(False)
         self.eval()
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """See `Segmenter.forward`; logits at half the size."""
-        plane = luma(pictures)
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute logits at half the size of the images; see `Segmenter.forward`."""
+        plane = luma(images)
         return self.head(self.student(plane, plane).features)
 
 
@@ -131,7 +134,7 @@ class SegformerSegmenter(Segmenter):
 
     Args:
         network: `transformers.SegformerForSemanticSegmentation`; frozen here.
-        class_set: one class a logit.
+        class_set: classes of the logits.
     """
 
     def __init__(self, network: nn.Module, class_set: ClassSet) -> None:
@@ -139,27 +142,27 @@ class SegformerSegmenter(Segmenter):
         self.network = network.requires_grad_(False)
         self.eval()
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """See `Segmenter.forward`; logits at a quarter of the size."""
-        return self.network(normalize(pictures)).logits
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute logits at a quarter of the size of the images; see `Segmenter.forward`."""
+        return self.network(normalize(images)).logits
 
 
 class ClipsegSegmenter(Segmenter):
     """CLIPSeg (Lüddecke and Ecker, CVPR 2022), prompted with "a photo of a CLASS".
 
-    It gives each prompt a logit against everything else, z = log p / (1 - p). A class that is
-    the rest of the world, "unlabeled" or "background", is not prompted for: its logit is 0, so
-    that for two classes the softmax is CLIPSeg's own sigmoid.
+    CLIPSeg gives each prompt a logit against everything else, z = log(p / (1 - p)). The classes
+    "unlabeled" and "background" mean everything else and get no prompt. Their logit is 0, so
+    that for two classes the softmax equals CLIPSeg's sigmoid.
 
-    The package's own forward pass cuts the gradient at the picture's encoder and runs that
-    once a prompt; here it passes, and the encoder runs once a picture.
+    The forward pass of `transformers` stops the gradient at the image encoder and runs that
+    encoder for each prompt. Here the gradient passes, and the encoder runs once for each image.
 
     Args:
         network: `transformers.CLIPSegForImageSegmentation`; frozen here.
         tokenizer: `transformers.CLIPTokenizer` of the network.
-        class_set: its names become the prompts.
-        size: side in pixels that pictures are resized to, whatever their aspect; the
-            published weights were trained at 352.
+        class_set: classes of the logits; their names become the prompts.
+        size: side in pixels of the square to which images are resized, whatever their aspect
+            ratio. The published weights were trained at 352.
     """
 
     prompts: Tensor
@@ -171,25 +174,25 @@ class ClipsegSegmenter(Segmenter):
         self.prompted = [name not in _REST for name in class_set.names]
         texts = [f"a photo of a {_words(n)}" for n in class_set.names if n not in _REST]
         self.register_buffer("prompts", _embed(network, tokenizer, texts), persistent=False)
-        # Hidden states start with the embedding, hence + 1.
+        # The first of the hidden states is the embedding, hence + 1.
         self.layers = [layer + 1 for layer in network.extract_layers]
         self.vision: Any = network.clip.vision_model
         self.decoder: Any = network.decoder
         self.eval()
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """See `Segmenter.forward`; logits of `size` x `size`."""
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute logits of `size` x `size` pixels; see `Segmenter.forward`."""
         square = (self.size, self.size)
-        pictures = F.interpolate(pictures, square, mode="bilinear", antialias=True)
+        images = F.interpolate(images, square, mode="bilinear", antialias=True)
         states = self.vision(
-            pixel_values=normalize(pictures), output_hidden_states=True
+            pixel_values=normalize(images), output_hidden_states=True
         ).hidden_states
-        # Pictures times prompts as one batch, the prompts of a picture side by side.
+        # One batch of images times prompts, with the prompts of an image next to each other.
         count = len(self.prompts)
         logits = self.decoder(
             tuple(states[layer].repeat_interleave(count, dim=0) for layer in self.layers),
-            self.prompts.repeat(len(pictures), 1),
-        ).logits.view(len(pictures), count, *square)
+            self.prompts.repeat(len(images), 1),
+        ).logits.view(len(images), count, *square)
         rest = torch.zeros_like(logits[:, 0])
         given = iter(logits.unbind(dim=1))
         return torch.stack([next(given) if p else rest for p in self.prompted], dim=1)
@@ -198,46 +201,48 @@ class ClipsegSegmenter(Segmenter):
 _REST = ("unlabeled", "background")
 
 
-def luma(pictures: Tensor) -> Tensor:
-    """Y of N x 3 x H x W RGB in [0, 1], N x 1 x H x W; unrounded, with a gradient."""
-    return (pictures * pictures.new_tensor(_LUMA).view(3, 1, 1)).sum(dim=1, keepdim=True)
+def luma(images: Tensor) -> Tensor:
+    """Compute Y of BT.601 for N x 3 x H x W RGB in [0, 1], differentiably: N x 1 x H x W."""
+    return (images * images.new_tensor(_LUMA).view(3, 1, 1)).sum(dim=1, keepdim=True)
 
 
-def normalize(pictures: Tensor) -> Tensor:
-    """N x 3 x H x W RGB in [0, 1], with the mean and deviation of ImageNet."""
-    mean, deviation = (
-        pictures.new_tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_DEVIATION)
-    )
-    return (pictures - mean) / deviation
+def normalize(images: Tensor) -> Tensor:
+    """Normalise N x 3 x H x W RGB in [0, 1] by the mean and standard deviation of ImageNet."""
+    mean, std = (images.new_tensor(x).view(3, 1, 1) for x in (IMAGENET_MEAN, IMAGENET_STD))
+    return (images - mean) / std
 
 
 @torch.inference_mode()
 def score_segmenter(
-    segmenter: Segmenter, pictures: Sequence[tuple[np.ndarray, np.ndarray]], device: torch.device
+    segmenter: Segmenter, images: Sequence[tuple[np.ndarray, np.ndarray]], device: torch.device
 ) -> ConfusionMatrix:
-    """Count true and predicted classes at the pictures' full size.
+    """Count true and predicted classes at the full size of the images.
 
     Args:
-        segmenter: on `device`.
-        pictures: H x W x 3 uint8 RGB with H x W uint8 ids of the segmenter's class set.
+        segmenter: segmenter on `device`.
+        images: H x W x 3 uint8 RGB images with H x W uint8 ids of the segmenter's class set.
+        device: device to run on.
     """
     matrix = ConfusionMatrix(len(segmenter.class_set))
-    for picture, labels in tqdm(pictures, desc="test", mininterval=5):
-        batch = torch.from_numpy(picture).to(device).permute(2, 0, 1)[None].float() / 255
+    for image, labels in tqdm(images, desc="test", mininterval=5):
+        batch = torch.from_numpy(image).to(device).permute(2, 0, 1)[None].float() / 255
         logits = F.interpolate(segmenter(batch), labels.shape, mode="bilinear")
         matrix.update(logits.argmax(dim=1)[0].cpu().numpy(), labels)
     return matrix
 
 
 def check_labels(labels: Mapping[int, str], class_set: ClassSet) -> None:
-    """Compare what a network calls its logits with a class set.
+    """Raise ValueError unless a network's class names are those of a class set.
+
+    Case does not matter, and spaces, hyphens and underscores count as equal.
 
     Args:
-        labels: names by id; "LABEL_0" and so on, which `transformers` invents, are none.
+        labels: the network's names by id. The names "LABEL_0" and so on, which `transformers`
+            invents, fit any class.
+        class_set: classes that are required.
 
     Raises:
-        ValueError: another number, or a name that is not the class's; case, spaces, hyphens
-            and underscores are the same.
+        ValueError: the number of classes or a name differs.
     """
     if len(labels) != len(class_set):
         raise ValueError(
@@ -252,12 +257,13 @@ def check_labels(labels: Mapping[int, str], class_set: ClassSet) -> None:
 
 
 def _words(name: str) -> str:
+    """Return a name in lower case, with single spaces between its words."""
     return re.sub(r"[\s_-]+", " ", name).strip().lower()
 
 
 @torch.no_grad()
 def _embed(network: Any, tokenizer: Any, texts: list[str]) -> Tensor:
-    """One row a text, as CLIP projects it."""
+    """Compute CLIP's projected embedding of each text: N x channels."""
     tokens = tokenizer(texts, padding=True, return_tensors="pt")
     pooled = network.clip.text_model(
         input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]

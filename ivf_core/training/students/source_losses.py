@@ -1,4 +1,4 @@
-"""Losses of a fused picture against its sources alone, where there is nothing to imitate."""
+"""Losses of a fused image against its sources, for training without a teacher."""
 
 from __future__ import annotations
 
@@ -10,30 +10,34 @@ from torch import Tensor
 
 __all__ = ["darkening", "edge_preservation"]
 
-_EDGE_FLOOR = 0.1  # grey levels
+_EDGE_FLOOR = 0.1  # in grey levels of 0..255
 
 
 def edge_preservation(visible: Tensor, infrared: Tensor, fused: Tensor) -> Tensor:
-    """How much of the sources' edges is kept: Q^AB/F with a gradient everywhere.
+    """Compute the share of the sources' edges that is kept, Q^AB/F with a gradient everywhere.
 
-    As `ivf_core.metrics.edges.qabf`, but the orientations are compared by their cosine instead
-    of two arctangents, and strengths have a floor of 0.1 grey levels.
+    This is `ivf_core.metrics.edges.qabf` (Xydeas and Petrovic, 2000) with four changes: the
+    difference of orientations comes from the cosine of the gradients instead of two
+    arctangents, strengths have a floor of 0.1 grey levels, the two sigmoids have no factors
+    below 1, and borders are repeated instead of zero.
 
     Args:
-        visible, infrared, fused: N x 1 x H x W float in 0..255.
+        visible: luma of the visible images, N x 1 x H x W float in 0..255.
+        infrared: infrared images, N x 1 x H x W float in 0..255.
+        fused: fused luma, N x 1 x H x W float in 0..255.
 
     Returns:
-        A scalar in [0, 1), the mean over the batch.
+        A scalar in [0, 1), the mean over the batch; higher is better.
     """
     (x, y), (fused_x, fused_y) = (
-        _sobel(picture) for picture in (torch.cat((visible, infrared), dim=1), fused)
+        _sobel(image) for image in (torch.cat((visible, infrared), dim=1), fused)
     )
     strength, fused_strength = (
         (a.square() + b.square() + _EDGE_FLOOR**2).sqrt() for a, b in ((x, y), (fused_x, fused_y))
     )
     relative = torch.minimum(strength, fused_strength) / torch.maximum(strength, fused_strength)
     cosine = (x * fused_x + y * fused_y).abs() / (strength * fused_strength)
-    # The arc cosine's slope is infinite at 1.
+    # The derivative of the arc cosine is infinite at 1.
     alignment = 1 - torch.acos(cosine.clamp(max=1 - 1e-4)) / (math.pi / 2)
     quality = torch.sigmoid(15 * (relative - 0.5)) * torch.sigmoid(22 * (alignment - 0.8))
     kept = (quality * strength).sum(dim=(1, 2, 3)) / strength.sum(dim=(1, 2, 3))
@@ -41,15 +45,18 @@ def edge_preservation(visible: Tensor, infrared: Tensor, fused: Tensor) -> Tenso
 
 
 def darkening(fused: Tensor, visible: Tensor, *, radius: int = 8) -> Tensor:
-    """How much darker than the visible picture the fused one is, neighbourhood by neighbourhood.
+    """Compute how much darker than the visible images the fused images are locally.
 
-    The mean of max(0, visible - fused) of their means over (2 radius + 1)^2 pixels.
+    mean max(0, A(visible) - A(fused)), where A is the average of the (2 radius + 1)^2 pixels
+    around each pixel, with reflection at the borders.
 
     Args:
-        fused, visible: N x 1 x H x W float, the sides above `radius`.
+        fused: fused luma, N x 1 x H x W float, with H and W above `radius`.
+        visible: luma of the visible images, of the same shape.
+        radius: radius of the neighbourhood in pixels.
 
     Returns:
-        A scalar from 0 up, in the pictures' unit.
+        A scalar, 0 or more, in the unit of the images.
     """
     means = (
         F.avg_pool2d(F.pad(x, (radius,) * 4, mode="reflect"), 2 * radius + 1, stride=1)
@@ -58,9 +65,9 @@ def darkening(fused: Tensor, visible: Tensor, *, radius: int = 8) -> Tensor:
     return (next(means) - next(means)).clamp_min(0).mean()
 
 
-def _sobel(pictures: Tensor) -> tuple[Tensor, Tensor]:
-    """Slopes along rows and columns by Sobel's operators; the border is repeated."""
-    padded = F.pad(pictures, (1, 1, 1, 1), mode="replicate")
+def _sobel(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute the derivatives along rows and along columns by Sobel, with repeated borders."""
+    padded = F.pad(images, (1, 1, 1, 1), mode="replicate")
     down = padded[..., :-2, :] + 2 * padded[..., 1:-1, :] + padded[..., 2:, :]
     across = padded[..., :-2] + 2 * padded[..., 1:-1] + padded[..., 2:]
     return down[..., 2:] - down[..., :-2], across[..., 2:, :] - across[..., :-2, :]

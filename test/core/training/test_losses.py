@@ -1,4 +1,4 @@
-"""Losses, by hand or in float64 NumPy."""
+"""Test losses against values worked by hand or computed by NumPy in float64."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from ivf_core.training.losses import (
 def test_cosine_feature_loss() -> None:
     f = torch.tensor([[1.0, 0.0], [1.0, 1.0]]).reshape(2, 2, 1, 1)
     g = torch.tensor([[0.0, 2.0], [3.0, 3.0]]).reshape(2, 2, 1, 1)
-    # First picture orthogonal, second parallel: mean (1 + 0) / 2, and twice for two stages.
+    # The first sample is orthogonal, the second parallel: mean (1 + 0) / 2, and
+    # twice that for two stages.
     assert cosine_feature_loss([f], [g]).item() == pytest.approx(0.5)
     assert cosine_feature_loss([f, f], [g, g]).item() == pytest.approx(1.0)
     random = np.random.default_rng(0)
@@ -43,7 +44,7 @@ def test_relative_feature_error() -> None:
     assert relative_feature_error([0 * g, g], [g, g]).item() == pytest.approx(1.0)
 
 
-def test_ohem_counts_the_hard_pixels_only() -> None:
+def test_ohem_counts_only_hard_pixels() -> None:
     # Probability of the truth: 0.9 (easy), 0.5 and 0.2 (hard), and an ignored pixel.
     probability = [0.9, 0.5, 0.2, 0.1]
     logits = torch.tensor([[math.log(p), math.log(1 - p)] for p in probability])
@@ -51,7 +52,7 @@ def test_ohem_counts_the_hard_pixels_only() -> None:
     labels = torch.tensor([0, 0, 0, 255]).reshape(1, 1, 4)
     expected = (-math.log(0.5) - math.log(0.2)) / 2
     assert ohem_cross_entropy(logits, labels).item() == pytest.approx(expected)
-    # None is hard: the hardest share still counts.
+    # No pixel is hard: the hardest share still counts.
     easiest = ohem_cross_entropy(logits, labels, keep_probability=0.1, keep_share=1 / 3)
     assert easiest.item() == pytest.approx(-math.log(0.2))
 
@@ -72,9 +73,9 @@ def test_ohem_without_labels_has_no_gradient() -> None:
     assert not logits.grad.any()
 
 
-def test_dice_of_the_classes_that_occur() -> None:
-    # Of three labelled pixels two are class 0, predicted with 0.9 and 0.6, and one is
-    # class 1, predicted with 0.8. Class 2 has a probability of 0 and does not occur.
+def test_dice_loss_averages_the_classes_that_occur() -> None:
+    # Two of three labelled pixels are class 0, predicted with 0.9 and 0.6, and one is class 1,
+    # predicted with 0.8. Class 2 has a probability of 0 and does not occur.
     probability = torch.tensor([[0.9, 0.1, 0.0], [0.6, 0.4, 0.0], [0.2, 0.8, 0.0], [0.0, 1.0, 0.0]])
     logits = probability.clamp_min(1e-30).log().T.reshape(1, 3, 2, 2)
     labels = torch.tensor([0, 0, 1, 255]).reshape(1, 2, 2)
@@ -93,33 +94,33 @@ def test_dice_without_labels_has_no_gradient() -> None:
 
 
 def test_mean_psnr() -> None:
-    # Errors of 0.1 and 0.01: 20 and 40 dB, but for the floor of 1e-5.
-    theirs = torch.full((2, 1, 4, 4), 0.5)
-    ours = theirs + torch.tensor([0.1, 0.01]).reshape(2, 1, 1, 1)
+    # Errors of 0.1 and 0.01 are 20 and 40 dB, apart from the constant of 1e-5.
+    target = torch.full((2, 1, 4, 4), 0.5)
+    images = target + torch.tensor([0.1, 0.01]).reshape(2, 1, 1, 1)
     expected = -(20 + 40) / 2
-    assert mean_psnr_loss(ours, theirs).item() == pytest.approx(expected, abs=0.3)
-    assert mean_psnr_loss(theirs, theirs).item() == pytest.approx(-50)
+    assert mean_psnr_loss(images, target).item() == pytest.approx(expected, abs=0.3)
+    assert mean_psnr_loss(target, target).item() == pytest.approx(-50)
 
 
 def test_logit_distillation_loss() -> None:
     random = np.random.default_rng(0)
-    ours, theirs = 3 * random.standard_normal((2, 2, 4, 3, 5))
+    logits, targets = 3 * random.standard_normal((2, 2, 4, 3, 5))
 
     def softmax(x: np.ndarray) -> np.ndarray:
         return np.exp(x) / np.exp(x).sum(axis=1, keepdims=True)
 
     for temperature in (1.0, 2.5):
-        p, q = softmax(theirs / temperature), softmax(ours / temperature)
+        p, q = softmax(targets / temperature), softmax(logits / temperature)
         expected = temperature**2 * (p * np.log(p / q)).sum(axis=1).mean()
         loss = logit_distillation_loss(
-            torch.from_numpy(ours), torch.from_numpy(theirs), temperature=temperature
+            torch.from_numpy(logits), torch.from_numpy(targets), temperature=temperature
         )
         assert loss.item() == pytest.approx(expected)
-    same = torch.from_numpy(ours).requires_grad_()
-    loss = logit_distillation_loss(same, torch.from_numpy(ours) + 7)  # the softmax is the same
+    same = torch.from_numpy(logits).requires_grad_()
+    loss = logit_distillation_loss(same, torch.from_numpy(logits) + 7)  # the softmax is the same
     assert loss.item() == pytest.approx(0, abs=1e-12)
     assert torch.autograd.grad(loss, same)[0].abs().max() < 1e-12
-    # One pixel of theirs stands for four of ours.
+    # One pixel of the targets is compared with four of the logits.
     fine = torch.zeros(1, 2, 2, 2, dtype=torch.float64)
     coarse = torch.tensor([math.log(3), 0.0], dtype=torch.float64).view(1, 2, 1, 1)
     expected = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)

@@ -1,4 +1,4 @@
-"""SAGE's losses, by hand or in float64 NumPy."""
+"""Test SAGE's losses against values worked by hand or computed by NumPy in float64."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from ivf_core.training.losses import (
 from ivf_core.training.sage.sam_features import SamFeatures
 
 
-def pictures(seed: int, count: int, height: int = 6, width: int = 7) -> list[Tensor]:
+def random_images(seed: int, count: int, height: int = 6, width: int = 7) -> list[Tensor]:
     random = np.random.default_rng(seed)
     return [torch.from_numpy(random.random((2, 1, height, width))) for _ in range(count)]
 
 
 def sobel(batch: Tensor) -> np.ndarray:
-    """The same by OpenCV, float64."""
+    """Return |g_x| + |g_y| by OpenCV in float64."""
     options = {"ddepth": cv2.CV_64F, "ksize": 3, "borderType": cv2.BORDER_CONSTANT}
     planes = [
         np.abs(cv2.Sobel(plane[0], dx=1, dy=0, **options))
@@ -58,7 +58,7 @@ def test_sobel_of_a_step() -> None:
     step[..., 3:] = 0.5
     magnitude = sobel_magnitude(step)[0, 0]
     assert magnitude[2].tolist() == [0, 0, 2, 2, 0, 2]  # 4 x 0.5; the last against zeros
-    (batch,) = pictures(0, 1)
+    (batch,) = random_images(0, 1)
     np.testing.assert_allclose(sobel_magnitude(batch), sobel(batch))
 
 
@@ -66,11 +66,11 @@ def test_gradient_loss() -> None:
     flat, step, higher = (torch.zeros(1, 1, 3, 3) for _ in range(3))
     step[..., 1, 1] = 1.0
     higher[..., 1, 1] = 3.0
-    # |g_x| + |g_y| of a point: 2 at each of its eight neighbours, itself 0.
+    # |g_x| + |g_y| of a point is 2 at each of its eight neighbours and 0 at the point.
     assert gradient_loss(flat, step).item() == pytest.approx(16 / 9)
     assert gradient_loss(step, flat, higher).item() == pytest.approx(32 / 9)
     assert gradient_loss(higher, flat, higher).item() == 0
-    fused, visible, infrared = pictures(1, 3)
+    fused, visible, infrared = random_images(1, 3)
     expected = edges(fused, visible, infrared)
     assert gradient_loss(fused, visible, infrared).item() == pytest.approx(expected, rel=1e-12)
     with pytest.raises(ValueError, match="at least one reference"):
@@ -121,8 +121,8 @@ def test_contrastive_semantic_loss() -> None:
         contrastive_semantic_loss(fused, reference[:1], source)
 
 
-def test_contrast_is_summed_over_the_masks_that_show_something() -> None:
-    fused, reference, source = pictures(3, 3)
+def test_contrast_is_summed_over_masks_that_are_not_empty() -> None:
+    fused, reference, source = random_images(3, 3)
     masks = torch.zeros(2, 4, 6, 7, dtype=torch.float64)
     masks[0, 1, :3] = 1
     masks[:, 3, 2:, 2:] = 1
@@ -152,7 +152,7 @@ def test_contrast_is_summed_over_the_masks_that_show_something() -> None:
 
 
 class PatchEmbed(nn.Module):
-    """As segment_anything's: N x H/16 x W/16 x C."""
+    """Patch embedding like segment_anything's: N x H/16 x W/16 x C."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -163,7 +163,7 @@ class PatchEmbed(nn.Module):
 
 
 class Encoder(nn.Module):
-    """The parts of segment_anything's image encoder that features are taken from, small."""
+    """Small image encoder with the parts of segment_anything's that features need."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -176,10 +176,10 @@ class Encoder(nn.Module):
 def test_sam_features(published: bool) -> None:
     torch.manual_seed(4)
     encoder = Encoder().double()
-    picture = torch.rand(2, 1, 40, 48, dtype=torch.float64)
+    images = torch.rand(2, 1, 40, 48, dtype=torch.float64)
     features = SamFeatures(encoder, (0, 2), published=published).double()
-    first, third = features(picture)
-    rgb = np.repeat(picture.numpy(), 3, axis=1)
+    first, third = features(images)
+    rgb = np.repeat(images.numpy(), 3, axis=1)
     if not published:
         mean, deviation = (
             np.reshape(x, (3, 1, 1)) for x in ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
@@ -205,10 +205,10 @@ def test_sam_features_are_frozen_and_checked() -> None:
     features = SamFeatures(encoder)
     assert not features.train().training
     assert not any(p.requires_grad for p in encoder.parameters())
-    picture = torch.rand(1, 1, 16, 16, requires_grad=True)
-    features(picture)[1].sum().backward()  # gradients go through to the picture
-    assert picture.grad is not None
-    with pytest.raises(ValueError, match=r"pictures are \(1, 3, 16, 16\)"):
+    images = torch.rand(1, 1, 16, 16, requires_grad=True)
+    features(images)[1].sum().backward()  # gradients reach the images
+    assert images.grad is not None
+    with pytest.raises(ValueError, match=r"images are \(1, 3, 16, 16\)"):
         features(torch.rand(1, 3, 16, 16))
     with pytest.raises(ValueError, match="16 to 1024"):
         features(torch.rand(1, 1, 16, 1040))
@@ -234,7 +234,7 @@ def test_segmentation_loss() -> None:
     assert segmentation_loss(logits, middle).item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_segmentation_loss_refuses_what_is_not_class_ids() -> None:
+def test_segmentation_loss_rejects_labels_that_are_no_class_ids() -> None:
     logits = torch.rand(1, 2, 2, 2, requires_grad=True)
     with pytest.raises(ValueError, match="int64"):  # labels that were divided by 255
         segmentation_loss(logits, torch.rand(1, 2, 2))
@@ -250,7 +250,7 @@ def test_segmentation_loss_refuses_what_is_not_class_ids() -> None:
 
 
 def output(seed: int) -> StudentOutput:
-    fused, *features = (x.requires_grad_() for x in pictures(seed, 6))
+    fused, *features = (x.requires_grad_() for x in random_images(seed, 6))
     return StudentOutput(fused, cast(tuple[Tensor, Tensor, Tensor, Tensor, Tensor], (*features,)))
 
 
@@ -269,7 +269,7 @@ def published_context(fused: Tensor, y: Tensor, ir: Tensor, ref: Tensor) -> floa
 
 
 def test_student_loss() -> None:
-    y, ir = pictures(5, 2)
+    y, ir = random_images(5, 2)
     student, teacher = output(6), output(7)
     total = student_loss(student, teacher, y, ir, torch.tensor(900.0, dtype=torch.float64))
     context = published_context(student.fused, y, ir, teacher.fused)
@@ -288,7 +288,7 @@ def test_student_loss() -> None:
 
 
 def test_teacher_loss() -> None:
-    y, ir = pictures(8, 2)
+    y, ir = random_images(8, 2)
     student, teacher = output(9), output(10)
     segmentation, contrast_term = (torch.tensor(x, dtype=torch.float64) for x in (2.0, 600.0))
     fusion = mean_square(teacher.fused, y) + mean_square(teacher.fused, ir)
@@ -310,11 +310,11 @@ def test_teacher_loss() -> None:
     weights = TeacherWeights(ContextWeights(1, 0, 0, 0, 0), segmentation=0.0)
     alone = teacher_loss(teacher, y, ir, segmentation=segmentation, weights=weights)
     assert alone.loss.item() == pytest.approx(mean_square(teacher.fused, y))
-    with pytest.raises(ValueError, match="without the student"):
+    with pytest.raises(ValueError, match="without a student"):
         teacher_loss(teacher, y, ir, contrast=contrast_term)
 
 
 def test_context_loss_without_a_reference() -> None:
-    fused, y, ir = pictures(11, 3)
+    fused, y, ir = random_images(11, 3)
     expected = 9 * mean_square(fused, y) + 6 * mean_square(fused, ir) + 27 * edges(fused, y, ir)
     assert context_loss(fused, y, ir, None).item() == pytest.approx(expected)

@@ -1,4 +1,4 @@
-"""Priors: what the sources find, what the cache keeps, and runs that are killed."""
+"""Test sources of masks, the cache, and runs that make masks and are killed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sam_models import picture
+from sam_models import random_image
 
 from ivf_core.cli import main
 from ivf_core.images.files import read_infrared, read_visible, write_image
@@ -39,11 +39,11 @@ SETTINGS = {"source": "crops", "count": 4}
 
 @pytest.fixture
 def pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Three pairs with labels in a data directory; returns their folder."""
+    """Write three pairs with labels to a data directory, and return their folder."""
     monkeypatch.setenv("IVF_DATA", str(tmp_path))
     for number in range(3):
         name = f"{number}.png"
-        image = picture(number)
+        image = random_image(number)
         write_image(tmp_path / "pairs/visible" / name, image)
         write_image(tmp_path / "pairs/infrared" / name, 255 - image[..., 0])
         write_image(tmp_path / "pairs/labels" / name, image[..., 1] // 100)
@@ -68,9 +68,9 @@ def files(directory: Path) -> dict[str, bytes]:
 # Sources
 
 
-def test_crops_are_rectangles_of_the_sizes_asked_for() -> None:
+def test_crops_are_rectangles_of_the_requested_sizes() -> None:
     source = CropMasks(6, (0.25, 0.5), seed=3)
-    masks = source.masks(picture(1, (40, 80)))
+    masks = source.masks(random_image(1, (40, 80)))
     assert masks.shape == (6, 40, 80)
     areas = []
     for mask in masks:
@@ -81,9 +81,9 @@ def test_crops_are_rectangles_of_the_sizes_asked_for() -> None:
         assert 20 <= width <= 40
         areas.append(mask.sum())
     assert areas == sorted(areas, reverse=True)
-    np.testing.assert_array_equal(masks, source.masks(picture(1, (40, 80))))
-    assert (masks != source.masks(picture(2, (40, 80)))).any()
-    assert (masks != CropMasks(6, (0.25, 0.5), seed=4).masks(picture(1, (40, 80)))).any()
+    np.testing.assert_array_equal(masks, source.masks(random_image(1, (40, 80))))
+    assert (masks != source.masks(random_image(2, (40, 80)))).any()
+    assert (masks != CropMasks(6, (0.25, 0.5), seed=4).masks(random_image(1, (40, 80)))).any()
 
 
 def test_label_masks_are_the_regions_of_classes() -> None:
@@ -96,7 +96,7 @@ def test_label_masks_are_the_regions_of_classes() -> None:
         np.uint8,
     )  # fmt: skip
     one, two, other_one = (np.zeros(labels.shape, bool) for _ in range(3))
-    one[:3, :3] = labels[:3, :3] == 1  # hangs together at a corner
+    one[:3, :3] = labels[:3, :3] == 1  # connected at a corner
     two[:2, 4:] = True
     other_one[3:, 4:] = labels[3:, 4:] == 1
     masks = LabelMasks(10, minimum_area=3, ignored=[0]).masks(labels)
@@ -106,7 +106,7 @@ def test_label_masks_are_the_regions_of_classes() -> None:
     assert LabelMasks(10, 100).masks(labels).shape == (0, 5, 6)
 
 
-def test_superpixels_part_the_picture_along_its_edges() -> None:
+def test_superpixels_follow_the_edges_of_an_image() -> None:
     pytest.importorskip("skimage")
     image = np.zeros((40, 60, 3), np.uint8)
     image[:, 22:] = 200
@@ -131,7 +131,7 @@ def test_superpixels_without_their_package(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("count", [0, 1, 4])
 @pytest.mark.parametrize("size", [(8, 8), (5, 7)])
-def test_cache_gives_back_what_it_got(tmp_path: Path, count: int, size: tuple[int, int]) -> None:
+def test_cache_returns_what_was_written(tmp_path: Path, count: int, size: tuple[int, int]) -> None:
     content = np.arange(size[0] * size[1], dtype=np.uint8).reshape(size)
     masks = np.random.default_rng(0).random((count, *size)) < 0.5
     cache = MaskCache.create(tmp_path, SETTINGS, {"note": "x"})
@@ -168,7 +168,7 @@ def npz(**arrays: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
+def test_damaged_and_foreign_files_are_rejected(tmp_path: Path) -> None:
     cache = MaskCache.create(tmp_path, SETTINGS)
     content, other = np.zeros((8, 8), np.uint8), np.ones((8, 8), np.uint8)
     masks = np.ones((2, 8, 8), bool)
@@ -185,7 +185,7 @@ def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
         "empty": b"",
         "cut": whole[:-30],
         "flipped": bytes(flipped),
-        "of another picture": cache.path(other).read_bytes(),
+        "of another image": cache.path(other).read_bytes(),
         "objects": npz(packed=np.array([{}, {}]), shape=shape, key=key),
         "lacks an array": npz(packed=np.zeros((2, 8), np.uint8), shape=shape),
         "another shape": npz(packed=np.zeros((2, 8), np.uint8), shape=shape + 1, key=key),
@@ -196,7 +196,7 @@ def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
         path.write_bytes(data)
         with pytest.raises(MaskCacheError, match="damaged"):
             pytest.fail(f"{name}: read as {cache.read(content)}")
-    # Few bytes that would unpack to many are refused before they do.
+    # A small file that would unpack to a large one is rejected before that.
     path.write_bytes(npz(packed=np.zeros((2, 1 << 20), np.uint8), shape=shape, key=key))
     assert path.stat().st_size < 4096
     with pytest.raises(MaskCacheError, match=r"holds \d{7} bytes, expected at most \d{4}$"):
@@ -209,13 +209,13 @@ def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
     "masks",
     [np.ones((5, 8, 8), bool), np.ones((2, 8, 9), bool), np.ones((2, 8, 8), np.uint8)],
 )
-def test_masks_that_do_not_belong_are_not_written(tmp_path: Path, masks: np.ndarray) -> None:
+def test_masks_of_wrong_shape_or_dtype_are_not_written(tmp_path: Path, masks: np.ndarray) -> None:
     cache = MaskCache.create(tmp_path, SETTINGS)
     with pytest.raises(ValueError, match="expected at most 4 x 8 x 8 bool"):
         cache.write(np.zeros((8, 8), np.uint8), masks)
 
 
-def test_what_is_no_cache(tmp_path: Path) -> None:
+def test_folders_that_are_no_cache(tmp_path: Path) -> None:
     with pytest.raises(MaskCacheError, match="expected a folder that ivf train priors made"):
         MaskCache(tmp_path)
     (tmp_path / "settings.json").write_text('{"format": "ivf-masks-0"}')
@@ -226,7 +226,7 @@ def test_what_is_no_cache(tmp_path: Path) -> None:
         MaskCache(tmp_path)
 
 
-def test_litter_of_killed_runs_is_removed(tmp_path: Path) -> None:
+def test_temporary_files_of_killed_runs_are_removed(tmp_path: Path) -> None:
     directory = MaskCache.create(tmp_path, SETTINGS).directory
     old, new = directory / ".a.x.npz", directory / ".b.x.npz"
     for path in (old, new):
@@ -234,7 +234,7 @@ def test_litter_of_killed_runs_is_removed(tmp_path: Path) -> None:
     os.utime(old, (time.time() - 7200,) * 2)
     MaskCache.create(tmp_path, SETTINGS)
     assert not old.exists()
-    assert new.exists()  # of a run at work
+    assert new.exists()  # may belong to a running process
 
 
 # Recipes and runs
@@ -261,14 +261,14 @@ def test_impossible_recipes(tmp_path: Path, options: dict[str, Any], message: st
 
 
 def test_sam_end_to_end(pairs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The package's generator on both modalities; done once, found again, told apart."""
+    """Masks equal the package's, are made once, and depend on SAM's weights."""
     pytest.importorskip("segment_anything")
     from ivf_core.training.masks.sam import SamMasks, load_sam
 
     save_tiny_sam(tmp_path / "sam.pth")
     report = make_priors(sam_recipe(tmp_path))
     assert (report.made, report.kept, report.failed) == (6, 0, [])
-    assert not caplog.records  # nothing to warn of
+    assert not caplog.records  # no warnings
     cache = open_priors(report.directory)
     assert cache.settings["predicted_iou"] == 0.0
     sam = SamMasks(load_sam(tmp_path / "sam.pth"), 4, points_per_side=4, pred_iou_thresh=0.0,
@@ -283,9 +283,9 @@ def test_sam_end_to_end(pairs: Path, tmp_path: Path, caplog: pytest.LogCaptureFi
         np.testing.assert_array_equal(of_infrared, sam.masks(np.dstack([infrared] * 3)))
         total += len(of_visible) + len(of_infrared)
     assert report.masks == total > 6
-    again = make_priors(sam_recipe(tmp_path, points_per_batch=3))  # memory, not masks
+    again = make_priors(sam_recipe(tmp_path, points_per_batch=3))  # changes memory, not masks
     assert (again.directory, again.made, again.kept) == (report.directory, 0, 6)
-    # The weights count, not their name.
+    # The content of the weights counts, not the name of the file.
     (tmp_path / "sam.pth").rename(tmp_path / "moved.pth")
     moved = make_priors(sam_recipe(tmp_path, checkpoint="moved.pth"))
     assert (moved.directory, moved.made) == (report.directory, 0)
@@ -312,7 +312,7 @@ def test_priors_without_sam_say_so(
     tiny_model: FusionModel,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """In the log when they are made and when they are used, and in the weights."""
+    """The log says it when priors are made and when they are used, and so do the weights."""
     if source == "superpixels":
         pytest.importorskip("skimage")
     recipe = recipe_of(tmp_path, source=source, minimum_area=5)
@@ -320,7 +320,7 @@ def test_priors_without_sam_say_so(
     assert report.made == (3 if source == "labels" else 6)
     cache = open_priors(report.directory)
     assert [record.levelno for record in caplog.records] == [logging.WARNING] * 2
-    assert all("is not SAM-guided" in record.getMessage() for record in caplog.records)
+    assert all("are not SAM-guided" in record.getMessage() for record in caplog.records)
 
     labels = read_infrared(pairs / "labels/1.png")
     visible, infrared = pair_masks(
@@ -353,7 +353,7 @@ def test_weights_made_with_sam_name_its_weights(pairs: Path, tmp_path: Path) -> 
     assert digest in metadata["priors_settings"]
 
 
-def test_damaged_masks_are_made_anew(
+def test_damaged_masks_are_made_again(
     pairs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     recipe = recipe_of(tmp_path)
@@ -364,16 +364,16 @@ def test_damaged_masks_are_made_anew(
     caplog.clear()
     report = make_priors(recipe)
     assert (report.made, report.kept, len(report.damaged)) == (1, 5, 1)
-    assert any(victim in r.getMessage() and "made anew" in r.getMessage() for r in caplog.records)
+    assert any(victim in r.getMessage() and "made again" in r.getMessage() for r in caplog.records)
     assert files(directory) == whole
 
 
 def test_masks_are_never_replaced_by_something_else(pairs: Path, tmp_path: Path) -> None:
     cache = open_priors(make_priors(recipe_of(tmp_path)).directory)
-    visible, infrared = picture(0), 255 - picture(0)[..., 0]
+    visible, infrared = random_image(0), 255 - random_image(0)[..., 0]
     assert len(pair_masks(cache, visible, infrared)[0]) == 4
-    with pytest.raises(ValueError, match=r"none of this picture .*ivf train priors"):
-        pair_masks(cache, picture(9), infrared)
+    with pytest.raises(ValueError, match=r"none of this image .*ivf train priors"):
+        pair_masks(cache, random_image(9), infrared)
     with pytest.raises(ValueError, match="infrared is uint16, expected uint8"):
         pair_masks(cache, visible, infrared.astype(np.uint16))
     with pytest.raises(ValueError, match="but infrared"):
@@ -386,7 +386,7 @@ def test_masks_are_never_replaced_by_something_else(pairs: Path, tmp_path: Path)
 def test_command_leaves_out_what_it_cannot_read(
     pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (pairs / "visible/1.png").write_bytes(b"no picture")
+    (pairs / "visible/1.png").write_bytes(b"no image")
     config = tmp_path / "priors.yaml"
     config.write_text(f"{{source: crops, folders: [pairs], output: {tmp_path / 'out'}}}")
     assert main(["train", "priors", "--config", str(config), "--set", "count=3"]) == 1
@@ -409,10 +409,10 @@ def test_files_that_are_missing(pairs: Path, tmp_path: Path) -> None:
         make_priors(recipe_of(tmp_path, source="labels"))
 
 
-def test_devices_that_are_not_there(pairs: Path, tmp_path: Path) -> None:
+def test_devices_that_do_not_exist(pairs: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="source 'crops' runs on cpu only, got cuda:0"):
         make_priors(recipe_of(tmp_path, devices=("cpu", "cuda:0")))
-    with pytest.raises(ValueError, match="devices: 'cuda:99' is not there, expected cpu"):
+    with pytest.raises(ValueError, match="devices: 'cuda:99' does not exist, expected cpu"):
         make_priors(sam_recipe(tmp_path, devices=("cuda:99",)))
     with pytest.raises(ValueError, match=r"sam\.pth': No such file.*set source to crops"):
         make_priors(sam_recipe(tmp_path))
@@ -439,16 +439,16 @@ def has_ended(pid: int) -> bool:
 def wait_until(condition: Any, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "the condition did not become true in time"
         time.sleep(0.01)
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
 @pytest.mark.parametrize("victim", ["run", "worker"])
-def test_killed_runs_are_gone_on_with(
+def test_killed_runs_are_resumed(
     victim: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SIGKILL in the middle; what is there is kept, the rest comes out as if nothing had been."""
+    """After SIGKILL, masks in the cache are kept and the others are as in a run without it."""
     monkeypatch.setenv("IVF_DATA", str(tmp_path))
     for number in range(60):
         for name, value in (("visible", number), ("infrared", 128 + number)):
@@ -469,7 +469,7 @@ def test_killed_runs_are_gone_on_with(
         assert len(workers) == 2
         os.kill(process.pid if victim == "run" else workers[0], signal.SIGKILL)
         _, said = process.communicate(timeout=60)
-        wait_until(lambda: all(has_ended(pid) for pid in family))  # nothing waits for ever
+        wait_until(lambda: all(has_ended(pid) for pid in family))  # no process waits forever
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)

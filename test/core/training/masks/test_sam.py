@@ -1,4 +1,4 @@
-"""SAM from a checkpoint: the published structures, the package's own masks, bad files."""
+"""Test SAM from a checkpoint: published architectures, the package's masks, bad files."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sam_models import picture
+from sam_models import random_image
 
 from ivf_core.training.masks.sam import (
     SAM_MODELS,
+    SamArchitecture,
     SamError,
     SamMasks,
-    SamStructure,
     build_sam,
     load_sam,
 )
@@ -32,34 +32,36 @@ ALL = dict(points_per_side=4, pred_iou_thresh=0.0, stability_score_thresh=0.0, c
 
 
 @pytest.mark.parametrize("name", SAM_MODELS)
-def test_published_structures_are_read_off_their_tensors(name: str) -> None:
+def test_published_architectures_are_inferred_from_their_tensors(name: str) -> None:
     with torch.device("meta"):
         published = segment_anything.sam_model_registry[name]()
-        structure = SamStructure.of(published.state_dict())
-        ours = build_sam(structure)
-    assert (structure.channels, structure.blocks) == SAM_MODELS[name]
-    assert str(ours) == str(published)  # modules, their sizes and the layer norms' epsilon
-    theirs = published.state_dict()
-    assert {k: v.shape for k, v in ours.state_dict().items()} == {
-        k: v.shape for k, v in theirs.items()
+        architecture = SamArchitecture.from_state_dict(published.state_dict())
+        built = build_sam(architecture)
+    assert (architecture.channels, architecture.blocks) == SAM_MODELS[name]
+    assert str(built) == str(published)  # modules, their sizes and the layer norms' epsilon
+    expected = published.state_dict()
+    assert {k: v.shape for k, v in built.state_dict().items()} == {
+        k: v.shape for k, v in expected.items()
     }
-    for block, twin in zip(ours.image_encoder.blocks, published.image_encoder.blocks, strict=True):
-        assert block.window_size == twin.window_size
-        assert block.attn.num_heads == twin.attn.num_heads
+    for block, other in zip(
+        built.image_encoder.blocks, published.image_encoder.blocks, strict=True
+    ):
+        assert block.window_size == other.window_size
+        assert block.attn.num_heads == other.attn.num_heads
     attention = "final_attn_token_to_image"
     assert (
-        getattr(ours.mask_decoder.transformer, attention).num_heads
+        getattr(built.mask_decoder.transformer, attention).num_heads
         == getattr(published.mask_decoder.transformer, attention).num_heads
     )
-    assert ours.image_encoder.img_size == published.image_encoder.img_size == 1024
+    assert built.image_encoder.img_size == published.image_encoder.img_size == 1024
 
 
-def test_a_checkpoint_computes_what_was_saved(tmp_path: Path) -> None:
+def test_a_checkpoint_computes_the_same_as_the_saved_model(tmp_path: Path) -> None:
     saved = save_tiny_sam(tmp_path / "sam.pth")
     loaded = load_sam(tmp_path / "sam.pth")
     image = torch.rand(1, 3, 64, 64)
     torch.testing.assert_close(loaded.image_encoder(image), saved.image_encoder(image))
-    assert SamStructure.of(loaded.state_dict()) == TINY_SAM
+    assert SamArchitecture.from_state_dict(loaded.state_dict()) == TINY_SAM
     assert torch.equal(loaded.pixel_mean.ravel(), torch.tensor([123.675, 116.28, 103.53]))
     assert torch.equal(loaded.pixel_std.ravel(), torch.tensor([58.395, 57.12, 57.375]))
 
@@ -67,7 +69,7 @@ def test_a_checkpoint_computes_what_was_saved(tmp_path: Path) -> None:
 def test_masks_are_those_of_the_package_largest_first(tmp_path: Path) -> None:
     save_tiny_sam(tmp_path / "sam.pth")
     sam = load_sam(tmp_path / "sam.pth")
-    image = picture(1)
+    image = random_image(1)
     records = segment_anything.SamAutomaticMaskGenerator(sam, **ALL).generate(image)
     expected = sorted(records, key=lambda record: -record["area"])
     assert len(expected) > 4
@@ -82,7 +84,7 @@ def test_masks_are_those_of_the_package_largest_first(tmp_path: Path) -> None:
 def test_published_order_of_colours_is_an_option(tmp_path: Path) -> None:
     save_tiny_sam(tmp_path / "sam.pth")
     sam = load_sam(tmp_path / "sam.pth")
-    image = picture(2)
+    image = random_image(2)
     image[..., 0] = 255 - image[..., 2]
     swapped = SamMasks(sam, 20, bgr=True, **ALL).masks(image)
     np.testing.assert_array_equal(swapped, SamMasks(sam, 20, **ALL).masks(image[..., ::-1].copy()))
@@ -90,12 +92,15 @@ def test_published_order_of_colours_is_an_option(tmp_path: Path) -> None:
     assert plain.shape != swapped.shape or (plain != swapped).any()
 
 
-def test_a_picture_without_any_mask(tmp_path: Path) -> None:
-    """SAM rates everything at -10; version 1.0 of the package fails on such a picture."""
+def test_an_image_without_any_mask(tmp_path: Path) -> None:
+    """No mask is found where SAM rates all at -10; version 1.0 of the package fails there."""
     sam = save_tiny_sam(tmp_path / "sam.pth")
     torch.nn.init.constant_(sam.mask_decoder.iou_prediction_head.layers[-1].bias, -10)
     options = {**ALL, "pred_iou_thresh": 0.5}
-    assert SamMasks(sam, 5, **options).masks(picture(1)).shape == (0, *picture(1).shape[:2])
+    assert SamMasks(sam, 5, **options).masks(random_image(1)).shape == (
+        0,
+        *random_image(1).shape[:2],
+    )
 
 
 def test_checkpoint_of_another_model(tmp_path: Path) -> None:
@@ -105,7 +110,7 @@ def test_checkpoint_of_another_model(tmp_path: Path) -> None:
 
 
 class Intruder:
-    """Runs code when it is unpickled the usual way."""
+    """Object that runs code when it is unpickled without `weights_only`."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
@@ -139,9 +144,10 @@ def test_bad_checkpoints(tmp_path: Path) -> None:
 
 
 def test_all_blocks_attending_globally(tmp_path: Path) -> None:
-    structure = replace(TINY_SAM, window=0, global_blocks=(0, 1))
-    torch.save(build_sam(structure).state_dict(), tmp_path / "sam.pth")
-    assert SamStructure.of(load_sam(tmp_path / "sam.pth").state_dict()) == structure
+    architecture = replace(TINY_SAM, window=0, global_blocks=(0, 1))
+    torch.save(build_sam(architecture).state_dict(), tmp_path / "sam.pth")
+    state = load_sam(tmp_path / "sam.pth").state_dict()
+    assert SamArchitecture.from_state_dict(state) == architecture
 
 
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:

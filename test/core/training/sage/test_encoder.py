@@ -1,4 +1,4 @@
-"""Encoders for L_cs that are not SAM's."""
+"""Test encoders for L_cs that are trained here, instead of SAM's."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def encoder_recipe(root: Path, **options: Any) -> EncoderRecipe:
     return EncoderRecipe(**{**fields, **options})
 
 
-def test_an_encoder_learns_to_paint_what_is_hidden(
+def test_an_encoder_learns_to_paint_hidden_squares(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("IVF_DATA", str(tmp_path))
@@ -55,7 +55,7 @@ def test_features_and_their_gradient() -> None:
         ConvEncoder((8, 12, 16))
 
 
-def test_what_is_opened_is_frozen_and_says_what_it_is(
+def test_an_opened_encoder_is_frozen_and_describes_itself(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     encoder = ConvEncoder((8, 8, 8))
@@ -66,9 +66,9 @@ def test_what_is_opened_is_frozen_and_says_what_it_is(
     assert opened.metadata["encoder_sam_guided"] == "false"
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert not any(p.requires_grad for p in opened.encode.parameters())
-    picture = torch.rand(1, 1, 16, 16)
-    for ours, theirs in zip(opened.encode(picture), encoder(picture), strict=True):
-        assert torch.equal(ours, theirs)
+    image = torch.rand(1, 1, 16, 16)
+    for layer, expected in zip(opened.encode(image), encoder(image), strict=True):
+        assert torch.equal(layer, expected)
 
 
 def test_files_that_are_no_encoder(tmp_path: Path, tiny_weights: Path) -> None:

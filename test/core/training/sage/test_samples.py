@@ -1,4 +1,4 @@
-"""Crops: what they show, and that it depends on nothing else than it should."""
+"""Test crops and batches: their content, and what it depends on."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def places(order: CropOrder, batches: int) -> list[Place]:
     return [place for batch in islice(order, batches) for place in batch]
 
 
-def assert_same(ours: Batch, theirs: Batch) -> None:
-    assert ours[6:] == theirs[6:]
-    for a, b in zip(ours.tensors(), theirs.tensors(), strict=True):
+def assert_same(batch: Batch, expected: Batch) -> None:
+    assert batch[6:] == expected[6:]
+    for a, b in zip(batch.tensors(), expected.tensors(), strict=True):
         assert torch.equal(a, b)
 
 
@@ -53,14 +53,14 @@ def test_every_epoch_has_every_pair_once() -> None:
     assert drawn != places(order(seed=8), 5)
 
 
-def test_an_order_goes_on_anywhere_and_is_shared_by_processes() -> None:
+def test_an_order_starts_at_any_batch_and_is_divided_among_processes() -> None:
     whole = [list(batch) for batch in islice(order(), 9)]
     assert [list(batch) for batch in islice(order(first=6), 3)] == whole[6:]
     parts = [list(islice(order(rank=rank, processes=2), 9)) for rank in range(2)]
     assert [sorted(a + b) for a, b in zip(*parts, strict=True)] == [sorted(b) for b in whole]
 
 
-def test_a_pool_is_the_same_crops_again_and_again() -> None:
+def test_a_pool_gives_the_same_crops_in_every_epoch() -> None:
     drawn = places(order(pool=8), 6)
     assert drawn[:8] != drawn[8:16]
     assert set(drawn[:8]) == set(drawn[8:16]) == set(drawn[16:24])
@@ -68,7 +68,7 @@ def test_a_pool_is_the_same_crops_again_and_again() -> None:
     assert {place.pair for place in drawn if place.epoch == 0} == {0, 1, 2, 3, 4}
 
 
-def test_a_crop_depends_on_seed_epoch_and_pair_alone(root: Path) -> None:
+def test_a_crop_depends_only_on_seed_epoch_and_pair(root: Path) -> None:
     pairs = open_pairs(root)
     one = pairs[Place(3, 2)]
     pairs[Place(0, 1)]
@@ -98,8 +98,8 @@ def test_a_stream_looks_ahead(root: Path) -> None:
     assert stream[2] is not ahead
 
 
-def test_everything_is_cut_by_the_same_numbers(root: Path) -> None:
-    """Labels are the bright half of the infrared image, at one scale to the pixel."""
+def test_all_planes_of_a_crop_show_the_same_place(root: Path) -> None:
+    """Labels mark the bright half of the infrared image exactly, as nothing is resized."""
     recipe = teacher_recipe(root, hold_out_every=0)
     pairs = MaskedPairs(
         find_sources(recipe, labelled=False),
@@ -113,7 +113,7 @@ def test_everything_is_cut_by_the_same_numbers(root: Path) -> None:
         assert not batch.visible_masks[:, 3].any()  # the cache has three
         np.testing.assert_array_equal(batch.labels[0], (batch.infrared[0, 0] * 255 > 128.5).int())
         whole = pairs.read(index)
-        # Where the crop lies in the whole, its masks and colour do, too.
+        # The masks and the colour of the crop are those of the same window of the whole image.
         found = 0
         for flipped in (False, True):
             planes = [torch.cat((b.luma, b.chroma, b.visible_masks), 1) for b in (batch, whole)]
@@ -124,7 +124,7 @@ def test_everything_is_cut_by_the_same_numbers(root: Path) -> None:
         assert found == 1
 
 
-def test_labels_are_read_where_they_are_wanted(root: Path) -> None:
+def test_labels_are_read_on_request(root: Path) -> None:
     assert (open_pairs(root, labels=False)[Place(0, 0)].labels == 255).all()
     assert set(open_pairs(root)[Place(0, 0)].labels.unique().tolist()) == {0, 1}
 
@@ -132,7 +132,7 @@ def test_labels_are_read_where_they_are_wanted(root: Path) -> None:
 def test_pairs_without_masks_are_named(root: Path) -> None:
     for path in (root / "priors").glob("*/*.npz"):
         path.unlink()
-    with pytest.raises(ValueError, match=r"pairs/visible/3\.png.*none of this picture"):
+    with pytest.raises(ValueError, match=r"pairs/visible/3\.png.*none of this image"):
         open_pairs(root)[Place(0, 3)]
 
 
@@ -146,7 +146,7 @@ def test_priors_by_a_pattern(root: Path) -> None:
         find_priors(str(root / "priors/crops-*"))
 
 
-def test_sources_are_split_and_labelled_as_the_recipe_says(root: Path) -> None:
+def test_sources_follow_the_split_and_labels_of_the_recipe(root: Path) -> None:
     recipe = teacher_recipe(root, hold_out_every=4)
     sources = find_sources(recipe, labelled=True, labels="labels", class_set="pst900")
     assert [s.files.name for s in sources] == ["1", "2", "3", "5"]

@@ -1,4 +1,4 @@
-"""Steps: contrast in one go, unrolled gradients, schedules, errors, checkpoints."""
+"""Test parts of a step: contrast over masks, unrolled gradients, schedules, errors, state."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ GUARD = StepGuard(41, ("a.png", "b.png"))
 
 
 class Counting(nn.Module):
-    """An encoder that counts the pictures it sees."""
+    """Encoder that counts the images it gets."""
 
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.encoder = ConvEncoder((8, 8, 8)).requires_grad_(False)
-        self.pictures = 0
+        self.images = 0
 
-    def forward(self, pictures: Tensor) -> list[Tensor]:
-        self.pictures += len(pictures)
-        return self.encoder(pictures)
+    def forward(self, images: Tensor) -> list[Tensor]:
+        self.images += len(images)
+        return self.encoder(images)
 
 
 # L_cs
 
 
 @pytest.mark.parametrize("remember", [False, True])
-def test_contrast_is_that_of_both_modalities(remember: bool) -> None:
+def test_contrast_is_the_sum_of_both_modalities(remember: bool) -> None:
     batch = random_batch()
     encode = Counting()
     contrast = MaskContrast(encode, remember=remember)
@@ -64,20 +64,20 @@ def test_contrast_is_that_of_both_modalities(remember: bool) -> None:
 
 def test_sources_are_encoded_once() -> None:
     batch, other = random_batch(), random_batch(1)
-    planes = 5  # 2 crops x (2 + 2), less 1 and 2 that are empty
+    planes = 5  # 2 crops with 2 + 2 masks each, of which 1 and 2 are empty
     encode = Counting()
     contrast = MaskContrast(encode)
     for _ in range(2):
         contrast(batch.luma, batch.infrared, batch)
-    assert encode.pictures == planes + 2 * 2 * planes
+    assert encode.images == planes + 2 * 2 * planes
     contrast(other.luma, other.infrared, other)
     contrast(batch.luma, batch.infrared, batch)
-    assert encode.pictures == 2 * planes + 4 * 2 * planes
+    assert encode.images == 2 * planes + 4 * 2 * planes
     encode = Counting()
     contrast = MaskContrast(encode, remember=True)
     for part in (batch, random_batch(), random_batch()):
         contrast(part.luma, part.infrared, part)
-    assert encode.pictures == planes + 3 * 2 * planes  # other batches, the same crops
+    assert encode.images == planes + 3 * 2 * planes  # other batches, the same crops
 
 
 def test_contrast_without_masks_is_zero() -> None:
@@ -97,7 +97,7 @@ def test_contrast_without_masks_is_zero() -> None:
 
 
 def test_second_order_is_the_derivative_of_the_unrolled_loss() -> None:
-    """Against autograd through the inner step, of small nonlinear levels in float64."""
+    """The gradient equals autograd through the inner step, for nonlinear levels in float64."""
     torch.manual_seed(0)
     s, m = (nn.Parameter(torch.randn(n, dtype=torch.float64)) for n in (5, 4))
     mix = torch.randn(5, 4, dtype=torch.float64)
@@ -127,7 +127,7 @@ def test_second_order_is_the_derivative_of_the_unrolled_loss() -> None:
     assert torch.equal(m, before)
 
 
-def test_second_order_puts_weights_back_after_an_error() -> None:
+def test_second_order_restores_weights_after_an_error() -> None:
     s, m = (nn.Parameter(torch.rand(3)) for _ in range(2))
     before = m.detach().clone()
 
@@ -197,12 +197,12 @@ def test_too_little_memory_stops_the_run(error: Exception) -> None:
         raise error
 
 
-def test_memory_that_is_really_too_small() -> None:
+def test_a_real_allocation_that_fails() -> None:
     with pytest.raises(StepError, match="memory is too small"), GUARD.term("x"):
         torch.empty(1 << 60)
 
 
-def test_other_errors_stay_what_they_are() -> None:
+def test_other_errors_pass_unchanged() -> None:
     with pytest.raises(RuntimeError, match=r"^sizes differ$"), GUARD.term("contrast"):
         raise RuntimeError("sizes differ")
 
@@ -231,7 +231,7 @@ def test_a_checkpoint_has_everything(tmp_path: Path) -> None:
         assert torch.equal(a, b)
 
 
-def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_recipe_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pt"
     state = RunState(path, {"steps": 4, "resume": False}, {"student": learner()}, ("resume",))
     assert state.restore() == 0

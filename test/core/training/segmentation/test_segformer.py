@@ -191,7 +191,7 @@ def test_pictures_that_others_fused(dataset: Path, tmp_path: Path) -> None:
     assert [files.visible for files in folders] == [files.visible for files in replaced.files]
 
     (tmp_path / "fused" / "00004D.png").unlink()
-    with pytest.raises(ValueError, match=r"fused': no picture named '00004D'"):
+    with pytest.raises(ValueError, match=r"fused': no image named '00004D'"):
         replace_by_fused(train.files, tmp_path / "fused")
     with pytest.raises(ValueError, match=r"Segmentation_labels': no labels for '.*00000D\.png'"):
         read_fused_folders(tmp_path / "fused", dataset / "MSRS/test/Segmentation_labels")
@@ -218,7 +218,7 @@ def test_splits_of_a_plain_folder(tmp_path: Path) -> None:
     for folder in ("visible", "infrared", "ids"):
         for seed in range(1, 5):
             (tmp_path / folder / f"{seed}.png").unlink()
-    with pytest.raises(ValueError, match="too few pairs to keep one out of 7"):
+    with pytest.raises(ValueError, match="too few pairs to hold out one of 7"):
         open_labelled_split(tmp_path, 7, labels="ids", class_set=MFNET)
 
 

@@ -1,4 +1,4 @@
-"""Segmenters: real networks with few channels, from local directories."""
+"""Test segmenters with networks of few channels from local directories."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ivf_core.class_sets import FMB, MFNET, PST900
 from ivf_core.models.checkpoints import FusionModel, load_model, save_model
 from ivf_core.training.losses import segmentation_loss
 from ivf_core.training.segmentation.segmenters import (
-    IMAGENET_DEVIATION,
     IMAGENET_MEAN,
+    IMAGENET_STD,
     SegmenterError,
     luma,
     open_segmenter,
@@ -31,7 +31,7 @@ from segmenter_models import save_clipseg, save_segformer
 @pytest.fixture(scope="module")
 def segformer(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     directory = tmp_path_factory.mktemp("segformer")
-    # As others may write the names.
+    # Other authors may write class names in this form.
     names = tuple(name.replace("_", " ").title() for name in MFNET.names)
     return directory, save_segformer(directory, names)
 
@@ -42,33 +42,31 @@ def clipseg(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, Any]:
     return directory, *save_clipseg(directory)
 
 
-def normalized(pictures: torch.Tensor) -> torch.Tensor:
-    mean, deviation = (
-        torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_DEVIATION)
-    )
-    return (pictures - mean) / deviation
+def normalized(images: torch.Tensor) -> torch.Tensor:
+    mean, std = (torch.tensor(x)[:, None, None] for x in (IMAGENET_MEAN, IMAGENET_STD))
+    return (images - mean) / std
 
 
-def test_segformer_is_that_of_the_package(segformer: tuple[Path, Any]) -> None:
+def test_segformer_equals_that_of_the_package(segformer: tuple[Path, Any]) -> None:
     directory, network = segformer
     segmenter = open_segmenter(f"segformer:{directory}", MFNET)
     assert segmenter.class_set == MFNET
-    pictures = torch.rand(2, 3, 64, 96)
-    logits = segmenter(pictures)
+    images = torch.rand(2, 3, 64, 96)
+    logits = segmenter(images)
     assert logits.shape == (2, 9, 16, 24)
     with torch.no_grad():
-        torch.testing.assert_close(logits, network(normalized(pictures)).logits)
+        torch.testing.assert_close(logits, network(normalized(images)).logits)
 
 
-def test_clipseg_is_that_of_the_package(clipseg: tuple[Path, Any, Any]) -> None:
-    """Class by class the package's own logits; the rest of the world lies at 0."""
+def test_clipseg_equals_that_of_the_package(clipseg: tuple[Path, Any, Any]) -> None:
+    """Logits of each class are the package's; that of the background is 0."""
     directory, network, tokenizer = clipseg
     segmenter = open_segmenter(f"clipseg:{directory}", PST900)
-    pictures = torch.rand(2, 3, 48, 80)
-    logits = segmenter(pictures)
+    images = torch.rand(2, 3, 48, 80)
+    logits = segmenter(images)
     assert logits.shape == (2, 5, 352, 352)
     assert not logits[:, 0].any()
-    square = F.interpolate(pictures, (352, 352), mode="bilinear", antialias=True)
+    square = F.interpolate(images, (352, 352), mode="bilinear", antialias=True)
     prompts = ["fire extinguisher", "backpack", "hand drill", "survivor"]
     tokens = tokenizer([f"a photo of a {p}" for p in prompts], padding=True, return_tensors="pt")
     for index in range(len(prompts)):
@@ -79,16 +77,16 @@ def test_clipseg_is_that_of_the_package(clipseg: tuple[Path, Any, Any]) -> None:
     assert (logits[:, 1] - logits[:, 2]).abs().max() > 1e-3  # prompts matter
 
 
-def test_head_sees_the_luma_as_both_cameras(tiny_weights: Path) -> None:
+def test_head_gets_the_luma_as_both_inputs(tiny_weights: Path) -> None:
     segmenter = open_segmenter(f"head:{tiny_weights}", MFNET)
     model = load_model(tiny_weights)
-    pictures = torch.rand(1, 3, 47, 64)
-    red, green, blue = pictures.unbind(dim=1)
+    images = torch.rand(1, 3, 47, 64)
+    red, green, blue = images.unbind(dim=1)
     plane = (0.299 * red + 0.587 * green + 0.114 * blue)[:, None]
-    torch.testing.assert_close(luma(pictures), plane)
+    torch.testing.assert_close(luma(images), plane)
     assert model.head is not None
     expected = model.head(model.student(plane, plane).features)
-    torch.testing.assert_close(segmenter(pictures), expected, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(segmenter(images), expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.fixture(params=["head", "segformer", "clipseg"])
@@ -98,25 +96,25 @@ def spec(request: pytest.FixtureRequest, tiny_weights: Path) -> str:
     return f"{request.param}:{request.getfixturevalue(request.param)[0]}"
 
 
-def test_gradient_reaches_the_picture_and_nothing_else(spec: str) -> None:
-    """Steps on the pictures alone lower the loss; the network stays as it is."""
+def test_gradient_reaches_only_the_images(spec: str) -> None:
+    """Steps on the images lower the loss, and the network does not change."""
     segmenter = open_segmenter(spec, MFNET)
     before = {key: value.clone() for key, value in segmenter.state_dict().items()}
     segmenter.train()
     assert not any(module.training for module in segmenter.modules())
     assert not any(parameter.requires_grad for parameter in segmenter.parameters())
     torch.manual_seed(0)
-    pictures = torch.rand(1, 3, 48, 64, requires_grad=True)
+    images = torch.rand(1, 3, 48, 64, requires_grad=True)
     labels = torch.full((1, 48, 64), 3)
     labels[:, :8] = 255
     losses = []
     for _ in range(3):
-        loss = segmentation_loss(segmenter(pictures), labels)
+        loss = segmentation_loss(segmenter(images), labels)
         losses.append(loss.item())
-        (slope,) = torch.autograd.grad(loss, pictures)
+        (slope,) = torch.autograd.grad(loss, images)
         assert (slope.abs().sum(dim=(1, 2, 3)) > 0).all()
         with torch.no_grad():
-            pictures -= 0.02 * slope.sign()
+            images -= 0.02 * slope.sign()
     assert losses == sorted(losses, reverse=True)
     for key, value in segmenter.state_dict().items():
         assert torch.equal(value, before[key]), key
@@ -189,7 +187,7 @@ def _widen(directory: Path) -> None:
         (_widen, "not a SegformerForSemanticSegmentation: |does not fit"),
     ],
 )
-def test_directories_that_hold_no_segformer(
+def test_directories_without_a_segformer(
     harm: Callable[[Path], object], message: str, segformer: tuple[Path, Any], tmp_path: Path
 ) -> None:
     directory = tmp_path / "harmed"
