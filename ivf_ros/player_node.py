@@ -25,14 +25,10 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import Int64MultiArray, UInt64
 
-from ivf_core.bags.rosbag import (
-    BagError,
-    BagMessage,
-    BagReader,
-    TopicInfo,
-    guess_camera_topics,
-)
+from ivf_core.bags.info import BagError, BagMessage, TopicInfo
+from ivf_core.bags.reader import BagReader
 from ivf_core.bags.stamps import read_stamp, shift_stamp
+from ivf_core.bags.topics import guess_camera_topics
 from ivf_core.system.memory import keep_freed_memory
 from ivf_ros.compat import message_class
 from ivf_ros.parameters import Parameter, declare

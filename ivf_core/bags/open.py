@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from ivf_core.bags.rosbag import BagError, BagInfo, BagMessage, BagReader
+from ivf_core.bags.info import BagError, BagInfo, BagMessage
+from ivf_core.bags.reader import BagReader
 from ivf_core.bags.salvage import SalvagedBag
 
 __all__ = ["Bag", "open_bag"]

@@ -22,7 +22,7 @@ import lz4.frame
 from rosbags.typesys import Stores, get_typestore
 from rosbags.typesys.store import Typestore
 
-from ivf_core.bags.rosbag import BagError, BagInfo, BagMessage, TopicInfo
+from ivf_core.bags.info import BagError, BagInfo, BagMessage, TopicInfo
 
 if sys.version_info >= (3, 14):
     from compression import zstd

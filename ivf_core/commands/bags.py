@@ -14,7 +14,8 @@ __all__ = ["COMMANDS"]
 
 
 def _bag_from_video(args: argparse.Namespace) -> int:
-    from ivf_core.bags.rosbag import bag_info, from_video
+    from ivf_core.bags.convert import from_video
+    from ivf_core.bags.reader import bag_info
 
     with tqdm(desc="write", unit="pair", disable=None) as bar:
 
@@ -53,7 +54,7 @@ def _add_bag_from_video(parser: argparse.ArgumentParser) -> None:
 
 
 def _bag_info(args: argparse.Namespace) -> int:
-    from ivf_core.bags.rosbag import bag_info
+    from ivf_core.bags.reader import bag_info
 
     _print_bag(bag_info(args.bag))
     return 0
@@ -64,7 +65,7 @@ def _add_bag_info(parser: argparse.ArgumentParser) -> None:
 
 
 def _print_bag(info: object) -> None:
-    from ivf_core.bags.rosbag import BagInfo
+    from ivf_core.bags.info import BagInfo
 
     assert isinstance(info, BagInfo)
     print(f"{info.path}: {info.format}, {info.duration_seconds:.2f} s, {info.messages} messages")

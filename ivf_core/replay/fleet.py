@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ivf_core.bags.rosbag import BagError
+from ivf_core.bags.info import BagError
 from ivf_core.html.render import write_page
 from ivf_core.replay.directory import is_finished
 from ivf_core.replay.jobs import Outcome, outcome_of, run_job

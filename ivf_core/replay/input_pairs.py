@@ -10,16 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from ivf_core.bags.info import BagError, BagInfo, BagMessage, TopicInfo
 from ivf_core.bags.open import Bag
-from ivf_core.bags.rosbag import (
-    BagError,
-    BagInfo,
-    BagMessage,
-    TopicInfo,
-    decode,
-    guess_camera_topics,
-)
 from ivf_core.bags.stamps import read_stamp
+from ivf_core.bags.topics import guess_camera_topics
+from ivf_core.bags.typestore import decode
 from ivf_core.images.messages import MessageError, to_infrared, to_visible
 from ivf_core.pairing import Pair
 from ivf_core.replay.measure.pairing_log import PairingLog

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from ivf_core.bags.info import BagInfo, BagMessage
 from ivf_core.bags.open import Bag
-from ivf_core.bags.rosbag import BagInfo, BagMessage, decode
 from ivf_core.bags.stamps import read_stamp, shift_stamp
+from ivf_core.bags.typestore import decode
 from ivf_core.replay.settings import ReplaySettings
 from ivf_core.replay.summary import warning
 

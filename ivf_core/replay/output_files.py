@@ -12,7 +12,9 @@ from typing import Any, TextIO
 import cv2
 import numpy as np
 
-from ivf_core.bags.rosbag import BagMessage, BagWriter, header, message
+from ivf_core.bags.info import BagMessage
+from ivf_core.bags.typestore import header, message
+from ivf_core.bags.writer import BagWriter
 from ivf_core.class_sets import ClassSet
 from ivf_core.images.files import VideoWriter
 from ivf_core.images.overlay import draw_overlay, side_by_side

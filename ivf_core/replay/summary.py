@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ivf_core import __version__
-from ivf_core.bags.rosbag import BagInfo
+from ivf_core.bags.info import BagInfo
 from ivf_core.metrics.fusion import FUSION_METRICS
 from ivf_core.models.checkpoints import find_weights
 from ivf_core.replay.measure.alignment import Alignment

@@ -9,8 +9,11 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 
-from ivf_core.bags.rosbag import BagMessage, BagReader, BagWriter, write_drive_bag
+from ivf_core.bags.convert import write_drive_bag
+from ivf_core.bags.info import BagMessage
+from ivf_core.bags.reader import BagReader
 from ivf_core.bags.stamps import shift_stamp
+from ivf_core.bags.writer import BagWriter
 
 HEIGHT, WIDTH = 168, 192  # enough for every metric
 RATE = 10.0

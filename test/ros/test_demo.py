@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from ivf_core.bags.rosbag import START_NS, bag_info
+from ivf_core.bags.convert import START_NS
+from ivf_core.bags.reader import bag_info
 from ivf_core.defaults import ENGINES
 
 pytestmark = pytest.mark.dds

@@ -9,22 +9,18 @@ import pytest
 from rosbags.rosbag1 import Writer as Writer1
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-from ivf_core.bags.rosbag import (
-    COMPRESSED_IMAGE_TYPE,
-    IMAGE_TYPE,
+from ivf_core.bags.convert import (
     LABELS_TOPIC,
     RGB_TOPIC,
     START_NS,
     THERMAL_TOPIC,
-    BagError,
-    BagReader,
-    BagWriter,
-    TopicInfo,
-    bag_info,
     from_video,
-    guess_camera_topics,
     write_drive_bag,
 )
+from ivf_core.bags.info import COMPRESSED_IMAGE_TYPE, IMAGE_TYPE, BagError, TopicInfo
+from ivf_core.bags.reader import BagReader, bag_info
+from ivf_core.bags.topics import guess_camera_topics
+from ivf_core.bags.writer import BagWriter
 from ivf_core.images.files import VideoWriter
 
 JAZZY = get_typestore(Stores.ROS2_JAZZY)

@@ -10,15 +10,10 @@ import numpy as np
 import pytest
 from replays import HEIGHT, RATE, WIDTH, drive, moved, rewrite, write_drive
 
-from ivf_core.bags.rosbag import (
-    LABELS_TOPIC,
-    RGB_TOPIC,
-    START_NS,
-    THERMAL_TOPIC,
-    BagError,
-    BagReader,
-    BagWriter,
-)
+from ivf_core.bags.convert import LABELS_TOPIC, RGB_TOPIC, START_NS, THERMAL_TOPIC
+from ivf_core.bags.info import BagError
+from ivf_core.bags.reader import BagReader
+from ivf_core.bags.writer import BagWriter
 from ivf_core.class_sets import MFNET, ClassSet
 from ivf_core.images.messages import to_infrared, to_visible
 from ivf_core.images.overlay import draw_overlay

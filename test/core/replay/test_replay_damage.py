@@ -12,17 +12,10 @@ from rosbags.rosbag1 import Writer as Writer1
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
+from ivf_core.bags.convert import RGB_TOPIC, START_NS, THERMAL_TOPIC
+from ivf_core.bags.info import IMAGE_TYPE, BagError, BagMessage
 from ivf_core.bags.open import open_bag
-from ivf_core.bags.rosbag import (
-    IMAGE_TYPE,
-    RGB_TOPIC,
-    START_NS,
-    THERMAL_TOPIC,
-    BagError,
-    BagMessage,
-    BagReader,
-    bag_info,
-)
+from ivf_core.bags.reader import BagReader, bag_info
 from ivf_core.replay.run import replay_bag
 from ivf_core.replay.settings import ReplaySettings
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from replays import write_drive, write_faulty
 
-from ivf_core.bags.rosbag import BagError
+from ivf_core.bags.info import BagError
 from ivf_core.cli import main
 from ivf_core.replay.directory import is_finished
 from ivf_core.replay.fleet import find_bags, replay_fleet

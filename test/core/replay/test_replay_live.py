@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 from replays import RATE, drive, write_drive
 
-from ivf_core.bags.rosbag import START_NS, BagReader, BagWriter, header, message
+from ivf_core.bags.convert import START_NS
+from ivf_core.bags.reader import BagReader
 from ivf_core.bags.stamps import read_stamp
+from ivf_core.bags.typestore import header, message
+from ivf_core.bags.writer import BagWriter
 from ivf_core.replay.live import RecordedStamps, live_warnings, read_live
 from ivf_core.replay.run import replay_bag
 from ivf_core.replay.settings import ReplaySettings
