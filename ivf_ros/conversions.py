@@ -1,4 +1,4 @@
-"""Image messages to arrays (`ivf_core.images.messages`), and arrays to messages."""
+"""Conversions between image messages and arrays; reading is `ivf_core.images.messages`."""
 
 from __future__ import annotations
 
@@ -9,13 +9,8 @@ import numpy as np
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from ivf_core.images.messages import (
-    INFRARED_ENCODINGS,
-    VISIBLE_ENCODINGS,
-    MessageError,
-    to_infrared,
-    to_visible,
-)
+from ivf_core.images.encodings import INFRARED_ENCODINGS, VISIBLE_ENCODINGS, check_encoding
+from ivf_core.images.messages import MessageError, to_infrared, to_visible
 
 __all__ = [
     "INFRARED_ENCODINGS",
@@ -26,33 +21,19 @@ __all__ = [
     "to_visible",
 ]
 
-_ENCODINGS = {
-    "rgb8": ("uint8", 3),
-    "mono8": ("uint8", 1),
-    "mono16": ("uint16", 1),
-    "16UC1": ("uint16", 1),
-    "32FC1": ("float32", 1),
-}
-
 
 def to_image(array: np.ndarray, encoding: str, header: Header) -> Image:
     """Build a message without row padding, in native byte order.
 
     Args:
         array: H x W x 3 for rgb8, else H x W; uint8, uint16 or float32 as the encoding says.
-        encoding: rgb8, mono8, mono16, 16UC1 or 32FC1.
+        encoding: one of `WRITTEN_ENCODINGS`: rgb8, mono8, mono16, 16UC1 or 32FC1.
         header: becomes the message's own, not copied.
 
     Raises:
-        ValueError: if array and encoding do not agree.
+        ValueError: array and encoding do not agree.
     """
-    if encoding not in _ENCODINGS:
-        raise ValueError(f"encoding: expected one of {tuple(_ENCODINGS)}, got {encoding!r}")
-    dtype, channels = _ENCODINGS[encoding]
-    trailing = (channels,) if channels > 1 else ()
-    if array.ndim < 2 or array.shape[2:] != trailing or array.dtype != dtype:
-        expected = " x ".join(("H x W", *map(str, trailing)))
-        raise ValueError(f"{encoding} needs {expected} {dtype}, got {array.shape} {array.dtype}")
+    channels = check_encoding(array, encoding).channels
     # rclpy takes an array.array as it is, and checks anything else byte by byte.
     data = buffers.array("B")
     data.frombytes(np.ascontiguousarray(array).view(np.uint8).data)
