@@ -1,4 +1,4 @@
-"""Make bags of frames, videos and folders of images."""
+"""Convert frames, videos and folders of images to bags."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from ivf_core.bags.info import BagError
 from ivf_core.bags.writer import BagWriter
+from ivf_core.images.encodings import thermal_encoding
 from ivf_core.images.files import open_pairs
 
 __all__ = [
@@ -27,16 +28,16 @@ THERMAL_TOPIC = "/thermal/image_raw"
 LABELS_TOPIC = "/ground_truth/labels"
 
 START_NS = 1_700_000_000_000_000_000
-"""Stamp of the first frame where there is no clock: zero would mean "no stamp"."""
+"""Stamp of the first frame of bags made from sources without a clock; 0 would mean "no stamp"."""
 
-_THERMAL_ENCODINGS = {"uint8": "mono8", "uint16": "mono16", "float32": "32FC1"}
+_RGB_FRAME, _THERMAL_FRAME = "rgb_camera", "thermal_camera"
 
 Progress = Callable[[int, "int | None"], None]
-"""Called with the frames written so far and their total, None where unknown."""
+"""Function called with the frames written so far and their total, None where unknown."""
 
 
 class DriveFrame(Protocol):
-    """What `write_drive_bag` takes: arrays of one size.
+    """Frame of a drive with its ground truth: arrays of one size.
 
     Attributes:
         visible: H x W x 3 uint8 RGB.
@@ -66,11 +67,19 @@ def write_drive_bag(
     Frame k is stamped start_ns + k / rate_hz on `RGB_TOPIC` (rgb8),
     `THERMAL_TOPIC` (mono8) and, where it has labels, `LABELS_TOPIC` (mono8).
 
+    Args:
+        path: folder to create.
+        frames: frames in order.
+        rate_hz: frames per second.
+        start_ns: stamp of the first frame.
+        storage: "mcap" or "sqlite3".
+        progress: called after each frame.
+
     Returns:
         The number of frames.
 
     Raises:
-        BagError: see `BagWriter`; or a rate that is not positive.
+        BagError: from `BagWriter`, or a rate that is not positive.
     """
     _check_rate(rate_hz)
     total = len(frames) if isinstance(frames, Sequence) else None
@@ -78,21 +87,21 @@ def write_drive_bag(
     with BagWriter(path, storage) as writer:
         for count, frame in enumerate(frames, start=1):
             stamp = start_ns + round((count - 1) * 1e9 / rate_hz)
-            writer.write_image(RGB_TOPIC, stamp, frame.visible, "rgb8", "rgb_camera")
-            writer.write_image(THERMAL_TOPIC, stamp, frame.infrared, "mono8", "thermal_camera")
+            writer.write_image(RGB_TOPIC, stamp, frame.visible, "rgb8", _RGB_FRAME)
+            writer.write_image(THERMAL_TOPIC, stamp, frame.infrared, "mono8", _THERMAL_FRAME)
             if frame.labels is not None:
-                writer.write_image(LABELS_TOPIC, stamp, frame.labels, "mono8", "rgb_camera")
+                writer.write_image(LABELS_TOPIC, stamp, frame.labels, "mono8", _RGB_FRAME)
             if progress is not None:
                 progress(count, total)
     return count
 
 
 class ConvertedPairs(NamedTuple):
-    """What `from_video` wrote.
+    """Result of `from_video`.
 
     Attributes:
         pairs: number of pairs in the bag.
-        unmatched: what had no partner and is not in the bag, one line each.
+        unmatched: files and frames without a partner, which are not in the bag, a line each.
     """
 
     pairs: int
@@ -110,18 +119,23 @@ def from_video(
     storage: str = "mcap",
     progress: Progress | None = None,
 ) -> ConvertedPairs:
-    """Write two videos, or two folders of pictures, to a bag.
+    """Write two videos, or two folders of images, to a bag.
 
     Pair k is stamped `START_NS` + k / rate_hz.
 
     Args:
-        rate_hz: frames per second; by default the videos' own. Pictures have
+        visible_path: video or folder of the visible camera.
+        infrared_path: video or folder of the thermal camera.
+        bag_path: folder to create.
+        rate_hz: frames per second; by default the videos' own. Folders have
             none, so they need it.
-        compressed: JPEG (8 bits) and PNG (16 bits) on `.../compressed` topics.
+        compressed: write JPEG (8 bits) and PNG (16 bits) on `.../compressed` topics.
         infrared_offset_seconds: added to the thermal stamps.
+        storage: "mcap" or "sqlite3".
+        progress: called after each pair.
 
     Raises:
-        BagError: see `BagWriter`; or no rate, or one that is not positive.
+        BagError: from `BagWriter`; or the rate is missing or not positive.
         ImageFileError: from `open_pairs`, for inputs that cannot be read.
     """
     pairs = open_pairs(visible_path, infrared_path)
@@ -135,10 +149,10 @@ def from_video(
     with BagWriter(bag_path, storage) as writer:
         for count, pair in enumerate(pairs, start=1):
             stamp = START_NS + round((count - 1) * 1e9 / rate_hz)
-            thermal = _THERMAL_ENCODINGS[pair.infrared.dtype.name]
+            thermal = thermal_encoding(pair.infrared.dtype)
             for topic, time_ns, array, encoding, frame_id in (
-                (RGB_TOPIC, stamp, pair.visible, "rgb8", "rgb_camera"),
-                (THERMAL_TOPIC, stamp + offset_ns, pair.infrared, thermal, "thermal_camera"),
+                (RGB_TOPIC, stamp, pair.visible, "rgb8", _RGB_FRAME),
+                (THERMAL_TOPIC, stamp + offset_ns, pair.infrared, thermal, _THERMAL_FRAME),
             ):
                 if compressed:
                     file_format = "png" if array.dtype == np.uint16 else "jpeg"

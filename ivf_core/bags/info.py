@@ -1,4 +1,4 @@
-"""What a bag holds: topics, messages, and the error of bags."""
+"""Contents of a bag as plain objects: bag, topics, messages; and the error that they share."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ __all__ = [
     "BagInfo",
     "BagMessage",
     "TopicInfo",
+    "message_rate_hz",
 ]
 
 IMAGE_TYPE = "sensor_msgs/msg/Image"
@@ -28,12 +29,11 @@ class TopicInfo:
     """One topic of a bag.
 
     Attributes:
-        name: as recorded, "/rgb/image_raw".
-        type: "sensor_msgs/msg/Image".
+        name: topic name as recorded, "/rgb/image_raw".
+        type: message type, "sensor_msgs/msg/Image".
         count: number of messages.
-        rate_hz: messages per second over the bag's duration, 0 where there are
-            too few messages to tell.
-        latched: late subscribers get the last message (rosbag1's latching,
+        rate_hz: messages per second, see `message_rate_hz`; 0 where it is unknown.
+        latched: true if late subscribers get the last message (rosbag1's latching,
             rosbag2's transient local durability).
     """
 
@@ -45,20 +45,21 @@ class TopicInfo:
 
     @property
     def is_image(self) -> bool:
+        """True for raw and compressed images."""
         return self.type in (IMAGE_TYPE, COMPRESSED_IMAGE_TYPE)
 
 
 @dataclass(frozen=True)
 class BagInfo:
-    """What a bag holds.
+    """Summary of a bag.
 
     Attributes:
         path: the folder or file.
         format: "rosbag2 mcap", "rosbag2 sqlite3" or "rosbag1".
-        duration_seconds: from the first message to the last.
-        start_ns: time of the first message since the epoch, 0 in an empty bag.
+        duration_seconds: time from the first message to the last.
+        start_ns: time of the first message in ns since the epoch, 0 in an empty bag.
         messages: number of messages.
-        topics: sorted by name.
+        topics: all topics, sorted by name.
     """
 
     path: Path
@@ -73,9 +74,9 @@ class BagMessage(NamedTuple):
     """One message of a bag.
 
     Attributes:
-        topic: its name.
+        topic: name of its topic.
         type: "package/msg/Name", also for rosbag1.
-        time_ns: when it was recorded, since the epoch.
+        time_ns: time of recording in ns since the epoch.
         message: the message as an object, or its CDR bytes.
     """
 
@@ -83,3 +84,13 @@ class BagMessage(NamedTuple):
     type: str
     time_ns: int
     message: Any
+
+
+def message_rate_hz(count: int, seconds: float) -> float:
+    """Return the messages per second of a topic, 0 where there are too few to tell.
+
+    Args:
+        count: number of messages.
+        seconds: duration of the bag.
+    """
+    return (count - 1) / seconds if count > 1 and seconds > 0 else 0.0

@@ -1,4 +1,7 @@
-"""Read bags without ROS: rosbag2 (mcap, sqlite3) and rosbag1."""
+"""Read bags without ROS: rosbag2 (mcap, sqlite3) and rosbag1.
+
+Messages stream one at a time, so that memory stays flat whatever the bag's length.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,13 @@ from types import TracebackType
 from rosbags.highlevel import AnyReader
 from rosbags.interfaces import Connection, ConnectionExtRosbag1
 
-from ivf_core.bags.info import BagError, BagInfo, BagMessage, TopicInfo
-from ivf_core.bags.typestore import cdr_store, jazzy, same_layout
+from ivf_core.bags.info import BagError, BagInfo, BagMessage, TopicInfo, message_rate_hz
+from ivf_core.bags.typestore import jazzy_types, ros1_types, same_layout
 
-__all__ = ["BagReader", "bag_info"]
+__all__ = ["FORMATS", "BagReader", "bag_info"]
+
+FORMATS = {".bag": "rosbag1", ".mcap": "rosbag2 mcap", ".db3": "rosbag2 sqlite3"}
+"""Format of a bag by the suffix of its storage files."""
 
 _REMEDIES = {
     "rosbag2 mcap": "`mcap recover` may repair it",
@@ -24,21 +30,27 @@ _REMEDIES = {
 
 
 def bag_info(path: str | os.PathLike[str]) -> BagInfo:
-    """Format, duration and topics of a bag.
+    """Read the format, duration and topics of a bag.
+
+    Args:
+        path: a bag as for `BagReader`.
 
     Raises:
-        BagError: missing, empty or damaged; names the path.
+        BagError: the bag is missing, empty or damaged; names the path.
     """
     with BagReader(path) as reader:
         return reader.info
 
 
 class BagReader:
-    """A bag open for reading, as a context manager.
+    """Context manager that reads a bag by its index.
 
     Args:
         path: a rosbag2 folder, one of its .mcap or .db3 files, or a rosbag1
             file (.bag).
+
+    Attributes:
+        info: summary of the bag, from entry on.
 
     Raises:
         BagError: on entry and while reading; names the path and what is wrong.
@@ -52,10 +64,12 @@ class BagReader:
     def __enter__(self) -> BagReader:
         self._format = _find_format(self.path)
         with self._errors_named():
-            self._reader = AnyReader([self.path], default_typestore=jazzy())
+            self._reader = AnyReader([self.path], default_typestore=jazzy_types())
             self._reader.open()
-        self.info = self._describe()
-        self._ros1_to_cdr = cdr_store(self._reader) if self._format == "rosbag1" else None
+        self.info = self._read_info()
+        self._ros1_types = (
+            ros1_types(self._reader.typestore.fielddefs) if self._format == "rosbag1" else None
+        )
         return self
 
     def __exit__(
@@ -68,16 +82,17 @@ class BagReader:
 
     @property
     def topics(self) -> tuple[TopicInfo, ...]:
+        """Topics of the bag, sorted by name."""
         return self.info.topics
 
     def messages(self, topics: Iterable[str] | None = None) -> Iterator[BagMessage]:
-        """Decoded messages in the order of their times.
+        """Yield decoded messages in the order of their times.
 
         Args:
             topics: names to read, all by default.
 
         Raises:
-            BagError: an unknown topic, or a message that cannot be decoded.
+            BagError: a topic is unknown, or a message cannot be decoded.
         """
         for connection, time_ns, data in self._read(self._select(topics)):
             with self._errors_named(f"{connection.topic} at {time_ns} ns"):
@@ -85,7 +100,7 @@ class BagReader:
             yield BagMessage(connection.topic, connection.msgtype, time_ns, message)
 
     def raw(self, topics: Iterable[str] | None = None) -> Iterator[BagMessage]:
-        """Messages as CDR bytes, undecoded, in the order of their times.
+        """Yield messages as CDR bytes, undecoded, in the order of their times.
 
         rosbag1 messages are converted to ROS 2's layout byte by byte.
 
@@ -93,7 +108,7 @@ class BagReader:
             topics: names to read; by default all whose type `has_cdr`.
 
         Raises:
-            BagError: an unknown topic, or one whose type has no CDR form.
+            BagError: a topic is unknown, or its type has no CDR form.
         """
         connections = self._select(topics)
         if without := {c.msgtype for c in connections if not self.has_cdr(c.msgtype)}:
@@ -103,16 +118,22 @@ class BagReader:
                     "convert the bag with `rosbags-convert`"
                 )
             connections = [c for c in connections if c.msgtype not in without]
-        store = self._ros1_to_cdr
+        types = self._ros1_types
         for connection, time_ns, data in self._read(connections):
-            if store is not None:
+            if types is not None:
                 with self._errors_named(f"{connection.topic} at {time_ns} ns"):
-                    data = bytes(store.ros1_to_cdr(data, connection.msgtype))
+                    data = bytes(types.ros1_to_cdr(data, connection.msgtype))
             yield BagMessage(connection.topic, connection.msgtype, time_ns, data)
 
     def has_cdr(self, msgtype: str) -> bool:
-        """Whether `raw` gives this type: not for rosbag1 types that ROS 2 laid out anew."""
-        return self._ros1_to_cdr is None or same_layout(self._ros1_to_cdr, jazzy(), msgtype)
+        """Return whether `raw` yields this type.
+
+        It does not for rosbag1 types whose layout ROS 2 has changed.
+
+        Args:
+            msgtype: "package/msg/Name".
+        """
+        return self._ros1_types is None or same_layout(self._ros1_types, jazzy_types(), msgtype)
 
     def _select(self, topics: Iterable[str] | None) -> list[Connection]:
         connections = list(self._reader.connections)
@@ -134,18 +155,19 @@ class BagReader:
 
     @contextmanager
     def _errors_named(self, where: str = "") -> Iterator[None]:
+        """Raise any error of the parsers as a BagError that names the bag."""
         # A damaged file makes the parsers fail in any way (struct, index, SQL,
         # decompression, assertions), hence the breadth.
         try:
             yield
         except Exception as error:
-            what = f"{where}: " if where else ""
+            part = f"{where}: " if where else ""
             raise BagError(
-                f"bag '{self.path}': {what}damaged or incomplete "
+                f"bag '{self.path}': {part}damaged or incomplete "
                 f"({str(error) or type(error).__name__}); {_REMEDIES[self._format]}"
             ) from error
 
-    def _describe(self) -> BagInfo:
+    def _read_info(self) -> BagInfo:
         reader = self._reader
         count = reader.message_count
         # rosbags' end is exclusive: one nanosecond after the last message.
@@ -158,7 +180,7 @@ class BagReader:
             topics[key] = TopicInfo(
                 *key,
                 messages,
-                (messages - 1) / seconds if messages > 1 and seconds else 0.0,
+                message_rate_hz(messages, seconds),
                 before.latched or _is_latched(connection),
             )
         return BagInfo(
@@ -172,16 +194,15 @@ class BagReader:
 
 
 def _find_format(path: Path) -> str:
-    """The format by name and content of the folder; BagError where there is none."""
+    """Return the format by name and content of the folder, or raise BagError."""
     if not path.exists():
         raise BagError(f"bag '{path}': no such file or folder")
     if path.is_file():
-        formats = {".bag": "rosbag1", ".mcap": "rosbag2 mcap", ".db3": "rosbag2 sqlite3"}
-        if path.suffix not in formats:
+        if path.suffix not in FORMATS:
             raise BagError(f"bag '{path}': expected a rosbag2 folder or a .mcap, .db3 or .bag file")
         if not path.stat().st_size:
             raise BagError(f"bag '{path}': the file is empty")
-        return formats[path.suffix]
+        return FORMATS[path.suffix]
     mcap, sqlite3 = sorted(path.glob("*.mcap*")), sorted(path.glob("*.db3*"))
     if not mcap and not sqlite3:
         raise BagError(f"bag '{path}': the folder holds neither .mcap nor .db3 files")
@@ -190,7 +211,7 @@ def _find_format(path: Path) -> str:
             f"bag '{path}': metadata.yaml is missing; write it with `ros2 bag reindex {path}` "
             f"or give the storage file itself, '{(mcap or sqlite3)[0]}'"
         )
-    return "rosbag2 mcap" if mcap else "rosbag2 sqlite3"
+    return FORMATS[".mcap"] if mcap else FORMATS[".db3"]
 
 
 def _is_latched(connection: Connection) -> bool:

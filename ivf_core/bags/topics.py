@@ -1,4 +1,4 @@
-"""Guess which topics of a bag are the cameras."""
+"""Guess which topics of a bag are the RGB and the thermal camera."""
 
 from __future__ import annotations
 
@@ -11,25 +11,28 @@ __all__ = ["guess_camera_topics"]
 
 _THERMAL_WORDS = {"thermal", "infrared", "ir", "lwir"}
 _RGB_WORDS = {"rgb", "color", "colour", "visible"}
-_THERMAL_MAKERS = {"flir"}  # sells colour cameras too: counts only where no other word does
+_THERMAL_MAKERS = {"flir"}  # makes colour cameras as well: counts only where no other word does
 
 
 def guess_camera_topics(topics: Iterable[TopicInfo]) -> tuple[str, str]:
-    """The RGB and the thermal topic of a bag, told from types and names.
+    """Guess the RGB and the thermal topic of a bag from types and names.
 
-    Where only one of two image topics has a telling name, the other is taken
-    for the other camera; raw images are preferred to compressed ones of the
-    same camera, and `image_raw` to processed images.
+    If only one of two image topics has a telling name, the other topic is the other camera.
+    Raw images are preferred to compressed ones of the same camera, and `image_raw` to
+    processed images. Topics without messages are ignored.
+
+    Args:
+        topics: topics of the bag.
 
     Returns:
         Names of the RGB and the thermal topic.
 
     Raises:
-        BagError: cannot tell; lists the image topics.
+        BagError: the topics are ambiguous; lists the image topics.
     """
     images = [topic for topic in topics if topic.is_image and topic.count]
     names = {topic.name for topic in images}
-    # A compressed copy beside its raw image is the same camera.
+    # A compressed copy next to its raw image is the same camera.
     names -= {f"{topic.name}/compressed" for topic in images if topic.type == IMAGE_TYPE}
     kinds = {name: _camera_kind(name) for name in names}
     rgb, thermal = ({n for n in names if kinds[n] == kind} for kind in ("rgb", "thermal"))
@@ -46,6 +49,7 @@ def guess_camera_topics(topics: Iterable[TopicInfo]) -> tuple[str, str]:
 
 
 def _camera_kind(topic: str) -> str | None:
+    """Return "rgb" or "thermal" where the topic's name tells, else None."""
     words = set(re.findall("[a-z]+", topic.lower()))
     thermal, rgb = bool(words & _THERMAL_WORDS), bool(words & _RGB_WORDS)
     if thermal != rgb:
@@ -56,5 +60,6 @@ def _camera_kind(topic: str) -> str | None:
 
 
 def _prefer_raw(names: set[str]) -> set[str]:
+    """Return the names with an `image_raw` part, or all where there is none."""
     raw = {name for name in names if "image_raw" in name.split("/")}
     return raw or set(names)

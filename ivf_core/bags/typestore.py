@@ -1,11 +1,11 @@
-"""Message types of ROS 2 Jazzy: new messages, decoding, and types of rosbag1."""
+"""Message definitions of ROS 2 Jazzy: create, encode and decode messages without ROS."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from rosbags.highlevel import AnyReader
 from rosbags.interfaces import Nodetype
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
@@ -13,11 +13,11 @@ from rosbags.typesys.store import Typestore
 from ivf_core.bags.info import BagError
 
 __all__ = [
-    "cdr_store",
     "decode",
     "header",
-    "jazzy",
+    "jazzy_types",
     "message",
+    "ros1_types",
     "same_layout",
 ]
 
@@ -31,49 +31,37 @@ _VISION_MSGS = {
 }
 
 
-def decode(cdr: bytes, msgtype: str) -> Any:
-    """A message of one of Jazzy's types as an object.
-
-    Raises:
-        BagError: bytes that are not such a message.
-    """
-    try:
-        return jazzy().deserialize_cdr(cdr, msgtype)
-    except Exception as error:  # damaged bytes fail in any way
-        raise BagError(
-            f"not a {msgtype}: {len(cdr)} bytes ({str(error) or type(error).__name__})"
-        ) from error
-
-
-def message(msgtype: str, **fields: Any) -> Any:
-    """A new message of one of Jazzy's types, to be written with `BagWriter.write`."""
-    return jazzy().types[msgtype](**fields)
-
-
-def header(stamp_ns: int, frame_id: str) -> Any:
-    """A std_msgs/Header."""
-    types = jazzy().types
-    stamp = types["builtin_interfaces/msg/Time"](*divmod(stamp_ns, 10**9))
-    return types[_HEADER_TYPE](stamp=stamp, frame_id=frame_id)
-
-
 @cache
-def jazzy() -> Typestore:
+def jazzy_types() -> Typestore:
+    """Return the message definitions of ROS 2 Jazzy, and two of vision_msgs."""
     store = get_typestore(Stores.ROS2_JAZZY)
-    for name, definition in _VISION_MSGS.items():  # not among rosbags' own
+    for name, definition in _VISION_MSGS.items():  # rosbags does not ship these
         store.register(get_types_from_msg(definition, name))
     return store
 
 
-def cdr_store(reader: AnyReader) -> Typestore:
-    """The types of a rosbag1 bag with ROS 2's header, which has no `seq`."""
+def ros1_types(definitions: Mapping[str, Any]) -> Typestore:
+    """Build a type store that converts rosbag1 messages to the CDR layout of ROS 2.
+
+    Args:
+        definitions: field definitions of the bag's types, by type. The header is replaced
+            by that of ROS 2, which has no `seq`.
+    """
     store = get_typestore(Stores.EMPTY)
-    store.register({**reader.typestore.fielddefs, _HEADER_TYPE: jazzy().fielddefs[_HEADER_TYPE]})
+    store.register({**definitions, _HEADER_TYPE: jazzy_types().fielddefs[_HEADER_TYPE]})
     return store
 
 
 def same_layout(store: Typestore, reference: Typestore, msgtype: str) -> bool:
-    """Whether both stores put the same bytes on the wire; yes where only one knows the type."""
+    """Return whether a type has the same serialized layout in both stores.
+
+    A type that `reference` does not know counts as the same.
+
+    Args:
+        store: knows the type.
+        reference: store to compare with.
+        msgtype: "package/msg/Name".
+    """
     if msgtype not in reference.fielddefs:
         return True
     fields = [field for _, field in store.fielddefs[msgtype][1]]
@@ -84,3 +72,42 @@ def same_layout(store: Typestore, reference: Typestore, msgtype: str) -> bool:
         if kind == Nodetype.NAME and not same_layout(store, reference, str(detail)):
             return False
     return True
+
+
+def message(msgtype: str, **fields: Any) -> Any:
+    """Create a message of one of Jazzy's types, for `BagWriter.write`.
+
+    Args:
+        msgtype: "package/msg/Name".
+        **fields: all fields of the type.
+    """
+    return jazzy_types().types[msgtype](**fields)
+
+
+def header(stamp_ns: int, frame_id: str) -> Any:
+    """Create a std_msgs/Header.
+
+    Args:
+        stamp_ns: time since the epoch in ns.
+        frame_id: name of the coordinate frame.
+    """
+    time = message("builtin_interfaces/msg/Time", sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9)
+    return message(_HEADER_TYPE, stamp=time, frame_id=frame_id)
+
+
+def decode(cdr: bytes, msgtype: str) -> Any:
+    """Decode a message of one of Jazzy's types.
+
+    Args:
+        cdr: the serialized message.
+        msgtype: "package/msg/Name".
+
+    Raises:
+        BagError: the bytes are not such a message.
+    """
+    try:
+        return jazzy_types().deserialize_cdr(cdr, msgtype)
+    except Exception as error:  # damaged bytes fail in any way
+        raise BagError(
+            f"not a {msgtype}: {len(cdr)} bytes ({str(error) or type(error).__name__})"
+        ) from error

@@ -1,4 +1,8 @@
-"""Write rosbag2 bags without ROS."""
+"""Write rosbag2 bags (mcap, sqlite3) without ROS.
+
+Bags hold Jazzy's message definitions and rosbag2 metadata of version 8, which every
+distribution from Humble on reads. Each message is written as it comes: memory stays flat.
+"""
 
 from __future__ import annotations
 
@@ -23,18 +27,14 @@ from rosbags.interfaces import (
 )
 from rosbags.rosbag2 import StoragePlugin, Writer
 
+from ivf_core.bags import typestore
 from ivf_core.bags.info import COMPRESSED_IMAGE_TYPE, IMAGE_TYPE, BagError
-from ivf_core.bags.typestore import header, jazzy
+from ivf_core.images.encodings import check_encoding
 
 __all__ = ["BagWriter"]
 
 _STORAGES = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
-_ENCODINGS = {
-    "rgb8": (np.uint8, 3),
-    "mono8": (np.uint8, 1),
-    "mono16": (np.uint16, 1),
-    "32FC1": (np.float32, 1),
-}
+_FILE_DTYPES = {"jpeg": ("uint8",), "png": ("uint8", "uint16")}
 _LATCHED = Qos(
     QosHistory.KEEP_LAST,
     1,
@@ -49,18 +49,19 @@ _LATCHED = Qos(
 
 
 class BagWriter:
-    """A new rosbag2 bag, as a context manager.
+    """Context manager that writes a new rosbag2 bag.
 
-    The bag grows under a temporary name beside `path` and takes its own name
-    when the block ends; after an exception nothing is left.
+    The bag grows under a temporary name next to `path` and takes its own name
+    when the block ends; after an exception nothing is left. The sqlite3 storage must be
+    opened, written and closed in one thread.
 
     Args:
-        path: folder to make; must not exist.
+        path: folder to create; must not exist.
         storage: "mcap" or "sqlite3".
 
     Raises:
-        BagError: the path exists or has a file's suffix, an unknown storage or
-            message type, or nothing was written.
+        BagError: the path exists or has a file's suffix, the storage or a message type is
+            unknown, or nothing was written.
     """
 
     def __init__(self, path: str | os.PathLike[str], storage: str = "mcap") -> None:
@@ -76,7 +77,7 @@ class BagWriter:
         self._written = 0
 
     def __enter__(self) -> BagWriter:
-        self._refuse_existing()
+        self._check_is_new()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # The bag's own folder inside a temporary one: the storage file and the
         # metadata bear the folder's name, so it cannot be renamed afterwards.
@@ -104,8 +105,8 @@ class BagWriter:
                 return
             self._writer.close()
             if not self._written:
-                raise BagError(f"bag '{self.path}': no message was written, no bag is made")
-            self._refuse_existing()
+                raise BagError(f"bag '{self.path}': no message was written, no bag is created")
+            self._check_is_new()
             (self._temporary / self.path.name).replace(self.path)
         finally:
             shutil.rmtree(self._temporary)
@@ -118,30 +119,28 @@ class BagWriter:
         Args:
             topic: absolute name, "/rgb/image_raw".
             msgtype: "package/msg/Name".
-            time_ns: time of recording since the epoch.
+            time_ns: time of recording in ns since the epoch.
             message: CDR bytes, or an object with the fields of the type.
-            latched: late subscribers shall get the last message of the topic when
-                the bag is played; holds from the topic's first message on.
+            latched: when the bag is played, late subscribers get the last message of the
+                topic; only the value given with the topic's first message counts.
 
         Raises:
-            BagError: a type that Jazzy's packages lack, or another type on the
-                same topic before.
+            BagError: Jazzy's packages lack the type, or the topic has messages of another
+                type.
         """
+        types = typestore.jazzy_types()
         connection = self._connections.get(topic)
         if connection is None:
-            if msgtype not in jazzy().fielddefs:
+            if msgtype not in types.fielddefs:
                 raise BagError(f"topic {topic}: unknown message type '{msgtype}'")
             connection = self._writer.add_connection(
-                topic,
-                msgtype,
-                typestore=jazzy(),
-                offered_qos_profiles=[_LATCHED] if latched else [],
+                topic, msgtype, typestore=types, offered_qos_profiles=[_LATCHED] if latched else []
             )
             self._connections[topic] = connection
         if msgtype != connection.msgtype:
             raise BagError(f"topic {topic}: holds {connection.msgtype}, not {msgtype}")
         if not isinstance(message, bytes | bytearray | memoryview):
-            message = jazzy().serialize_cdr(message, msgtype)
+            message = types.serialize_cdr(message, msgtype)
         self._writer.write(connection, time_ns, message)
         self._written += 1
 
@@ -158,18 +157,23 @@ class BagWriter:
         """Append a `sensor_msgs/msg/Image`.
 
         Args:
+            topic: absolute name.
+            stamp_ns: header stamp in ns since the epoch.
             array: H x W x 3 uint8 for "rgb8"; H x W uint8 for "mono8", uint16
-                for "mono16", float32 for "32FC1".
+                for "mono16" and "16UC1", float32 for "32FC1".
+            encoding: one of `WRITTEN_ENCODINGS`.
+            frame_id: of the header.
             time_ns: time of recording; by default the stamp.
 
         Raises:
             BagError: the array does not suit the encoding.
         """
-        _check_encoding(topic, array, encoding)
+        _check(topic, array, encoding)
         height, width = array.shape[:2]
         data = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
-        message = jazzy().types[IMAGE_TYPE](
-            header=header(stamp_ns, frame_id),
+        message = typestore.message(
+            IMAGE_TYPE,
+            header=typestore.header(stamp_ns, frame_id),
             height=height,
             width=width,
             encoding=encoding,
@@ -191,43 +195,46 @@ class BagWriter:
         """Append a `sensor_msgs/msg/CompressedImage`, recorded at its own stamp.
 
         Args:
-            array: as for `write_image`.
-            file_format: "jpeg" (8 bits) or "png" (lossless).
+            topic: absolute name.
+            stamp_ns: header stamp in ns since the epoch.
+            array: image as for `write_image`.
+            encoding: one of `WRITTEN_ENCODINGS` that the format can hold.
+            frame_id: of the header.
+            file_format: "jpeg" (8 bits) or "png" (lossless, 8 or 16 bits).
 
         Raises:
             BagError: the array does not suit the encoding or the format.
         """
-        _check_encoding(topic, array, encoding)
-        if file_format not in ("jpeg", "png"):
+        _check(topic, array, encoding)
+        if file_format not in _FILE_DTYPES:
             raise BagError(f"topic {topic}: image format '{file_format}', expected jpeg or png")
-        if array.dtype not in ((np.uint8,) if file_format == "jpeg" else (np.uint8, np.uint16)):
+        if array.dtype.name not in _FILE_DTYPES[file_format]:
             raise BagError(f"topic {topic}: {file_format} cannot hold {encoding}")
-        inside = "bgr8" if encoding == "rgb8" else encoding
-        picture = cv2.cvtColor(array, cv2.COLOR_RGB2BGR) if inside == "bgr8" else array
-        _, data = cv2.imencode(f".{file_format}", picture)
-        message = jazzy().types[COMPRESSED_IMAGE_TYPE](
-            header=header(stamp_ns, frame_id),
+        encoded = "bgr8" if encoding == "rgb8" else encoding
+        image = cv2.cvtColor(array, cv2.COLOR_RGB2BGR) if encoded == "bgr8" else array
+        _, data = cv2.imencode(f".{file_format}", image)
+        message = typestore.message(
+            COMPRESSED_IMAGE_TYPE,
+            header=typestore.header(stamp_ns, frame_id),
             # As compressed_image_transport writes it, so that it decodes to `encoding`.
-            format=f"{encoding}; {file_format} compressed {inside}",
+            format=f"{encoding}; {file_format} compressed {encoded}",
             data=data.reshape(-1),
         )
         self.write(topic, COMPRESSED_IMAGE_TYPE, stamp_ns, message)
 
-    def _refuse_existing(self) -> None:
+    def _check_is_new(self) -> None:
         if self.path.exists():
             raise BagError(f"bag '{self.path}': exists already; remove it or choose another name")
 
 
-def _check_encoding(topic: str, array: np.ndarray, encoding: str) -> None:
-    if encoding not in _ENCODINGS:
+def _check(topic: str, array: np.ndarray, encoding: str) -> None:
+    """Raise unless the array is an image of this encoding, with at least one pixel."""
+    try:
+        expected = check_encoding(array, encoding)
+    except ValueError as error:
+        raise BagError(f"topic {topic}: {error}") from error
+    if not array.size:
         raise BagError(
-            f"topic {topic}: encoding '{encoding}', expected one of {', '.join(_ENCODINGS)}"
-        )
-    dtype, channels = _ENCODINGS[encoding]
-    shaped = array.ndim == 2 if channels == 1 else array.ndim == 3 and array.shape[2] == channels
-    if array.dtype != dtype or not shaped or not array.size:
-        size = "H x W" if channels == 1 else f"H x W x {channels}"
-        raise BagError(
-            f"topic {topic}: {encoding} expects {size} {np.dtype(dtype)}, "
-            f"got {array.shape} {array.dtype}"
+            f"topic {topic}: {encoding} needs {expected.shape} {expected.dtype} "
+            f"with at least one pixel, got {array.shape}"
         )

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ivf_core.bags.info import BagError, BagInfo, BagMessage, TopicInfo
-from ivf_core.bags.open import Bag
+from ivf_core.bags.salvage import Bag
 from ivf_core.bags.stamps import read_stamp
 from ivf_core.bags.topics import guess_camera_topics
 from ivf_core.bags.typestore import decode

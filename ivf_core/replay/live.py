@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ivf_core.bags.info import BagInfo, BagMessage
-from ivf_core.bags.open import Bag
+from ivf_core.bags.salvage import Bag
 from ivf_core.bags.stamps import read_stamp, shift_stamp
 from ivf_core.bags.typestore import decode
 from ivf_core.replay.settings import ReplaySettings

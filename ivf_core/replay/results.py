@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from ivf_core.bags.info import BagError, BagMessage
-from ivf_core.bags.open import Bag, open_bag
+from ivf_core.bags.salvage import Bag, open_bag
 from ivf_core.bags.typestore import decode
 from ivf_core.class_sets import ClassSet
 from ivf_core.images.messages import MessageError, to_infrared, to_visible
