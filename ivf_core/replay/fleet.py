@@ -13,7 +13,7 @@ from typing import Any
 from ivf_core.bags.info import BagError
 from ivf_core.html.render import write_page
 from ivf_core.replay.directory import is_finished
-from ivf_core.replay.jobs import Outcome, outcome_of, run_job
+from ivf_core.replay.fleet_jobs import Outcome, outcome_of, run_job
 from ivf_core.replay.settings import ReplaySettings
 from ivf_core.system.atomic import write_json
 

@@ -19,7 +19,7 @@ from ivf_core.bags.salvage import Bag
 from ivf_core.bags.stamps import read_stamp, shift_stamp
 from ivf_core.bags.typestore import decode
 from ivf_core.replay.settings import ReplaySettings
-from ivf_core.replay.summary import warning
+from ivf_core.replay.summary_warnings import warning
 
 __all__ = ["LiveGraph", "RecordedStamps", "live_warnings", "read_live"]
 

@@ -47,7 +47,7 @@ def test_demo(tmp_path: Path, tiny_weights: Path) -> None:
     rows = (output / "frames.csv").read_text().splitlines()[1:]
     assert len(rows) == live["pairs_out"]
     assert {int(row.split(",")[1]) for row in rows} <= stamps
-    assert list((output / "pictures").glob("*_overlay.jpg"))
+    assert list((output / "images").glob("*_overlay.jpg"))
     assert (output / "side_by_side.mp4").stat().st_size > 1000
     assert not list(output.glob(".input-*"))
     assert "pairs a second" in done.stdout

@@ -1,4 +1,4 @@
-"""Pairing by the node's policy, and what the stamps say about the two cameras."""
+"""Pair stamps by the node's policy, and analyse the stamps of the two cameras."""
 
 from __future__ import annotations
 
@@ -22,15 +22,14 @@ _MOST_GAPS = 200
 
 
 class PairingLog:
-    """A `TimePairer` that remembers all stamps: 16 bytes an image, 24 a pair.
+    """`TimePairer` that keeps all stamps: 16 bytes per image, 24 per pair.
 
     Args:
-        tolerance_seconds, offset_seconds, minimum_interval_seconds, queue_size: as in
-            `TimePairer`; thermal is infrared.
+        tolerance_seconds: largest difference of stamps within a pair.
+        offset_seconds: added to thermal stamps.
+        minimum_interval_seconds: least time between two pairs.
+        queue_size: images that may wait for a partner, per camera.
         start_ns: time of the bag's first message.
-
-    Attributes:
-        motion_lag: what the pictures say of the offset, where known.
     """
 
     def __init__(
@@ -53,32 +52,39 @@ class PairingLog:
         self._times = {camera: array("q") for camera in CAMERAS}
         self._paired = {camera: array("q") for camera in CAMERAS}
         self._pair_times = array("q")
-        self.motion_lag: MotionLag | None = None
 
     def add(self, camera: str, stamp_ns: int, time_ns: int, item: Any) -> list[Pair]:
-        """Take a camera's next image and return the pairs that it decides."""
+        """Take a camera's next image and return the pairs that it completes.
+
+        Args:
+            camera: "rgb" or "thermal".
+            stamp_ns: stamp of the image.
+            time_ns: time of recording.
+            item: the image, which is in the pair.
+        """
         self._stamps[camera].append(stamp_ns)
         self._times[camera].append(time_ns)
         add = self._pairer.add_visible if camera == "rgb" else self._pairer.add_infrared
-        return self._noted(add(stamp_ns, (time_ns, item)))
+        return self._recorded(add(stamp_ns, (time_ns, item)))
 
     def flush(self) -> list[Pair]:
-        """The pairs that are left at the end."""
-        return self._noted(self._pairer.flush())
+        """Return the pairs that are left at the end of the bag."""
+        return self._recorded(self._pairer.flush())
 
     @property
     def pairs(self) -> int:
+        """Number of pairs so far."""
         return self._pairer.paired
 
     @property
     def jumps(self) -> dict[str, int]:
-        """How often the stamps went back, by camera."""
+        """Number of times that the stamps went back, by camera."""
         return {camera: self._pairer.jumps[_STREAMS[camera]] for camera in CAMERAS}
 
     def clock_difference_seconds(self) -> float:
-        """The thermal clock less the RGB clock, told from when images were recorded.
+        """Estimate the thermal clock minus the RGB clock from the times of recording.
 
-        Right to the difference of the two cameras' delays up to the recorder.
+        The error is the difference of the two cameras' delays up to the recorder.
         """
         ages = [
             np.median(self._as_array(self._stamps[camera]) - self._as_array(self._times[camera]))
@@ -89,21 +95,29 @@ class PairingLog:
         difference = float(ages[1] - ages[0]) / 1e9
         return difference if np.isfinite(difference) else 0.0
 
-    def suggestion(self) -> OffsetSuggestion | None:
-        """The offset between the shutters, where it can be told."""
+    def suggestion(self, motion_lag: MotionLag | None) -> OffsetSuggestion | None:
+        """Estimate the offset between the shutters, or return None where it is ambiguous.
+
+        Args:
+            motion_lag: delay between the motion in both cameras' images, where known.
+        """
         return suggest_offset(
             {camera: self._as_array(self._stamps[camera]) for camera in CAMERAS},
             self.clock_difference_seconds(),
-            self.motion_lag,
+            motion_lag,
         )
 
-    def to_json(self) -> dict[str, Any]:
-        """`pairing` of summary.json."""
+    def to_json(self, motion_lag: MotionLag | None) -> dict[str, Any]:
+        """Return `pairing` of summary.json.
+
+        Args:
+            motion_lag: delay between the motion in both cameras' images, where known.
+        """
         unmatched: dict[str, dict[str, int]] = {camera: {} for camera in CAMERAS}
         for key, count in sorted(self._pairer.dropped.items()):
             reason, _, stream = key.rpartition("_")
             unmatched["rgb" if stream == "visible" else "thermal"][reason] = count
-        suggestion = self.suggestion()
+        suggestion = self.suggestion(motion_lag)
         return {
             "received": {camera: len(self._stamps[camera]) for camera in CAMERAS},
             "pairs": self.pairs,
@@ -118,7 +132,7 @@ class PairingLog:
         }
 
     def gaps(self) -> list[dict[str, Any]]:
-        """Silences longer than two and a half periods, by time of recording; the longest."""
+        """Return the longest silences of more than two and a half periods, by time of recording."""
         found: list[dict[str, Any]] = []
         for camera in CAMERAS:
             times = self._as_array(self._times[camera])
@@ -136,7 +150,7 @@ class PairingLog:
         found.sort(key=lambda gap: -gap["seconds"])
         return sorted(found[:_MOST_GAPS], key=lambda gap: (gap["start_seconds"], gap["topic"]))
 
-    def _noted(self, pairs: list[Pair]) -> list[Pair]:
+    def _recorded(self, pairs: list[Pair]) -> list[Pair]:
         made = []
         for (time_ns, visible), (_, infrared), *stamps in pairs:
             self._pair_times.append(time_ns)
@@ -146,7 +160,7 @@ class PairingLog:
         return made
 
     def _histogram(self) -> dict[str, list[float] | list[int]]:
-        """Of thermal less RGB stamps within pairs, in ms."""
+        """Return the histogram of thermal minus RGB stamps within pairs, in ms."""
         offsets = self._as_array(self._paired["thermal"]) - self._as_array(self._paired["rgb"])
         if not len(offsets):
             return {"edges_ms": [], "counts": []}
@@ -156,11 +170,11 @@ class PairingLog:
         return {"edges_ms": np.round(edges, 6).tolist(), "counts": counts.tolist()}
 
     def _rate(self) -> dict[str, list[float]]:
-        """Images and pairs a second over the time of recording."""
+        """Return images and pairs per second over the time of recording."""
         times = {camera: self._seconds(self._times[camera]) for camera in CAMERAS}
         if not any(len(t) for t in times.values()):
             return {"seconds": [], "rgb_hz": [], "thermal_hz": [], "pairs_hz": []}
-        # The last image stands for a period, too.
+        # The last image counts for a period as well.
         end = max(float(t.max()) for t in times.values() if len(t)) + self._period_seconds()
         bins = int(np.clip(end, 1, _RATE_BINS))
         edges = np.linspace(0.0, max(end, 1e-3), bins + 1)

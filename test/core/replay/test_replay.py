@@ -155,11 +155,11 @@ class TestOutputs:
         assert all(row["miou"] for row in rows(replayed))
 
     def test_pictures(self, replayed: Path) -> None:
-        names = {path.name for path in (replayed / "pictures").iterdir()}
+        names = {path.name for path in (replayed / "images").iterdir()}
         for k in range(COUNT):
             for kind in ("rgb", "thermal", "fused", "overlay"):
                 assert f"{k:06d}_{kind}.jpg" in names
-        picture = cv2.imread(str(replayed / "pictures" / "000003_rgb.jpg"))
+        picture = cv2.imread(str(replayed / "images" / "000003_rgb.jpg"))
         frame = list(drive(4))[3]
         assert np.abs(picture[..., ::-1].astype(int) - frame.visible).mean() < 4
 
@@ -183,13 +183,23 @@ class TestOutputs:
         assert int(video.get(cv2.CAP_PROP_FRAME_COUNT)) == COUNT
         assert video.get(cv2.CAP_PROP_FRAME_WIDTH) == 4 * WIDTH
 
+    def test_sqlite3_storage_gives_the_same_messages(
+        self, replayed: Path, bag: Path, settings: ReplaySettings, tmp_path: Path
+    ) -> None:
+        replay_bag(bag, tmp_path / "out", changed(settings, inputs=True, storage="sqlite3"))
+        with BagReader(replayed / "bag") as mcap, BagReader(tmp_path / "out" / "bag") as sqlite3:
+            assert sqlite3.info.format == "rosbag2 sqlite3"
+            assert sorted(mcap.raw()) == sorted(sqlite3.raw())
+
     def test_an_earlier_replay_is_replaced(self, settings: ReplaySettings, tmp_path: Path) -> None:
         output = tmp_path / "out"
         replay_bag(write_drive(tmp_path / "long", 6), output, settings)
         (output / "notes.txt").write_text("mine")
+        (output / "pictures").mkdir()  # plain: pictures
         replay_bag(write_drive(tmp_path / "short", 4), output, settings)
         assert len(rows(output)) == 4
-        assert not (output / "pictures" / "000005_rgb.jpg").exists()
+        assert not (output / "images" / "000005_rgb.jpg").exists()
+        assert not (output / "pictures").exists()  # plain: pictures
         assert (output / "notes.txt").read_text() == "mine"
         assert sorted(path.name for path in tmp_path.iterdir()) == ["long", "out", "short"]
 
@@ -251,7 +261,7 @@ class TestOtherMethod:
         counts = np.bincount(frame.visible[..., 0].ravel(), minlength=256) / (HEIGHT * WIDTH)
         entropy = -(counts[counts > 0] * np.log2(counts[counts > 0])).sum()
         assert float(row["other_EN"]) == pytest.approx(entropy, abs=1e-3)
-        assert (tmp_path / "out" / "pictures" / "000000_other.jpg").exists()
+        assert (tmp_path / "out" / "images" / "000000_other.jpg").exists()
 
 
 class TestTopics:
@@ -404,7 +414,7 @@ class TestPictures:
         summary = replay_bag(tmp_path / "bag", tmp_path / "out", settings)
         assert summary["topics"]["rgb"] == f"{RGB_TOPIC}/compressed"
         assert len(rows(tmp_path / "out")) == 4
-        thermal = cv2.imread(str(tmp_path / "out" / "pictures" / "000000_thermal.jpg"))
+        thermal = cv2.imread(str(tmp_path / "out" / "images" / "000000_thermal.jpg"))
         assert thermal.max() > 220  # the gain control has stretched it
 
     def test_images_that_cannot_be_decoded_are_counted(

@@ -11,7 +11,6 @@ from ivf_core.replay.measure.alignment import AlignmentMeter
 from ivf_core.replay.measure.notable import NotableFrames
 from ivf_core.replay.measure.shutters import MotionLag, MotionLagMeter, suggest_offset
 from ivf_core.replay.measure.stability import FlipMeter, flip_share
-from ivf_core.replay.threads import Sink, prefetched
 
 MS = 1_000_000
 
@@ -164,53 +163,3 @@ class TestNotable:
             "SSIM jumps from 0.6 to 0.4",
             "share of car jumps from 10% to 50%",
         ]
-
-
-class TestFlow:
-    def test_items_come_in_order_and_errors_after_them(self) -> None:
-        def source():
-            yield from range(20)
-            raise KeyError("end")
-
-        taken = []
-        with pytest.raises(KeyError), prefetched(source(), 3) as items:
-            taken.extend(items)
-        assert taken == list(range(20))
-
-    def test_a_source_is_closed_when_nobody_wants_more(self) -> None:
-        closed = []
-
-        def source():
-            try:
-                while True:
-                    yield 1
-            finally:
-                closed.append(True)
-
-        with prefetched(source(), 2) as items:
-            next(items)
-        assert closed == [True]
-
-    def test_a_sink_raises_what_its_function_raised(self) -> None:
-        done = []
-
-        def work(item: int) -> None:
-            if item == 2:
-                raise ValueError("two")
-            done.append(item)
-
-        def feed() -> None:
-            with Sink(work, 1, "work") as sink:
-                for item in range(50):
-                    sink.put(item)
-
-        with pytest.raises(ValueError, match="two"):
-            feed()
-        assert done == [0, 1]
-
-    def test_a_sink_finishes_its_items(self) -> None:
-        done: list[int] = []
-        with Sink(done.append, 2, "work") as sink:
-            for item in range(30):
-                sink.put(item)
-        assert done == list(range(30))

@@ -10,7 +10,7 @@ from typing import Any
 
 __all__ = ["Outcome", "outcome_of", "run_job"]
 
-_WORKER = "ivf_core.replay.worker"
+_WORKER = "ivf_core.replay.fleet_worker"
 
 
 @dataclass(frozen=True)
