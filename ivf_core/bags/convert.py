@@ -37,20 +37,22 @@ Progress = Callable[[int, "int | None"], None]
 
 
 class DriveFrame(Protocol):
-    """Frame of a drive with its ground truth: arrays of one size.
-
-    Attributes:
-        visible: H x W x 3 uint8 RGB.
-        infrared: H x W uint8.
-        labels: H x W uint8 class ids, or None.
-    """
+    """Frame of a drive with its ground truth: arrays of one size."""
 
     @property
-    def visible(self) -> np.ndarray: ...
+    def visible(self) -> np.ndarray:
+        """Visible image, H x W x 3 uint8 RGB."""
+        ...
+
     @property
-    def infrared(self) -> np.ndarray: ...
+    def infrared(self) -> np.ndarray:
+        """Thermal image, H x W uint8."""
+        ...
+
     @property
-    def labels(self) -> np.ndarray | None: ...
+    def labels(self) -> np.ndarray | None:
+        """Class ids, H x W uint8, or None."""
+        ...
 
 
 def write_drive_bag(

@@ -76,7 +76,7 @@ def open_bag(path: Path, left_out: list[str]) -> Iterator[Bag]:
 
 
 def _salvage(path: Path, left_out: list[str], error: BagError) -> SalvagedBag:
-    """Salvage a bag that its reader rejected with `error`; raise that where nothing is left."""
+    """Salvage a bag that its reader rejected with `error`, or raise `error`."""
     lines: list[str] = []
     try:
         bag = SalvagedBag(path, lines)

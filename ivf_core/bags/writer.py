@@ -169,18 +169,7 @@ class BagWriter:
             BagError: the array does not suit the encoding.
         """
         _check(topic, array, encoding)
-        height, width = array.shape[:2]
-        data = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
-        message = typestore.message(
-            IMAGE_TYPE,
-            header=typestore.header(stamp_ns, frame_id),
-            height=height,
-            width=width,
-            encoding=encoding,
-            is_bigendian=0,
-            step=data.nbytes // height,
-            data=data.reshape(-1).view(np.uint8),
-        )
+        message = _image(typestore.header(stamp_ns, frame_id), array, encoding)
         self.write(topic, IMAGE_TYPE, stamp_ns if time_ns is None else time_ns, message)
 
     def write_compressed(
@@ -210,21 +199,41 @@ class BagWriter:
             raise BagError(f"topic {topic}: image format '{file_format}', expected jpeg or png")
         if array.dtype.name not in _FILE_DTYPES[file_format]:
             raise BagError(f"topic {topic}: {file_format} cannot hold {encoding}")
-        encoded = "bgr8" if encoding == "rgb8" else encoding
-        image = cv2.cvtColor(array, cv2.COLOR_RGB2BGR) if encoded == "bgr8" else array
-        _, data = cv2.imencode(f".{file_format}", image)
-        message = typestore.message(
-            COMPRESSED_IMAGE_TYPE,
-            header=typestore.header(stamp_ns, frame_id),
-            # As compressed_image_transport writes it, so that it decodes to `encoding`.
-            format=f"{encoding}; {file_format} compressed {encoded}",
-            data=data.reshape(-1),
-        )
+        header = typestore.header(stamp_ns, frame_id)
+        message = _compressed_image(header, array, encoding, file_format)
         self.write(topic, COMPRESSED_IMAGE_TYPE, stamp_ns, message)
 
     def _check_is_new(self) -> None:
         if self.path.exists():
             raise BagError(f"bag '{self.path}': exists already; remove it or choose another name")
+
+
+def _image(header: Any, array: np.ndarray, encoding: str) -> Any:
+    height, width = array.shape[:2]
+    data = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+    return typestore.message(
+        IMAGE_TYPE,
+        header=header,
+        height=height,
+        width=width,
+        encoding=encoding,
+        is_bigendian=0,
+        step=data.nbytes // height,
+        data=data.reshape(-1).view(np.uint8),
+    )
+
+
+def _compressed_image(header: Any, array: np.ndarray, encoding: str, file_format: str) -> Any:
+    encoded = "bgr8" if encoding == "rgb8" else encoding
+    image = cv2.cvtColor(array, cv2.COLOR_RGB2BGR) if encoded == "bgr8" else array
+    _, data = cv2.imencode(f".{file_format}", image)
+    return typestore.message(
+        COMPRESSED_IMAGE_TYPE,
+        header=header,
+        # As compressed_image_transport writes it, so that it decodes to `encoding`.
+        format=f"{encoding}; {file_format} compressed {encoded}",
+        data=data.reshape(-1),
+    )
 
 
 def _check(topic: str, array: np.ndarray, encoding: str) -> None:

@@ -119,15 +119,7 @@ def replay_fleet(
     if settings.threads == 0:
         threads = max(1, cores // max(1, min(jobs, len(waiting) or 1)))
         settings = replace(settings, threads=threads)
-    work = [
-        {
-            "name": name,
-            "bag": str(bag.resolve()),
-            "output": str((output / name).resolve()),
-            "settings": settings.to_json(),
-        }
-        for name, bag in waiting.items()
-    ]
+    work = [_job(name, bag, output, settings) for name, bag in waiting.items()]
     for outcome in _on_ray(work, ray, settings.threads) if ray else _in_processes(work, jobs):
         outcomes[outcome.name] = outcome
         if report is not None:
@@ -135,6 +127,16 @@ def replay_fleet(
     ordered = [outcomes[name] for name in bags]
     _write_summary(output, ordered)
     return ordered
+
+
+def _job(name: str, bag: Path, output: Path, settings: ReplaySettings) -> dict[str, Any]:
+    """Return the job of a bag, as `run_job` takes it."""
+    return {
+        "name": name,
+        "bag": str(bag.resolve()),
+        "output": str((output / name).resolve()),
+        "settings": settings.to_json(),
+    }
 
 
 def _anywhere(settings: ReplaySettings) -> ReplaySettings:

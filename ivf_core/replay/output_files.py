@@ -158,7 +158,7 @@ class VideoOutput:
 
 
 class ImageOutput:
-    """Writes the images of some pairs as NNNNNN_KIND.jpg, at most 480 pixels wide.
+    """Writer of the images of some pairs as NNNNNN_KIND.jpg, at most 480 pixels wide.
 
     Args:
         folder: folder to create.

@@ -61,7 +61,7 @@ class _WaitingImage:
 
 
 class PairReader:
-    """Reads the pairs of a bag in order, by the node's pairing policy.
+    """Reader of the pairs of a bag in order, by the node's pairing policy.
 
     Args:
         bag: open for reading.

@@ -45,7 +45,7 @@ class NoResultError(ValueError):
 
 
 class ResultSource(Protocol):
-    """Returns the result of each pair, in their order.
+    """Source of the result of each pair, in the order of the pairs.
 
     Attributes:
         class_set: class set of the labels, or None.

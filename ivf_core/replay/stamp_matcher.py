@@ -12,7 +12,7 @@ __all__ = ["StampMatcher"]
 
 
 class StampMatcher:
-    """Matches the messages of one topic to pairs by the stamp of their RGB image.
+    """Matcher of the messages of one topic to pairs, by the stamp of the RGB image.
 
     Stamps must agree to the nanosecond, or to `tolerance_ns`. The bag is read only as far
     as the pairs have come. A jump back of the stamps starts a new epoch, as it does in the

@@ -65,7 +65,7 @@ class Alignment:
 
 
 class AlignmentMeter:
-    """Sums up the cross-power spectra of a bag's frames."""
+    """Sum of the cross-power spectra of a bag's frames."""
 
     def __init__(self) -> None:
         self._sums: np.ndarray | None = None

@@ -64,7 +64,7 @@ class _Rule:
 
 
 class NotableFrames:
-    """Keeps the worst frames for each reason; the same frames for the same values."""
+    """Worst frames for each reason; the same frames for the same values."""
 
     def __init__(self) -> None:
         self._rules = [

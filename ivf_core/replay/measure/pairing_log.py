@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -87,7 +88,7 @@ class PairingLog:
         The error is the difference of the two cameras' delays up to the recorder.
         """
         ages = [
-            np.median(self._as_array(self._stamps[camera]) - self._as_array(self._times[camera]))
+            np.median(_as_array(self._stamps[camera]) - _as_array(self._times[camera]))
             if len(self._stamps[camera])
             else np.nan
             for camera in CAMERAS
@@ -102,7 +103,7 @@ class PairingLog:
             motion_lag: delay between the motion in both cameras' images, where known.
         """
         return suggest_offset(
-            {camera: self._as_array(self._stamps[camera]) for camera in CAMERAS},
+            {camera: _as_array(self._stamps[camera]) for camera in CAMERAS},
             self.clock_difference_seconds(),
             motion_lag,
         )
@@ -128,29 +129,21 @@ class PairingLog:
             "clock_difference_seconds": round(self.clock_difference_seconds(), 6),
             "stamps_back": self.jumps,
             "gaps": self.gaps(),
-            "rate": self._rate(),
+            "rate": _rates({**self._times, "pairs": self._pair_times}, self._start),
         }
 
     def gaps(self) -> list[dict[str, Any]]:
         """Return the longest silences of more than two and a half periods, by time of recording."""
-        found: list[dict[str, Any]] = []
-        for camera in CAMERAS:
-            times = self._as_array(self._times[camera])
-            steps = np.diff(times)
-            if not len(steps):
-                continue
-            for at in np.flatnonzero(steps > _GAP_IN_PERIODS * np.median(steps)):
-                found.append(
-                    {
-                        "topic": camera,
-                        "start_seconds": round(float(times[at] - self._start) / 1e9, 6),
-                        "seconds": round(float(steps[at]) / 1e9, 6),
-                    }
-                )
+        found = [
+            gap
+            for camera in CAMERAS
+            for gap in _gaps(camera, _as_array(self._times[camera]), self._start)
+        ]
         found.sort(key=lambda gap: -gap["seconds"])
         return sorted(found[:_MOST_GAPS], key=lambda gap: (gap["start_seconds"], gap["topic"]))
 
     def _recorded(self, pairs: list[Pair]) -> list[Pair]:
+        """Record the stamps of pairs, and return the pairs of the items alone."""
         made = []
         for (time_ns, visible), (_, infrared), *stamps in pairs:
             self._pair_times.append(time_ns)
@@ -161,7 +154,7 @@ class PairingLog:
 
     def _histogram(self) -> dict[str, list[float] | list[int]]:
         """Return the histogram of thermal minus RGB stamps within pairs, in ms."""
-        offsets = self._as_array(self._paired["thermal"]) - self._as_array(self._paired["rgb"])
+        offsets = _as_array(self._paired["thermal"]) - _as_array(self._paired["rgb"])
         if not len(offsets):
             return {"edges_ms": [], "counts": []}
         reach = max(self._pairer.tolerance_ns / 1e6, 0.5)
@@ -169,31 +162,46 @@ class PairingLog:
         counts, edges = np.histogram(offsets / 1e6, _BINS, (center - reach, center + reach))
         return {"edges_ms": np.round(edges, 6).tolist(), "counts": counts.tolist()}
 
-    def _rate(self) -> dict[str, list[float]]:
-        """Return images and pairs per second over the time of recording."""
-        times = {camera: self._seconds(self._times[camera]) for camera in CAMERAS}
-        if not any(len(t) for t in times.values()):
-            return {"seconds": [], "rgb_hz": [], "thermal_hz": [], "pairs_hz": []}
-        # The last image counts for a period as well.
-        end = max(float(t.max()) for t in times.values() if len(t)) + self._period_seconds()
-        bins = int(np.clip(end, 1, _RATE_BINS))
-        edges = np.linspace(0.0, max(end, 1e-3), bins + 1)
-        times["pairs"] = self._seconds(self._pair_times)
-        return {
-            "seconds": np.round((edges[:-1] + edges[1:]) / 2, 3).tolist(),
-            **{
-                f"{name}_hz": np.round(np.histogram(values, edges)[0] / edges[1], 3).tolist()
-                for name, values in times.items()
-            },
+
+def _gaps(camera: str, times: np.ndarray, start_ns: int) -> list[dict[str, Any]]:
+    """Return the silences of a camera from its times of recording in ns."""
+    steps = np.diff(times)
+    if not len(steps):
+        return []
+    return [
+        {
+            "topic": camera,
+            "start_seconds": round(float(times[at] - start_ns) / 1e9, 6),
+            "seconds": round(float(steps[at]) / 1e9, 6),
         }
+        for at in np.flatnonzero(steps > _GAP_IN_PERIODS * np.median(steps))
+    ]
 
-    def _period_seconds(self) -> float:
-        steps = np.diff(self._as_array(self._times["rgb"]))
-        return float(np.median(steps)) / 1e9 if len(steps) else 0.0
 
-    def _seconds(self, times: Any) -> np.ndarray:
-        return (np.asarray(times, np.int64) - self._start) / 1e9
+def _rates(times_ns: Mapping[str, array[int]], start_ns: int) -> dict[str, list[float]]:
+    """Return images and pairs per second over the time of recording.
 
-    @staticmethod
-    def _as_array(values: array[int]) -> np.ndarray:
-        return np.frombuffer(values, np.int64) if values else np.zeros(0, np.int64)
+    Args:
+        times_ns: times of recording in ns, of "rgb", "thermal" and "pairs".
+        start_ns: time of the bag's first message.
+    """
+    times = {name: (_as_array(values) - start_ns) / 1e9 for name, values in times_ns.items()}
+    if not any(len(times[camera]) for camera in CAMERAS):
+        return {"seconds": [], "rgb_hz": [], "thermal_hz": [], "pairs_hz": []}
+    steps = np.diff(_as_array(times_ns["rgb"]))
+    # The last image counts for a period as well.
+    period = float(np.median(steps)) / 1e9 if len(steps) else 0.0
+    end = max(float(times[camera].max()) for camera in CAMERAS if len(times[camera])) + period
+    bins = int(np.clip(end, 1, _RATE_BINS))
+    edges = np.linspace(0.0, max(end, 1e-3), bins + 1)
+    return {
+        "seconds": np.round((edges[:-1] + edges[1:]) / 2, 3).tolist(),
+        **{
+            f"{name}_hz": np.round(np.histogram(values, edges)[0] / edges[1], 3).tolist()
+            for name, values in times.items()
+        },
+    }
+
+
+def _as_array(values: array[int]) -> np.ndarray:
+    return np.frombuffer(values, np.int64) if values else np.zeros(0, np.int64)

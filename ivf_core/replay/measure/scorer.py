@@ -28,7 +28,7 @@ _STRIDE = 4  # pixels are subsampled by this where all of them would tell no mor
 
 
 class Scorer:
-    """Measures frames one after the other.
+    """Meter of the frames of a bag, one after the other.
 
     Args:
         class_set: class set of the labels, or None.

@@ -39,7 +39,7 @@ class MotionLag(NamedTuple):
 
 
 class MotionLagMeter:
-    """Correlates the motion in both cameras' images over place and time.
+    """Correlation of the motion in both cameras' images over place and time.
 
     Each image is cut into 8 x 6 tiles. The motion of a tile is its mean difference to the
     image before, minus the median of all tiles (exposure, compression), minus its own

@@ -12,7 +12,7 @@ _LARGEST_RESIDUAL = 25
 
 
 class FlipMeter:
-    """Compares the labels of each frame with those of the frame before.
+    """Comparison of the labels of each frame with those of the frame before.
 
     The labels before are warped by optical flow (DIS: Kroeger et al., ECCV 2016) of the
     visible images at a width of 160 pixels. Pixels do not count where the warped image

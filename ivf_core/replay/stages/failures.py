@@ -8,7 +8,7 @@ __all__ = ["Failures"]
 
 
 class Failures:
-    """Counts pairs and images that could not be used, by reason.
+    """Counter of pairs and images that could not be used, by reason.
 
     Attributes:
         counts: number by reason.

@@ -11,7 +11,7 @@ __all__ = ["FuseStage"]
 
 
 class FuseStage:
-    """Gets the fusion result of each pair; runs in the caller's thread.
+    """Stage that gets the fusion result of each pair; runs in the caller's thread.
 
     Args:
         results: source of the results.
@@ -27,7 +27,7 @@ class FuseStage:
         self.failures = Failures()
 
     def fuse(self, pair: InputPair, read_ms: float) -> FusedFrame | None:
-        """Return a pair with its result, or None where there is none.
+        """Return a pair with its result, or None if there is none.
 
         Args:
             pair: next pair of the bag.

@@ -26,7 +26,7 @@ _DEFAULT_RATE_HZ = 30.0
 
 
 class ReadStage:
-    """Reads pairs and the reference images of the same moments; runs in thread "read".
+    """Stage that reads pairs and reference images of the same moments; runs in thread "read".
 
     Args:
         bag: open for reading.

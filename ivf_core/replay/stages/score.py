@@ -41,7 +41,7 @@ class Sampling:
 
     @classmethod
     def of(cls, most_pairs: int, score_every: int) -> Sampling:
-        """Choose by the length of a bag.
+        """Choose pairs by the length of a bag.
 
         The metrics cost as much as ten pairs: one pair in 300 of a long bag is scored, one
         in 30 of a bag of a minute, and more of a short one, for 30 are needed to tell
@@ -60,7 +60,7 @@ class Sampling:
 
 
 class ScoreStage:
-    """Measures frames, and writes tables and images; a context manager for thread "score".
+    """Stage that measures frames and writes tables and images; entered by thread "score".
 
     PyTorch computes with one thread meanwhile, so that figures do not depend on their number.
 
@@ -115,7 +115,11 @@ class ScoreStage:
                 self._images.write_kept()
 
     def score(self, frame: FusedFrame) -> None:
-        """Measure a frame and write its rows; keep its images where it is notable."""
+        """Measure a frame and write its rows; keep its images if it is notable.
+
+        Args:
+            frame: frames must come in their order.
+        """
         began = time.perf_counter()
         values = self.scorer.measure(frame)
         if frame.index % self.sampling.image_every == 0:

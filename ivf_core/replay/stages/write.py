@@ -21,7 +21,7 @@ __all__ = ["WriteStage"]
 
 
 class WriteStage:
-    """Writes the output bag and the video; a context manager that thread "write" enters.
+    """Stage that writes the output bag and the video; entered by thread "write".
 
     A recording of the node has its results in a bag already, so that only inputs are copied.
 
