@@ -193,9 +193,10 @@ def _gradients(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     small = cv2.GaussianBlur(small, (0, 0), 1.0)
-    dx, dy = cv2.Sobel(small, cv2.CV_32F, 1, 0), cv2.Sobel(small, cv2.CV_32F, 0, 1)
     # In double precision, so that rounding does not reach the digits that are written.
-    magnitude = np.sqrt(cv2.magnitude(dx, dy).astype(np.float64))
+    # cv2.magnitude of float32 differs in its last bit with the alignment of the memory.
+    dx, dy = cv2.Sobel(small, cv2.CV_64F, 1, 0), cv2.Sobel(small, cv2.CV_64F, 0, 1)
+    magnitude = np.sqrt(np.sqrt(dx * dx + dy * dy))
     return magnitude - cv2.blur(magnitude, (_TILE // 2 + 1, _TILE // 2 + 1))
 
 
