@@ -9,13 +9,8 @@ import numpy as np
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from ivf_core.images.messages import (
-    INFRARED_ENCODINGS,
-    VISIBLE_ENCODINGS,
-    MessageError,
-    to_infrared,
-    to_visible,
-)
+from ivf_core.images.encodings import INFRARED_ENCODINGS, VISIBLE_ENCODINGS, check_encoding
+from ivf_core.images.messages import MessageError, to_infrared, to_visible
 
 __all__ = [
     "INFRARED_ENCODINGS",
@@ -26,35 +21,20 @@ __all__ = [
     "to_visible",
 ]
 
-_ENCODINGS = {
-    "rgb8": ("uint8", 3),
-    "mono8": ("uint8", 1),
-    "mono16": ("uint16", 1),
-    "16UC1": ("uint16", 1),
-    "32FC1": ("float32", 1),
-}
-
 
 def to_image(array: np.ndarray, encoding: str, header: Header) -> Image:
     """Build a message without row padding, in native byte order.
 
     Args:
-        array: H x W x 3 for rgb8, otherwise H x W; uint8, uint16 or float32 as the
-            encoding requires.
-        encoding: rgb8, mono8, mono16, 16UC1 or 32FC1.
-        header: header of the message; not copied.
+        array: H x W x 3 for rgb8, else H x W; uint8, uint16 or float32 as the encoding says.
+        encoding: one of `WRITTEN_ENCODINGS`: rgb8, mono8, mono16, 16UC1 or 32FC1.
+        header: becomes the message's own, not copied.
 
     Raises:
-        ValueError: array and encoding do not match; says what was expected.
+        ValueError: array and encoding do not agree.
     """
-    if encoding not in _ENCODINGS:
-        raise ValueError(f"encoding: expected one of {tuple(_ENCODINGS)}, got {encoding!r}")
-    dtype, channels = _ENCODINGS[encoding]
-    trailing = (channels,) if channels > 1 else ()
-    if array.ndim < 2 or array.shape[2:] != trailing or array.dtype != dtype:
-        expected = " x ".join(("H x W", *map(str, trailing)))
-        raise ValueError(f"{encoding} needs {expected} {dtype}, got {array.shape} {array.dtype}")
-    # rclpy accepts an array.array unchecked, and checks everything else byte by byte.
+    channels = check_encoding(array, encoding).channels
+    # rclpy takes an array.array as it is, and checks anything else byte by byte.
     data = buffers.array("B")
     data.frombytes(np.ascontiguousarray(array).view(np.uint8).data)
     message = Image(header=header, encoding=encoding)

@@ -20,13 +20,10 @@ from typing import Any, NoReturn
 from std_msgs.msg import Float64
 from tqdm import tqdm
 
-from ivf_core.bags.rosbag import (
-    BagInfo,
-    bag_info,
-    from_video,
-    guess_camera_topics,
-    write_drive_bag,
-)
+from ivf_core.bags.convert import from_video, write_drive_bag
+from ivf_core.bags.info import BagInfo
+from ivf_core.bags.reader import bag_info
+from ivf_core.bags.topics import guess_camera_topics
 from ivf_core.defaults import DEFAULT_WEIGHTS
 from ivf_core.replay.directory import OUTPUTS
 from ivf_core.replay.run import replay_bag

@@ -24,7 +24,9 @@ from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import ExecutableInPackage
 
-from ivf_core.bags.rosbag import BagReader, TopicInfo, guess_camera_topics
+from ivf_core.bags.info import TopicInfo
+from ivf_core.bags.reader import BagReader
+from ivf_core.bags.topics import guess_camera_topics
 from ivf_ros.launch_arguments import NODE_NAME, LaunchArgument
 from ivf_ros.parameters import PARAMETERS, Parameter, Value
 from ivf_ros.transport import environment, profile_path, reason_not_applied
@@ -143,7 +145,7 @@ def bag_topics(bag: str) -> dict[str, TopicInfo]:
         if the bag has them, as "rgb_info" and "thermal_info".
 
     Raises:
-        ivf_core.bags.rosbag.BagError: the bag cannot be read, or the cameras cannot be
+        ivf_core.bags.info.BagError: the bag cannot be read, or the cameras cannot be
             identified.
     """
     with BagReader(bag) as reader:

@@ -20,7 +20,9 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import UInt64
 
-from ivf_core.bags.rosbag import BagError, BagReader, TopicInfo, guess_camera_topics
+from ivf_core.bags.info import BagError, TopicInfo
+from ivf_core.bags.reader import BagReader
+from ivf_core.bags.topics import guess_camera_topics
 from ivf_core.system.memory import keep_freed_memory
 from ivf_ros.compat import message_class
 from ivf_ros.parameters import Parameter, declare

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
 
-from ivf_core.bags.rosbag import BagMessage, BagReader
+from ivf_core.bags.info import BagMessage
+from ivf_core.bags.reader import BagReader
 
 __all__ = ["FrameGroup", "ReadAhead", "group_by_frame"]
 

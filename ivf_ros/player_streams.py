@@ -15,7 +15,7 @@ from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from std_msgs.msg import Int64MultiArray
 
-from ivf_core.bags.rosbag import BagMessage, TopicInfo
+from ivf_core.bags.info import BagMessage, TopicInfo
 from ivf_core.bags.stamps import read_stamp, shift_stamp
 from ivf_ros.compat import message_class
 from ivf_ros.player_reader import FrameGroup

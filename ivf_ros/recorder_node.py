@@ -21,7 +21,8 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 
-from ivf_core.bags.rosbag import BagError, BagWriter
+from ivf_core.bags.info import BagError
+from ivf_core.bags.writer import BagWriter
 from ivf_core.system.memory import keep_freed_memory
 from ivf_ros.compat import message_class
 from ivf_ros.parameters import Parameter, declare

@@ -1,1 +1,1 @@
-"""Bags without ROS: read, write, salvage, convert."""
+"""Bags without ROS: read, write, salvage and convert rosbag2 and rosbag1."""

@@ -1,60 +1,132 @@
-"""Read what is left of a damaged bag: record by record, without index and summary.
+"""Open bags that may be damaged, and salvage the messages that can still be read.
 
-rosbags reads bags by their index, and refuses those whose index is missing or wrong.
+rosbags reads bags by their index, and rejects those whose index is missing or wrong.
 """
 
 from __future__ import annotations
 
-import bz2
 import re
-import sqlite3
-import struct
 import sys
-import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Protocol
 
-import lz4.frame
 from rosbags.typesys import Stores, get_typestore
 from rosbags.typesys.store import Typestore
 
-from ivf_core.bags.rosbag import BagError, BagInfo, BagMessage, TopicInfo
+from ivf_core.bags.info import BagError, BagInfo, BagMessage, TopicInfo, message_rate_hz
+from ivf_core.bags.reader import FORMATS, BagReader
+from ivf_core.bags.records import (
+    MissingPackageError,
+    Note,
+    scan_mcap,
+    scan_rosbag1,
+    scan_sqlite3,
+    unpack_message,
+)
+from ivf_core.bags.typestore import ros1_types
 
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
+__all__ = ["Bag", "SalvagedBag", "open_bag"]
 
-__all__ = ["SalvagedBag"]
+_SCANS = {".mcap": scan_mcap, ".db3": scan_sqlite3, ".bag": scan_rosbag1}
 
-_ROSBAG1 = b"#ROSBAG V2.0\n"
-_MCAP = b"\x89MCAP0\r\n"
-_ZSTD = b"\x28\xb5\x2f\xfd"
-_HEADER = "std_msgs/msg/Header"
-_LARGEST_RECORD = 1 << 31
 
-Note = Callable[[str], None]
-"""Takes a line on something that could not be read."""
+class Bag(Protocol):
+    """Interface that `BagReader` and its substitutes for damaged bags share.
+
+    Attributes:
+        info: summary of the bag, or of the part that can be read.
+    """
+
+    info: BagInfo
+
+    def raw(self, topics: list[str]) -> Iterator[BagMessage]:
+        """Yield messages of these topics as CDR bytes."""
+        ...
+
+
+@contextmanager
+def open_bag(path: Path, left_out: list[str]) -> Iterator[Bag]:
+    """Open a bag, or the part of it that can be read.
+
+    Args:
+        path: rosbag2 folder or file, or rosbag1 file.
+        left_out: takes a line for each part that cannot be read, while the bag is open.
+
+    Raises:
+        BagError: there is no bag, or no message in it; names the path.
+    """
+    if not path.exists():
+        raise BagError(f"bag '{path}': no such file or folder")
+    reader = BagReader(path)
+    try:
+        reader.__enter__()
+    except BagError as error:
+        yield _salvage(path, left_out, error)
+        return
+    try:
+        if not reader.info.messages:
+            raise BagError(f"bag '{path}': it holds no messages")
+        yield _PartlySalvagedBag(reader, left_out)
+    finally:
+        reader.__exit__(None, None, None)
+
+
+def _salvage(path: Path, left_out: list[str], error: BagError) -> SalvagedBag:
+    """Salvage a bag that its reader rejected with `error`, or raise `error`."""
+    lines: list[str] = []
+    try:
+        bag = SalvagedBag(path, lines)
+    except MissingPackageError:
+        raise
+    except BagError:
+        raise error from None
+    left_out.append(f"{error}; read without its index")
+    left_out.extend(lines)
+    return bag
+
+
+class _PartlySalvagedBag:
+    """A bag whose index can be read; from the first damaged part on, the rest is salvaged."""
+
+    def __init__(self, reader: BagReader, left_out: list[str]) -> None:
+        self.info = reader.info
+        self._reader = reader
+        self._left_out = left_out
+
+    def raw(self, topics: list[str]) -> Iterator[BagMessage]:
+        """Yield messages of these topics as CDR bytes."""
+        last: dict[str, int] = {}
+        try:
+            for message in self._reader.raw(topics):
+                last[message.topic] = message.time_ns
+                yield message
+            return
+        except BagError as error:
+            rest = _salvage(self.info.path, self._left_out, error)
+        known = {topic.name for topic in rest.info.topics}
+        for message in rest.raw([topic for topic in topics if topic in known]):
+            if message.time_ns > last.get(message.topic, -1):
+                yield message
 
 
 class SalvagedBag:
-    """A damaged bag, read from its start as far as it goes; the same use as `BagReader`.
+    """A damaged bag, read record by record from its start, with the interface `Bag`.
 
-    The whole bag is read once to see what there is.
+    The whole bag is read once for `info`.
 
     Args:
         path: rosbag2 folder or file, or rosbag1 file.
         left_out: takes a line for each part that cannot be read.
 
     Attributes:
-        info: of what can be read.
+        info: summary of the part that can be read.
 
     Raises:
-        BagError: no message can be read.
+        BagError: no message can be read, or a package for decompression is missing.
     """
 
     info: BagInfo
@@ -62,40 +134,43 @@ class SalvagedBag:
     def __init__(self, path: Path, left_out: list[str]) -> None:
         self._path = path
         self._files = _storage_files(path)
-        self.info = self._look(left_out.append)
+        self.info = self._read_info(left_out.append)
 
     def raw(self, topics: list[str]) -> Iterator[BagMessage]:
-        """Messages of these topics as CDR bytes, in the order in which they are stored.
+        """Yield messages of these topics as CDR bytes, in the order in which they are stored.
+
+        Args:
+            topics: names of the topics.
 
         Raises:
-            BagError: a topic that is not there.
+            BagError: a topic is not in the bag.
         """
         if unknown := set(topics) - {topic.name for topic in self.info.topics}:
             raise BagError(f"bag '{self._path}': no topic {', '.join(sorted(unknown))}")
         for message in self._messages(lambda _: None):
-            if message.topic in topics:
-                with suppress(BagError):
-                    yield message._replace(message=self._cdr(message))
+            if message.topic not in topics:
+                continue
+            try:
+                cdr = self._cdr(message)
+            except MissingPackageError:
+                raise
+            except BagError:
+                continue
+            yield message._replace(message=cdr)
 
     def _cdr(self, message: BagMessage) -> bytes:
-        data = message.message
-        if self._path.suffix == ".bag":
-            try:
-                return bytes(_ros1_store().ros1_to_cdr(data, message.type))
-            except Exception as error:  # damaged bytes fail in any way
-                raise BagError(f"{message.topic}: {error}") from error
-        if data[:4] == _ZSTD:  # a bag whose messages are compressed one by one
-            try:
-                return zstd.decompress(data)
-            except zstd.ZstdError as error:
-                raise BagError(f"{message.topic}: {error}") from error
-        return data
+        """Return the CDR bytes of a message as it is stored, or raise BagError."""
+        if self._path.suffix != ".bag":
+            return unpack_message(message.message)
+        try:
+            return bytes(_noetic_types().ros1_to_cdr(message.message, message.type))
+        except Exception as error:  # damaged bytes fail in any way
+            raise BagError(f"{message.topic}: {error}") from error
 
     def _messages(self, note: Note) -> Iterator[BagMessage]:
+        """Yield all messages as they are stored, compressed or in ROS 1's layout."""
         for path in self._files:
-            scan = {".mcap": _scan_mcap, ".db3": _scan_sqlite3, ".bag": _scan_rosbag1}.get(
-                path.suffix
-            )
+            scan = _SCANS.get(path.suffix)
             if scan is None:
                 note(f"{path.name} is compressed as a whole: not read")
             elif not path.stat().st_size:
@@ -103,7 +178,7 @@ class SalvagedBag:
             else:
                 yield from scan(path, note)
 
-    def _look(self, note: Note) -> BagInfo:
+    def _read_info(self, note: Note) -> BagInfo:
         counts: Counter[tuple[str, str]] = Counter()
         first, last = sys.maxsize, 0
         for message in self._messages(note):
@@ -113,18 +188,15 @@ class SalvagedBag:
             raise BagError(f"bag '{self._path}': no message can be read")
         seconds = (last - first) / 1e9
         topics = tuple(
-            TopicInfo(
-                name, kind, count, (count - 1) / seconds if count > 1 and seconds > 0 else 0.0
-            )
+            TopicInfo(name, kind, count, message_rate_hz(count, seconds))
             for (name, kind), count in sorted(counts.items())
         )
-        suffix = self._files[0].suffix
-        kind = {".mcap": "rosbag2 mcap", ".db3": "rosbag2 sqlite3"}.get(suffix, "rosbag1")
+        kind = FORMATS.get(self._files[0].suffix, FORMATS[".bag"])
         return BagInfo(self._path, kind, seconds, first, counts.total(), topics)
 
 
 def _storage_files(path: Path) -> list[Path]:
-    """The files of a bag in the order of recording."""
+    """Return the files of a bag in the order of recording."""
     if path.is_file():
         return [path]
     files = [p for p in path.iterdir() if re.search(r"\.(mcap|db3)(\.zstd)?$", p.name)]
@@ -138,249 +210,7 @@ def _storage_files(path: Path) -> list[Path]:
     return sorted(files, key=number)
 
 
-# MCAP (mcap.dev/spec)
-
-
-class _Channel(NamedTuple):
-    topic: str
-    type: str
-
-
-def _scan_mcap(path: Path, note: Note) -> Iterator[BagMessage]:
-    schemas: dict[int, str] = {}
-    channels: dict[int, _Channel] = {}
-    with path.open("rb") as file:
-        if file.read(len(_MCAP)) != _MCAP:
-            note(f"{path.name} does not begin as an MCAP file")
-            return
-        for at, kind, record in _mcap_records(file, path, note):
-            if kind == 0x0F:  # end of data: index and summary follow
-                return
-            if kind != 0x06:
-                yield from _mcap_message(kind, record, schemas, channels)
-                continue
-            try:
-                inside = _mcap_chunk(record)
-            except Exception as error:  # decompressors fail in any way
-                note(f"{path.name}: the chunk at byte {at} is damaged ({error})")
-                continue
-            place = 0
-            while place + 9 <= len(inside):
-                kind, length = struct.unpack_from("<BQ", inside, place)
-                place += 9 + length
-                if place > len(inside):
-                    break
-                yield from _mcap_message(kind, inside[place - length : place], schemas, channels)
-
-
-def _mcap_records(file: BinaryIO, path: Path, note: Note) -> Iterator[tuple[int, int, bytes]]:
-    size = path.stat().st_size
-    while head := file.read(9):
-        at = file.tell() - len(head)
-        if len(head) == 9:
-            kind, length = struct.unpack("<BQ", head)
-            if kind == 0x02:  # the footer
-                return
-            if length <= size - file.tell():
-                yield at, kind, file.read(length)
-                continue
-            if kind == 0x06:
-                yield at, kind, file.read()
-        note(f"{path.name} is cut off or damaged at byte {at} of {size}")
-        return
-
-
-def _mcap_chunk(record: bytes) -> bytes:
-    """The records of a chunk; of one that is cut off, those that are there."""
-    _, _, size, crc, name = struct.unpack_from("<QQQII", record)
-    compression = record[32 : 32 + name].decode()
-    (length,) = struct.unpack_from("<Q", record, 32 + name)
-    data = record[40 + name : 40 + name + length]
-    if size > _LARGEST_RECORD:
-        raise ValueError(f"it claims {size} bytes")
-    whole = len(data) == length
-    if compression == "lz4":
-        data = lz4.frame.LZ4FrameDecompressor().decompress(data)
-    elif compression == "zstd":
-        data = zstd.ZstdDecompressor().decompress(data)
-    elif compression:
-        raise ValueError(f"compressed by {compression}")
-    if not whole:
-        return data
-    if len(data) != size or (crc and zlib.crc32(data) != crc):
-        raise ValueError("its checksum is wrong")
-    return data
-
-
-def _mcap_message(
-    kind: int, record: bytes, schemas: dict[int, str], channels: dict[int, _Channel]
-) -> Iterator[BagMessage]:
-    """Note a schema or a channel, or give a message."""
-    # A record that is cut short, or bytes that are none, tell nothing.
-    with suppress(struct.error, UnicodeDecodeError):
-        if kind == 0x03:
-            (number,) = struct.unpack_from("<H", record)
-            schemas[number], _ = _mcap_text(record, 2)
-        elif kind == 0x04:
-            number, schema = struct.unpack_from("<HH", record)
-            topic, _ = _mcap_text(record, 4)
-            channels[number] = _Channel(topic, schemas.get(schema, ""))
-        elif kind == 0x05:
-            number, _, time_ns = struct.unpack_from("<HIQ", record)
-            if number in channels:
-                yield BagMessage(*channels[number], time_ns, record[22:])
-
-
-def _mcap_text(record: bytes, at: int) -> tuple[str, int]:
-    (length,) = struct.unpack_from("<I", record, at)
-    return record[at + 4 : at + 4 + length].decode(), at + 4 + length
-
-
-# SQLite
-
-
-def _scan_sqlite3(path: Path, note: Note) -> Iterator[BagMessage]:
-    try:
-        with closing(sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True)) as database:
-            # Without it SQLite refuses a file that is shorter than its header says.
-            database.execute("PRAGMA writable_schema = ON")
-            topics = {
-                number: _Channel(name, kind)
-                for number, name, kind in database.execute("SELECT id, name, type FROM topics")
-            }
-            yield from _rows(database, path, topics, note)
-    except sqlite3.Error as error:
-        note(f"{path.name} is damaged ({error})")
-
-
-def _rows(
-    database: sqlite3.Connection, path: Path, topics: Mapping[int, _Channel], note: Note
-) -> Iterator[BagMessage]:
-    """Messages by number; past a damaged page it goes on, further ahead at each attempt."""
-    query = "SELECT id, topic_id, timestamp, data FROM messages WHERE id > ? ORDER BY id"
-    last, skip = 0, 1
-    while skip < 1 << 20:
-        try:
-            for number, topic, time_ns, data in database.execute(query, (last,)):
-                last, skip = number, 1
-                if topic in topics and data is not None:
-                    yield BagMessage(*topics[topic], time_ns, data)
-            return
-        except sqlite3.Error as error:
-            if skip == 1:
-                note(f"{path.name} is damaged after message {last} ({error})")
-            last, skip = last + skip, 2 * skip
-
-
-# rosbag1 (wiki.ros.org/Bags/Format/2.0)
-
-
-def _scan_rosbag1(path: Path, note: Note) -> Iterator[BagMessage]:
-    connections: dict[int, _Channel] = {}
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        if file.read(len(_ROSBAG1)) != _ROSBAG1:
-            note(f"{path.name} does not begin as a rosbag1 file")
-            return
-        while True:
-            at = file.tell()
-            try:
-                record = _rosbag1_record(file.read, size - at)
-            except (struct.error, ValueError):
-                note(f"{path.name} is cut off or damaged at byte {at} of {size}")
-                return
-            if record is None:
-                return
-            fields, data = record
-            if fields.get("op") != b"\x05":
-                yield from _rosbag1_message(fields, data, connections)
-                continue
-            try:
-                inside = _rosbag1_chunk(fields, data)
-            except Exception as error:  # decompressors fail in any way
-                note(f"{path.name}: the chunk at byte {at} is damaged ({error})")
-                continue
-            yield from _rosbag1_inside(inside, connections)
-
-
-def _rosbag1_inside(data: bytes, connections: dict[int, _Channel]) -> Iterator[BagMessage]:
-    place = 0
-
-    def read(length: int) -> bytes:
-        nonlocal place
-        place += length
-        return data[place - length : place]
-
-    with suppress(struct.error, ValueError):
-        while (record := _rosbag1_record(read, len(data) - place)) is not None:
-            yield from _rosbag1_message(*record, connections)
-
-
-def _rosbag1_record(
-    read: Callable[[int], bytes], left: int
-) -> tuple[dict[str, bytes], bytes] | None:
-    """Header fields and data of the next record; None at the end.
-
-    Raises:
-        struct.error, ValueError: cut off, or not a record.
-    """
-    head = read(4)
-    if not head:
-        return None
-    fields = _rosbag1_fields(_sized(read, head, left))
-    return fields, _sized(read, read(4), left)
-
-
-def _sized(read: Callable[[int], bytes], head: bytes, left: int) -> bytes:
-    (length,) = struct.unpack("<I", head)
-    if length > left:
-        raise ValueError(f"{length} bytes of {left}")
-    data = read(length)
-    if len(data) != length:
-        raise ValueError(f"{len(data)} bytes of {length}")
-    return data
-
-
-def _rosbag1_fields(header: bytes) -> dict[str, bytes]:
-    fields, place = {}, 0
-    while place + 4 <= len(header):
-        (length,) = struct.unpack_from("<I", header, place)
-        name, _, value = header[place + 4 : place + 4 + length].partition(b"=")
-        fields[name.decode()] = value
-        place += 4 + length
-    return fields
-
-
-def _rosbag1_chunk(fields: Mapping[str, bytes], data: bytes) -> bytes:
-    compression = fields.get("compression", b"none")
-    unpack: dict[bytes, Callable[[bytes], Any]] = {
-        b"none": bytes,
-        b"bz2": bz2.decompress,
-        b"lz4": lz4.frame.decompress,
-    }
-    return unpack[compression](data)
-
-
-def _rosbag1_message(
-    fields: Mapping[str, bytes], data: bytes, connections: dict[int, _Channel]
-) -> Iterator[BagMessage]:
-    """Note a connection, or give a message."""
-    with suppress(struct.error, KeyError, UnicodeDecodeError):
-        if fields["op"] == b"\x07":
-            (number,) = struct.unpack("<I", fields["conn"])
-            package, _, name = _rosbag1_fields(data)["type"].decode().partition("/")
-            connections[number] = _Channel(fields["topic"].decode(), f"{package}/msg/{name}")
-        elif fields["op"] == b"\x02":
-            (number,) = struct.unpack("<I", fields["conn"])
-            seconds, nanoseconds = struct.unpack("<II", fields["time"])
-            if number in connections:
-                yield BagMessage(*connections[number], seconds * 10**9 + nanoseconds, data)
-
-
 @cache
-def _ros1_store() -> Typestore:
-    """Noetic's types with ROS 2's header, which has no `seq`."""
-    noetic, jazzy = get_typestore(Stores.ROS1_NOETIC), get_typestore(Stores.ROS2_JAZZY)
-    store = get_typestore(Stores.EMPTY)
-    store.register({**noetic.fielddefs, _HEADER: jazzy.fielddefs[_HEADER]})
-    return store
+def _noetic_types() -> Typestore:
+    """Return Noetic's types, convertible to the CDR layout of ROS 2."""
+    return ros1_types(get_typestore(Stores.ROS1_NOETIC).fielddefs)

@@ -1,4 +1,4 @@
-"""Header stamps of messages as they are serialised, read and moved without decoding the rest."""
+"""Header stamps of serialized messages, read and shifted without decoding the rest."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ _LARGEST_STAMP_NS = 2**31 * 10**9
 
 
 def read_stamp(cdr: bytes) -> int:
-    """Header stamp, in ns, of a message that starts with a std_msgs/Header.
+    """Return the header stamp, in ns, of a message that starts with a std_msgs/Header.
+
+    Args:
+        cdr: serialized message, either byte order.
 
     Raises:
-        ValueError: too short for a header.
+        ValueError: the message is too short for a header.
     """
     if len(cdr) < 12:
         raise ValueError(f"a message of {len(cdr)} bytes is too short for its header")
@@ -22,14 +25,17 @@ def read_stamp(cdr: bytes) -> int:
 
 
 def shift_stamp(cdr: bytes, offset_ns: int) -> bytes:
-    """The same message with its header stamp moved; the rest is not looked at.
+    """Return a copy of a message with its header stamp shifted; all other bytes stay.
 
-    A stamp that leaves the range of ROS time (a camera with a clock of its own)
-    is left as it is.
+    If the shifted stamp leaves the range of ROS time (a camera with a clock of its own), the
+    message is returned unchanged.
 
     Args:
-        cdr: serialised message that starts with a std_msgs/Header, either byte order.
+        cdr: serialized message that starts with a std_msgs/Header, either byte order.
         offset_ns: added to the stamp.
+
+    Raises:
+        ValueError: the message is too short for a header.
     """
     stamp = read_stamp(cdr) + offset_ns
     if not 0 <= stamp < _LARGEST_STAMP_NS:

@@ -1,4 +1,4 @@
-"""`ivf replay`."""
+"""Command `ivf replay`."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _compare(args: argparse.Namespace) -> int:
         status = compare_reports(
             a, b, args.output, args.thresholds, block_seconds=args.block_seconds
         )
-    except BAD_INPUT as error:  # 1 is for what got worse
+    except BAD_INPUT as error:  # status 1 means that a threshold is not met
         print(f"ivf: {error}", file=sys.stderr)
         return 2
     print(f"written to {args.output / 'compare.html'}")
@@ -96,7 +96,7 @@ def _print(summary: dict[str, Any], output: Path) -> None:
     received = pairing["received"]
     print(
         f"{pairing['pairs']} pairs of {received['rgb']} RGB and {received['thermal']} thermal "
-        f"images, {summary['throughput']['pairs_per_second']} pairs a second"
+        f"images, {summary['throughput']['pairs_per_second']} pairs per second"
     )
     for line in summary["left_out"]:
         print(f"ivf replay: left out: {line}", file=sys.stderr)
@@ -106,94 +106,156 @@ def _print(summary: dict[str, Any], output: Path) -> None:
 
 
 def _add_replay(parser: argparse.ArgumentParser) -> None:
-    from ivf_core.images.overlay import OVERLAY_PALETTES
-    from ivf_core.images.thermal import THERMAL_MODES
-
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument(
+    inputs = parser.add_mutually_exclusive_group(required=True)
+    inputs.add_argument(
         "bags",
         nargs="*",
         default=[],
         type=Path,
         metavar="BAG",
-        help="rosbag2 or rosbag1, or folder of bags",
+        help="rosbag2, rosbag1, or folder of bags",
     )
-    what.add_argument(
+    inputs.add_argument(
         "--compare",
         nargs=2,
         type=Path,
         metavar=("A", "B"),
-        help="replays to compare, A the baseline",
+        help="two replays to compare; A is the baseline",
     )
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="for the results")
-    topics = parser.add_argument_group("topics, guessed from types and names where not given")
-    topics.add_argument("--rgb-topic", metavar="TOPIC")
-    topics.add_argument("--thermal-topic", metavar="TOPIC")
-    topics.add_argument("--labels-topic", metavar="TOPIC", help="true class ids; '' for none")
-    topics.add_argument(
-        "--fused-topic", metavar="TOPIC", help="another method's pictures; '' for none"
+    parser.add_argument(
+        "--output", required=True, type=Path, metavar="DIR", help="folder for the results"
     )
-    model = parser.add_argument_group("the pipeline, as the node's parameters")
-    add_weights(model)
-    add_engine(model)
-    model.add_argument("--threads", type=int, default=0, help="of the CPU; 0: the engine's choice")
-    model.add_argument(
-        "--thermal-mode", default="auto", choices=THERMAL_MODES, help="(%(default)s)"
+    _add_topics(parser.add_argument_group("topics, guessed from types and names by default"))
+    _add_pipeline(parser.add_argument_group("pipeline, like the node's parameters"))
+    _add_pairing(parser.add_argument_group("pairing, like the node's parameters"))
+    _add_comparison(parser.add_argument_group("comparison"))
+    _add_results(parser.add_argument_group("results"))
+    _add_fleet(
+        parser.add_argument_group("several bags, each into DIR/NAME; finished ones are kept")
     )
-    for name, default in (("low-percentile", 0.5), ("high-percentile", 99.5)):
-        model.add_argument(
-            f"--{name}", type=float, default=default, metavar="P", help="of the gain (%(default)s)"
-        )
-    model.add_argument(
-        "--gain-smoothing-seconds", type=float, default=0.5, metavar="S", help="(%(default)s)"
-    )
-    model.add_argument("--registration", type=Path, metavar="FILE", help="YAML file")
-    model.add_argument(
-        "--palette", default="natural", choices=OVERLAY_PALETTES, help="(%(default)s)"
-    )
-    model.add_argument("--opacity", type=float, default=OVERLAY_OPACITY, help="(%(default)s)")
-    pairing = parser.add_argument_group("pairing, as the node's parameters")
-    for name, default in (
-        ("tolerance", TOLERANCE_SECONDS),
-        ("offset", 0.0),
-        ("minimum-interval", MINIMUM_INTERVAL_SECONDS),
-    ):
-        pairing.add_argument(
-            f"--{name}-seconds", type=float, default=default, metavar="S", help="(%(default)s)"
-        )
-    pairing.add_argument("--queue-size", type=int, default=QUEUE_SIZE, help="(%(default)s)")
-    comparison = parser.add_argument_group("comparison")
-    comparison.add_argument(
-        "--thresholds", type=Path, metavar="FILE", help="YAML; status 1 when one does not hold"
-    )
-    comparison.add_argument(
-        "--block-seconds", type=float, default=BLOCK_SECONDS, metavar="S",
-        help="of time that the bootstrap takes for one (%(default)s)",
-    )  # fmt: skip
-    results = parser.add_argument_group("results")
-    results.add_argument("--inputs", action="store_true", help="write the inputs to the bag, too")
-    results.add_argument("--video", action="store_true", help="write side_by_side.mp4")
-    results.add_argument(
-        "--storage", default="mcap", choices=("mcap", "sqlite3"), help="(%(default)s)"
-    )
-    results.add_argument(
-        "--score-every", type=int, default=0, metavar="N",
-        help="score every Nth pair; 0: 30 to 120 of a bag",
-    )  # fmt: skip
-    results.add_argument(
-        "--recorded", nargs="?", const="", metavar="BAG",
-        help="score what the node has published, of this bag (the same one), and run no model",
-    )  # fmt: skip
 
-    many = parser.add_argument_group("several bags, each into DIR/NAME; finished ones are kept")
-    many.add_argument("--jobs", type=int, default=0, help="at a time; 0: one for every two cores")
-    many.add_argument("--ray", metavar="ADDRESS", help="of a Ray cluster, or local (extra fleet)")
+
+def _add_topics(group: argparse._ActionsContainer) -> None:
+    for name, text in (
+        ("rgb", "images of the RGB camera"),
+        ("thermal", "images of the thermal camera"),
+        ("labels", "images of true class ids; '' for none"),
+        ("fused", "fused images of another method; '' for none"),
+    ):
+        group.add_argument(f"--{name}-topic", metavar="TOPIC", help=text)
+
+
+def _add_pipeline(group: argparse._ActionsContainer) -> None:
+    from ivf_core.images.overlay import OVERLAY_PALETTES
+    from ivf_core.images.thermal import THERMAL_MODES
+
+    add_weights(group)
+    add_engine(group)
+    group.add_argument(
+        "--threads", type=int, default=0, help="CPU threads; 0: chosen by the engine"
+    )
+    group.add_argument(
+        "--thermal-mode",
+        default="auto",
+        choices=THERMAL_MODES,
+        help="conversion of thermal images to 8 bits (%(default)s)",
+    )
+    for end, default in (("low", 0.5), ("high", 99.5)):
+        group.add_argument(
+            f"--{end}-percentile",
+            type=float,
+            default=default,
+            metavar="P",
+            help=f"percentile at the {end} end of the thermal gain (%(default)s)",
+        )
+    _add_seconds(group, "gain-smoothing", 0.5, "time constant of the thermal gain")
+    group.add_argument(
+        "--registration", type=Path, metavar="FILE", help="YAML with the homography thermal to RGB"
+    )
+    group.add_argument(
+        "--palette",
+        default="natural",
+        choices=OVERLAY_PALETTES,
+        help="palette of the image under the class colours (%(default)s)",
+    )
+    group.add_argument(
+        "--opacity",
+        type=float,
+        default=OVERLAY_OPACITY,
+        help="opacity of the class colours, 0 to 1 (%(default)s)",
+    )
+
+
+def _add_pairing(group: argparse._ActionsContainer) -> None:
+    for name, default, text in (
+        ("tolerance", TOLERANCE_SECONDS, "largest difference of stamps within a pair"),
+        ("offset", 0.0, "added to thermal stamps"),
+        ("minimum-interval", MINIMUM_INTERVAL_SECONDS, "least time between two pairs"),
+    ):
+        _add_seconds(group, name, default, text)
+    group.add_argument(
+        "--queue-size",
+        type=int,
+        default=QUEUE_SIZE,
+        help="images per camera that may wait for a partner (%(default)s)",
+    )
+
+
+def _add_comparison(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--thresholds",
+        type=Path,
+        metavar="FILE",
+        help="YAML with limits; exit status 1 if one is not met",
+    )
+    _add_seconds(group, "block", BLOCK_SECONDS, "length of a block of the bootstrap")
+
+
+def _add_results(group: argparse._ActionsContainer) -> None:
+    group.add_argument("--inputs", action="store_true", help="copy the inputs to the output bag")
+    group.add_argument("--video", action="store_true", help="write side_by_side.mp4")
+    group.add_argument(
+        "--storage",
+        default="mcap",
+        choices=("mcap", "sqlite3"),
+        help="storage of the output bag (%(default)s)",
+    )
+    group.add_argument(
+        "--score-every",
+        type=int,
+        default=0,
+        metavar="N",
+        help="score every Nth pair; 0: 30 to 120 pairs of the bag",
+    )
+    group.add_argument(
+        "--recorded",
+        nargs="?",
+        const="",
+        metavar="BAG",
+        help="run no model, score the results that the node has published in BAG "
+        "(without BAG: in the replayed bag)",
+    )
+
+
+def _add_fleet(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--jobs", type=int, default=0, help="bags at a time; 0: one for every two cores"
+    )
+    group.add_argument(
+        "--ray", metavar="ADDRESS", help="address of a Ray cluster, or local (extra fleet)"
+    )
+
+
+def _add_seconds(group: argparse._ActionsContainer, name: str, default: float, text: str) -> None:
+    group.add_argument(
+        f"--{name}-seconds", type=float, default=default, metavar="S", help=f"{text} (%(default)s)"
+    )
 
 
 COMMANDS = (
     Command(
         "replay",
-        "fuse a bag, score the results, report",
+        "fuse a bag, score the results and write a report",
         "ivf replay drive --output drive_report",
         _add_replay,
         _replay,

@@ -1,26 +1,26 @@
-"""Image messages to arrays.
+"""Convert image messages to arrays, without ROS.
 
 Raw images are read in place with their row padding and byte order, which
 neither cv_bridge nor rosbags-image handles in full; colour codes and scaling
 follow cv_bridge. Messages from rclpy and from `rosbags` are read alike, by
-their attributes: no ROS is needed.
+their attributes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
 
-__all__ = [
-    "INFRARED_ENCODINGS",
-    "VISIBLE_ENCODINGS",
-    "MessageError",
-    "to_infrared",
-    "to_visible",
-]
+from ivf_core.images.encodings import (
+    ENCODINGS,
+    INFRARED_ENCODINGS,
+    VISIBLE_ENCODINGS,
+    Encoding,
+)
+
+__all__ = ["MessageError", "to_infrared", "to_visible"]
 
 
 class MessageError(ValueError):
@@ -36,52 +36,6 @@ class MessageError(ValueError):
         self.reason = reason
 
 
-class _Encoding(NamedTuple):
-    """How pixels lie in memory, and the OpenCV codes that convert them (None: as they are)."""
-
-    dtype: str
-    channels: int
-    to_rgb: int | None = None
-    to_luma: int | None = None
-
-
-# OpenCV names a Bayer pattern by its second row, ROS by its first: RGGB is BG.
-_FAMILIES = {
-    "mono": (1, cv2.COLOR_GRAY2RGB, None),
-    "rgb": (3, None, cv2.COLOR_RGB2GRAY),
-    "bgr": (3, cv2.COLOR_BGR2RGB, cv2.COLOR_BGR2GRAY),
-    "rgba": (4, cv2.COLOR_RGBA2RGB, cv2.COLOR_RGBA2GRAY),
-    "bgra": (4, cv2.COLOR_BGRA2RGB, cv2.COLOR_BGRA2GRAY),
-    "bayer_rggb": (1, cv2.COLOR_BayerBG2RGB, cv2.COLOR_BayerBG2GRAY),
-    "bayer_bggr": (1, cv2.COLOR_BayerRG2RGB, cv2.COLOR_BayerRG2GRAY),
-    "bayer_gbrg": (1, cv2.COLOR_BayerGR2RGB, cv2.COLOR_BayerGR2GRAY),
-    "bayer_grbg": (1, cv2.COLOR_BayerGB2RGB, cv2.COLOR_BayerGB2GRAY),
-}
-_COLORS = {
-    f"{family}{bits}": _Encoding(f"uint{bits}", *layout)
-    for bits in (8, 16)
-    for family, layout in _FAMILIES.items()
-}
-# Encodings without colour are taken as OpenCV's own order, as cv_bridge does for display.
-_GENERIC = {
-    f"{bits}UC{_COLORS[name].channels}": _COLORS[name]
-    for bits in (8, 16)
-    for name in (f"mono{bits}", f"bgr{bits}", f"bgra{bits}")
-}
-_UYVY = _Encoding("uint8", 2, cv2.COLOR_YUV2RGB_UYVY, cv2.COLOR_YUV2GRAY_UYVY)
-_YUYV = _Encoding("uint8", 2, cv2.COLOR_YUV2RGB_YUY2, cv2.COLOR_YUV2GRAY_YUY2)
-_YUV = {"yuv422": _UYVY, "uyvy": _UYVY, "yuv422_yuy2": _YUYV, "yuyv": _YUYV}
-
-_VISIBLE = {**_COLORS, **_GENERIC, **_YUV}
-_INFRARED = {**_VISIBLE, "16SC1": _Encoding("int16", 1), "32FC1": _Encoding("float32", 1)}
-
-VISIBLE_ENCODINGS = tuple(_VISIBLE)
-"""What `to_visible` understands in raw images."""
-
-INFRARED_ENCODINGS = tuple(_INFRARED)
-"""What `to_infrared` understands in raw images."""
-
-
 def to_visible(message: Any) -> np.ndarray:
     """Read the image of a visible camera.
 
@@ -89,33 +43,33 @@ def to_visible(message: Any) -> np.ndarray:
 
     Args:
         message: Image with one of `VISIBLE_ENCODINGS`, or CompressedImage
-            with a JPEG, PNG or TIFF picture.
+            that holds a JPEG, PNG or TIFF image.
 
     Returns:
         H x W x 3 uint8 RGB, contiguous. It may share the message's memory:
         neither may be written to.
 
     Raises:
-        MessageError: if the message is malformed or its encoding is not understood.
+        MessageError: the message is malformed or its encoding is not understood.
     """
-    pixels, encoding = _read(message, _VISIBLE)
-    if encoding.to_rgb is not None:
-        pixels = cv2.cvtColor(pixels, encoding.to_rgb)
+    pixels, encoding = _read(message, VISIBLE_ENCODINGS)
+    if encoding.order.to_rgb is not None:
+        pixels = cv2.cvtColor(pixels, encoding.order.to_rgb)
     if pixels.dtype == np.uint16:
         pixels = cv2.convertScaleAbs(pixels, alpha=255 / 65535)
     return np.ascontiguousarray(pixels)
 
 
 def to_infrared(message: Any) -> np.ndarray:
-    """Read the image of a thermal camera, values as sent.
+    """Read the image of a thermal camera, with the values as sent.
 
-    Thermal cameras also send grey pictures in colour encodings: of those the
-    luma is taken, which is exact where the channels are equal. Values that are
-    not finite are left to gain control.
+    Some thermal cameras send grey images in colour encodings. The luma of these is
+    returned, which is exact where the channels are equal. Values that are not finite are
+    kept: gain control handles them.
 
     Args:
         message: Image with one of `INFRARED_ENCODINGS`, or CompressedImage
-            with a JPEG, PNG (16-bit too) or TIFF picture.
+            that holds a JPEG, PNG (16-bit too) or TIFF image.
 
     Returns:
         H x W uint8, uint16 or float32 (32FC1, and 16SC1 for its negative values),
@@ -123,40 +77,40 @@ def to_infrared(message: Any) -> np.ndarray:
         neither may be written to.
 
     Raises:
-        MessageError: if the message is malformed or its encoding is not understood.
+        MessageError: the message is malformed or its encoding is not understood.
     """
-    pixels, encoding = _read(message, _INFRARED)
-    if encoding.to_luma is not None:
-        pixels = cv2.cvtColor(pixels, encoding.to_luma)
+    pixels, encoding = _read(message, INFRARED_ENCODINGS)
+    if encoding.order.to_luma is not None:
+        pixels = cv2.cvtColor(pixels, encoding.order.to_luma)
     if pixels.dtype == np.int16:
         pixels = pixels.astype(np.float32)
     return np.ascontiguousarray(pixels)
 
 
-def _read(message: Any, known: Mapping[str, _Encoding]) -> tuple[np.ndarray, _Encoding]:
+def _read(message: Any, names: tuple[str, ...]) -> tuple[np.ndarray, Encoding]:
+    """Return the pixels of a raw or compressed image, and their encoding, one of `names`."""
     if hasattr(message, "format"):
         pixels, name = _decompress(message)
-        return pixels, _look_up(name, known)
-    encoding = _look_up(message.encoding, known)
+        return pixels, _look_up(name, names)
+    encoding = _look_up(message.encoding, names)
     return _view(message, encoding), encoding
 
 
-def _look_up(name: str, known: Mapping[str, _Encoding]) -> _Encoding:
-    try:
-        return known[name]
-    except KeyError:
+def _look_up(name: str, names: tuple[str, ...]) -> Encoding:
+    if name not in names:
         raise MessageError(
-            "unknown_encoding", f"encoding {name!r:.80}: expected one of {', '.join(known)}"
-        ) from None
+            "unknown_encoding", f"encoding {name!r:.80}: expected one of {', '.join(names)}"
+        )
+    return ENCODINGS[name]
 
 
-def _view(message: Any, encoding: _Encoding) -> np.ndarray:
-    """H x W or H x W x C in native byte order, without a copy where the data allow it."""
+def _view(message: Any, encoding: Encoding) -> np.ndarray:
+    """Return H x W or H x W x C in native byte order, without a copy where the data allow it."""
     height, width, step = int(message.height), int(message.width), int(message.step)
     size = f"{message.encoding} image of {width} x {height}"
     if height == 0 or width == 0:
         raise MessageError("zero_size", f"{size}: expected at least 1 x 1")
-    if encoding in (_UYVY, _YUYV) and width % 2:
+    if encoding.order.even_width and width % 2:
         raise MessageError("odd_width", f"{size}: expected an even width, pairs share their chroma")
     dtype = np.dtype(encoding.dtype)
     pixel_bytes = encoding.channels * dtype.itemsize
@@ -182,7 +136,7 @@ def _view(message: Any, encoding: _Encoding) -> np.ndarray:
 
 
 def _decompress(message: Any) -> tuple[np.ndarray, str]:
-    """Decoded pixels and the raw encoding that they have."""
+    """Decode a compressed image; return its pixels and their raw encoding."""
     source = f"compressed image (format {message.format!r:.80}, {len(message.data)} bytes)"
     if "compressedDepth" in message.format:
         raise MessageError(
@@ -196,12 +150,12 @@ def _decompress(message: Any) -> tuple[np.ndarray, str]:
     except (cv2.error, ValueError):  # what OpenCV or NumPy raises depends on their version
         pixels = None
     if pixels is None:
-        raise MessageError("undecodable", f"{source}: expected a JPEG, PNG or TIFF picture")
+        raise MessageError("undecodable", f"{source}: expected a JPEG, PNG or TIFF image")
     return pixels, _decoded_encoding(pixels, message.format)
 
 
 def _is_cut_off(data: bytes) -> bool:
-    """Whether a JPEG or PNG lacks its end, which decoders fill with grey.
+    """Return whether a JPEG or PNG lacks its end, which decoders fill with grey.
 
     A JPEG's embedded thumbnail has an end of its own, so the end must come
     after the last start of scan; anything may follow it.
@@ -212,12 +166,12 @@ def _is_cut_off(data: bytes) -> bool:
 
 
 def _decoded_encoding(pixels: np.ndarray, format_: str) -> str:
-    """Name what the decoder returned, by what compressed_image_transport writes.
+    """Name the encoding of decoded pixels, by what compressed_image_transport writes.
 
     `format` reads "rgb8; jpeg compressed bgr8": the encoding of the raw image,
-    the codec, and what was handed to the codec, which is the raw image itself
-    where nothing is named. Decoding returns that. Formats without a semicolon
-    are a codec alone, whose pictures OpenCV decodes to BGR.
+    the codec, and the encoding that the codec was given, which is that of the raw
+    image where nothing is named. Decoding returns the last. Formats without a
+    semicolon name the codec alone; OpenCV decodes these to BGR.
     """
     raw, separator, codec = format_.partition(";")
     encoded = (codec.rpartition("compressed")[2].strip() or raw) if separator else ""

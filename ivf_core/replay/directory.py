@@ -1,4 +1,4 @@
-"""The directory of a replay: complete or not there, and whether it is what is asked for."""
+"""Write the directory of a replay whole or not at all, and tell whether it is up to date."""
 
 from __future__ import annotations
 
@@ -10,49 +10,60 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ivf_core import __version__
-from ivf_core.replay import summary as summaries
+from ivf_core.replay.provenance import FORMAT, fingerprint, input_fingerprints
 from ivf_core.replay.settings import ReplaySettings
 
-__all__ = ["OUTPUTS", "finished_directory", "is_finished"]
+__all__ = ["OUTPUTS", "is_finished", "replaced_directory"]
 
 OUTPUTS = (
-    "bag", "pictures", "side_by_side.mp4", "frames.csv", "timings.csv", "report.html",
+    "bag", "images", "side_by_side.mp4", "frames.csv", "timings.csv", "report.html",
     "summary.json",
 )  # fmt: skip
-"""What a replay puts into its directory; summary.json comes last."""
+"""Names in the directory of a replay; summary.json is written last."""
+
+_FORMER_OUTPUTS = ("pictures",)  # plain: pictures
 
 
 def is_finished(path: Path, output: Path, settings: ReplaySettings) -> bool:
-    """Whether `output` holds the replay of this bag by these settings and this version.
+    """Return whether a directory holds the replay of this bag by these settings and version.
 
-    Files count by what is in them, the number of threads not at all.
+    Files that the settings name are compared by their content. The number of threads does
+    not matter.
+
+    Args:
+        path: the bag.
+        output: directory of the replay.
+        settings: settings as given.
     """
     try:
         summary = json.loads((output / "summary.json").read_text(encoding="utf-8"))
-        asked = {**settings.to_json(), "files": summaries.input_fingerprints(settings)}
+        asked = {**settings.to_json(), "files": input_fingerprints(settings)}
         free = dict.fromkeys(("threads", "weights", "registration", "recorded"))
         return bool(
-            summary["format"] == summaries.FORMAT
+            summary["format"] == FORMAT
             and summary["versions"]["ivf"] == __version__
             and {**summary["asked"], **free} == {**asked, **free}
-            and summary["bag"]["fingerprint"] == summaries.fingerprint(path)
+            and summary["bag"]["fingerprint"] == fingerprint(path)
         )
     except (OSError, ValueError, KeyError, TypeError):  # missing, unfinished or of another kind
         return False
 
 
 @contextmanager
-def finished_directory(output: Path, recording: Path | None) -> Iterator[Path]:
-    """A temporary folder whose content moves to `output` when all went well.
+def replaced_directory(output: Path, recording: Path | None) -> Iterator[Path]:
+    """Create a temporary folder whose content replaces `output` if the block ends well.
 
-    A recording that lies there as the output's bag stays.
+    Args:
+        output: directory of the replay; other files in it stay.
+        recording: a recording that may be the output's bag, and then stays; or None.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}."))
     try:
         yield folder
         output.mkdir(exist_ok=True)
-        for name in (*OUTPUTS[-1:], *OUTPUTS[:-1]):  # the mark of a finished replay goes first
+        # summary.json marks a finished replay: it goes first.
+        for name in (*OUTPUTS[-1:], *OUTPUTS[:-1], *_FORMER_OUTPUTS):
             old = output / name
             if recording is not None and recording.resolve().is_relative_to(old.resolve()):
                 continue

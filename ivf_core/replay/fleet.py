@@ -1,4 +1,4 @@
-"""Many bags: each in a process of its own, in parallel, on this machine or on Ray."""
+"""Replay many bags in parallel, each in a process of its own, on this machine or on Ray."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ivf_core.bags.rosbag import BagError
+from ivf_core.bags.info import BagError
 from ivf_core.html.render import write_page
 from ivf_core.replay.directory import is_finished
-from ivf_core.replay.jobs import Outcome, outcome_of, run_job
+from ivf_core.replay.fleet_jobs import Outcome, outcome_of, run_job
 from ivf_core.replay.settings import ReplaySettings
 from ivf_core.system.atomic import write_json
 
@@ -23,16 +23,22 @@ _STORAGE = (".bag", ".mcap", ".db3")
 _DEPTH = 3
 
 Reporter = Callable[["Outcome"], None]
-"""Called with the outcome of each bag, as it comes."""
+"""Function called with the outcome of each bag, as it comes."""
 
 
 def find_bags(paths: Iterable[Path]) -> dict[str, Path]:
-    """Bags by name: those given, and those in folders given, down to three levels.
+    """Find bags, and give each a unique name.
 
-    Two bags of one name get their folder's name in front.
+    Bags of one name get their folder's name in front.
+
+    Args:
+        paths: bags, and folders that are searched for bags down to three levels.
+
+    Returns:
+        Paths by name.
 
     Raises:
-        BagError: a path that does not exist, or a folder without bags.
+        BagError: a path does not exist, or a folder has no bags.
     """
     found: list[Path] = []
     for path in paths:
@@ -53,6 +59,7 @@ def find_bags(paths: Iterable[Path]) -> dict[str, Path]:
 
 
 def _bags_in(path: Path, depth: int) -> Iterator[Path]:
+    """Yield the path if it is a bag, else the bags in it, down to `depth` levels."""
     if path.is_file():
         yield path
         return
@@ -76,19 +83,22 @@ def replay_fleet(
     ray: str | None = None,
     report: Reporter | None = None,
 ) -> list[Outcome]:
-    """Replay each bag into output/NAME; what an earlier run has finished is kept.
+    """Replay each bag into output/NAME, and keep replays that an earlier run has finished.
 
-    A bag that fails, or whose process dies, does not stop the others.
+    A bag that fails, or whose process dies, does not stop the others. All outcomes are
+    written to output/fleet.json, and to output/index.html, which links the reports.
 
     Args:
-        bags: by name.
+        bags: paths by name.
+        output: folder for the replays.
+        settings: settings of all replays.
         jobs: bags at a time; 0: one for every two cores. They share the cores.
         ray: address of a Ray cluster whose machines see bags and output under the same
             paths, or "local" for one on this machine; None uses processes.
+        report: called with each outcome as it comes.
 
     Returns:
-        An outcome a bag, in the order of `bags`. The same is in output/fleet.json, and in
-        output/index.html, which links the reports.
+        The outcome of each bag, in the order of `bags`.
 
     Raises:
         ValueError: Ray is asked for and not installed, or cannot be reached.
@@ -109,15 +119,7 @@ def replay_fleet(
     if settings.threads == 0:
         threads = max(1, cores // max(1, min(jobs, len(waiting) or 1)))
         settings = replace(settings, threads=threads)
-    work = [
-        {
-            "name": name,
-            "bag": str(bag.resolve()),
-            "output": str((output / name).resolve()),
-            "settings": settings.to_json(),
-        }
-        for name, bag in waiting.items()
-    ]
+    work = [_job(name, bag, output, settings) for name, bag in waiting.items()]
     for outcome in _on_ray(work, ray, settings.threads) if ray else _in_processes(work, jobs):
         outcomes[outcome.name] = outcome
         if report is not None:
@@ -127,8 +129,18 @@ def replay_fleet(
     return ordered
 
 
+def _job(name: str, bag: Path, output: Path, settings: ReplaySettings) -> dict[str, Any]:
+    """Return the job of a bag, as `run_job` takes it."""
+    return {
+        "name": name,
+        "bag": str(bag.resolve()),
+        "output": str((output / name).resolve()),
+        "settings": settings.to_json(),
+    }
+
+
 def _anywhere(settings: ReplaySettings) -> ReplaySettings:
-    """With absolute paths: processes elsewhere have other working directories."""
+    """Return settings with absolute paths, for processes with other working directories."""
     weights, registration = Path(settings.weights), settings.registration
     return replace(
         settings,
@@ -184,7 +196,7 @@ def _write_summary(output: Path, outcomes: Sequence[Outcome]) -> None:
 
 
 def _row(output: Path, outcome: Outcome) -> dict[str, Any]:
-    """A bag's line: of its summary what can be compared between bags."""
+    """Return the row of a bag: the part of its summary that can be compared between bags."""
     row: dict[str, Any] = {
         "name": outcome.name,
         "bag": outcome.bag,

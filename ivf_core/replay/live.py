@@ -1,7 +1,7 @@
-"""What a recording of the live graph says of the node: latency, drops, load, settings.
+"""Read the node's reports from a recording of the live graph: latency, drops, load, settings.
 
-The node reports all of it on /diagnostics and ~/latency_ms; whoever records these beside
-the results (our recorder, or `ros2 bag record`) has a recording that speaks for itself.
+The node reports all of it on /diagnostics and ~/latency_ms. A recording needs these topics
+next to the results (our recorder writes them; so does `ros2 bag record`).
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from ivf_core.bags.open import Bag
-from ivf_core.bags.rosbag import BagInfo, BagMessage, decode
+from ivf_core.bags.info import BagInfo, BagMessage
+from ivf_core.bags.salvage import Bag
 from ivf_core.bags.stamps import read_stamp, shift_stamp
+from ivf_core.bags.typestore import decode
 from ivf_core.replay.settings import ReplaySettings
-from ivf_core.replay.summary import warning
+from ivf_core.replay.summary_warnings import warning
 
 __all__ = ["LiveGraph", "RecordedStamps", "live_warnings", "read_live"]
 
@@ -41,18 +42,19 @@ _SETTINGS = {
     "palette": str,
     "overlay_opacity": float,
 }
-"""The node's parameters that a replay of its results must share."""
+"""Node parameters that a replay of its results must share, and their types."""
 
 
 @dataclass
 class LiveGraph:
-    """One node's life in a recording.
+    """Reports of one node in a recording.
 
     Attributes:
         summary: `live` of summary.json.
-        parameters: the node's, as text by name; empty where it did not report them.
-        topics: the images it has subscribed to, by camera.
-        weights, engine: what made the results; empty where unknown.
+        parameters: the node's parameters, as text by name; empty if it did not report them.
+        topics: image topics that it has subscribed to, by camera.
+        weights: weights of the node; empty if unknown.
+        engine: engine of the node; empty if unknown.
     """
 
     summary: dict[str, Any]
@@ -62,12 +64,13 @@ class LiveGraph:
     engine: str = ""
 
     def settings(self, asked: ReplaySettings) -> ReplaySettings:
-        """`asked` with what the node has worked with.
+        """Replace settings by those that the node has worked with.
 
-        Topics and registration that are asked for stay.
+        Args:
+            asked: settings as given; topics and registration that it names stay.
 
         Raises:
-            ValueError: a parameter that cannot be read; names it.
+            ValueError: a parameter cannot be read; names it.
         """
         found: dict[str, Any] = {}
         for name, kind in _SETTINGS.items():
@@ -91,7 +94,10 @@ class LiveGraph:
 
 
 def read_live(recording: Bag) -> LiveGraph | None:
-    """What the node whose fused pictures are recorded has reported; None where it has not.
+    """Read the reports of the node whose fused images are recorded; None without reports.
+
+    Args:
+        recording: open for reading.
 
     Raises:
         BagError: the recording cannot be read.
@@ -142,13 +148,16 @@ def read_live(recording: Bag) -> LiveGraph | None:
 
 
 class RecordedStamps:
-    """A recording whose stamps are those of the bag that was played.
+    """Recording with the stamps restored that the bag had before it was played.
 
-    A player that moves stamps to the present says on ~/restamped_ns by how much, for each RGB
-    image. Messages that belong to none keep their stamps.
+    A player that shifts stamps to the present publishes the stamps before and after on
+    ~/restamped_ns, for each RGB image. Messages that belong to none keep their stamps.
 
     Args:
         recording: open for reading; read once for the stamps.
+
+    Attributes:
+        info: summary of the recording.
     """
 
     def __init__(self, recording: Bag) -> None:
@@ -161,7 +170,7 @@ class RecordedStamps:
             self._stamps[int(published)] = int(recorded)
 
     def raw(self, topics: list[str]) -> Iterator[BagMessage]:
-        """As the recording's own."""
+        """Yield messages of these topics as CDR bytes, with the stamps restored."""
         for message in self._recording.raw(topics):
             with suppress(ValueError):  # too short for a stamp
                 stamp = read_stamp(message.message)
@@ -172,11 +181,11 @@ class RecordedStamps:
 
 
 def live_warnings(live: Mapping[str, Any], received: Mapping[str, int]) -> list[dict[str, Any]]:
-    """What was lost between the player and the results.
+    """Return warnings about images and pairs lost between the player and the results.
 
     Args:
-        live: of summary.json.
-        received: images of the bag by camera.
+        live: `live` of summary.json.
+        received: number of images in the bag, by camera.
     """
     found = []
     for camera, came in live["images_received"].items():
@@ -184,7 +193,7 @@ def live_warnings(live: Mapping[str, Any], received: Mapping[str, int]) -> list[
             found.append(
                 warning(
                     "live_images_lost",
-                    f"{came} of {received[camera]} {_CAMERAS[camera]} images came to the node; "
+                    f"{came} of {received[camera]} {_CAMERAS[camera]} images reached the node; "
                     "the others were lost on the way (docs/transport.md)",
                 )
             )
@@ -200,7 +209,7 @@ def live_warnings(live: Mapping[str, Any], received: Mapping[str, int]) -> list[
 
 @dataclass
 class _Report:
-    """What one message on /diagnostics says of the node."""
+    """Report of the node in one message on /diagnostics."""
 
     time_ns: int
     pairs: dict[str, str]
@@ -224,13 +233,13 @@ class _Report:
 
 
 def _node_name(info: BagInfo) -> str | None:
-    """The node whose fused pictures these are, by their topic; with its namespace."""
+    """Return the name of the node, with its namespace, that the fused images come from."""
     names = sorted(t.name for t in info.topics if t.name.endswith(_FUSED) and t.count)
     return names[0].removesuffix(_FUSED) if names else None
 
 
 def _reports(node: str, time_ns: int, statuses: Iterable[Any]) -> Iterator[_Report]:
-    """The node's report among the statuses of a DiagnosticArray, where there is one."""
+    """Yield the node's report among the statuses of a DiagnosticArray, if there is one."""
     parts = {
         status.name.removeprefix(f"{node}: "): {pair.key: pair.value for pair in status.values}
         for status in statuses
@@ -244,7 +253,10 @@ def _reports(node: str, time_ns: int, statuses: Iterable[Any]) -> Iterator[_Repo
 
 
 def _latency(latencies: list[float], last: _Report) -> dict[str, Any]:
-    """Of all pairs, from the stamp; where stamps and clock are apart, since the pair came in."""
+    """Return the latency of all pairs from their stamp, or else from their arrival.
+
+    Latency from the stamp is unknown if stamps and clock have no time in common.
+    """
     known = np.array(latencies)[np.isfinite(latencies)]
     if len(known):
         spread = {k: round(float(np.percentile(known, p)), 3) for k, p in _PERCENTILES.items()}
@@ -254,14 +266,14 @@ def _latency(latencies: list[float], last: _Report) -> dict[str, Any]:
 
 
 def _rate(times: list[int]) -> float | None:
-    """Pairs a second that came out, by when they were recorded."""
+    """Return the pairs per second that were published, from their times of recording."""
     if len(times) < 2 or times[-1] <= times[0]:
         return None
     return round((len(times) - 1) * 1e9 / (times[-1] - times[0]), 3)
 
 
 def _cores(reports: list[_Report]) -> float | None:
-    """Processor time by wall time, from the last report without a pair to the last pair's."""
+    """Return processor time by wall time, from the last report without pairs to the last pair."""
     known = [report for report in reports if "processor_seconds" in report.pairs]
     done = [report.count("pairs_out") + sum(report.counts("dropped.").values()) for report in known]
     if not known or not done[-1]:

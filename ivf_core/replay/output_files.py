@@ -1,4 +1,4 @@
-"""What a replay leaves: the output bag, a video, pictures, tables."""
+"""Writers of a replay's outputs: bag, video, images and tables."""
 
 from __future__ import annotations
 
@@ -12,31 +12,35 @@ from typing import Any, TextIO
 import cv2
 import numpy as np
 
-from ivf_core.bags.rosbag import BagMessage, BagWriter, header, message
+from ivf_core.bags.info import BagMessage
+from ivf_core.bags.typestore import header, message
+from ivf_core.bags.writer import BagWriter
 from ivf_core.class_sets import ClassSet
 from ivf_core.images.overlay import draw_overlay, side_by_side
 from ivf_core.images.videos import VideoWriter
-from ivf_core.replay.measure.scorer import Scene
+from ivf_core.replay.frames import FusedFrame
 
-__all__ = ["FUSED", "MASK", "Album", "Film", "OutputBag", "Table"]
+__all__ = ["FUSED", "MASK", "BagOutput", "ImageOutput", "TableOutput", "VideoOutput"]
 
 FUSED, MASK, OVERLAY = "/fusion/fused/image", "/fusion/mask/image", "/fusion/overlay/image"
 LABELS, LABEL_INFO = "/fusion/labels", "/fusion/label_info"
 
-_PICTURE_WIDTH = 480
+_IMAGE_WIDTH = 480
 _JPEG_QUALITY = 85
 _TITLES = ("RGB", "thermal", "fused", "overlay")
 
 
-class OutputBag:
-    """Writes results as the node would publish them; a context manager.
+class BagOutput:
+    """Context manager that writes results to a bag as the node would publish them.
 
-    Messages are recorded at the time of their RGB image: the same input gives the same
-    bag. Where nothing is written there is no bag.
+    Messages are recorded at the time of their RGB image, so that the same input gives the
+    same bag. If nothing is written, there is no bag. The storage is opened, written and
+    closed in the thread that uses the object.
 
     Args:
-        path, storage: as for `BagWriter`.
-        class_set: of the masks, or None.
+        path: folder of the bag.
+        storage: "mcap" or "sqlite3".
+        class_set: class set of the masks, or None.
     """
 
     def __init__(self, path: Path, storage: str, class_set: ClassSet | None) -> None:
@@ -45,7 +49,7 @@ class OutputBag:
         self._class_set = class_set
         self._announced = False
 
-    def __enter__(self) -> OutputBag:
+    def __enter__(self) -> BagOutput:
         return self
 
     def __exit__(
@@ -69,31 +73,29 @@ class OutputBag:
 
     def write(
         self,
-        time_ns: int,
-        stamp_ns: int,
-        frame_id: str,
-        fused: np.ndarray | None,
+        frame: FusedFrame,
         mask: np.ndarray | None,
         overlay: np.ndarray | None,
     ) -> None:
-        """Append one result; what is None is left out.
+        """Append one result; images that are None are left out.
 
         Args:
-            time_ns: of recording.
-            stamp_ns, frame_id: of the RGB image.
-            fused, overlay: H x W x 3 uint8 RGB.
-            mask: H x W uint8.
+            frame: has the fused image, and the stamp, frame id and time of recording of
+                the RGB image.
+            mask: H x W uint8 class ids.
+            overlay: H x W x 3 uint8 RGB.
         """
         if not self._announced:
-            self._announce(time_ns, stamp_ns)
-        pictures = ((FUSED, fused, "rgb8"), (MASK, mask, "mono8"), (OVERLAY, overlay, "rgb8"))
-        for topic, picture, encoding in pictures:
-            if picture is not None:
+            self._announce(frame.time_ns, frame.stamp_ns)
+        images = ((FUSED, frame.fused, "rgb8"), (MASK, mask, "mono8"), (OVERLAY, overlay, "rgb8"))
+        for topic, image, encoding in images:
+            if image is not None:
                 self._writer.write_image(
-                    topic, stamp_ns, picture, encoding, frame_id, time_ns=time_ns
+                    topic, frame.stamp_ns, image, encoding, frame.frame_id, time_ns=frame.time_ns
                 )
 
     def _announce(self, time_ns: int, stamp_ns: int) -> None:
+        """Write the names of the classes."""
         self._announced = True
         if self._class_set is None:
             return
@@ -112,26 +114,20 @@ class OutputBag:
         self._writer.write(LABEL_INFO, "vision_msgs/msg/LabelInfo", time_ns, info, latched=True)
 
 
-class Film:
-    """The side-by-side video; opens with its first frame."""
+class VideoOutput:
+    """Context manager that writes the side-by-side video; the file opens with its first frame.
+
+    Args:
+        path: file to write.
+        rate_hz: frames per second, clipped to 1 to 1000.
+    """
 
     def __init__(self, path: Path, rate_hz: float) -> None:
         self._path = path
         self._rate = float(np.clip(rate_hz, 1, 1000))
         self._writer: VideoWriter | None = None
 
-    def write(self, scene: Scene, overlay: np.ndarray | None) -> None:
-        pictures = (scene.visible, scene.registered, scene.fused, overlay)
-        shown = [(p, t) for p, t in zip(pictures, _TITLES, strict=True) if p is not None]
-        row = side_by_side([picture for picture, _ in shown], [title for _, title in shown])
-        if self._writer is None:
-            self._writer = VideoWriter(self._path, self._rate, row.shape[:2]).__enter__()
-        height, width = self._writer.size
-        if row.shape[:2] != (height, width):
-            row = cv2.resize(row, (width, height), interpolation=cv2.INTER_AREA)
-        self._writer.write(row)
-
-    def __enter__(self) -> Film:
+    def __enter__(self) -> VideoOutput:
         return self
 
     def __exit__(
@@ -143,13 +139,35 @@ class Film:
         if self._writer is not None:
             self._writer.__exit__(exc_type, exc, traceback)
 
+    def write(self, frame: FusedFrame, overlay: np.ndarray | None) -> None:
+        """Append the images of a pair, side by side, at the size of the first ones.
 
-class Album:
-    """Pictures of some pairs, NNNNNN_KIND.jpg.
+        Args:
+            frame: has the RGB, thermal and fused images.
+            overlay: H x W x 3 uint8 RGB, or None.
+        """
+        images = (frame.visible, frame.registered, frame.fused, overlay)
+        shown = [(i, t) for i, t in zip(images, _TITLES, strict=True) if i is not None]
+        row = side_by_side([image for image, _ in shown], [title for _, title in shown])
+        if self._writer is None:
+            self._writer = VideoWriter(self._path, self._rate, row.shape[:2]).__enter__()
+        height, width = self._writer.size
+        if row.shape[:2] != (height, width):
+            row = cv2.resize(row, (width, height), interpolation=cv2.INTER_AREA)
+        self._writer.write(row)
+
+
+class ImageOutput:
+    """Writer of the images of some pairs as NNNNNN_KIND.jpg, at most 480 pixels wide.
 
     Args:
-        folder: to make.
-        class_set, opacity, palette: of the overlay.
+        folder: folder to create.
+        class_set: class set of the labels, or None.
+        opacity: opacity of the class colours in the overlay, 0 to 1.
+        palette: palette of the overlay.
+
+    Attributes:
+        written: numbers of the pairs whose images are on disk.
     """
 
     def __init__(
@@ -163,58 +181,91 @@ class Album:
         self.written: set[int] = set()
         folder.mkdir(parents=True)
 
-    def write(self, scene: Scene) -> None:
-        """Write the pictures of a pair."""
-        self._store(scene.index, self._pictures(scene))
+    def write(self, frame: FusedFrame) -> None:
+        """Write the images of a pair."""
+        self._store(frame.index, self._encoded(frame))
 
-    def keep(self, scene: Scene) -> None:
-        """Remember the pictures of a pair that may be wanted in the end."""
-        if scene.index not in self.written and scene.index not in self._kept:
-            self._kept[scene.index] = self._pictures(scene)
+    def keep(self, frame: FusedFrame) -> None:
+        """Keep the images of a pair in memory, for it may have to be written at the end."""
+        if frame.index not in self.written and frame.index not in self._kept:
+            self._kept[frame.index] = self._encoded(frame)
 
     def keep_only(self, indices: set[int]) -> None:
-        """Forget what is no longer wanted."""
+        """Drop kept images of all other pairs.
+
+        Args:
+            indices: numbers of pairs.
+        """
         self._kept = {index: kept for index, kept in self._kept.items() if index in indices}
 
     def write_kept(self) -> None:
-        for index, pictures in self._kept.items():
-            self._store(index, pictures)
+        """Write all kept images."""
+        for index, images in self._kept.items():
+            self._store(index, images)
         self._kept = {}
 
-    def _store(self, index: int, pictures: Mapping[str, bytes]) -> None:
-        for kind, data in pictures.items():
+    def _store(self, index: int, images: Mapping[str, bytes]) -> None:
+        for kind, data in images.items():
             (self._folder / f"{index:06d}_{kind}.jpg").write_bytes(data)
         self.written.add(index)
 
-    def _pictures(self, scene: Scene) -> dict[str, bytes]:
-        pictures = {
-            "rgb": scene.visible,
-            "thermal": scene.registered,
-            "fused": scene.fused,
-            "other": scene.other,
+    def _encoded(self, frame: FusedFrame) -> dict[str, bytes]:
+        """Return the JPEG files of a pair by kind."""
+        images = {
+            "rgb": frame.visible,
+            "thermal": frame.registered,
+            "fused": frame.fused,
+            "other": frame.other,
         }
-        small = {kind: _small(picture) for kind, picture in pictures.items() if picture is not None}
-        if scene.labels is not None and self._class_set is not None:
+        small = {kind: _small(image) for kind, image in images.items() if image is not None}
+        if frame.labels is not None and self._class_set is not None:
             base = small.get("fused", small["rgb"])
             size = base.shape[1], base.shape[0]
-            labels = cv2.resize(scene.labels, size, interpolation=cv2.INTER_NEAREST)
+            labels = cv2.resize(frame.labels, size, interpolation=cv2.INTER_NEAREST)
             small["overlay"] = draw_overlay(
                 base, labels, self._class_set, self._opacity, self._palette
             )
-        return {kind: _jpeg(picture) for kind, picture in small.items()}
+        return {kind: _jpeg(image) for kind, image in small.items()}
 
 
-class Table:
-    """A CSV file that grows by the row."""
+class TableOutput:
+    """Context manager that writes a CSV file row by row.
 
-    def __init__(self, file: TextIO, columns: Sequence[str]) -> None:
-        self.columns = list(columns)
-        self._writer = csv.writer(file, lineterminator="\n")
-        self._writer.writerow(self.columns)
+    Args:
+        path: file to write.
+        columns: names of the columns.
+    """
+
+    def __init__(self, path: Path, columns: Sequence[str]) -> None:
+        self._path = path
+        self._columns = list(columns)
+        self._file: TextIO | None = None
+
+    def __enter__(self) -> TableOutput:
+        self._file = self._path.open("w", newline="", encoding="utf-8")
+        self._write_row(self._columns)
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
 
     def write(self, values: Mapping[str, Any]) -> None:
-        """Append a row; floats with six significant digits, missing values empty."""
-        self._writer.writerow([_text(values.get(name, "")) for name in self.columns])
+        """Append a row; floats with six significant digits, missing values empty.
+
+        Args:
+            values: values by column.
+        """
+        self._write_row([_text(values.get(name, "")) for name in self._columns])
+
+    def _write_row(self, fields: Sequence[str]) -> None:
+        assert self._file is not None
+        csv.writer(self._file, lineterminator="\n").writerow(fields)
 
 
 def _text(value: Any) -> str:
@@ -223,16 +274,16 @@ def _text(value: Any) -> str:
     return f"{value:.6g}" if math.isfinite(value) else ""
 
 
-def _small(picture: np.ndarray) -> np.ndarray:
-    height, width = picture.shape[:2]
-    if width <= _PICTURE_WIDTH:
-        return picture
-    size = (_PICTURE_WIDTH, max(1, round(height * _PICTURE_WIDTH / width)))
-    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+def _small(image: np.ndarray) -> np.ndarray:
+    height, width = image.shape[:2]
+    if width <= _IMAGE_WIDTH:
+        return image
+    size = (_IMAGE_WIDTH, max(1, round(height * _IMAGE_WIDTH / width)))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
-def _jpeg(picture: np.ndarray) -> bytes:
-    if picture.ndim == 3:
-        picture = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-    _, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+def _jpeg(image: np.ndarray) -> bytes:
+    if image.ndim == 3:
+        image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
     return data.tobytes()

@@ -1,4 +1,4 @@
-"""What is measured of every pair: names of columns in words, their units, which way is better."""
+"""Measured quantities: for each column its name in words, its unit, and which way is better."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Quantity:
     """A column of frames.csv or timings.csv.
 
     Attributes:
-        column: its name there.
-        label: in words.
-        section: of the report, where its chart stands.
-        unit: short; "%" for shares, which are stored from 0 to 1.
-        better: 1 where more is better, -1 where less is, 0 where neither.
+        column: name of the column.
+        label: name in words.
+        section: section of the report with its chart.
+        unit: short unit; "%" for shares, which are stored from 0 to 1.
+        better: 1 if more is better, -1 if less is, 0 if neither.
     """
 
     column: str
@@ -56,16 +56,18 @@ _OTHERS = (
     Quantity("infrared_saturated_share", "Saturated thermal pixels", "inputs", "%", -1),
     Quantity("infrared_frozen", "Thermal image repeated", "inputs", "", -1),
     Quantity("rgb_dark", "Mean luma of RGB", "inputs", "levels"),
-    # Of a comparison.
+    # Only in comparisons.
     Quantity("pairs", "Pairs", "pairing", "", 1),
     Quantity("failed", "Pairs that failed", "pairing", "", -1),
     Quantity("unmatched_rgb", "RGB images without a partner", "pairing", "", -1),
     Quantity("unmatched_thermal", "Thermal images without a partner", "pairing", "", -1),
-    Quantity("unpaired_hz", "RGB images without a partner, a second", "pairing", "Hz", -1),
+    Quantity("unpaired_hz", "RGB images without a partner, per second", "pairing", "Hz", -1),
     Quantity("live_dropped", "Pairs that the node dropped", "speed", "", -1),
     Quantity("miou_all", "Mean IoU with the labels of the bag, over all pixels", "labels", "%", 1),
-    Quantity("pairs_per_second", "Pairs a second", "speed", "Hz", 1),
-    Quantity("pipeline_pairs_per_second", "Pairs a second of the pipeline alone", "speed", "Hz", 1),
+    Quantity("pairs_per_second", "Pairs per second", "speed", "Hz", 1),
+    Quantity(
+        "pipeline_pairs_per_second", "Pairs per second of the pipeline alone", "speed", "Hz", 1
+    ),
 )
 _KNOWN: Mapping[str, Quantity] = {
     **{
@@ -83,7 +85,11 @@ _KNOWN: Mapping[str, Quantity] = {
 
 
 def describe(column: str) -> Quantity:
-    """Words for a column, whether this version knows it or not."""
+    """Return the description of a column, also of one that this version does not know.
+
+    Args:
+        column: name of a column of frames.csv or timings.csv.
+    """
     if column in _KNOWN:
         return _KNOWN[column]
     if column.startswith("share_"):
@@ -96,6 +102,10 @@ def describe(column: str) -> Quantity:
 
 
 def metric_columns(columns: Iterable[str]) -> list[str]:
-    """Those that are fusion metrics, in the order of FUSION_METRICS."""
+    """Return the columns that are fusion metrics, in the order of FUSION_METRICS.
+
+    Args:
+        columns: names of columns.
+    """
     present = set(columns)
     return [name for name in FUSION_METRICS if name in present]

@@ -1,4 +1,4 @@
-"""What a replay is asked to do."""
+"""Settings of a replay."""
 
 from __future__ import annotations
 
@@ -23,23 +23,36 @@ class ReplaySettings:
     """Options of a replay; those of the node have the node's defaults.
 
     Attributes:
-        rgb_topic, thermal_topic: of the cameras; None: guessed.
+        rgb_topic: topic of the RGB camera; None: guessed.
+        thermal_topic: topic of the thermal camera; None: guessed.
         labels_topic: images of true class ids, mono8; None: guessed, "": none.
-        fused_topic: fused pictures of another method; None: guessed, "": none.
+        fused_topic: fused images of another method; None: guessed, "": none.
         recorded: bag with the node's fused and mask topics, which are scored in place
             of running the pipeline; "": the replayed bag itself; None runs the pipeline.
-        weights, engine, device, precision, threads: as for `FusionPipeline`.
+        weights: name of shipped weights, or file.
+        engine: engine as for `FusionPipeline`.
+        device: device as for `FusionPipeline`.
+        precision: precision as for `FusionPipeline`.
+        threads: CPU threads; 0: chosen by the engine.
         thermal_mode: one of `THERMAL_MODES`.
-        low_percentile, high_percentile, gain_smoothing_seconds: as in `GainControl`.
+        low_percentile: low end of the gain, as in `GainControl`.
+        high_percentile: high end of the gain, as in `GainControl`.
+        gain_smoothing_seconds: time constant of the gain, as in `GainControl`.
         registration: YAML file with the homography from thermal to RGB, or None.
-        tolerance_seconds, offset_seconds, minimum_interval_seconds, queue_size: of the
-            pairing, as in `TimePairer`.
-        palette, opacity: of the overlay.
-        inputs: write the input topics to the output bag, too.
+        tolerance_seconds: largest difference of stamps within a pair.
+        offset_seconds: added to thermal stamps.
+        minimum_interval_seconds: least time between two pairs.
+        queue_size: images that may wait for a partner, per camera.
+        palette: palette of the image under the class colours.
+        opacity: opacity of the class colours, 0 to 1.
+        inputs: copy the input topics to the output bag.
         video: write side_by_side.mp4.
-        storage: of the output bag, "mcap" or "sqlite3".
-        score_every: every which pair gets the costly metrics; 0 chooses by the
+        storage: storage of the output bag, "mcap" or "sqlite3".
+        score_every: every Nth pair gets the costly metrics; 0 chooses by the
             bag's length.
+
+    Raises:
+        ValueError: a value is out of range; names the setting.
     """
 
     rgb_topic: str | None = None
@@ -78,7 +91,7 @@ class ReplaySettings:
             raise ValueError(f"offset_seconds is {self.offset_seconds}, expected a finite number")
 
     def to_json(self) -> dict[str, Any]:
-        """The fields, with paths as text."""
+        """Return the fields by name, with paths as text."""
         return {
             name: str(value) if isinstance(value, Path) else value
             for name, value in asdict(self).items()
@@ -86,5 +99,10 @@ class ReplaySettings:
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> ReplaySettings:
+        """Restore settings from the result of `to_json`.
+
+        Args:
+            fields: all fields by name.
+        """
         path = fields["registration"]
         return cls(**{**fields, "registration": Path(path) if path is not None else None})

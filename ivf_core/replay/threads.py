@@ -1,4 +1,4 @@
-"""Work in threads side by side, with queues that hold a few items: memory stays flat."""
+"""Worker threads connected by queues of a few items, so that memory stays flat."""
 
 from __future__ import annotations
 
@@ -18,10 +18,14 @@ _END = object()
 
 @contextmanager
 def prefetched(items: Iterable[T], size: int) -> Iterator[Iterator[T]]:
-    """Draw items in a thread, up to `size` ahead of who takes them.
+    """Iterate in a thread named "read", ahead of the consumer; a context manager.
 
-    What the iteration raises is raised to the taker, after the items before it.
+    An exception of the iteration is raised to the consumer, after the items before it.
     When the block ends early, the iteration is closed.
+
+    Args:
+        items: iterated in the thread alone.
+        size: number of items to be ahead.
     """
     waiting: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(size)
     stopping = threading.Event()
@@ -34,7 +38,7 @@ def prefetched(items: Iterable[T], size: int) -> Iterator[Iterator[T]]:
             except queue.Full:
                 continue
 
-    def draw() -> None:
+    def fill() -> None:
         source = iter(items)
         try:
             for item in source:
@@ -57,7 +61,7 @@ def prefetched(items: Iterable[T], size: int) -> Iterator[Iterator[T]]:
                 return
             yield item
 
-    thread = threading.Thread(target=draw, name="read", daemon=True)
+    thread = threading.Thread(target=fill, name="read", daemon=True)
     thread.start()
     try:
         yield taken()
@@ -67,12 +71,17 @@ def prefetched(items: Iterable[T], size: int) -> Iterator[Iterator[T]]:
 
 
 class Sink(Generic[T]):
-    """A thread that calls a function with each item put, in order; a context manager.
+    """Thread that calls a function with each item put, in order; a context manager.
 
-    It runs `within` a context.
+    The block's end waits for the last item. An exception of the function or of its context
+    ends the work, and is raised by the next `put` or by the block's end.
 
-    The block's end waits for the last item. What the function raises ends the
-    thread, and is raised by the next `put` or by the block's end.
+    Args:
+        function: called with each item, in the thread.
+        size: number of items that may wait.
+        name: name of the thread.
+        within: context that the thread enters before the first item and leaves after the
+            last, so that files can be opened, written and closed in one thread.
     """
 
     def __init__(
@@ -80,10 +89,10 @@ class Sink(Generic[T]):
         function: Callable[[T], None],
         size: int,
         name: str,
-        within: Callable[[], AbstractContextManager[object]] = nullcontext,
+        within: AbstractContextManager[object] | None = None,
     ) -> None:
         self._function = function
-        self._within = within
+        self._within = within or nullcontext()
         self._waiting: queue.Queue[Any] = queue.Queue(size)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -93,7 +102,11 @@ class Sink(Generic[T]):
         return self
 
     def put(self, item: T) -> None:
-        """Leave an item; waits while the queue is full."""
+        """Hand an item to the thread; wait while the queue is full.
+
+        Args:
+            item: not to be changed by the caller any more.
+        """
         if self._error is not None:
             raise self._error
         self._waiting.put(item)
@@ -110,10 +123,13 @@ class Sink(Generic[T]):
             raise self._error
 
     def _run(self) -> None:
-        with self._within():
-            while (item := self._waiting.get()) is not _END:
-                if self._error is None:  # after an error: empty the queue, so that nobody waits
-                    try:
-                        self._function(item)
-                    except BaseException as error:
-                        self._error = error
+        ended = False
+        try:
+            with self._within:
+                while (item := self._waiting.get()) is not _END:
+                    self._function(item)
+                ended = True
+        except BaseException as error:
+            self._error = error
+        while not ended:  # empty the queue, so that no `put` waits for ever
+            ended = self._waiting.get() is _END

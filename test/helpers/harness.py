@@ -22,7 +22,7 @@ from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
 from std_srvs.srv import Trigger
 
-from ivf_core.bags.rosbag import BagWriter
+from ivf_core.bags.writer import BagWriter
 from ivf_ros.transport import environment
 
 START_NS = 1_700_000_000_000_000_000

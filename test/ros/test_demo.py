@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from ivf_core.bags.rosbag import START_NS, bag_info
+from ivf_core.bags.convert import START_NS
+from ivf_core.bags.reader import bag_info
 from ivf_core.defaults import ENGINES
 
 pytestmark = pytest.mark.dds
@@ -46,7 +47,7 @@ def test_demo(tmp_path: Path, tiny_weights: Path) -> None:
     rows = (output / "frames.csv").read_text().splitlines()[1:]
     assert len(rows) == live["pairs_out"]
     assert {int(row.split(",")[1]) for row in rows} <= stamps
-    assert list((output / "pictures").glob("*_overlay.jpg"))
+    assert list((output / "images").glob("*_overlay.jpg"))
     assert (output / "side_by_side.mp4").stat().st_size > 1000
     assert not list(output.glob(".input-*"))
     assert "pairs a second" in done.stdout

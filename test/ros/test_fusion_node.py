@@ -15,7 +15,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Float64, String, UInt64
 
-from ivf_core.bags.rosbag import BagWriter
+from ivf_core.bags.writer import BagWriter
 from ivf_core.class_sets import MFNET
 from ivf_core.defaults import ENGINES
 from ivf_core.images.files import list_images, read_infrared, read_visible

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from harness import PERIOD_NS, START_NS, smooth_image, write_pairs
 
-from ivf_core.bags.rosbag import BagWriter
+from ivf_core.bags.writer import BagWriter
 from ivf_ros.launch_arguments import FUSION_ARGUMENTS, REPLAY_ARGUMENTS
 from ivf_ros.transport import PROFILE_VARIABLES, profile_path
 

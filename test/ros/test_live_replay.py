@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from harness import START_NS, Graph, stop
 
-from ivf_core.bags.rosbag import RGB_TOPIC, THERMAL_TOPIC, BagReader, BagWriter
+from ivf_core.bags.convert import RGB_TOPIC, THERMAL_TOPIC
+from ivf_core.bags.reader import BagReader
+from ivf_core.bags.writer import BagWriter
 from ivf_core.defaults import DEFAULT_WEIGHTS
 from ivf_core.replay.run import replay_bag
 from ivf_core.replay.settings import ReplaySettings

@@ -27,14 +27,10 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image
 from std_msgs.msg import Int64MultiArray, UInt64
 
-from ivf_core.bags.rosbag import (
-    IMAGE_TYPE,
-    RGB_TOPIC,
-    THERMAL_TOPIC,
-    BagMessage,
-    BagWriter,
-)
+from ivf_core.bags.convert import RGB_TOPIC, THERMAL_TOPIC
+from ivf_core.bags.info import IMAGE_TYPE, BagMessage
 from ivf_core.bags.stamps import read_stamp, shift_stamp
+from ivf_core.bags.writer import BagWriter
 from ivf_ros.player_pacing import Window
 from ivf_ros.player_reader import FrameGroup, group_by_frame
 

@@ -8,7 +8,7 @@ import pytest
 from harness import Graph, stop
 from std_msgs.msg import String
 
-from ivf_core.bags.rosbag import BagReader
+from ivf_core.bags.reader import BagReader
 
 pytestmark = pytest.mark.dds
 

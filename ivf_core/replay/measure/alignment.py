@@ -1,9 +1,9 @@
-"""How far the thermal picture lies off the visible one, and what would bring it there.
+"""Measure the misalignment of the thermal and the visible image, and suggest a homography.
 
 Both cameras see the outlines of things, so gradient magnitudes correlate where grey
-levels do not. Phase correlation (Kuglin and Hines, 1975) of single pictures is weak
-across modalities; the cameras of a rig stand still to each other, so the spectra of
-all pictures looked at are added up before their peak is sought.
+levels do not. Phase correlation (Kuglin and Hines, 1975) of single images is weak
+across modalities. The cameras of a rig do not move relative to each other, so the
+spectra of all frames are added up before their peak is located.
 """
 
 from __future__ import annotations
@@ -17,33 +17,33 @@ import numpy as np
 
 __all__ = ["Alignment", "AlignmentMeter"]
 
-_WIDTH = 320  # of the pictures compared
+_WIDTH = 320  # pixels, to which images are resized
 _TILE = 80
-_REACH = 20  # pixels at that width: the largest shift that is sought
-_LEAST_PEAK = 6.0  # of the sum: height of the peak in standard deviations of the surface
+_REACH = 20  # pixels at that width: the largest shift that is found
+_LEAST_PEAK = 6.0  # height of the sum's peak in standard deviations of the surface
 _LEAST_SINGLE_PEAK = 7.0
 _LEAST_TILES = 6
 _LEAST_FRAMES = 3
 _LEAST_SHARE = 0.3
 _LEAST_AFFINE_SHARE = 0.5
 _INLIER = 1.5
-_LARGEST_DISAGREEMENT = 1.0  # pixels of the full picture, between halves of the frames
-_LEAST_GAIN = 1.0  # pixels of the full picture that a suggestion must be worth
+_LARGEST_DISAGREEMENT = 1.0  # pixels at full size, between halves of the frames
+_LEAST_GAIN = 1.0  # pixels at full size by which a suggestion must be better
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """What was found.
+    """Result of an alignment check.
 
     Attributes:
-        homography: 3 x 3, from the registered thermal picture to the visible one, both at
-            the visible size; None where nothing reliable was found, or nothing is off.
-        median_px: median length of the shifts of the picture's parts, in visible pixels;
-            None where they cannot be told.
-        confidence: share of the picture's parts whose shift is clear and agrees with the
-            others', 0 to 1.
-        frames: pictures looked at.
-        size: width and height of the visible pictures.
+        homography: 3 x 3, from the registered thermal image to the visible one, both at
+            the visible size; None if nothing reliable was found, or nothing is off.
+        median_px: median length of the tiles' shifts, in visible pixels; None if they are
+            unclear.
+        confidence: share of tiles whose shift is clear and agrees with the others',
+            0 to 1.
+        frames: number of frames measured.
+        size: width and height of the visible images.
     """
 
     homography: np.ndarray | None
@@ -53,6 +53,7 @@ class Alignment:
     size: tuple[int, int]
 
     def to_json(self) -> dict[str, Any]:
+        """Return `registration` of summary.json."""
         matrix = self.homography
         return {
             "suggested_homography": None if matrix is None else np.round(matrix, 6).tolist(),
@@ -64,7 +65,7 @@ class Alignment:
 
 
 class AlignmentMeter:
-    """Adds up the evidence of a bag's frames."""
+    """Sum of the cross-power spectra of a bag's frames."""
 
     def __init__(self) -> None:
         self._sums: np.ndarray | None = None
@@ -74,13 +75,14 @@ class AlignmentMeter:
         self._frames = 0
 
     def add(self, grey: np.ndarray, infrared: np.ndarray) -> float:
-        """Take a frame; frames of another size than the first are left out.
+        """Add a frame; frames of another size than the first are left out.
 
         Args:
-            grey, infrared: H x W uint8, the visible luma and the registered thermal picture.
+            grey: H x W uint8, the visible luma.
+            infrared: H x W uint8, the registered thermal image.
 
         Returns:
-            The shift of the whole picture in pixels; NaN where it is not clear.
+            The shift of the whole image in pixels; NaN if it is unclear.
         """
         if self._shape is None:
             self._shape = grey.shape[0], grey.shape[1]
@@ -88,7 +90,7 @@ class AlignmentMeter:
         if grey.shape != self._shape:
             return float("nan")
         size = (_WIDTH, max(_TILE, round(grey.shape[0] / self._scale)))
-        visible, thermal = (_gradients(picture, size) for picture in (grey, infrared))
+        visible, thermal = (_gradients(image, size) for image in (grey, infrared))
         self._places = _places(visible.shape)
         window = _window(_TILE)
         spectra = np.stack(
@@ -108,7 +110,7 @@ class AlignmentMeter:
         return float(np.hypot(*shift)) * self._scale if peak >= _LEAST_SINGLE_PEAK else float("nan")
 
     def result(self) -> Alignment | None:
-        """What all frames say together; None without frames."""
+        """Return the alignment over all frames; None without frames."""
         if self._sums is None or self._shape is None:
             return None
         size = self._shape[1], self._shape[0]
@@ -121,7 +123,7 @@ class AlignmentMeter:
             return Alignment(None, None, share, self._frames, size)
         shifts = np.linalg.norm((to - start)[agreeing], axis=1) * self._scale
         gain = np.linalg.norm(_moved(moved, to) - to, axis=1).mean() * self._scale
-        # More can be wrong with more than a shift.
+        # An affine motion has more parameters that can be wrong than a shift.
         needed = _LEAST_SHARE if np.array_equal(moved[:2, :2], np.eye(2)) else _LEAST_AFFINE_SHARE
         reliable = share >= needed and gain >= _LEAST_GAIN and self._halves_agree()
         return Alignment(
@@ -133,7 +135,7 @@ class AlignmentMeter:
         )
 
     def _halves_agree(self) -> bool:
-        """Whether every other frame says the same as those between them."""
+        """Return whether the even and the odd frames give the same motion."""
         assert self._sums is not None
         corners = np.array([place[::-1] for place in self._places]) + (_TILE - 1) / 2
         moved = []
@@ -146,7 +148,7 @@ class AlignmentMeter:
         return bool(off <= _LARGEST_DISAGREEMENT)
 
     def _shifts(self, spectra: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Centres (x, y) of the tiles with a clear shift: where they are, and belong."""
+        """Return the centres (x, y) of the tiles with a clear shift, now and after alignment."""
         found = [_peak(spectrum) for spectrum in spectra]
         clear = [k for k, (_, peak) in enumerate(found) if peak >= _LEAST_PEAK]
         if not clear:
@@ -155,15 +157,17 @@ class AlignmentMeter:
         return to - np.array([found[k][0] for k in clear]), to
 
     def _at_full_size(self, matrix: np.ndarray) -> np.ndarray:
+        """Convert a motion from the compared size to the full size."""
         s = self._scale
         grow = np.array([[s, 0, (s - 1) / 2], [0, s, (s - 1) / 2], [0, 0, 1]])
         return grow @ matrix @ np.linalg.inv(grow)
 
 
 def _motion(start: np.ndarray, to: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """3 x 3 motion of points, of the simplest kind that explains them, and who agrees.
+    """Fit the simplest motion that explains points: a shift, or else an affine motion.
 
-    A shift, or where that leaves too many out, an affine motion.
+    Returns the 3 x 3 matrix, and a mask of the points that agree with it. An affine motion
+    is tried where a shift leaves out more than a fifth of the points.
     """
     shift = np.median(to - start, axis=0)
     agree_shift = np.linalg.norm(to - start - shift, axis=1) <= _INLIER
@@ -178,21 +182,26 @@ def _motion(start: np.ndarray, to: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _moved(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Apply a 3 x 3 affine motion to N x 2 points."""
     return points @ matrix[:2, :2].T + matrix[:2, 2]
 
 
-def _gradients(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Gradient magnitude at the size compared, compressed, so that no single edge prevails."""
-    small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+def _gradients(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return the root of the gradient magnitude of a resized image, minus its local mean.
+
+    The root keeps single strong edges from dominating.
+    """
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     small = cv2.GaussianBlur(small, (0, 0), 1.0)
-    dx, dy = cv2.Sobel(small, cv2.CV_32F, 1, 0), cv2.Sobel(small, cv2.CV_32F, 0, 1)
     # In double precision, so that rounding does not reach the digits that are written.
-    magnitude = np.sqrt(cv2.magnitude(dx, dy).astype(np.float64))
+    # cv2.magnitude of float32 differs in its last bit with the alignment of the memory.
+    dx, dy = cv2.Sobel(small, cv2.CV_64F, 1, 0), cv2.Sobel(small, cv2.CV_64F, 0, 1)
+    magnitude = np.sqrt(np.sqrt(dx * dx + dy * dy))
     return magnitude - cv2.blur(magnitude, (_TILE // 2 + 1, _TILE // 2 + 1))
 
 
 def _places(shape: tuple[int, ...]) -> list[tuple[int, int]]:
-    """Corners (y, x) of tiles that overlap by half."""
+    """Return the corners (y, x) of tiles that overlap by half."""
     rows, columns = (range(0, length - _TILE + 1, _TILE // 2) for length in shape[:2])
     return [(y, x) for y in rows for x in columns]
 
@@ -203,13 +212,16 @@ def _window(size: int) -> np.ndarray:
 
 
 def _cross_power(visible: np.ndarray, thermal: np.ndarray) -> np.ndarray:
-    """Half-normalised cross-power spectrum; its peak lies at the shift thermal -> visible."""
+    """Return the half-normalised cross-power spectrum, with its peak at the shift.
+
+    The shift leads from thermal to visible.
+    """
     product = np.fft.rfft2(visible) * np.conj(np.fft.rfft2(thermal))
     return product / np.maximum(np.abs(product), 1e-6) ** 0.7
 
 
 def _peak(spectrum: np.ndarray) -> tuple[np.ndarray, float]:
-    """Shift (x, y) to sub-pixels, and the peak's height in standard deviations."""
+    """Return the shift (x, y) to sub-pixels, and the peak's height in standard deviations."""
     surface = np.fft.fftshift(np.fft.irfft2(spectrum, (_TILE, _TILE)))
     middle = _TILE // 2
     near = surface[middle - _REACH : middle + _REACH + 1, middle - _REACH : middle + _REACH + 1]
@@ -224,6 +236,7 @@ def _peak(spectrum: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def _vertex(values: np.ndarray) -> float:
+    """Return the offset of the vertex of a parabola through three values, 0 without a peak."""
     left, middle, right = (float(value) for value in values)
     bend = left - 2 * middle + right
     return 0.5 * (left - right) / bend if bend < 0 else 0.0

@@ -1,4 +1,4 @@
-"""Frames to look at, found on the way through a bag."""
+"""Select the frames of a bag that are worth a look."""
 
 from __future__ import annotations
 
@@ -25,11 +25,13 @@ Values = Mapping[str, float]
 
 @dataclass
 class _Rule:
-    """One reason to look: how bad a frame is by it, and how that is said.
+    """One reason to look at a frame.
 
     Attributes:
-        badness: of a frame's values, given those of the frame before; None: not at all.
-        text: of the same.
+        badness: returns how bad a frame is from its values and those of the frame before;
+            None if it is not bad.
+        text: returns the reason in words, from the same.
+        worst: badness, index, seconds and text of the worst frames so far.
     """
 
     badness: Callable[[Values, Values], float | None]
@@ -37,7 +39,16 @@ class _Rule:
     worst: list[tuple[float, int, float, str]] = field(default_factory=list)
 
     def consider(self, index: int, seconds: float, values: Values, before: Values) -> bool:
-        """Whether the frame is among the worst so far, which are a second apart."""
+        """Add a frame if it is among the worst so far; return whether it is.
+
+        The worst frames are at least a second apart.
+
+        Args:
+            index: number of the pair.
+            seconds: time since the start of the bag.
+            values: values of the frame by column.
+            before: values of the frame before.
+        """
         badness = self.badness(values, before)
         if badness is None:
             return False
@@ -53,7 +64,7 @@ class _Rule:
 
 
 class NotableFrames:
-    """Keeps the worst frames by each reason; the same frames for the same values."""
+    """Worst frames for each reason; the same frames for the same values."""
 
     def __init__(self) -> None:
         self._rules = [
@@ -61,22 +72,30 @@ class NotableFrames:
             *(_jump(name) for name in _SCORES),
             _above("flip_share", _FLIP_SHARE, "{:.1%} of the mask flipped from the frame before"),
             _Rule(_share_jump, _share_jump_text),
-            _above("infrared_saturated_share", SATURATED_SHARE, "{:.0%} of the thermal saturated"),
+            _above(
+                "infrared_saturated_share", SATURATED_SHARE, "{:.0%} of the thermal image saturated"
+            ),
             _above("infrared_frozen", 0.5, "thermal image frozen: the same as the one before"),
             _below("rgb_dark", DARK_LUMA, "dark RGB image, mean luma {:.0f} of 255"),
-            _above("misregistration_px", MISREGISTERED_PX, "thermal lies {:.0f} px off the RGB"),
+            _above("misregistration_px", MISREGISTERED_PX, "thermal is {:.0f} px off the RGB"),
         ]
         self._before: dict[str, float] = {}
 
     def consider(self, index: int, seconds: float, values: Values) -> bool:
-        """Take the next frame; whether it is, so far, one to look at."""
+        """Add the next frame; return whether it is, so far, one to look at.
+
+        Args:
+            index: number of the pair.
+            seconds: time since the start of the bag.
+            values: values of the frame by column.
+        """
         found = [rule.consider(index, seconds, values, self._before) for rule in self._rules]
-        # Scores are compared with the last ones that there are.
+        # Scores are compared with the last ones known.
         self._before.update(values)
         return any(found)
 
     def frames(self) -> dict[int, list[str]]:
-        """Reasons by pair number, both in order."""
+        """Return the reasons by number of the pair, both in order."""
         reasons: dict[int, list[str]] = {}
         for rule in self._rules:
             for _, index, _, text in rule.worst:

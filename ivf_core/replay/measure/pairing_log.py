@@ -1,8 +1,9 @@
-"""Pairing by the node's policy, and what the stamps say about the two cameras."""
+"""Pair stamps by the node's policy, and analyse the stamps of the two cameras."""
 
 from __future__ import annotations
 
 from array import array
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -22,15 +23,14 @@ _MOST_GAPS = 200
 
 
 class PairingLog:
-    """A `TimePairer` that remembers all stamps: 16 bytes an image, 24 a pair.
+    """`TimePairer` that keeps all stamps: 16 bytes per image, 24 per pair.
 
     Args:
-        tolerance_seconds, offset_seconds, minimum_interval_seconds, queue_size: as in
-            `TimePairer`; thermal is infrared.
+        tolerance_seconds: largest difference of stamps within a pair.
+        offset_seconds: added to thermal stamps.
+        minimum_interval_seconds: least time between two pairs.
+        queue_size: images that may wait for a partner, per camera.
         start_ns: time of the bag's first message.
-
-    Attributes:
-        motion_lag: what the pictures say of the offset, where known.
     """
 
     def __init__(
@@ -53,35 +53,42 @@ class PairingLog:
         self._times = {camera: array("q") for camera in CAMERAS}
         self._paired = {camera: array("q") for camera in CAMERAS}
         self._pair_times = array("q")
-        self.motion_lag: MotionLag | None = None
 
     def add(self, camera: str, stamp_ns: int, time_ns: int, item: Any) -> list[Pair]:
-        """Take a camera's next image and return the pairs that it decides."""
+        """Take a camera's next image and return the pairs that it completes.
+
+        Args:
+            camera: "rgb" or "thermal".
+            stamp_ns: stamp of the image.
+            time_ns: time of recording.
+            item: the image, which is in the pair.
+        """
         self._stamps[camera].append(stamp_ns)
         self._times[camera].append(time_ns)
         add = self._pairer.add_visible if camera == "rgb" else self._pairer.add_infrared
-        return self._noted(add(stamp_ns, (time_ns, item)))
+        return self._recorded(add(stamp_ns, (time_ns, item)))
 
     def flush(self) -> list[Pair]:
-        """The pairs that are left at the end."""
-        return self._noted(self._pairer.flush())
+        """Return the pairs that are left at the end of the bag."""
+        return self._recorded(self._pairer.flush())
 
     @property
     def pairs(self) -> int:
+        """Number of pairs so far."""
         return self._pairer.paired
 
     @property
     def jumps(self) -> dict[str, int]:
-        """How often the stamps went back, by camera."""
+        """Number of times that the stamps went back, by camera."""
         return {camera: self._pairer.jumps[_STREAMS[camera]] for camera in CAMERAS}
 
     def clock_difference_seconds(self) -> float:
-        """The thermal clock less the RGB clock, told from when images were recorded.
+        """Estimate the thermal clock minus the RGB clock from the times of recording.
 
-        Right to the difference of the two cameras' delays up to the recorder.
+        The error is the difference of the two cameras' delays up to the recorder.
         """
         ages = [
-            np.median(self._as_array(self._stamps[camera]) - self._as_array(self._times[camera]))
+            np.median(_as_array(self._stamps[camera]) - _as_array(self._times[camera]))
             if len(self._stamps[camera])
             else np.nan
             for camera in CAMERAS
@@ -89,21 +96,29 @@ class PairingLog:
         difference = float(ages[1] - ages[0]) / 1e9
         return difference if np.isfinite(difference) else 0.0
 
-    def suggestion(self) -> OffsetSuggestion | None:
-        """The offset between the shutters, where it can be told."""
+    def suggestion(self, motion_lag: MotionLag | None) -> OffsetSuggestion | None:
+        """Estimate the offset between the shutters, or return None where it is ambiguous.
+
+        Args:
+            motion_lag: delay between the motion in both cameras' images, where known.
+        """
         return suggest_offset(
-            {camera: self._as_array(self._stamps[camera]) for camera in CAMERAS},
+            {camera: _as_array(self._stamps[camera]) for camera in CAMERAS},
             self.clock_difference_seconds(),
-            self.motion_lag,
+            motion_lag,
         )
 
-    def to_json(self) -> dict[str, Any]:
-        """`pairing` of summary.json."""
+    def to_json(self, motion_lag: MotionLag | None) -> dict[str, Any]:
+        """Return `pairing` of summary.json.
+
+        Args:
+            motion_lag: delay between the motion in both cameras' images, where known.
+        """
         unmatched: dict[str, dict[str, int]] = {camera: {} for camera in CAMERAS}
         for key, count in sorted(self._pairer.dropped.items()):
             reason, _, stream = key.rpartition("_")
             unmatched["rgb" if stream == "visible" else "thermal"][reason] = count
-        suggestion = self.suggestion()
+        suggestion = self.suggestion(motion_lag)
         return {
             "received": {camera: len(self._stamps[camera]) for camera in CAMERAS},
             "pairs": self.pairs,
@@ -114,29 +129,21 @@ class PairingLog:
             "clock_difference_seconds": round(self.clock_difference_seconds(), 6),
             "stamps_back": self.jumps,
             "gaps": self.gaps(),
-            "rate": self._rate(),
+            "rate": _rates({**self._times, "pairs": self._pair_times}, self._start),
         }
 
     def gaps(self) -> list[dict[str, Any]]:
-        """Silences longer than two and a half periods, by time of recording; the longest."""
-        found: list[dict[str, Any]] = []
-        for camera in CAMERAS:
-            times = self._as_array(self._times[camera])
-            steps = np.diff(times)
-            if not len(steps):
-                continue
-            for at in np.flatnonzero(steps > _GAP_IN_PERIODS * np.median(steps)):
-                found.append(
-                    {
-                        "topic": camera,
-                        "start_seconds": round(float(times[at] - self._start) / 1e9, 6),
-                        "seconds": round(float(steps[at]) / 1e9, 6),
-                    }
-                )
+        """Return the longest silences of more than two and a half periods, by time of recording."""
+        found = [
+            gap
+            for camera in CAMERAS
+            for gap in _gaps(camera, _as_array(self._times[camera]), self._start)
+        ]
         found.sort(key=lambda gap: -gap["seconds"])
         return sorted(found[:_MOST_GAPS], key=lambda gap: (gap["start_seconds"], gap["topic"]))
 
-    def _noted(self, pairs: list[Pair]) -> list[Pair]:
+    def _recorded(self, pairs: list[Pair]) -> list[Pair]:
+        """Record the stamps of pairs, and return the pairs of the items alone."""
         made = []
         for (time_ns, visible), (_, infrared), *stamps in pairs:
             self._pair_times.append(time_ns)
@@ -146,8 +153,8 @@ class PairingLog:
         return made
 
     def _histogram(self) -> dict[str, list[float] | list[int]]:
-        """Of thermal less RGB stamps within pairs, in ms."""
-        offsets = self._as_array(self._paired["thermal"]) - self._as_array(self._paired["rgb"])
+        """Return the histogram of thermal minus RGB stamps within pairs, in ms."""
+        offsets = _as_array(self._paired["thermal"]) - _as_array(self._paired["rgb"])
         if not len(offsets):
             return {"edges_ms": [], "counts": []}
         reach = max(self._pairer.tolerance_ns / 1e6, 0.5)
@@ -155,31 +162,46 @@ class PairingLog:
         counts, edges = np.histogram(offsets / 1e6, _BINS, (center - reach, center + reach))
         return {"edges_ms": np.round(edges, 6).tolist(), "counts": counts.tolist()}
 
-    def _rate(self) -> dict[str, list[float]]:
-        """Images and pairs a second over the time of recording."""
-        times = {camera: self._seconds(self._times[camera]) for camera in CAMERAS}
-        if not any(len(t) for t in times.values()):
-            return {"seconds": [], "rgb_hz": [], "thermal_hz": [], "pairs_hz": []}
-        # The last image stands for a period, too.
-        end = max(float(t.max()) for t in times.values() if len(t)) + self._period_seconds()
-        bins = int(np.clip(end, 1, _RATE_BINS))
-        edges = np.linspace(0.0, max(end, 1e-3), bins + 1)
-        times["pairs"] = self._seconds(self._pair_times)
-        return {
-            "seconds": np.round((edges[:-1] + edges[1:]) / 2, 3).tolist(),
-            **{
-                f"{name}_hz": np.round(np.histogram(values, edges)[0] / edges[1], 3).tolist()
-                for name, values in times.items()
-            },
+
+def _gaps(camera: str, times: np.ndarray, start_ns: int) -> list[dict[str, Any]]:
+    """Return the silences of a camera from its times of recording in ns."""
+    steps = np.diff(times)
+    if not len(steps):
+        return []
+    return [
+        {
+            "topic": camera,
+            "start_seconds": round(float(times[at] - start_ns) / 1e9, 6),
+            "seconds": round(float(steps[at]) / 1e9, 6),
         }
+        for at in np.flatnonzero(steps > _GAP_IN_PERIODS * np.median(steps))
+    ]
 
-    def _period_seconds(self) -> float:
-        steps = np.diff(self._as_array(self._times["rgb"]))
-        return float(np.median(steps)) / 1e9 if len(steps) else 0.0
 
-    def _seconds(self, times: Any) -> np.ndarray:
-        return (np.asarray(times, np.int64) - self._start) / 1e9
+def _rates(times_ns: Mapping[str, array[int]], start_ns: int) -> dict[str, list[float]]:
+    """Return images and pairs per second over the time of recording.
 
-    @staticmethod
-    def _as_array(values: array[int]) -> np.ndarray:
-        return np.frombuffer(values, np.int64) if values else np.zeros(0, np.int64)
+    Args:
+        times_ns: times of recording in ns, of "rgb", "thermal" and "pairs".
+        start_ns: time of the bag's first message.
+    """
+    times = {name: (_as_array(values) - start_ns) / 1e9 for name, values in times_ns.items()}
+    if not any(len(times[camera]) for camera in CAMERAS):
+        return {"seconds": [], "rgb_hz": [], "thermal_hz": [], "pairs_hz": []}
+    steps = np.diff(_as_array(times_ns["rgb"]))
+    # The last image counts for a period as well.
+    period = float(np.median(steps)) / 1e9 if len(steps) else 0.0
+    end = max(float(times[camera].max()) for camera in CAMERAS if len(times[camera])) + period
+    bins = int(np.clip(end, 1, _RATE_BINS))
+    edges = np.linspace(0.0, max(end, 1e-3), bins + 1)
+    return {
+        "seconds": np.round((edges[:-1] + edges[1:]) / 2, 3).tolist(),
+        **{
+            f"{name}_hz": np.round(np.histogram(values, edges)[0] / edges[1], 3).tolist()
+            for name, values in times.items()
+        },
+    }
+
+
+def _as_array(values: array[int]) -> np.ndarray:
+    return np.frombuffer(values, np.int64) if values else np.zeros(0, np.int64)

@@ -1,11 +1,10 @@
-"""What is measured of each pair, and what of all of them together."""
+"""Measure each pair of a replay, and sum up over all pairs."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -15,61 +14,35 @@ import torch
 from ivf_core.class_sets import UNLABELED, ClassSet
 from ivf_core.metrics.fusion import FUSION_METRICS, fusion_metrics
 from ivf_core.metrics.segmentation import ConfusionMatrix
+from ivf_core.replay.frames import FusedFrame
 from ivf_core.replay.measure.alignment import AlignmentMeter
 from ivf_core.replay.measure.shutters import MotionLagMeter
 from ivf_core.replay.measure.stability import FlipMeter
 
-__all__ = ["OTHER", "Scene", "Scorer", "one_thread"]
+__all__ = ["OTHER", "Scorer", "one_thread"]
 
 OTHER = "other_"
-"""Prefix of the metrics of another method's pictures."""
+"""Prefix of the columns with the metrics of another method's images."""
 
-_STRIDE = 4  # of pixels looked at where all would cost and tell no more
-
-
-@dataclass
-class Scene:
-    """A pair, what was made of it, and what else the bag has of the moment.
-
-    Attributes:
-        index, stamp_ns: of the pair.
-        seconds: since the first message of the bag, by time of recording.
-        offset_ms: thermal less RGB stamp.
-        visible: H x W x 3 uint8 RGB.
-        infrared: h x w as the camera sent it.
-        registered: H x W uint8, the thermal picture as the model saw it.
-        fused: H x W x 3 uint8 RGB, or None.
-        labels: class ids, uint8 of any size, or None.
-        truth: true class ids, or None.
-        other: fused picture of another method, H x W x 3 uint8, or None.
-    """
-
-    index: int
-    stamp_ns: int
-    seconds: float
-    offset_ms: float
-    visible: np.ndarray
-    infrared: np.ndarray
-    registered: np.ndarray
-    fused: np.ndarray | None
-    labels: np.ndarray | None
-    truth: np.ndarray | None = None
-    other: np.ndarray | None = None
+_STRIDE = 4  # pixels are subsampled by this where all of them would tell no more
 
 
 class Scorer:
-    """Measures frames one after the other.
+    """Meter of the frames of a bag, one after the other.
 
     Args:
-        class_set: of the labels, or None.
-        score_every: every which pair gets the metrics.
-        with_other, with_truth: whether there may be such pictures.
+        class_set: class set of the labels, or None.
+        score_every: every Nth pair gets the metrics.
+        with_other: there may be another method's images.
+        with_truth: there may be true class ids.
 
     Attributes:
         columns: names of the values, in order.
-        skipped: what could not be measured, and how often.
-        unknown_ids: true class ids outside the class set, with their pixels.
-        alignment, motion_lag: of the cameras.
+        skipped: number of values that could not be measured, by reason.
+        unknown_ids: number of pixels by true class id outside the class set.
+        alignment: sums for the registration of both cameras.
+        motion_lag: sums for the delay between both cameras.
+        confusion: confusion matrix of all pairs with true class ids, or None.
     """
 
     def __init__(
@@ -104,31 +77,38 @@ class Scorer:
             "misregistration_px",
         ]
 
-    def measure(self, scene: Scene) -> dict[str, float]:
-        """Values by column; those that were not measured are missing."""
-        grey = cv2.cvtColor(scene.visible, cv2.COLOR_RGB2GRAY)
+    def measure(self, frame: FusedFrame) -> dict[str, float]:
+        """Measure the next frame.
+
+        Args:
+            frame: frames must come in their order.
+
+        Returns:
+            Values by column; those that were not measured are missing.
+        """
+        grey = cv2.cvtColor(frame.visible, cv2.COLOR_RGB2GRAY)
         values = {
-            "infrared_saturated_share": _saturated_share(scene.infrared),
-            "infrared_frozen": float(self._is_frozen(scene.infrared)),
+            "infrared_saturated_share": _saturated_share(frame.infrared),
+            "infrared_frozen": float(self._is_frozen(frame.infrared)),
             "rgb_dark": float(cv2.mean(grey)[0]),
         }
-        small = [_quarter(picture) for picture in (grey, scene.registered)]
-        thermal_ns = scene.stamp_ns + round(scene.offset_ms * 1e6)
-        self.motion_lag.add(small[0], small[1], scene.stamp_ns, thermal_ns)
-        if scene.labels is not None and self._class_set is not None:
-            values |= _shares(scene.labels, self._class_set)
-            values["flip_share"] = self._flips(grey, scene.labels)
-            if scene.truth is not None and self.confusion is not None:
-                values["miou"] = self._compare(scene.labels, scene.truth)
-        if scene.index % self._every == 0:
-            values["misregistration_px"] = self.alignment.add(grey, scene.registered)
-            for prefix, picture in (("", scene.fused), (OTHER, scene.other)):
-                if picture is not None:
-                    values |= self._metrics(prefix, grey, scene.registered, picture)
+        small = [_quarter(image) for image in (grey, frame.registered)]
+        thermal_ns = frame.stamp_ns + round(frame.offset_ms * 1e6)
+        self.motion_lag.add(small[0], small[1], frame.stamp_ns, thermal_ns)
+        if frame.labels is not None and self._class_set is not None:
+            values |= _shares(frame.labels, self._class_set)
+            values["flip_share"] = self._flips(grey, frame.labels)
+            if frame.truth is not None and self.confusion is not None:
+                values["miou"] = self._compare(frame.labels, frame.truth)
+        if frame.index % self._every == 0:
+            values["misregistration_px"] = self.alignment.add(grey, frame.registered)
+            for prefix, image in (("", frame.fused), (OTHER, frame.other)):
+                if image is not None:
+                    values |= self._metrics(prefix, grey, frame.registered, image)
         return {name: value for name, value in values.items() if np.isfinite(value)}
 
     def segmentation(self) -> dict[str, Any] | None:
-        """`segmentation` of summary.json."""
+        """Return `segmentation` of summary.json, or None without true class ids."""
         if self.confusion is None or self._class_set is None or not self.confusion.counts.any():
             return None
         counts = self.confusion.counts
@@ -150,28 +130,28 @@ class Scorer:
         return before is not None and np.array_equal(before, infrared)
 
     def _metrics(
-        self, prefix: str, grey: np.ndarray, registered: np.ndarray, picture: np.ndarray
+        self, prefix: str, grey: np.ndarray, registered: np.ndarray, image: np.ndarray
     ) -> dict[str, float]:
-        if picture.shape[:2] != grey.shape:
-            self.skipped[
-                f"{prefix or 'fused'} picture of another size than the RGB image".replace("_", " ")
-            ] += 1
+        """Return the fusion metrics of a fused image, by column with this prefix."""
+        if image.shape[:2] != grey.shape:
+            name = "another method's" if prefix else "fused"
+            self.skipped[f"{name} image of another size than the RGB image"] += 1
             return {}
-        luma = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+        luma = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
         sources = _tensor(grey), _tensor(registered)
         fused = _tensor(luma)
         values = {}
         for name in FUSION_METRICS:
             try:
                 found = fusion_metrics(*sources, fused, names=[name])
-            except ValueError as error:  # pictures too small for this one
+            except ValueError as error:  # the images are too small for this one
                 self.skipped[f"{name}: {error}"] += 1
                 continue
             values[prefix + name] = float(found[name])
         return values
 
     def _compare(self, labels: np.ndarray, truth: np.ndarray) -> float:
-        """Mean IoU of one frame; adds it to the confusion of all."""
+        """Return the mean IoU of one frame, and add the frame to the confusion of all."""
         assert self.confusion is not None
         classes = len(self.confusion.counts)
         unknown = (truth >= classes) & (truth != UNLABELED)
@@ -190,10 +170,10 @@ class Scorer:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """PyTorch computes in the calling thread alone.
+    """Let PyTorch compute in the calling thread alone; a context manager.
 
     Sums that several threads share differ in their last digits with the number of threads.
-    Threads that begin meanwhile take over the number, so it is put back at the end.
+    Threads that start meanwhile inherit the number, so it is restored at the end.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -204,15 +184,16 @@ def one_thread() -> Iterator[None]:
 
 
 def _shares(labels: np.ndarray, class_set: ClassSet) -> Mapping[str, float]:
+    """Return the share of pixels of each class, by column."""
     counts = cv2.calcHist([labels], [0], None, [256], [0, 256]).ravel() / labels.size
     return {f"share_{name}": float(counts[k]) for k, name in enumerate(class_set.names)}
 
 
 def _saturated_share(infrared: np.ndarray) -> float:
-    """Share of pixels at the highest value: the type's, or a plateau at the frame's own.
+    """Return the share of pixels at the highest value: the type's, or the frame's own.
 
-    Cameras of 12 or 14 bits end below the type's highest value; a maximum that one
-    pixel in a thousand shares is taken for such an end.
+    Cameras of 12 or 14 bits saturate below the type's highest value: the frame's maximum
+    counts as saturation if one pixel in a thousand has it.
     """
     sample = infrared[::_STRIDE, ::_STRIDE]
     if infrared.dtype == np.uint8:
@@ -222,10 +203,10 @@ def _saturated_share(infrared: np.ndarray) -> float:
     return share if share >= 1e-3 else 0.0
 
 
-def _quarter(picture: np.ndarray) -> np.ndarray:
-    """At a quarter of the width and height."""
-    size = tuple(max(1, length // _STRIDE) for length in picture.shape[::-1])
-    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+def _quarter(image: np.ndarray) -> np.ndarray:
+    """Shrink an image to a quarter of its width and height."""
+    size = tuple(max(1, length // _STRIDE) for length in image.shape[::-1])
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
 def _tensor(plane: np.ndarray) -> torch.Tensor:

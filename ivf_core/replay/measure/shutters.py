@@ -1,4 +1,4 @@
-"""The fixed offset between the shutters of two cameras, from stamps and from motion."""
+"""Estimate the fixed offset between the shutters of two cameras, from stamps and motion."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ import numpy as np
 __all__ = ["MotionLag", "MotionLagMeter", "OffsetSuggestion", "suggest_offset"]
 
 _LEAST_IMAGES = 10
-_STEADY_SHARE = 0.2  # of a period: spread of the stamps' phase that still is one offset
+_STEADY_SHARE = 0.2  # periods: largest spread of the stamps' phase that counts as one offset
 _FAR_SECONDS = 2.0
 
 _TILES = (8, 6)
-_LAGS = 15  # pairs to either side
-_MEMORY = 1 / 16  # share of the newest frame in the moving mean
+_LAGS = 15  # pairs in either direction
+_MEMORY = 1 / 16  # weight of the newest frame in the moving mean
 _BLOCK = 25
 _LEAST_BLOCKS = 4
 _LEAST_CORRELATION = 0.08
-_LARGEST_ERROR = 0.4  # of a period
+_LARGEST_ERROR = 0.4  # periods
 
 
 class MotionLag(NamedTuple):
-    """By how much what moves does so later in the thermal pictures.
+    """Delay of the motion in the thermal images behind the RGB images.
 
     Attributes:
-        seconds: by the stamps, 0 where both clocks and shutters agree.
+        seconds: delay by the stamps, 0 if both clocks and shutters agree.
         error_seconds: standard error (jackknife over blocks of 25 pairs).
-        correlation: of the motion at that lag.
+        correlation: correlation of the motion at that delay.
     """
 
     seconds: float
@@ -39,12 +39,12 @@ class MotionLag(NamedTuple):
 
 
 class MotionLagMeter:
-    """Compares where and when things move in both pictures.
+    """Correlation of the motion in both cameras' images over place and time.
 
-    Each picture is cut into 8 x 6 tiles; a tile's motion is its mean difference to the
-    picture before, less the median of all tiles (exposure, compression) and less its own
+    Each image is cut into 8 x 6 tiles. The motion of a tile is its mean difference to the
+    image before, minus the median of all tiles (exposure, compression), minus its own
     moving mean (texture, noise). The motions of both cameras are correlated at lags up to
-    15 pairs, over all tiles together; nothing is kept but sums.
+    15 pairs, over all tiles together. Only sums are kept.
     """
 
     def __init__(self) -> None:
@@ -60,11 +60,13 @@ class MotionLagMeter:
     def add(
         self, visible: np.ndarray, infrared: np.ndarray, visible_ns: int, infrared_ns: int
     ) -> None:
-        """Take the next pair.
+        """Add the next pair.
 
         Args:
-            visible, infrared: h x w uint8, small, of the same view.
-            visible_ns, infrared_ns: their stamps.
+            visible: h x w uint8, the visible luma, small.
+            infrared: h x w uint8, thermal image of the same view.
+            visible_ns: stamp of the visible image.
+            infrared_ns: stamp of the thermal image.
         """
         before, last = self._before, self._last
         self._before, self._last = (visible, infrared), (visible_ns, infrared_ns)
@@ -76,15 +78,15 @@ class MotionLagMeter:
             return
         self._steps.append(step)
         period = float(np.median(self._steps))
-        # Frames are missing: their place in the row stays empty.
+        # Missing frames leave empty places.
         for _ in range(min(round(step / period) - 1, _LAGS)):
             self._push(np.zeros_like(self._means))
         other_step = (infrared_ns - last[1]) / 1e9
         if max(abs(step - period), abs(other_step - period)) > 0.5 * period:
             self._push(np.zeros_like(self._means))
             return
-        pictures = zip((visible, infrared), before, strict=True)
-        motion = np.stack([_tiled(cv2.absdiff(now, past)) for now, past in pictures])
+        images = zip((visible, infrared), before, strict=True)
+        motion = np.stack([_tiled(cv2.absdiff(now, past)) for now, past in images])
         if not self._count:
             self._means[:] = motion
         self._means += _MEMORY * (motion - self._means)
@@ -93,8 +95,8 @@ class MotionLagMeter:
         self._sum()
 
     def result(self) -> MotionLag | None:
-        """None where the motion does not tell."""
-        # The last block may be short of pairs.
+        """Return the delay; None if there is too little motion or too large an error."""
+        # The last block may have fewer pairs.
         blocks = np.array(self._blocks)
         if self._count < _LEAST_BLOCKS * _BLOCK:
             return None
@@ -113,13 +115,16 @@ class MotionLagMeter:
         self._recent[:, 0] = motion
 
     def _sum(self) -> None:
-        """Add the newest pair's products: a row a kind (product, both powers), a column a lag."""
+        """Add the products of the newest pair to its block.
+
+        Rows are the product and the power of each camera; columns are lags.
+        """
         if self._count % _BLOCK == 0:
             self._blocks.append(np.zeros((3, 2 * _LAGS + 1)))
         self._count += 1
         sums = self._blocks[-1]
         visible, infrared = self._recent
-        # Thermal later (positive lag): now's thermal with the RGB of before.
+        # Positive lag, thermal is late: the newest thermal image with earlier RGB images.
         for sign, past, now in ((1, visible, infrared[0]), (-1, infrared, visible[0])):
             lags = slice(_LAGS, None) if sign > 0 else slice(None, _LAGS)
             rows = past if sign > 0 else past[:0:-1]
@@ -130,12 +135,16 @@ class MotionLagMeter:
 
 
 def _tiled(difference: np.ndarray) -> np.ndarray:
+    """Return the mean of each tile minus the median of all tiles, as a vector."""
     tiles = cv2.resize(difference.astype(np.float32), _TILES, interpolation=cv2.INTER_AREA).ravel()
     return tiles - np.median(tiles)
 
 
 def _top(sums: np.ndarray) -> tuple[float, float]:
-    """Lag in pairs with the highest correlation, to fractions; NaN at the ends of the range."""
+    """Return the lag with the highest correlation, in fractional pairs, and the correlation.
+
+    Both are NaN at the ends of the range.
+    """
     scores = sums[0] / np.sqrt(np.maximum(sums[1] * sums[2], 1e-12))
     best = int(scores.argmax())
     if not 0 < best < len(scores) - 1:
@@ -146,14 +155,14 @@ def _top(sums: np.ndarray) -> tuple[float, float]:
 
 
 class OffsetSuggestion(NamedTuple):
-    """What to add to thermal stamps, and how it is known.
+    """Offset to add to thermal stamps, and the evidence for it.
 
     Attributes:
         seconds: the offset, as for `offset_seconds`.
-        basis: "stamps": thermal stamps keep this distance to the nearest RGB stamp, give or
-            take whole periods; "motion": what moves does so in both pictures with this
-            delay; "stamps and motion": of the distances that the stamps allow, the nearest
-            to that; "recording": the clocks differ, by the recorder's clock.
+        basis: "stamps": thermal stamps keep this distance to the nearest RGB stamp, up to
+            whole periods; "motion": motion appears in both images with this delay;
+            "stamps and motion": of the distances that the stamps allow, the nearest to
+            that delay; "recording": the clocks differ, measured by the recorder's clock.
     """
 
     seconds: float
@@ -165,19 +174,19 @@ def suggest_offset(
     clock_difference_seconds: float,
     motion: MotionLag | None,
 ) -> OffsetSuggestion | None:
-    """The offset that brings both cameras' images of one moment together.
+    """Estimate the offset that brings both cameras' images of one moment together.
 
-    Two cameras of one frequency keep a phase, which the stamps tell to a fraction of a
-    millisecond, but not how many periods lie between two images of one moment: that takes
-    the pictures.
+    Two cameras of one frequency keep a constant phase, which the stamps give to a fraction
+    of a millisecond. The number of whole periods between two images of one moment is not in
+    the stamps, but in the motion.
 
     Args:
-        stamps: of all images in ns, by camera ("rgb", "thermal").
-        clock_difference_seconds: of the thermal clock, by time of recording.
-        motion: from `MotionLagMeter`.
+        stamps: stamps of all images in ns, by camera ("rgb", "thermal").
+        clock_difference_seconds: thermal clock minus RGB clock, by time of recording.
+        motion: result of `MotionLagMeter`.
 
     Returns:
-        None where stamps and motion leave it open.
+        The suggestion, or None if stamps and motion are inconclusive.
     """
     if min(len(stamps["rgb"]), len(stamps["thermal"])) < _LEAST_IMAGES:
         return None
@@ -198,7 +207,7 @@ def suggest_offset(
 
 
 def _phase(rgb: np.ndarray, thermal: np.ndarray, period: float) -> tuple[float, float]:
-    """Thermal less nearest RGB stamp in seconds: circular median, and its spread."""
+    """Return the circular median of thermal minus nearest RGB stamp in s, and its spread."""
     rgb = np.sort(rgb)
     after = np.clip(np.searchsorted(rgb, thermal), 1, len(rgb) - 1)
     behind, ahead = thermal - rgb[after - 1], rgb[after] - thermal

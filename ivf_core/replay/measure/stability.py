@@ -1,4 +1,4 @@
-"""How steady masks are: the share of pixels that flip from frame to frame."""
+"""Measure the stability of masks: the share of pixels that change class between frames."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _LARGEST_RESIDUAL = 25
 
 
 class FlipMeter:
-    """Compares the labels of each frame with those of the one before.
+    """Comparison of the labels of each frame with those of the frame before.
 
     The labels before are warped by optical flow (DIS: Kroeger et al., ECCV 2016) of the
-    visible pictures at a width of 160 pixels. Where the warped picture departs by more
-    than 25 grey levels (occlusion, flow gone astray) and outside the picture before,
-    pixels do not count.
+    visible images at a width of 160 pixels. Pixels do not count where the warped image
+    differs by more than 25 grey levels (occlusion, wrong flow), and outside the image
+    before.
     """
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class FlipMeter:
         self._before: tuple[np.ndarray, np.ndarray] | None = None
 
     def __call__(self, grey: np.ndarray, labels: np.ndarray) -> float:
-        """Take the next frame.
+        """Add the next frame.
 
         Args:
             grey: H x W uint8, the visible luma, of any size.
@@ -34,7 +34,7 @@ class FlipMeter:
 
         Returns:
             The share of pixels that changed class, 0 to 1; NaN for the first frame, after
-            a change of size, and where no pixel counts.
+            a change of size, and if no pixel counts.
         """
         size = (_FLOW_WIDTH, max(16, round(grey.shape[0] * _FLOW_WIDTH / grey.shape[1])))
         now = (
@@ -50,14 +50,15 @@ class FlipMeter:
 def flip_share(
     before: tuple[np.ndarray, np.ndarray], now: tuple[np.ndarray, np.ndarray], flow: np.ndarray
 ) -> float:
-    """Share of pixels whose class changed along the flow.
+    """Return the share of pixels whose class changed along the flow.
 
     Args:
-        before, now: luma and labels, H x W uint8 each.
-        flow: H x W x 2 float32; the pixel x of now lies at x + flow(x) before.
+        before: luma and labels of the frame before, H x W uint8 each.
+        now: luma and labels of this frame, H x W uint8 each.
+        flow: H x W x 2 float32; the pixel at x now was at x + flow(x) before.
 
     Returns:
-        0 to 1, NaN where no pixel can be compared.
+        The share, 0 to 1; NaN if no pixel can be compared.
     """
     height, width = now[0].shape
     x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))

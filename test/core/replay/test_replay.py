@@ -10,15 +10,10 @@ import numpy as np
 import pytest
 from replays import HEIGHT, RATE, WIDTH, drive, moved, rewrite, write_drive
 
-from ivf_core.bags.rosbag import (
-    LABELS_TOPIC,
-    RGB_TOPIC,
-    START_NS,
-    THERMAL_TOPIC,
-    BagError,
-    BagReader,
-    BagWriter,
-)
+from ivf_core.bags.convert import LABELS_TOPIC, RGB_TOPIC, START_NS, THERMAL_TOPIC
+from ivf_core.bags.info import BagError
+from ivf_core.bags.reader import BagReader
+from ivf_core.bags.writer import BagWriter
 from ivf_core.class_sets import MFNET, ClassSet
 from ivf_core.images.messages import to_infrared, to_visible
 from ivf_core.images.overlay import draw_overlay
@@ -74,9 +69,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 class TestOutputs:
-    def test_the_bag_holds_what_the_node_publishes(
-        self, replayed: Path, tiny_model: object
-    ) -> None:
+    def test_bag_holds_the_messages_of_the_node(self, replayed: Path, tiny_model: object) -> None:
         pipeline = FusionPipeline(tiny_model, engine="torch", precision="fp32", threads=1)
         frames = list(drive(COUNT))
         with BagReader(replayed / "bag") as reader:
@@ -92,11 +85,11 @@ class TestOutputs:
                 "mask": labels,
                 "overlay": draw_overlay(result.fused, labels, MFNET, 0.5),
             }
-            for name, picture in expected.items():
+            for name, expected_image in expected.items():
                 recorded = by_topic[f"/fusion/{name}/image"][k]
                 image = recorded.message
                 read = to_infrared if name == "mask" else to_visible
-                np.testing.assert_array_equal(read(image), picture)
+                np.testing.assert_array_equal(read(image), expected_image)
                 assert image.encoding == ("mono8" if name == "mask" else "rgb8")
                 assert image.header.frame_id == "rgb_camera"
                 stamp = image.header.stamp.sec * 10**9 + image.header.stamp.nanosec
@@ -107,7 +100,7 @@ class TestOutputs:
         assert [one.class_name for one in info.class_map] == list(MFNET.names)
         assert latched == {"/fusion/labels", "/fusion/label_info"}
 
-    def test_a_row_a_pair(self, replayed: Path) -> None:
+    def test_frames_csv_has_a_row_per_pair(self, replayed: Path) -> None:
         frames = rows(replayed)
         assert [int(row["index"]) for row in frames] == list(range(COUNT))
         assert frames[3]["stamp_ns"] == str(START_NS + 300_000_000)
@@ -147,7 +140,7 @@ class TestOutputs:
         assert summary["classes"]["names"] == list(MFNET.names)
         assert summary["left_out"] == []
 
-    def test_labels_of_the_bag_are_compared(self, replayed: Path) -> None:
+    def test_masks_are_compared_with_the_labels_of_the_bag(self, replayed: Path) -> None:
         segmentation = summary_of(replayed)["segmentation"]
         counts = np.array(segmentation["confusion"])
         assert segmentation["pixels"] == counts.sum() == COUNT * HEIGHT * WIDTH
@@ -159,16 +152,16 @@ class TestOutputs:
         assert segmentation["iou"]["bump"] is None or union[8] > 0
         assert all(row["miou"] for row in rows(replayed))
 
-    def test_pictures(self, replayed: Path) -> None:
-        names = {path.name for path in (replayed / "pictures").iterdir()}
+    def test_images(self, replayed: Path) -> None:
+        names = {path.name for path in (replayed / "images").iterdir()}
         for k in range(COUNT):
             for kind in ("rgb", "thermal", "fused", "overlay"):
                 assert f"{k:06d}_{kind}.jpg" in names
-        picture = cv2.imread(str(replayed / "pictures" / "000003_rgb.jpg"))
+        image = cv2.imread(str(replayed / "images" / "000003_rgb.jpg"))
         frame = list(drive(4))[3]
-        assert np.abs(picture[..., ::-1].astype(int) - frame.visible).mean() < 4
+        assert np.abs(image[..., ::-1].astype(int) - frame.visible).mean() < 4
 
-    def test_the_same_bag_gives_the_same_bytes(
+    def test_same_bag_gives_the_same_bytes(
         self, replayed: Path, bag: Path, settings: ReplaySettings, tmp_path: Path
     ) -> None:
         replay_bag(bag, tmp_path / "again", changed(settings, inputs=True))
@@ -188,19 +181,29 @@ class TestOutputs:
         assert int(video.get(cv2.CAP_PROP_FRAME_COUNT)) == COUNT
         assert video.get(cv2.CAP_PROP_FRAME_WIDTH) == 4 * WIDTH
 
-    def test_an_earlier_replay_is_replaced(self, settings: ReplaySettings, tmp_path: Path) -> None:
+    def test_sqlite3_storage_gives_the_same_messages(
+        self, replayed: Path, bag: Path, settings: ReplaySettings, tmp_path: Path
+    ) -> None:
+        replay_bag(bag, tmp_path / "out", changed(settings, inputs=True, storage="sqlite3"))
+        with BagReader(replayed / "bag") as mcap, BagReader(tmp_path / "out" / "bag") as sqlite3:
+            assert sqlite3.info.format == "rosbag2 sqlite3"
+            assert sorted(mcap.raw()) == sorted(sqlite3.raw())
+
+    def test_earlier_replay_is_replaced(self, settings: ReplaySettings, tmp_path: Path) -> None:
         output = tmp_path / "out"
         replay_bag(write_drive(tmp_path / "long", 6), output, settings)
         (output / "notes.txt").write_text("mine")
+        (output / "pictures").mkdir()  # plain: pictures
         replay_bag(write_drive(tmp_path / "short", 4), output, settings)
         assert len(rows(output)) == 4
-        assert not (output / "pictures" / "000005_rgb.jpg").exists()
+        assert not (output / "images" / "000005_rgb.jpg").exists()
+        assert not (output / "pictures").exists()  # plain: pictures
         assert (output / "notes.txt").read_text() == "mine"
         assert sorted(path.name for path in tmp_path.iterdir()) == ["long", "out", "short"]
 
 
 class TestRecorded:
-    def test_scores_of_a_recording_are_those_of_the_run(
+    def test_scores_of_a_recording_equal_those_of_the_run(
         self, replayed: Path, settings: ReplaySettings, tmp_path: Path
     ) -> None:
         # The output bag has inputs and results, as a recording of the node would.
@@ -228,7 +231,7 @@ class TestRecorded:
         assert indices == [k for k in range(COUNT) if k not in (2, 7)]
         assert summary["segmentation"] is not None
 
-    def test_a_bag_without_results(
+    def test_bag_without_results_is_rejected(
         self, bag: Path, settings: ReplaySettings, tmp_path: Path
     ) -> None:
         with pytest.raises(BagError, match=r"drive': no topic ends in /fused/image"):
@@ -236,7 +239,7 @@ class TestRecorded:
 
 
 class TestOtherMethod:
-    def test_its_pictures_are_scored_beside_ours(
+    def test_fused_images_of_another_method_are_scored(
         self, bag: Path, settings: ReplaySettings, tmp_path: Path
     ) -> None:
         def add(target: Path) -> None:
@@ -251,12 +254,12 @@ class TestOtherMethod:
         assert summary["topics"]["other_fused"] == "/theirs/fused"
         assert summary["other"]["SSIM"]["frames"] == 2
         row = rows(tmp_path / "out")[0]
-        # Against itself and a thermal image: EN is that of the RGB image.
+        # The other method's image is the RGB image, so EN is that of the RGB image.
         frame = next(drive(1))
         counts = np.bincount(frame.visible[..., 0].ravel(), minlength=256) / (HEIGHT * WIDTH)
         entropy = -(counts[counts > 0] * np.log2(counts[counts > 0])).sum()
         assert float(row["other_EN"]) == pytest.approx(entropy, abs=1e-3)
-        assert (tmp_path / "out" / "pictures" / "000000_other.jpg").exists()
+        assert (tmp_path / "out" / "images" / "000000_other.jpg").exists()
 
 
 class TestTopics:
@@ -277,7 +280,7 @@ class TestTopics:
             ({"rgb_topic": THERMAL_TOPIC, "thermal_topic": THERMAL_TOPIC}, "as both cameras"),
         ],
     )
-    def test_wrong_topics(
+    def test_wrong_topics_are_rejected(
         self, bag: Path, settings: ReplaySettings, tmp_path: Path, fields: dict, message: str
     ) -> None:
         with pytest.raises(BagError, match=message):
@@ -293,7 +296,7 @@ class TestTopics:
 
 
 class TestPairing:
-    def test_an_offset_between_the_shutters_is_suggested_back(
+    def test_offset_between_the_shutters_is_suggested_with_opposite_sign(
         self, settings: ReplaySettings, tmp_path: Path
     ) -> None:
         late = rewrite(
@@ -308,7 +311,7 @@ class TestPairing:
         corrected = changed(settings, offset_seconds=-0.012)
         assert "offset" not in codes(replay_bag(late, tmp_path / "out", corrected))
 
-    def test_missing_images_are_unmatched_and_gaps(
+    def test_missing_images_give_gaps_and_unmatched_images(
         self, settings: ReplaySettings, tmp_path: Path
     ) -> None:
         gone = {START_NS + round(k * 1e9 / RATE) for k in (4, 5, 6)}
@@ -353,7 +356,7 @@ class TestPairing:
         seconds = [float(row["seconds"]) for row in rows(tmp_path / "out")]
         assert seconds == sorted(seconds)
 
-    def test_images_without_a_stamp_go_by_their_recording(
+    def test_images_without_a_stamp_are_paired_by_time_of_recording(
         self, settings: ReplaySettings, tmp_path: Path
     ) -> None:
         bare = rewrite(
@@ -369,8 +372,8 @@ class TestPairing:
         assert rows(tmp_path / "out")[0]["stamp_ns"] == str(START_NS)
 
 
-class TestPictures:
-    def test_faults_of_the_cameras_are_found(
+class TestImages:
+    def test_faults_of_the_cameras_give_warnings(
         self, settings: ReplaySettings, tmp_path: Path
     ) -> None:
         frames = list(drive(12))
@@ -409,7 +412,7 @@ class TestPictures:
         summary = replay_bag(tmp_path / "bag", tmp_path / "out", settings)
         assert summary["topics"]["rgb"] == f"{RGB_TOPIC}/compressed"
         assert len(rows(tmp_path / "out")) == 4
-        thermal = cv2.imread(str(tmp_path / "out" / "pictures" / "000000_thermal.jpg"))
+        thermal = cv2.imread(str(tmp_path / "out" / "images" / "000000_thermal.jpg"))
         assert thermal.max() > 220  # the gain control has stretched it
 
     def test_images_that_cannot_be_decoded_are_counted(

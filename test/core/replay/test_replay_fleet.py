@@ -1,4 +1,4 @@
-"""Many bags at once."""
+"""Replays of many bags."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from replays import write_drive, write_faulty
 
-from ivf_core.bags.rosbag import BagError
+from ivf_core.bags.info import BagError
 from ivf_core.cli import main
 from ivf_core.replay.directory import is_finished
 from ivf_core.replay.fleet import find_bags, replay_fleet
@@ -23,7 +23,7 @@ def settings(tiny_weights: Path) -> ReplaySettings:
 
 @pytest.fixture
 def bags(tmp_path: Path) -> Path:
-    """A folder with two drives and one that is broken beyond reading."""
+    """Write a folder with two drives and one bag that cannot be read."""
     folder = tmp_path / "bags"
     write_drive(folder / "first", 4)
     write_drive(folder / "week" / "second", 3)
@@ -47,7 +47,7 @@ def test_bags_are_found_in_folders(bags: Path) -> None:
         find_bags([bags / "empty"])
 
 
-def test_a_broken_bag_does_not_stop_the_rest_and_the_rest_is_kept(
+def test_broken_bag_does_not_stop_the_rest_and_finished_replays_are_kept(
     bags: Path, settings: ReplaySettings, tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
@@ -73,7 +73,9 @@ def test_a_broken_bag_does_not_stop_the_rest_and_the_rest_is_kept(
     assert (output / "first" / "summary.json").stat().st_mtime_ns == before
 
 
-def test_what_makes_a_replay_finished(settings: ReplaySettings, tmp_path: Path) -> None:
+def test_finished_replay_has_the_same_bag_and_settings(
+    settings: ReplaySettings, tmp_path: Path
+) -> None:
     bag, output = write_drive(tmp_path / "drive", 3), tmp_path / "out"
     assert not is_finished(bag, output, settings)
     replay_bag(bag, output, settings)
@@ -87,7 +89,7 @@ def test_what_makes_a_replay_finished(settings: ReplaySettings, tmp_path: Path) 
     assert not is_finished(bag, output, settings)
 
 
-def test_ray_gives_the_same(bags: Path, settings: ReplaySettings, tmp_path: Path) -> None:
+def test_ray_gives_the_same_frames(bags: Path, settings: ReplaySettings, tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="the extra fleet is not installed")
     bags = {"second": bags / "week" / "second", "broken": bags / "broken"}
     settings = ReplaySettings.from_json({**settings.to_json(), "threads": 1})

@@ -1,4 +1,4 @@
-"""What a recording says of the node that made it, by recordings made by hand."""
+"""Reports of the node in recordings, by recordings made by hand."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 from replays import RATE, drive, write_drive
 
-from ivf_core.bags.rosbag import START_NS, BagReader, BagWriter, header, message
+from ivf_core.bags.convert import START_NS
+from ivf_core.bags.reader import BagReader
 from ivf_core.bags.stamps import read_stamp
+from ivf_core.bags.typestore import header, message
+from ivf_core.bags.writer import BagWriter
 from ivf_core.replay.live import RecordedStamps, live_warnings, read_live
 from ivf_core.replay.run import replay_bag
 from ivf_core.replay.settings import ReplaySettings
@@ -36,7 +39,7 @@ def status(name: str, values: Mapping[str, Any]) -> Any:
 
 
 def report(bag: BagWriter, time_ns: int, parts: Mapping[str, Mapping[str, Any]]) -> None:
-    """A node's message on /diagnostics."""
+    """Write a node's message on /diagnostics."""
     statuses = [status(name, values) for name, values in parts.items()]
     content = message(DIAGNOSTICS, header=header(time_ns, ""), status=statuses)
     bag.write("/diagnostics", DIAGNOSTICS, time_ns, content)
@@ -47,7 +50,7 @@ def pairs(count: int, seconds: float, **more: Any) -> dict[str, Any]:
 
 
 def record(path: Path, frames: Sequence[int], *, moved_ns: int = 0) -> Path:
-    """Results of these frames of a drive, as a node would publish them."""
+    """Write the results of these frames of a drive, as a node would publish them."""
     with BagWriter(path) as bag:
         for k, frame in enumerate(drive(14)):
             stamp = START_NS + round(k * 1e9 / RATE)
@@ -63,7 +66,7 @@ def record(path: Path, frames: Sequence[int], *, moved_ns: int = 0) -> Path:
 
 
 def live_bag(path: Path, latencies: Sequence[float], last: Mapping[str, Any]) -> Path:
-    """Three reports, a second apart, of a node that works half a second on four pairs."""
+    """Write three reports, a second apart, of a node that takes half a second for four pairs."""
     record(path, [0, 1, 2, 3])
     whole = path.with_name(f"{path.name}_live")
     with BagReader(path) as reader, BagWriter(whole) as bag:
@@ -110,7 +113,7 @@ def test_figures(tmp_path: Path) -> None:
     assert (settings.rgb_topic, settings.thermal_topic) == ("/rgb/image_raw", "/mine")
 
 
-def test_latency_without_a_clock_in_common_is_from_arrival(tmp_path: Path) -> None:
+def test_latency_without_a_common_clock_is_from_arrival(tmp_path: Path) -> None:
     arrival = {"handling_ms.median": 1.5, "handling_ms.p95": 2.5, "handling_ms.p99": 3.5}
     path = live_bag(tmp_path / "bag", [math.nan] * 4, arrival)
     with BagReader(path) as reader:
@@ -120,7 +123,7 @@ def test_latency_without_a_clock_in_common_is_from_arrival(tmp_path: Path) -> No
     assert live.summary["latency_from"] == "arrival"
 
 
-def test_a_recorded_parameter_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_recorded_parameter_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     path = live_bag(tmp_path / "bag", [], {})
     with BagReader(path) as reader:
         live = read_live(reader)
@@ -130,12 +133,12 @@ def test_a_recorded_parameter_that_cannot_be_read_is_named(tmp_path: Path) -> No
         live.settings(ReplaySettings())
 
 
-def test_a_recording_without_diagnostics_says_nothing(tmp_path: Path) -> None:
+def test_recording_without_diagnostics_has_no_reports(tmp_path: Path) -> None:
     with BagReader(record(tmp_path / "bag", [0])) as reader:
         assert read_live(reader) is None
 
 
-def test_moved_stamps_are_put_back(tmp_path: Path) -> None:
+def test_shifted_stamps_are_restored(tmp_path: Path) -> None:
     path = record(tmp_path / "moved", [1, 3, 4], moved_ns=5 * SECOND)
     with BagReader(path) as reader:
         recorded = RecordedStamps(reader)
@@ -143,7 +146,7 @@ def test_moved_stamps_are_put_back(tmp_path: Path) -> None:
     assert stamps == [START_NS + round(k * 1e9 / RATE) for k in (1, 3, 4)]
 
 
-def test_scores_of_moved_results_are_those_of_the_frames_played(tmp_path: Path) -> None:
+def test_scores_with_shifted_stamps_equal_those_without(tmp_path: Path) -> None:
     source = write_drive(tmp_path / "drive")
     frames = [0, 1, 4, 5, 9, 13]
     tables = []
@@ -174,10 +177,10 @@ def test_live_figures_are_in_the_summary(tmp_path: Path) -> None:
     assert summary["settings"]["tolerance_seconds"] == 0.03
     assert summary["asked"]["tolerance_seconds"] == ReplaySettings().tolerance_seconds
     codes = {warning["code"]: warning["text"] for warning in summary["warnings"]}
-    assert codes["live_images_lost"].startswith("4 of 14 RGB images came to the node")
+    assert codes["live_images_lost"].startswith("4 of 14 RGB images reached the node")
     assert codes["live_dropped"] == "The node dropped pairs, of 7: 3 replaced by newer"
 
 
-def test_no_warning_where_nothing_was_lost() -> None:
+def test_no_warning_if_nothing_was_lost() -> None:
     live = {"images_received": {"rgb": 28, "thermal": 14}, "dropped": {}, "pairs_in": 14}
     assert live_warnings(live, {"rgb": 14, "thermal": 14}) == []

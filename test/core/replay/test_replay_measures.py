@@ -1,4 +1,4 @@
-"""What a replay measures, on pictures whose answer is known."""
+"""Measures of a replay, on images with known answers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from ivf_core.replay.measure.alignment import AlignmentMeter
 from ivf_core.replay.measure.notable import NotableFrames
 from ivf_core.replay.measure.shutters import MotionLag, MotionLagMeter, suggest_offset
 from ivf_core.replay.measure.stability import FlipMeter, flip_share
-from ivf_core.replay.threads import Sink, prefetched
 
 MS = 1_000_000
 
@@ -33,17 +32,17 @@ class TestFlips:
         flow = np.zeros((60, 80, 2), np.float32)
         flow[..., 0] = -5
         assert flip_share(before, now, flow) == 0
-        # Without the flow, the picture is not explained, and little counts.
+        # Without the flow, the warped image differs, and few pixels count.
         still = flip_share((grey, labels), (grey, now[1]), np.zeros_like(flow))
         assert still == pytest.approx(2 * 5 * 20 / (60 * 80))
 
-    def test_nothing_to_compare(self) -> None:
+    def test_nan_without_pixels_to_compare(self) -> None:
         grey, labels = np.zeros((8, 8), np.uint8), np.zeros((8, 8), np.uint8)
         bright = np.full((8, 8), 200, np.uint8)
         flow = np.zeros((8, 8, 2), np.float32)
         assert np.isnan(flip_share((grey, labels), (bright, labels), flow))
 
-    def test_the_meter_follows_a_moving_camera(self) -> None:
+    def test_meter_follows_a_moving_camera(self) -> None:
         meter = FlipMeter()
         wide = texture((240, 400), seed=3)
         classes = (wide > 128).astype(np.uint8)
@@ -56,12 +55,12 @@ class TestFlips:
 
 class TestAlignment:
     @pytest.mark.parametrize("shift", [(9, -6), (0, 0)])
-    def test_a_shift_is_found_across_modalities(self, shift: tuple[int, int]) -> None:
+    def test_shift_is_found_across_modalities(self, shift: tuple[int, int]) -> None:
         meter = AlignmentMeter()
         for seed in range(4):
             scene = texture((240, 320), seed)
             move = np.float64([[1, 0, shift[0]], [0, 1, shift[1]]])
-            # What is bright in one is dark in the other, and contrasts differ.
+            # Bright in one image is dark in the other, and contrasts differ.
             thermal = (200 - 0.5 * scene + texture((240, 320), 50 + seed) * 0.1).astype(np.uint8)
             thermal = cv2.warpAffine(thermal, move, (320, 240), borderMode=cv2.BORDER_REFLECT)
             single = meter.add(scene, thermal)
@@ -75,7 +74,7 @@ class TestAlignment:
             expected = [[1, 0, -9], [0, 1, 6], [0, 0, 1]]
             np.testing.assert_allclose(found.homography, expected, atol=0.3)
 
-    def test_a_scale_is_found(self) -> None:
+    def test_scale_is_found(self) -> None:
         meter = AlignmentMeter()
         matrix = np.array([[1.03, 0, -6], [0, 1.03, -4], [0, 0, 1]])
         for seed in range(5):
@@ -87,7 +86,7 @@ class TestAlignment:
         off = (both @ points)[:2] - points[:2]
         assert np.abs(off).max() < 1.5
 
-    def test_pictures_with_nothing_in_common(self) -> None:
+    def test_images_with_nothing_in_common_give_no_homography(self) -> None:
         meter = AlignmentMeter()
         for seed in range(5):
             meter.add(texture((240, 320), seed), texture((240, 320), 100 + seed))
@@ -101,30 +100,30 @@ class TestShutters:
         return {"rgb": rgb, "thermal": rgb + round(offset_ms * MS)}
 
     @pytest.mark.parametrize("delay", [-3, 0, 2])
-    def test_motion_tells_the_delay(self, delay: int) -> None:
+    def test_delay_is_found_from_motion(self, delay: int) -> None:
         frames = list(drive(170))
         meter = MotionLagMeter()
         for k in range(10, 160):
-            pictures = frames[k].visible[::4, ::4, 0], frames[k - delay].infrared[::4, ::4]
+            images = frames[k].visible[::4, ::4, 0], frames[k - delay].infrared[::4, ::4]
             stamp = k * 100 * MS
-            meter.add(*map(np.ascontiguousarray, pictures), stamp, stamp)
+            meter.add(*map(np.ascontiguousarray, images), stamp, stamp)
         found = meter.result()
         assert found.seconds == pytest.approx(0.1 * delay, abs=0.03)
 
-    def test_motion_of_different_scenes_tells_nothing(self) -> None:
+    def test_motion_of_different_scenes_gives_no_delay(self) -> None:
         meter = MotionLagMeter()
         random = np.random.default_rng(0)
         for k in range(150):
-            pictures = random.integers(0, 255, (2, 48, 64), np.uint8)
-            meter.add(pictures[0], pictures[1], k * 100 * MS, k * 100 * MS)
+            images = random.integers(0, 255, (2, 48, 64), np.uint8)
+            meter.add(images[0], images[1], k * 100 * MS, k * 100 * MS)
         assert meter.result() is None
 
-    def test_stamps_alone_leave_whole_periods_open(self) -> None:
+    def test_stamps_alone_are_ambiguous_by_whole_periods(self) -> None:
         found = suggest_offset(self.stamps(20), 0.0, None)
         assert found.basis == "stamps"
         assert found.seconds == pytest.approx(1 / 30 - 0.02, abs=1e-4)
 
-    def test_motion_chooses_among_them(self) -> None:
+    def test_motion_chooses_among_whole_periods(self) -> None:
         motion = MotionLag(0.026, 0.004, 0.5)
         found = suggest_offset(self.stamps(20), 0.0, motion)
         assert found == (-0.02, "stamps and motion")
@@ -147,7 +146,7 @@ class TestShutters:
 
 
 class TestNotable:
-    def test_the_worst_are_kept_a_second_apart(self) -> None:
+    def test_worst_frames_are_kept_a_second_apart(self) -> None:
         notable = NotableFrames()
         luma = {0: 50, 1: 10, 2: 5, 3: 15, 40: 12, 70: 18, 80: 17, 110: 19, 150: 3}
         for index, value in luma.items():
@@ -164,53 +163,3 @@ class TestNotable:
             "SSIM jumps from 0.6 to 0.4",
             "share of car jumps from 10% to 50%",
         ]
-
-
-class TestFlow:
-    def test_items_come_in_order_and_errors_after_them(self) -> None:
-        def source():
-            yield from range(20)
-            raise KeyError("end")
-
-        taken = []
-        with pytest.raises(KeyError), prefetched(source(), 3) as items:
-            taken.extend(items)
-        assert taken == list(range(20))
-
-    def test_a_source_is_closed_when_nobody_wants_more(self) -> None:
-        closed = []
-
-        def source():
-            try:
-                while True:
-                    yield 1
-            finally:
-                closed.append(True)
-
-        with prefetched(source(), 2) as items:
-            next(items)
-        assert closed == [True]
-
-    def test_a_sink_raises_what_its_function_raised(self) -> None:
-        done = []
-
-        def work(item: int) -> None:
-            if item == 2:
-                raise ValueError("two")
-            done.append(item)
-
-        def feed() -> None:
-            with Sink(work, 1, "work") as sink:
-                for item in range(50):
-                    sink.put(item)
-
-        with pytest.raises(ValueError, match="two"):
-            feed()
-        assert done == [0, 1]
-
-    def test_a_sink_finishes_its_items(self) -> None:
-        done: list[int] = []
-        with Sink(done.append, 2, "work") as sink:
-            for item in range(30):
-                sink.put(item)
-        assert done == list(range(30))

@@ -1,4 +1,4 @@
-"""Where the results that are scored come from: the pipeline, or a recording of the node."""
+"""Sources of the results that a replay scores: the pipeline, or a recording of the node."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Protocol
 
 import numpy as np
 
-from ivf_core.bags.open import Bag, open_bag
-from ivf_core.bags.rosbag import BagError, BagMessage, decode
+from ivf_core.bags.info import BagError, BagMessage
+from ivf_core.bags.salvage import Bag, open_bag
+from ivf_core.bags.typestore import decode
 from ivf_core.class_sets import ClassSet
 from ivf_core.images.messages import MessageError, to_infrared, to_visible
 from ivf_core.images.registration import Registration
@@ -21,11 +22,12 @@ from ivf_core.inference import FusionPipeline, FusionResult, ImagePair
 from ivf_core.inference.engine import describe
 from ivf_core.inference.pipeline import prepare
 from ivf_core.models.checkpoints import load_model
-from ivf_core.replay.input_pairs import Companion, InputPair
 from ivf_core.replay.live import RecordedStamps
+from ivf_core.replay.pair_reader import InputPair
 from ivf_core.replay.settings import ReplaySettings
+from ivf_core.replay.stamp_matcher import StampMatcher
 
-__all__ = ["NoResultError", "Results", "open_results"]
+__all__ = ["NoResultError", "ResultSource", "open_result_source"]
 
 _STRING_TYPE = "std_msgs/msg/String"
 
@@ -42,13 +44,14 @@ class NoResultError(ValueError):
         self.reason = reason
 
 
-class Results(Protocol):
-    """Gives the result of each pair, in their order.
+class ResultSource(Protocol):
+    """Source of the result of each pair, in the order of the pairs.
 
     Attributes:
-        class_set: of the labels, or None.
-        weights, engine: what made them, in words.
-        recorded: whether they are read and not made.
+        class_set: class set of the labels, or None.
+        weights: weights that the results come from, in words.
+        engine: engine that the results come from, in words.
+        recorded: true if results are read from a recording, false if they are computed.
     """
 
     class_set: ClassSet | None
@@ -57,10 +60,10 @@ class Results(Protocol):
     recorded: bool
 
     def reset(self) -> None:
-        """Begin a bag."""
+        """Start a bag: forget the gain of the images before."""
 
     def __call__(self, pair: InputPair) -> FusionResult:
-        """The result of a pair with pictures.
+        """Return the result of a pair whose images are decoded.
 
         Raises:
             NoResultError: there is none.
@@ -69,15 +72,15 @@ class Results(Protocol):
 
 
 @contextmanager
-def open_results(settings: ReplaySettings, bag: Path) -> Iterator[Results]:
-    """The pipeline of these settings, warmed up, or the recording that they name.
+def open_result_source(settings: ReplaySettings, bag: Path) -> Iterator[ResultSource]:
+    """Open the pipeline of these settings, warmed up, or the recording that they name.
 
     Args:
-        bag: the one replayed, and the recording where `settings.recorded` is empty.
+        settings: settings of the replay.
+        bag: the bag replayed, which is the recording where `settings.recorded` is empty.
 
     Raises:
-        ValueError: weights, engine or registration that cannot be had, a recording that
-            cannot be read; names it.
+        ValueError: weights, engine, registration or recording cannot be used; names it.
     """
     registration = Registration()
     if settings.registration is not None:
@@ -108,6 +111,8 @@ def open_results(settings: ReplaySettings, bag: Path) -> Iterator[Results]:
 
 
 class _PipelineResults:
+    """Results that the pipeline computes."""
+
     recorded = False
 
     def __init__(self, pipeline: FusionPipeline) -> None:
@@ -117,6 +122,7 @@ class _PipelineResults:
         self.engine = describe(pipeline.engine)
 
     def reset(self) -> None:
+        """Start a bag: forget the gain of the images before."""
         self._pipeline.normalizer.reset()
 
     def __call__(self, pair: InputPair) -> FusionResult:
@@ -129,7 +135,7 @@ class _PipelineResults:
 
 
 class _RecordedResults:
-    """Fused pictures and masks that the node has published, found by their stamps."""
+    """Fused images and masks that the node has published, found by their stamps."""
 
     recorded = True
     weights = "recorded"
@@ -142,20 +148,21 @@ class _RecordedResults:
         name = _ending(topics, "/fused/image")
         if name is None:
             raise BagError(f"bag '{fused.info.path}': no topic ends in /fused/image")
-        self._fused = Companion(fused, name)
+        self._fused = StampMatcher(fused, name)
         mask = _ending(topics, "/mask/image")
         self.class_set = _class_set(fused, _ending(topics, "/labels"))
-        self._mask = Companion(masks, mask) if mask and self.class_set is not None else None
+        self._mask = StampMatcher(masks, mask) if mask and self.class_set is not None else None
         self._normalizer = normalizer
         self._registration = registration
 
     def reset(self) -> None:
+        """Start a bag: forget the gain of the images before."""
         self._normalizer.reset()
 
     def __call__(self, pair: InputPair) -> FusionResult:
         start = time.perf_counter()
-        message = self._fused.take(pair.stamp_ns)
-        mask = self._mask.take(pair.stamp_ns) if self._mask is not None else None
+        message = self._fused.match(pair.stamp_ns)
+        mask = self._mask.match(pair.stamp_ns) if self._mask is not None else None
         if message is None:
             raise NoResultError("not_recorded", "the recording has no result for the pair")
         try:
@@ -168,7 +175,7 @@ class _RecordedResults:
             raise NoResultError("unusable_pair", str(error)) from error
         if fused.shape[:2] != infrared.shape:
             raise NoResultError(
-                "recorded_size", f"fused picture is {fused.shape}, RGB image {infrared.shape}"
+                "recorded_size", f"fused image is {fused.shape}, RGB image {infrared.shape}"
             )
         return FusionResult(
             fused,
@@ -190,16 +197,17 @@ def _labels(message: BagMessage) -> np.ndarray:
 def _image_pair(pair: InputPair) -> ImagePair:
     assert pair.visible is not None
     assert pair.infrared is not None
-    # As the node: the gain control goes by the thermal image's stamp.
+    # As in the node, the gain control goes by the thermal image's stamp.
     return ImagePair(pair.visible, pair.infrared, pair.thermal_stamp_ns / 1e9)
 
 
 def _ending(topics: Iterable[str], ending: str) -> str | None:
+    """Return the first topic by name with this ending, or None."""
     return next((name for name in sorted(topics) if name.endswith(ending)), None)
 
 
 def _class_set(bag: Bag, topic: str | None) -> ClassSet | None:
-    """The class set that the node announced, or None."""
+    """Read the class set that the node announced, or return None."""
     if topic is None:
         return None
     message = next(iter(bag.raw([topic])), None)
