@@ -39,7 +39,7 @@ from ivf_core.replay.measure.notable import NotableFrames
 from ivf_core.replay.measure.pairing_log import PairingLog
 from ivf_core.replay.measure.scorer import OTHER, Scene, Scorer, one_thread
 from ivf_core.replay.output_files import Album, Film, OutputBag, Table
-from ivf_core.replay.report.report import write_report
+from ivf_core.replay.report.page import write_report
 from ivf_core.replay.results import NoResultError, Results, open_results
 from ivf_core.replay.settings import ReplaySettings
 from ivf_core.replay.threads import Sink, prefetched

@@ -1,11 +1,11 @@
-"""The charts of a report as data: what report.js draws, and nothing of how.
+"""Charts of a report as data for replay.js, which draws them.
 
 A chart is a dictionary:
-    id, section, title, unit, note;
-    kind: "line", "stack" (areas on one another) or "bars" (a histogram);
+    id, section, title, unit, note: text;
+    kind: "line", "stack" (areas on top of each other) or "bars" (a histogram);
     x: None for the seconds of the pairs, else numbers of its own;
-    series: [{label, column or values, color or None}], a column being one of `columns`;
-    band: None or {p5, p25, median, p75, p95}, of the published student;
+    series: [{label, column or values, color or None}], where column is a name in `columns`;
+    band: None, or the reference's quantiles {p5, p25, median, p75, p95};
     marks: [{x, label}], vertical lines.
 """
 
@@ -20,26 +20,27 @@ import numpy as np
 from ivf_core.class_sets import ClassSet
 from ivf_core.images.overlay import draw_overlay
 from ivf_core.replay.quantities import Quantity, Section, describe, metric_columns
-from ivf_core.replay.saved_replay import PICTURE_KINDS, ReplayDirectory
+from ivf_core.replay.saved_replay import IMAGE_KINDS, ReplayDirectory
 
 __all__ = ["ascending", "chart", "chart_data", "class_colors", "numbers", "packed"]
 
-_OTHER = "other_"  # prefix of the columns of the other method's metrics
+_OTHER = "other_"  # prefix of columns with the metrics of another method
 _KIND_NAMES = ("RGB", "Thermal", "Fused", "Overlay", "Other method")
 _DIGITS = 4
 
 
 def chart_data(replay: ReplayDirectory, bands: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
-    """All that report.js needs but the pictures, ready for JSON.
+    """Return all data of replay.js except the images, ready for JSON.
 
     Args:
-        replay: what to show.
-        bands: by metric, the quantiles of the published student's scores.
+        replay: the replay to show.
+        bands: quantiles of reference scores by metric.
 
     Returns:
-        index, seconds: of the pairs; columns: their values by name, as `packed`;
-        quantities: the columns to list beside the pictures; kinds: names of pictures;
-        charts: as above; gaps: [start, end] in seconds; notable: reasons by pair number.
+        index and seconds of the pairs; columns: their values by name, as from `packed`;
+        quantities: columns to list next to the images; kinds: labels of the kinds of images;
+        charts: as described at the head of this module; gaps: [start, end] in seconds;
+        notable: reasons by pair number.
     """
     columns = {name: values for name, values in replay.columns().items() if _any(values)}
     summary = replay.summary
@@ -57,7 +58,7 @@ def chart_data(replay: ReplayDirectory, bands: Mapping[str, Mapping[str, float]]
             for name in columns
             if (words := describe(name)).section != "shares" and not name.startswith(_OTHER)
         ],
-        "kinds": dict(zip(PICTURE_KINDS, _KIND_NAMES, strict=True)),
+        "kinds": dict(zip(IMAGE_KINDS, _KIND_NAMES, strict=True)),
         "charts": [
             *_pairing_charts(summary["pairing"], columns),
             *_metric_charts(columns, bands),
@@ -76,7 +77,11 @@ def chart_data(replay: ReplayDirectory, bands: Mapping[str, Mapping[str, float]]
 
 
 def class_colors(classes: Mapping[str, Any]) -> list[str]:
-    """The colours that overlays show classes in, as CSS; what is not tinted is grey."""
+    """Return the colours of classes in overlays, in CSS notation; untinted classes are grey.
+
+    Args:
+        classes: names and colors of the classes, as in summary.json.
+    """
     names = tuple(classes["names"])
     if not names:
         return []
@@ -88,10 +93,10 @@ def class_colors(classes: Mapping[str, Any]) -> list[str]:
 
 
 def numbers(values: np.ndarray | Sequence[float]) -> list[float | None]:
-    """Floats for JSON, None for what is not finite.
+    """Round numbers for JSON; None where they are not finite.
 
-    To four digits, and to as many more as values far from 0 need to tell them apart: offsets
-    of clocks that differ by hours still vary by milliseconds.
+    They have four digits, and as many more as are needed to tell values far from 0 apart:
+    offsets between clocks that differ by hours still vary by milliseconds.
     """
     values = np.asarray(values, np.float64)
     finite = values[np.isfinite(values)]
@@ -102,7 +107,7 @@ def numbers(values: np.ndarray | Sequence[float]) -> list[float | None]:
 
 
 def packed(values: np.ndarray) -> list[float | None] | dict[str, Any]:
-    """A column of pairs: as `numbers`, or where most are missing {rows, values} of the others."""
+    """Return a column for JSON: `numbers`, or {rows, values} where most values are missing."""
     rows = np.flatnonzero(np.isfinite(values))
     if 2 * len(rows) > len(values):
         return numbers(values)
@@ -110,7 +115,7 @@ def packed(values: np.ndarray) -> list[float | None] | dict[str, Any]:
 
 
 def _number(value: float, digits: int) -> float | None:
-    """A rounded float; whole ones as int, which is shorter."""
+    """Round a float; whole numbers become int, which is shorter in JSON."""
     if not math.isfinite(value):
         return None
     rounded = float(f"{value:.{digits}g}")
@@ -118,7 +123,10 @@ def _number(value: float, digits: int) -> float | None:
 
 
 def ascending(seconds: np.ndarray) -> list[float]:
-    """Times for JSON, to milliseconds; those that go back stand still, as axes do not."""
+    """Return times for JSON in milliseconds' precision that never decrease, as axes need.
+
+    A time that is lower than an earlier one is replaced by it.
+    """
     return np.maximum.accumulate(seconds).round(3).tolist() if len(seconds) else []
 
 
@@ -139,7 +147,20 @@ def chart(
     band: Mapping[str, float] | None = None,
     marks: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-    """A chart as above."""
+    """Return a chart as described at the head of this module.
+
+    Args:
+        key: its id.
+        section: section of the report that shows it.
+        title: its title.
+        unit: unit of its values.
+        series: its series; `color` may be left out.
+        kind: "line", "stack" or "bars".
+        note: remark next to the title.
+        x: positions of the values; None for the seconds of the pairs.
+        band: quantiles of reference scores.
+        marks: vertical lines.
+    """
     return {
         "id": key,
         "section": section,
@@ -165,7 +186,7 @@ def _single(quantity: Quantity) -> dict[str, Any]:
 
 
 def _single_charts(columns: Iterable[str], section: Section) -> list[dict[str, Any]]:
-    """A chart for each column of a section."""
+    """Return a chart for each column of a section."""
     words = [describe(name) for name in columns if not name.startswith(_OTHER)]
     return [_single(quantity) for quantity in words if quantity.section == section]
 
@@ -178,7 +199,7 @@ def _pairing_charts(
     if any(histogram.get("counts", ())):
         edges = np.asarray(histogram["edges_ms"], np.float64)
         suggested = pairing.get("suggested_offset_seconds")
-        # The setting is added to thermal stamps, so it takes away what it is the negative of.
+        # The setting is added to thermal stamps: it removes an offset of the opposite sign.
         marks = [] if suggested is None else [{"x": -1000 * suggested, "label": "suggested"}]
         charts.append(
             chart(
@@ -243,7 +264,7 @@ def _metric_charts(
 def _share_charts(
     columns: Mapping[str, np.ndarray], classes: Mapping[str, Any] | None
 ) -> list[dict[str, Any]]:
-    """One chart of all classes; the first is left out where it is what no class is."""
+    """Return one chart of all classes, without the first where it stands for the background."""
     if not classes or not classes["names"]:
         return []
     series = [

@@ -17,7 +17,7 @@ from ivf_core.class_sets import MFNET
 from ivf_core.cli import main
 from ivf_core.evaluation.folders import to_grey
 from ivf_core.evaluation.methods import split_name
-from ivf_core.evaluation.scores import Metric, Scores, common_pairs, describe, find_metrics
+from ivf_core.evaluation.scores import Metric, Scores, common_pairs, find_metrics, statistics
 from ivf_core.images.files import read_infrared, read_visible, write_image
 from ivf_core.inference import FusionPipeline, ImagePair
 from ivf_core.inference.pipeline import resize_labels
@@ -118,11 +118,11 @@ def test_two_folders_by_every_metric(
     assert "Nabf ↓" in shown.out
     assert "EN ↑" in shown.out
     # The visible picture less its copy is constant.
-    assert "SCD: no value for 3 of 3 pictures of 'its copy' (0/0, or" in shown.err
+    assert "SCD: no value for 3 of 3 images of 'its copy' (0/0, or" in shown.err
     page = (output / "index.html").read_text()
     assert "its copy" in page
     assert "<script" not in page
-    assert "http" not in page.replace("http://www.w3.org", "")
+    assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org", "")
     for name in ("violins.png", "violins.svg", "best_average.jpg", "worst_its_copy.jpg"):
         assert (output / name).stat().st_size > 1000, name
     # A copy of the visible picture keeps its edges: better by Qabf than the average.
@@ -199,7 +199,7 @@ def test_small_pictures_have_no_value_of_some_metrics(
     words = ("--fused", tmp_path / "vi", "--metrics", "SSIM", "MS-SSIM", "--examples", 0)
     assert run(tmp_path, tmp_path / "out", *words) == 0
     assert (
-        "MS-SSIM: no value for 1 of 1 pictures of 'vi' (0/0, or a side of less than 161 pixels)"
+        "MS-SSIM: no value for 1 of 1 images of 'vi' (0/0, or a side of less than 161 pixels)"
         in capsys.readouterr().err
     )
     [row] = rows(tmp_path / "out")
@@ -287,9 +287,9 @@ def test_masks_with_other_ids_are_refused(
         ([], "nothing to evaluate"),
         (["--fused", "copy", "--fused", "copy=average"], "'copy' and 'copy' need names that"),
         (["--fused", "a b=copy", "--fused", "A_b=copy"], "'a b' and 'A_b' need names that"),
-        (["--fused", "."], "no pictures in it"),
+        (["--fused", "."], "no images in it"),
         (["--fused", "copy", "--metrics", "EN", "XY"], "metric XY is unknown; known: EN"),
-        (["--fused", "copy", "--metrics", "EN", "EN"], "one is there twice"),
+        (["--fused", "copy", "--metrics", "EN", "EN"], "one is given twice"),
         (["--fused", "nowhere"], "no such folder"),
         (["--fused", "copy", "--metrics", "EN", "--rank-by", "SD"], "rank by SD: not among"),
     ],
@@ -317,7 +317,7 @@ def test_folders_without_common_names(
         write_image(tmp_path / method / f"{name}.png", smooth(1, 1))
     words = ("--fused", tmp_path / "first", "--fused", tmp_path / "second", *QUICK)
     assert run(folders, tmp_path / "out", *words) == 1
-    assert "picture of every method: first 1, second 1" in capsys.readouterr().err
+    assert "image of every method: first 1, second 1" in capsys.readouterr().err
 
 
 def test_grey_is_that_of_pil() -> None:
@@ -358,7 +358,7 @@ def test_means_and_best_by_hand() -> None:
     assert scores.best().tolist() == [[False, False], [True, True]]
     summary = scores.summary(0)
     assert summary["low"]["undefined"] == 1
-    assert summary["high"] == describe(np.array([1.0, 3.0]))
+    assert summary["high"] == statistics(np.array([1.0, 3.0]))
     assert table([[[1, 5]]]).best().tolist() == [[False, False]]
 
 
@@ -376,13 +376,13 @@ def test_a_method_without_pictures_does_not_count() -> None:
 
 
 def test_describe_by_hand() -> None:
-    summary = describe(np.array([1.0, 2.0, 3.0, 6.0, np.inf, np.nan]))
+    summary = statistics(np.array([1.0, 2.0, 3.0, 6.0, np.inf, np.nan]))
     assert (summary["mean"], summary["median"]) == (3, 2.5)
     assert summary["sd"] == pytest.approx((14 / 3) ** 0.5)
     assert (summary["values"], summary["undefined"]) == (4, 2)
     assert summary["p25"] == pytest.approx(1.75)
-    assert describe(np.array([2.0]))["sd"] is None
-    assert describe(np.array([np.nan]))["mean"] is None
+    assert statistics(np.array([2.0]))["sd"] is None
+    assert statistics(np.array([np.nan]))["mean"] is None
 
 
 def test_ivif_zoos_convention_is_passed_on() -> None:

@@ -333,7 +333,7 @@ def test_the_pairs_that_differ_most_come_with_both_pictures(
     (frame,) = json.loads((tmp_path / "compare.json").read_text())["frames"]
     assert frame["frame_a"] == frame["frame_b"] == 6
     assert any("→ 0.01235" in reason or "→ 0.01234" in reason for reason in frame["reasons"])
-    assert any("fused pictures" in reason for reason in frame["reasons"])
+    assert any("fused images" in reason for reason in frame["reasons"])
 
 
 def test_the_page_of_a_comparison(browser: Any, two: tuple[Path, Path], tmp_path: Path) -> None:

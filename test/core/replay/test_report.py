@@ -15,15 +15,15 @@ import numpy as np
 import pytest
 from replay_reports import STAMP_STEP, START, write_replay
 
+from ivf_core.html.embedding import embed_images
 from ivf_core.html.filters import utc
 from ivf_core.images.files import write_image
 from ivf_core.images.registration import Registration
 from ivf_core.inference import FusionPipeline
 from ivf_core.models.checkpoints import FusionModel
 from ivf_core.replay.report.charts import chart_data, numbers
-from ivf_core.replay.report.images import embed_pictures
-from ivf_core.replay.report.report import write_report
-from ivf_core.replay.report.words import metric_rows, sentences
+from ivf_core.replay.report.findings import metric_rows, sentences
+from ivf_core.replay.report.page import write_report
 from ivf_core.replay.saved_replay import ReplayDirectory, ReplayDirectoryError
 from ivf_core.scenes import SyntheticDrive
 
@@ -154,7 +154,7 @@ def test_the_pictures_are_those_of_the_pair(opened: Opened, replay: Path) -> Non
         assert image.evaluate("i => i.decode().then(() => i.naturalWidth)") == 160
         assert "pair 6" in (image.get_attribute("alt") or "")
     opened.page.locator("#slider").fill("7")
-    assert "pictures of pair 6" in opened.page.inner_text("#which")
+    assert "images of pair 6" in opened.page.inner_text("#which")
 
 
 def test_a_pair_to_look_at_takes_the_slider_there(
@@ -288,8 +288,8 @@ def test_read_directory(replay: Path, rows: list[dict[str, str]]) -> None:
     assert read.stamps.tolist() == [START + number * STAMP_STEP for number in range(PAIRS)]
     assert read.frames["SD"][2] == float(rows[2]["SD"])
     assert np.isnan(read.frames["SD"][3])
-    assert sorted(read.pictures) == [0, 3, 6, 9]
-    assert sorted(read.pictures[3]) == ["fused", "other", "overlay", "rgb", "thermal"]
+    assert sorted(read.images) == [0, 3, 6, 9]
+    assert sorted(read.images[3]) == ["fused", "other", "overlay", "rgb", "thermal"]
     assert set(read.timings) == {"prepare_ms", "model_ms"}
 
 
@@ -402,13 +402,13 @@ def test_pictures_shrink_then_thin_to_the_budget(tmp_path: Path) -> None:
     def total(uris: dict[int, dict[str, str]]) -> int:
         return sum(len(uri) for kinds in uris.values() for uri in kinds.values())
 
-    whole = embed_pictures(files, [], int(45 * size))
+    whole = embed_images(files, [], int(45 * size))
     assert len(whole) == 40
     assert base64.b64decode(whole[7]["rgb"].split(",")[1]) == files[7]["rgb"].read_bytes()
-    narrow = embed_pictures(files, [], int(20 * size))
+    narrow = embed_images(files, [], int(20 * size))
     assert len(narrow) == 40
     assert total(narrow) < 1.05 * 20 * size
-    few = embed_pictures(files, [13, 14], int(2 * size))
+    few = embed_images(files, [13, 14], int(2 * size))
     assert 2 < len(few) < 40
     assert {13, 14} <= set(few)
     assert total(few) < 1.05 * 2 * size

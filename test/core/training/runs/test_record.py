@@ -19,7 +19,7 @@ import pytest
 
 from ivf_core.images.files import read_visible
 from ivf_core.system.revision import git_revision
-from ivf_core.training.runs.page import picture_files, read_losses, write_summary
+from ivf_core.training.runs.page import image_files, read_losses, write_summary
 from ivf_core.training.runs.recipe import load_recipe
 from ivf_core.training.runs.record import RunRecord, run_directory
 
@@ -90,8 +90,8 @@ def test_a_whole_run(tmp_path: Path) -> None:
     assert (session["first_step"], session["last_step"]) == (0, 7)
     assert session["revision"] == git_revision()
     assert session["started"] <= session["ended"]
-    assert list(picture_files(directory)) == list(range(8))
-    assert read_visible(directory / "pictures" / "00000007.png").shape == (40, 90, 3)
+    assert list(image_files(directory)) == list(range(8))
+    assert read_visible(directory / "images" / "00000007.png").shape == (40, 90, 3)
     shown = dict(scalars(directory)["student/teacher"])
     assert shown == pytest.approx({step: 0.5 + 0.1 * step for step in (0, 2, 4, 6)})
 
@@ -151,7 +151,7 @@ def test_resume_after_a_kill(tmp_path: Path) -> None:
     expected = [(0, 0.5), (1, 1.5), (2, 2.5), (3, 3.5), (4, 4.25), (5, 5.25), (6, 6.25), (7, 7.25)]
     assert [(step, value) for step, _, value in rows(tmp_path)] == expected
     assert scalars(tmp_path)["student/loss"] == expected
-    assert list(picture_files(tmp_path)) == [0, 1, 2, 3]
+    assert list(image_files(tmp_path)) == [0, 1, 2, 3]
     assert [s["outcome"] for s in metadata(tmp_path)["sessions"]] == ["killed", "finished"]
     with record(tmp_path, first_step=8):  # nothing is left to do
         pass
@@ -160,7 +160,7 @@ def test_resume_after_a_kill(tmp_path: Path) -> None:
     with record(tmp_path) as run:
         run.losses(0, {"anew": 1.0})
     assert rows(tmp_path) == [(0, "anew", 1.0)]
-    assert not picture_files(tmp_path)
+    assert not image_files(tmp_path)
     assert len(metadata(tmp_path)["sessions"]) == 1
 
 
@@ -246,7 +246,7 @@ def test_masks_are_told_apart(tmp_path: Path) -> None:
     masks[0, :, :10] = masks[1, :, :20] = masks[2, :, 30:] = True
     with record(tmp_path) as run:
         run.pictures(0, {"masks": masks})
-    row = read_visible(tmp_path / "pictures" / "00000000.png")[-20:]
+    row = read_visible(tmp_path / "images" / "00000000.png")[-20:]
     columns = [tuple(row[5, column].tolist()) for column in (5, 15, 25, 35)]
     assert columns[2] == (0, 0, 0)
     assert len(set(columns)) == 4
