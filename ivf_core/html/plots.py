@@ -102,7 +102,7 @@ def _draw_violin(axis: Axes, place: float, values: np.ndarray, color: str) -> No
 
 
 def draw_curves(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> bytes:
-    """Draw one panel per curve: pale the values, dark their moving mean.
+    """Draw one panel per curve: a thin line for the values, a thick one for their moving mean.
 
     Args:
         curves: steps (N int64) and values (N float64) by title.

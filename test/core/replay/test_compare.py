@@ -316,7 +316,7 @@ def two(tiny_model: FusionModel, tmp_path_factory: pytest.TempPathFactory) -> tu
     pipeline = FusionPipeline(tiny_model, engine="torch", device="cpu")
     a = write_replay(folder / "a", pipeline, drive)
     b = Path(shutil.copytree(a, folder / "b"))
-    path = b / "pictures/000006_fused.jpg"
+    path = b / "images/000006_fused.jpg"
     write_image(path, 255 - read_visible(path))
     lines = (b / "frames.csv").read_text().splitlines()
     fields = lines[7].split(",")

@@ -149,7 +149,7 @@ def test_the_pictures_are_those_of_the_pair(opened: Opened, replay: Path) -> Non
         image = opened.page.locator(f'.strip figure[data-kind="{kind}"] img')
         source = image.get_attribute("src")
         assert source
-        data = (replay / f"pictures/000006_{kind}.jpg").read_bytes()
+        data = (replay / f"images/000006_{kind}.jpg").read_bytes()
         assert base64.b64decode(source.split(",")[1]) == data
         assert image.evaluate("i => i.decode().then(() => i.naturalWidth)") == 160
         assert "pair 6" in (image.get_attribute("alt") or "")
@@ -239,7 +239,7 @@ def test_a_replay_without_pairs_has_a_page(browser: Any, copy: Path) -> None:
     for name in ("frames.csv", "timings.csv"):
         header = (copy / name).read_text().splitlines()[0]
         (copy / name).write_text(header + "\n")
-    shutil.rmtree(copy / "pictures")
+    shutil.rmtree(copy / "images")
     summary = json.loads((copy / "summary.json").read_text())
     summary["pairing"] |= {"pairs": 0, "received": {"rgb": 0, "thermal": 5}, "rate": {},
                            "offset_histogram": {}, "suggested_offset_seconds": None}  # fmt: skip
@@ -291,6 +291,14 @@ def test_read_directory(replay: Path, rows: list[dict[str, str]]) -> None:
     assert sorted(read.images) == [0, 3, 6, 9]
     assert sorted(read.images[3]) == ["fused", "other", "overlay", "rgb", "thermal"]
     assert set(read.timings) == {"prepare_ms", "model_ms"}
+
+
+def test_images_of_older_replays_are_read(replay: Path, copy: Path) -> None:
+    (copy / "images").rename(copy / "pictures")  # plain: pictures
+    found = ReplayDirectory.read(copy).images
+    assert found.keys() == ReplayDirectory.read(replay).images.keys()
+    assert found[3]["fused"] == copy / "pictures/000003_fused.jpg"  # plain: pictures
+    assert write_report(copy, bands=BANDS).read_bytes() == (replay / "report.html").read_bytes()
 
 
 def test_timings_follow_the_pairs(copy: Path) -> None:
