@@ -20,7 +20,7 @@ from ivf_core.images.files import (
     read_labels,
     read_visible,
 )
-from ivf_core.scenes.textures import smoke
+from ivf_core.images.noise import smoke
 
 __all__ = [
     "Crop",

@@ -8,7 +8,9 @@ import pytest
 
 from ivf_core.class_sets import MFNET
 from ivf_core.scenes import CONDITIONS, SyntheticDrive, random_scene
-from ivf_core.scenes.drawing import Camera, Canvas, Light
+from ivf_core.scenes.camera import Camera
+from ivf_core.scenes.canvas import Canvas
+from ivf_core.scenes.light import Light
 from ivf_core.scenes.people import Person
 from ivf_core.scenes.roadside import Block, Cone, Guardrail
 from ivf_core.scenes.world import DAY_HEAT, painting_order
@@ -159,11 +161,11 @@ def test_nearer_things_hide_farther_ones_in_all_three_pictures():
     things = [Cone(0.0, 5.0, height=1.0), Person(0.0, 8.0), Block(0.0, 12.0, width=4, height=3)]
     for thing in painting_order(things, camera.x):
         thing.draw(canvas)
-    column, row, scale = (round(v) for v in camera.spot(0.0, 5.0))
+    column, row, scale = (round(v) for v in camera.project_ground(0.0, 5.0))
     middle = row - scale // 3
     assert canvas.labels[middle, column] == CONE
     assert canvas.pixels[middle, column, 3] == pytest.approx(DAY_HEAT["cone"], abs=4)
-    chest = round(camera.spot(0.0, 8.0)[1] - 1.2 * camera.spot(0.0, 8.0)[2])
+    chest = round(camera.project_ground(0.0, 8.0)[1] - 1.2 * camera.project_ground(0.0, 8.0)[2])
     assert canvas.labels[chest, column] == PERSON
     # Nothing but the three labels: no edge is interpolated.
     assert set(np.unique(canvas.labels)) == {0, PERSON, CONE}
