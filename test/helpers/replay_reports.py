@@ -27,7 +27,7 @@ STAMP_STEP = 50_000_001  # ns; not a multiple of the spacing of float64 at such 
 def write_replay(
     folder: Path, pipeline: FusionPipeline, drive: SyntheticDrive, rgb_topic: str = "/rgb/image_raw"
 ) -> Path:
-    """Replay a drive: every second pair is scored, every third has images, one is notable."""
+    """Write the replay of a drive: every second pair is scored, every third has images."""
     confusion = ConfusionMatrix(len(MFNET))
     rows, timings = [], []
     before = None

@@ -24,7 +24,7 @@ from ivf_core.replay.report.charts import ascending, chart, packed
 from ivf_core.replay.saved_replay import ReplayDirectory
 from ivf_core.system.atomic import write_json
 
-__all__ = ["compare_reports"]
+__all__ = ["compare_replays"]
 
 _FRAMES = 12
 _APART = 24  # the drive's length over the least time between two frames that are shown
@@ -33,7 +33,7 @@ _IMAGE_BYTES = 5_500_000
 _SHOWN = ("fused", "overlay")
 
 
-def compare_reports(
+def compare_replays(
     a: str | os.PathLike[str],
     b: str | os.PathLike[str],
     output: str | os.PathLike[str],
