@@ -28,7 +28,9 @@ def format_number(value: float) -> str:
 
 
 def format_scores(scores: Scores, width: int = 120) -> str:
-    """Format the means over the common pairs; a star marks the best of several methods.
+    """Format the means over the common pairs.
+
+    A star marks the best of several methods, an arrow the better direction of a metric.
 
     Args:
         scores: scores of the methods.

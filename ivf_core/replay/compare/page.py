@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from ivf_core.defaults import BLOCK_SECONDS
+from ivf_core.html.chart_data import ascending, chart, packed
 from ivf_core.html.embedding import embed_images
 from ivf_core.html.filters import FILTERS, flat
 from ivf_core.html.render import write_page
@@ -20,7 +21,6 @@ from ivf_core.replay.compare.bootstrap import CONFIDENCE, SAMPLES, SEED, Interva
 from ivf_core.replay.compare.differences import Comparison, QuantityDifference, compare
 from ivf_core.replay.compare.thresholds import ThresholdResult, check_thresholds, read_thresholds
 from ivf_core.replay.quantities import describe
-from ivf_core.replay.report.charts import ascending, chart, packed
 from ivf_core.replay.saved_replay import ReplayDirectory
 from ivf_core.system.atomic import write_json
 

@@ -1,35 +1,27 @@
-"""Charts of a report as data for replay.js, which draws them.
-
-A chart is a dictionary:
-    id, section, title, unit, note: text;
-    kind: "line", "stack" (areas on top of each other) or "bars" (a histogram);
-    x: None for the seconds of the pairs, else numbers of its own;
-    series: [{label, column or values, color or None}], where column is a name in `columns`;
-    band: None, or the reference's quantiles {p5, p25, median, p75, p95};
-    marks: [{x, label}], vertical lines.
-"""
+"""Charts of a report, as data for replay.js: see `ivf_core.html.chart_data`."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from ivf_core.class_sets import ClassSet
+from ivf_core.html.chart_data import ascending, chart, numbers, packed
 from ivf_core.images.overlay import draw_overlay
 from ivf_core.replay.quantities import Quantity, Section, describe, metric_columns
 from ivf_core.replay.saved_replay import IMAGE_KINDS, ReplayDirectory
 
-__all__ = ["ascending", "chart", "chart_data", "class_colors", "numbers", "packed"]
+__all__ = ["class_colors", "report_data"]
 
 _OTHER = "other_"  # prefix of columns with the metrics of another method
 _KIND_NAMES = ("RGB", "Thermal", "Fused", "Overlay", "Other method")
-_DIGITS = 4
 
 
-def chart_data(replay: ReplayDirectory, bands: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+def report_data(
+    replay: ReplayDirectory, bands: Mapping[str, Mapping[str, float]]
+) -> dict[str, Any]:
     """Return all data of replay.js except the images, ready for JSON.
 
     Args:
@@ -39,7 +31,7 @@ def chart_data(replay: ReplayDirectory, bands: Mapping[str, Mapping[str, float]]
     Returns:
         index and seconds of the pairs; columns: their values by name, as from `packed`;
         quantities: columns to list next to the images; kinds: labels of the kinds of images;
-        charts: as described at the head of this module; gaps: [start, end] in seconds;
+        charts: see `chart`; gaps: [start, end] in seconds;
         notable: reasons by pair number.
     """
     columns = {name: values for name, values in replay.columns().items() if _any(values)}
@@ -92,87 +84,8 @@ def class_colors(classes: Mapping[str, Any]) -> list[str]:
     return ["#" + bytes(color).hex() for color in tinted]
 
 
-def numbers(values: np.ndarray | Sequence[float]) -> list[float | None]:
-    """Round numbers for JSON; None where they are not finite.
-
-    They have four digits, and as many more as are needed to tell values far from 0 apart:
-    offsets between clocks that differ by hours still vary by milliseconds.
-    """
-    values = np.asarray(values, np.float64)
-    finite = values[np.isfinite(values)]
-    digits = _DIGITS
-    if len(finite) and (spread := float(np.ptp(finite))) > 0:
-        digits += max(0, math.floor(math.log10(float(np.abs(finite).max()) / spread)))
-    return [_number(value, digits) for value in values.tolist()]
-
-
-def packed(values: np.ndarray) -> list[float | None] | dict[str, Any]:
-    """Return a column for JSON: `numbers`, or {rows, values} where most values are missing."""
-    rows = np.flatnonzero(np.isfinite(values))
-    if 2 * len(rows) > len(values):
-        return numbers(values)
-    return {"rows": rows.tolist(), "values": numbers(values[rows])}
-
-
-def _number(value: float, digits: int) -> float | None:
-    """Round a float; whole numbers become int, which is shorter in JSON."""
-    if not math.isfinite(value):
-        return None
-    rounded = float(f"{value:.{digits}g}")
-    return int(rounded) if rounded.is_integer() else rounded
-
-
-def ascending(seconds: np.ndarray) -> list[float]:
-    """Return times for JSON in milliseconds' precision that never decrease, as axes need.
-
-    A time that is lower than an earlier one is replaced by it.
-    """
-    return np.maximum.accumulate(seconds).round(3).tolist() if len(seconds) else []
-
-
 def _any(values: np.ndarray) -> bool:
     return bool(np.isfinite(values).any())
-
-
-def chart(
-    key: str,
-    section: Section,
-    title: str,
-    unit: str,
-    series: Iterable[Mapping[str, Any]],
-    *,
-    kind: str = "line",
-    note: str = "",
-    x: Sequence[float] | None = None,
-    band: Mapping[str, float] | None = None,
-    marks: Sequence[Mapping[str, Any]] = (),
-) -> dict[str, Any]:
-    """Return a chart as described at the head of this module.
-
-    Args:
-        key: its id.
-        section: section of the report that shows it.
-        title: its title.
-        unit: unit of its values.
-        series: its series; `color` may be left out.
-        kind: "line", "stack" or "bars".
-        note: remark next to the title.
-        x: positions of the values; None for the seconds of the pairs.
-        band: quantiles of reference scores.
-        marks: vertical lines.
-    """
-    return {
-        "id": key,
-        "section": section,
-        "title": title,
-        "unit": unit,
-        "kind": kind,
-        "note": note,
-        "x": x,
-        "series": [{"color": None, **one} for one in series],
-        "band": band,
-        "marks": list(marks),
-    }
 
 
 def _single(quantity: Quantity) -> dict[str, Any]:
@@ -244,9 +157,9 @@ def _metric_charts(
     charts = []
     for name in metric_columns(columns):
         words = describe(name)
-        series = [{"label": "ours", "column": name}]
+        series = [{"label": "this replay", "column": name}]
         if _OTHER + name in columns:
-            series.append({"label": "other", "column": _OTHER + name})
+            series.append({"label": "other method", "column": _OTHER + name})
         charts.append(
             chart(
                 name,

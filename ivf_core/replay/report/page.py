@@ -10,7 +10,7 @@ from pathlib import Path
 from ivf_core.html.embedding import embed_images
 from ivf_core.html.filters import flat
 from ivf_core.html.render import write_page
-from ivf_core.replay.report.charts import chart_data, class_colors
+from ivf_core.replay.report.charts import class_colors, report_data
 from ivf_core.replay.report.findings import metric_rows, sentences, tiles
 from ivf_core.replay.report.reference import reference_bands
 from ivf_core.replay.saved_replay import ReplayDirectory
@@ -47,7 +47,7 @@ def write_report(
     summary = replay.summary
     notable = [entry["frame"] for entry in summary.get("notable", [])]
     path = replay.path / "report.html"
-    data = chart_data(replay, bands)
+    data = report_data(replay, bands)
     left = page_bytes - len(json.dumps(data, separators=(",", ":")))
     budget = max(left, int(_LEAST_IMAGE_SHARE * page_bytes))
     write_page(

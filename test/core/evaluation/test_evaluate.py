@@ -122,6 +122,7 @@ def test_two_folders_by_every_metric(
     page = (output / "index.html").read_text()
     assert "its copy" in page
     assert "<script" not in page
+    assert "default-src 'none'" in page, "the browser blocks requests as well"
     assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org", "")
     for name in ("violins.png", "violins.svg", "best_average.jpg", "worst_its_copy.jpg"):
         assert (output / name).stat().st_size > 1000, name

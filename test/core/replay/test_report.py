@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 from replay_reports import STAMP_STEP, START, write_replay
 
+from ivf_core.html.chart_data import numbers
 from ivf_core.html.embedding import embed_images
 from ivf_core.html.filters import utc
 from ivf_core.images.files import write_image
 from ivf_core.images.registration import Registration
 from ivf_core.inference import FusionPipeline
 from ivf_core.models.checkpoints import FusionModel
-from ivf_core.replay.report.charts import chart_data, numbers
+from ivf_core.replay.report.charts import report_data
 from ivf_core.replay.report.findings import metric_rows, sentences
 from ivf_core.replay.report.page import write_report
 from ivf_core.replay.saved_replay import ReplayDirectory, ReplayDirectoryError
@@ -348,7 +349,7 @@ def test_how_often_a_metric_is_worse_than_the_band(replay: Path) -> None:
 def test_the_suggested_offset_is_marked_at_the_offset_of_the_stamps(replay: Path) -> None:
     """Thermal stamps are 2 ms late, so that -2 ms must be added to them."""
     charts = {
-        chart["id"]: chart for chart in chart_data(ReplayDirectory.read(replay), {})["charts"]
+        chart["id"]: chart for chart in report_data(ReplayDirectory.read(replay), {})["charts"]
     }
     (mark,) = charts["offset_histogram"]["marks"]
     assert mark["x"] == pytest.approx(2)

@@ -100,6 +100,8 @@ def test_a_whole_run(tmp_path: Path) -> None:
     for part in ("Finished, 8 of 8 steps", "&lt;tno&gt;", "31.23", "a &lt;b&gt;.safetensors"):
         assert part in page
     assert re.findall(r"<p>Step (\d+)</p>", page) == ["0", "4", "7"]
+    assert "<script" not in page
+    assert "default-src 'none'" in page, "the browser blocks requests as well"
     assert not re.search(r"""(src|href)=["'](?!data:)""", page)  # needs nothing beside it
     # matplotlib writes each text's source beside its outlines.
     assert "<!-- teacher -->" in drawn_curves(directory)
