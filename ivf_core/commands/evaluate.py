@@ -1,4 +1,4 @@
-"""`ivf evaluate`."""
+"""Command `ivf evaluate`: score fused images and masks."""
 
 from __future__ import annotations
 
@@ -24,25 +24,27 @@ _UNMATCHED_SHOWN = 10
 
 def _evaluate(args: argparse.Namespace) -> int:
     try:
-        from ivf_core.evaluation.report import PSEUDO_LABELS, Report, write_report
+        from ivf_core.evaluation.writer import PSEUDO_LABELS, OutputOptions, write_evaluation
     except ModuleNotFoundError as error:
-        raise ValueError(f"ivf evaluate needs a package more: pip install {error.name}") from error
+        raise ValueError(
+            f"ivf evaluate needs one more package: pip install {error.name}"
+        ) from error
     from ivf_core.evaluation.folders import evaluate, match_folders
-    from ivf_core.evaluation.methods import unused_pictures
-    from ivf_core.evaluation.scores import columns_of, find_metrics
+    from ivf_core.evaluation.methods import unused_images
+    from ivf_core.evaluation.scores import column_indices, find_metrics
     from ivf_core.evaluation.tables import format_scores, format_segmentation
     from ivf_core.inference.torch_engine import choose_device
     from ivf_core.system.memory import keep_freed_memory
 
     keep_freed_memory()
     metrics = find_metrics(args.metrics, args.convention)
-    columns_of(metrics, args.rank_by)
+    column_indices(metrics, args.rank_by)  # raises early for an unknown metric
     pairs, unmatched = match_folders(args.visible, args.infrared, args.labels)
     methods = _open_methods(args)
     for method in methods:
-        unmatched += unused_pictures(method, [pair.name for pair in pairs])
+        unmatched += unused_images(method, [pair.name for pair in pairs])
     class_set = _class_set(args, methods)
-    # The metrics are PyTorch's: where the engine runs on another device, on the CPU.
+    # PyTorch computes the metrics: on the CPU where the engine runs on a device of its own.
     on_cuda = args.device == "auto" or args.device.startswith("cuda")
     device = choose_device(args.device if on_cuda else "cpu")
     with tqdm(total=len(pairs), desc="evaluate", unit="pair", disable=None) as bar:
@@ -57,7 +59,7 @@ def _evaluate(args: argparse.Namespace) -> int:
             progress=lambda _: bar.update(),
         )
     rest = len(unmatched) - _UNMATCHED_SHOWN
-    more = [f"{rest} more without a partner: summary.json names all"] if rest > 0 else []
+    more = [f"{rest} more without a partner: all are named in summary.json"] if rest > 0 else []
     for line in [*unmatched[:_UNMATCHED_SHOWN], *more, *result.broken, *result.notes]:
         print(f"ivf evaluate: left out: {line}", file=sys.stderr)
     settings = {
@@ -67,14 +69,15 @@ def _evaluate(args: argparse.Namespace) -> int:
         "precision": args.precision,
         "device of the metrics": str(device),
     }
-    report = Report(settings, unmatched, args.labels_are == "pseudo", args.examples, args.rank_by)
-    files = write_report(result, pairs, methods, report, args.output)
+    pseudo = args.labels_are == "pseudo"
+    options = OutputOptions(settings, unmatched, pseudo, args.examples, args.rank_by)
+    files = write_evaluation(result, pairs, methods, options, args.output)
     width = shutil.get_terminal_size((120, 24)).columns
-    print(f"means over the {result.scores.common.sum()} pairs that all methods have a picture of")
+    print(f"means over the {result.scores.common.sum()} pairs that all methods have an image of")
     print(format_scores(result.scores, width))
     if result.masked.any():
-        note = f" {PSEUDO_LABELS}" if report.pseudo_labels else ""
-        print(f"\nmasks of {result.commonly_masked.sum()} pairs; by class, IoU.{note}")
+        note = f" {PSEUDO_LABELS}" if pseudo else ""
+        print(f"\nmasks of {result.commonly_masked.sum()} pairs; IoU by class.{note}")
         print(format_segmentation(result, width))
     print(f"\n{len(result.broken)} left out, {len(unmatched)} files without a partner")
     for path in files:
@@ -101,7 +104,7 @@ def _open_methods(args: argparse.Namespace) -> list[Method]:
 
 
 def _class_set(args: argparse.Namespace, methods: list[Method]) -> ClassSet | None:
-    """Of the labels: the one named, else that of the weights."""
+    """Return the class set of the labels: the one named, else that of the weights."""
     from ivf_core.class_sets import CLASS_SETS
 
     if args.labels is None:
@@ -122,7 +125,7 @@ def _class_set(args: argparse.Namespace, methods: list[Method]) -> ClassSet | No
 
 
 def _at_least(smallest: int) -> Callable[[str], int]:
-    """A parser of whole numbers."""
+    """Return a parser of whole numbers that rejects those below `smallest`."""
 
     def number(text: str) -> int:
         if int(text) < smallest:
@@ -135,65 +138,83 @@ def _at_least(smallest: int) -> Callable[[str], int]:
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     from ivf_core.class_sets import CLASS_SETS
 
-    parser.add_argument("--visible", required=True, type=Path, metavar="DIR", help="pictures")
+    parser.add_argument("--visible", required=True, type=Path, metavar="DIR", help="visible images")
     parser.add_argument(
-        "--infrared", required=True, type=Path, metavar="DIR", help="pictures, matched by file name"
+        "--infrared",
+        required=True,
+        type=Path,
+        metavar="DIR",
+        help="infrared images, matched by file name",
     )
     parser.add_argument(
         "--fused", action="append", dest="methods", metavar="[NAME=]DIR",
         type=lambda text: ("fused", text),
-        help="a method's pictures, named as the pairs; may be repeated",
+        help="fused images of a method, named as the pairs; may be repeated",
     )  # fmt: skip
     parser.add_argument(
         "--weights", action="append", dest="methods", metavar="[NAME=]WEIGHTS",
         type=lambda text: ("weights", text),
-        help="shipped name or file, to be run on the pairs; may be repeated",
+        help="weights to run on the pairs: a shipped name or a file; may be repeated",
     )  # fmt: skip
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="for the results")
-    parser.add_argument("--metrics", nargs="+", metavar="NAME", help="EN SD ... (all of fusion)")
+    parser.add_argument(
+        "--output", required=True, type=Path, metavar="DIR", help="folder for the results"
+    )
+    parser.add_argument(
+        "--metrics", nargs="+", metavar="NAME", help="metrics, such as EN SD (all fusion metrics)"
+    )
     parser.add_argument(
         "--convention", default="mean", choices=("mean", "sum", "ivif_zoo"),
         help="SSIM, MS-SSIM and VIF as the mean over both sources or as their sum; "
-        "ivif_zoo: all as IVIF_ZOO's code does (%(default)s)",
+        "ivif_zoo: all metrics as IVIF_ZOO's code computes them (%(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--grey", default="pil", choices=("pil", "opencv"),
-        help="how colours become grey: as IVIF_ZOO reads them, or as OpenCV (%(default)s)",
+        help="conversion of colours to grey: PIL's, which IVIF_ZOO uses, or OpenCV's (%(default)s)",
     )  # fmt: skip
     masks = parser.add_argument_group("masks")
-    masks.add_argument("--labels", type=Path, metavar="DIR", help="pictures of true class ids")
+    masks.add_argument("--labels", type=Path, metavar="DIR", help="images of true class ids")
     masks.add_argument(
-        "--labels-are", default="truth", choices=("truth", "pseudo"), help="(%(default)s)"
+        "--labels-are",
+        default="truth",
+        choices=("truth", "pseudo"),
+        help="ground truth, or pseudo-labels, which the results then mention (%(default)s)",
     )
-    masks.add_argument("--classes", choices=CLASS_SETS, help="of the labels (the weights')")
     masks.add_argument(
-        "--masks", action="append", metavar="NAME=DIR", help="a method's class ids; may be repeated"
+        "--classes", choices=CLASS_SETS, help="class set of the labels (that of the weights)"
+    )
+    masks.add_argument(
+        "--masks",
+        action="append",
+        metavar="NAME=DIR",
+        help="class ids of a method; may be repeated",
     )
     report = parser.add_argument_group("report")
     report.add_argument(
         "--examples",
         type=_at_least(0),
         default=4,
-        help="best and worst pictures a method (%(default)s)",
+        help="number of best and of worst images shown per method (%(default)s)",
     )
     report.add_argument(
         "--rank-by",
         nargs="+",
         default=(),
         metavar="METRIC",
-        help="what best is (mean rank over all metrics)",
+        help="metrics that rank the images (all, by their mean rank)",
     )
     run = parser.add_argument_group("running")
     add_engine(run)
-    run.add_argument("--workers", type=_at_least(1), default=2, help="that read (%(default)s)")
-    # Scores of the weights, not of the arithmetic that suits a machine.
+    run.add_argument(
+        "--workers", type=_at_least(1), default=2, help="threads that read images (%(default)s)"
+    )
+    # Scores should depend on the weights, not on the precision that suits a machine.
     parser.set_defaults(precision="fp32")
 
 
 COMMANDS = (
     Command(
         "evaluate",
-        "score fused pictures and masks, several methods side by side",
+        "score fused images and masks of several methods side by side",
         "ivf evaluate --visible vi --infrared ir --weights fast --fused SeAFusion=sea --output out",
         _add_evaluate,
         _evaluate,

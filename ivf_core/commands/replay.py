@@ -72,11 +72,11 @@ def _replay_fleet(args: argparse.Namespace, bags: dict[str, Path], settings: Rep
 
 
 def _compare(args: argparse.Namespace) -> int:
-    from ivf_core.replay.compare.page import compare_reports
+    from ivf_core.replay.compare.page import compare_replays
 
     try:
         a, b = args.compare
-        status = compare_reports(
+        status = compare_replays(
             a, b, args.output, args.thresholds, block_seconds=args.block_seconds
         )
     except BAD_INPUT as error:  # status 1 means that a threshold is not met

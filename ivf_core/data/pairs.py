@@ -19,8 +19,8 @@ from ivf_core.images.files import (
     read_labels,
     read_visible,
 )
+from ivf_core.images.noise import smoke
 from ivf_core.images.pair_sources import open_pairs
-from ivf_core.scenes.textures import smoke
 
 __all__ = [
     "Crop",

@@ -1,1 +1,1 @@
-"""Scores of pictures, videos and bags, and the reports that show them."""
+"""Scores of fused images and masks, and the files that show them: `ivf evaluate`."""

@@ -1,4 +1,4 @@
-"""Read pairs from folders, fuse or find their fused pictures, and score them."""
+"""Evaluation of folders: read pairs, read or make their fused images, and score them."""
 
 from __future__ import annotations
 
@@ -28,29 +28,38 @@ from ivf_core.inference import ImagePair
 from ivf_core.inference.pipeline import resize_labels
 from ivf_core.metrics.segmentation import ConfusionMatrix
 
-__all__ = ["GREYS", "Evaluation", "Pictures", "evaluate", "match_folders", "read_pictures"]
+__all__ = [
+    "GREYS",
+    "EvaluationResult",
+    "PairImages",
+    "evaluate",
+    "match_folders",
+    "read_images",
+    "run_weights",
+    "to_grey",
+]
 
 GREYS = ("pil", "opencv")
-"""How colours become grey: as PIL's mode "L", which IVIF_ZOO scores, or as OpenCV."""
+"""Conversions of colours to grey: PIL's mode "L", which IVIF_ZOO scores, or OpenCV's."""
 
-# Of R, G and B in convert("L"), in 2^-16.
+# Weights of R, G and B in PIL's convert("L"), in units of 2^-16.
 _PIL_WEIGHTS = np.array((19595, 38470, 7471), np.int32)
 
-# Pictures a batch, in pixels: on a CPU what its caches hold.
+# Pixels of the images in a batch: on a CPU, as many as its caches hold.
 _BATCH_PIXELS = {"cpu": 640 * 480 * 2, "cuda": 640 * 480 * 64}
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """A pair and what the methods made of it.
+class PairImages:
+    """Images of one pair, and the methods' fused images and masks.
 
     Attributes:
         visible: H x W x 3 uint8 RGB.
-        infrared: H x W uint8; deeper files through gain control.
+        infrared: H x W uint8; files of more than 8 bits went through gain control.
         labels: H x W uint8 class ids, or None.
         fused: H x W x 3 uint8 RGB by method.
         masks: H x W uint8 class ids by method.
-        broken: what could not be read or fused, one line each.
+        broken: images that could not be read or fused, one line each.
     """
 
     visible: np.ndarray
@@ -62,16 +71,17 @@ class Pictures:
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """What `evaluate` found.
+class EvaluationResult:
+    """Result of `evaluate`.
 
     Attributes:
-        scores: of the fused pictures.
-        confusions: M x P x C x C int64 pixels, rows true, or None without labels.
-        masked: M x P bool, whether the method has a mask of the pair and the pair a label.
-        class_set: of labels and masks.
-        broken: pictures that could not be read or fused, one line each.
-        notes: metrics that have no value for some pictures, one line each.
+        scores: scores of the fused images.
+        confusions: M x P x C x C int64, pixels by true class (rows) and predicted class
+            (columns) of each method and pair, or None without labels.
+        masked: M x P bool, whether the method has a mask of the pair and the pair has labels.
+        class_set: class set of labels and masks.
+        broken: images that could not be read or fused, one line each.
+        notes: metrics that have no value for some images, one line each.
     """
 
     scores: Scores
@@ -82,7 +92,15 @@ class Evaluation:
     notes: list[str]
 
     def confusion(self, method: int, pairs: np.ndarray | int) -> ConfusionMatrix:
-        """Of some pairs of a method: a position, or P bool."""
+        """Return the confusion matrix of a method over some pairs.
+
+        Args:
+            method: index of the method.
+            pairs: index of one pair, or P bool.
+
+        Raises:
+            ValueError: there were no labels.
+        """
         if self.confusions is None or self.class_set is None:
             raise ValueError("there were no labels")
         matrix = ConfusionMatrix(len(self.class_set))
@@ -92,56 +110,69 @@ class Evaluation:
 
     @property
     def commonly_masked(self) -> np.ndarray:
-        """P bool: see `common_pairs`."""
+        """Pairs of which every method with masks has one, P bool: see `common_pairs`."""
         return common_pairs(self.masked)
 
 
 def match_folders(
     visible: Path, infrared: Path, labels: Path | None = None
 ) -> tuple[list[PairFiles], list[str]]:
-    """Pairs by file name, and one line for each file without a partner.
+    """Match the images of folders by file name without suffix.
+
+    Args:
+        visible: folder of visible images.
+        infrared: folder of infrared images.
+        labels: folder of class ids, or None.
+
+    Returns:
+        The pairs, and one line for each file without a partner.
 
     Raises:
-        ImageFileError: no such folder, or no two pictures have the same name.
+        ImageFileError: no such folder, or no two images have the same name.
     """
     folders = {"visible": list_images(visible), "infrared": list_images(infrared)}
     stems = [stem for stem in folders["visible"] if stem in folders["infrared"]]
     if not stems:
         raise ImageFileError(
-            f"'{visible}' ({len(folders['visible'])} pictures) and '{infrared}' "
-            f"({len(folders['infrared'])} pictures): no two have the same name"
+            f"'{visible}' ({len(folders['visible'])} images) and '{infrared}' "
+            f"({len(folders['infrared'])} images): no two have the same name"
         )
     if labels is not None:
         folders["labels"] = list_images(labels)
         if not any(stem in folders["labels"] for stem in stems):
             raise ImageFileError(f"'{labels}': none is named as a pair, such as '{stems[0]}'")
     known = set(stems)
-    lonely = [
+    unmatched = [
         f"{path}: no pair of that name"
-        for pictures in folders.values()
-        for stem, path in pictures.items()
+        for images in folders.values()
+        for stem, path in images.items()
         if stem not in known
     ]
     with_labels = folders.get("labels", {})
     if labels is not None:
-        lonely += [f"{folders['visible'][s]}: no labels" for s in stems if s not in with_labels]
+        unmatched += [f"{folders['visible'][s]}: no labels" for s in stems if s not in with_labels]
     pairs = [
         PairFiles(s, folders["visible"][s], folders["infrared"][s], with_labels.get(s))
         for s in stems
     ]
-    return pairs, lonely
+    return pairs, unmatched
 
 
-def read_pictures(
+def read_images(
     files: PairFiles, methods: Sequence[Method], class_set: ClassSet | None = None
-) -> Pictures | str:
-    """Read a pair, its labels, and the methods' pictures; weights are not run.
+) -> PairImages | str:
+    """Read a pair, its labels, and the methods' fused images and masks; weights are not run.
+
+    Args:
+        files: files of the pair.
+        methods: methods whose folders are read.
+        class_set: class set of labels and masks; without one, their ids are not checked.
 
     Returns:
-        The pictures, or why the pair cannot be read.
+        The images, or the reason why the pair cannot be read.
 
     Raises:
-        ValueError: sizes that differ, or ids that are not of the class set; names the files.
+        ValueError: sizes differ, or ids are not in the class set; names the files.
     """
     try:
         visible = files.read_visible()
@@ -150,26 +181,26 @@ def read_pictures(
     except ImageFileError as error:
         return str(error)
     files.check_sizes(visible, infrared, labels)
-    pictures = Pictures(visible, infrared, labels)
+    images = PairImages(visible, infrared, labels)
     for method in methods:
-        for paths, kept in ((method.fused, pictures.fused), (method.masks, pictures.masks)):
+        for paths, found in ((method.fused, images.fused), (method.masks, images.masks)):
             path = paths.get(files.name)
-            if path is None or (kept is pictures.masks and labels is None):
+            if path is None or (found is images.masks and labels is None):
                 continue
             try:
-                picture = read_visible(path) if kept is pictures.fused else read_labels(path)
+                image = read_visible(path) if found is images.fused else read_labels(path)
             except ImageFileError as error:
-                pictures.broken.append(str(error))
+                images.broken.append(str(error))
                 continue
-            if picture.shape[:2] != visible.shape[:2]:
+            if image.shape[:2] != visible.shape[:2]:
                 raise ValueError(
-                    f"'{path}' is {picture.shape[1]} x {picture.shape[0]}, but "
+                    f"'{path}' is {image.shape[1]} x {image.shape[0]}, but "
                     f"'{files.visible}' is {visible.shape[1]} x {visible.shape[0]}"
                 )
-            if kept is pictures.masks and class_set is not None:
-                _check_ids(path, picture, class_set)
-            kept[method.name] = picture
-    return pictures
+            if found is images.masks and class_set is not None:
+                _check_ids(path, image, class_set)
+            found[method.name] = image
+    return images
 
 
 def _check_ids(path: Path, mask: np.ndarray, class_set: ClassSet) -> None:
@@ -181,24 +212,30 @@ def _check_ids(path: Path, mask: np.ndarray, class_set: ClassSet) -> None:
         )
 
 
-def run_weights(name: str, pictures: Pictures, methods: Sequence[Method]) -> None:
-    """Add what the methods' pipelines make of the pair."""
+def run_weights(name: str, images: PairImages, methods: Sequence[Method]) -> None:
+    """Fuse a pair with the methods' pipelines and add their fused images and masks.
+
+    Args:
+        name: name of the pair, for messages.
+        images: images of the pair; gets the results, and the errors in `broken`.
+        methods: methods; those without a pipeline are skipped.
+    """
     for method in methods:
         if method.pipeline is None:
             continue
         try:
             result = method.pipeline(
-                ImagePair(pictures.visible, pictures.infrared),
-                labels=pictures.labels is not None and method.class_set is not None,
+                ImagePair(images.visible, images.infrared),
+                labels=images.labels is not None and method.class_set is not None,
             )
         except ValueError as error:
-            pictures.broken.append(f"{name}, {method.name}: {error}")
+            images.broken.append(f"{name}, {method.name}: {error}")
             continue
         if result.fused is not None:
-            pictures.fused[method.name] = result.fused
+            images.fused[method.name] = result.fused
         if result.labels is not None:
-            size = pictures.visible.shape[:2]
-            pictures.masks[method.name] = resize_labels(result.labels, size)
+            size = images.visible.shape[:2]
+            images.masks[method.name] = resize_labels(result.labels, size)
 
 
 def evaluate(
@@ -211,19 +248,22 @@ def evaluate(
     device: torch.device | str = "cpu",
     workers: int = 2,
     progress: Callable[[int], None] | None = None,
-) -> Evaluation:
-    """Score the methods' pictures of all pairs.
+) -> EvaluationResult:
+    """Score the methods' fused images and masks of all pairs.
 
     Args:
-        class_set: of labels and masks; without one, labels are not looked at.
+        pairs: pairs of `match_folders`.
+        methods: methods with folders, weights, or both.
+        metrics: metrics of `find_metrics`.
+        class_set: class set of labels and masks; without one, labels are ignored.
         grey: one of `GREYS`.
-        device: of the metrics.
-        workers: threads that read pictures.
+        device: device that computes the metrics.
+        workers: number of threads that read images.
         progress: called with the number of pairs done.
 
     Raises:
-        ValueError: sizes that differ, ids that are not of the class set, or no pair
-            of which every method has a picture.
+        ValueError: sizes differ, ids are not in the class set, or there is no pair of
+            which every method has an image.
     """
     if grey not in GREYS:
         raise ValueError(f"grey is '{grey}', expected {' or '.join(GREYS)}")
@@ -235,17 +275,17 @@ def evaluate(
     if class_set is not None:
         confusions = np.zeros((*masked.shape, len(class_set), len(class_set)), np.int64)
     broken = []
-    for index, pictures in enumerate(_read_ahead(pairs, methods, class_set, workers)):
-        if isinstance(pictures, str):
-            broken.append(pictures)
+    for index, images in enumerate(_read_ahead(pairs, methods, class_set, workers)):
+        if isinstance(images, str):
+            broken.append(images)
         else:
-            run_weights(pairs[index].name, pictures, methods)
-            broken += pictures.broken
-            batch.add(index, pictures)
-            if confusions is not None and class_set is not None and pictures.labels is not None:
-                for method, mask in pictures.masks.items():
+            run_weights(pairs[index].name, images, methods)
+            broken += images.broken
+            batch.add(index, images)
+            if confusions is not None and class_set is not None and images.labels is not None:
+                for method, mask in images.masks.items():
                     matrix = ConfusionMatrix(len(class_set))
-                    matrix.update(mask, pictures.labels)
+                    matrix.update(mask, images.labels)
                     place = names.index(method), index
                     confusions[place], masked[place] = matrix.counts, True
         if progress is not None:
@@ -255,12 +295,12 @@ def evaluate(
         counts = ", ".join(
             f"{name} {count}" for name, count in zip(names, scores.present.sum(1), strict=True)
         )
-        raise ValueError(f"no pair of {len(pairs)} has a picture of every method: {counts}")
-    return Evaluation(scores, confusions, masked, class_set, broken, scores.gaps())
+        raise ValueError(f"no pair of {len(pairs)} has an image of every method: {counts}")
+    return EvaluationResult(scores, confusions, masked, class_set, broken, scores.gaps())
 
 
 class _Batch:
-    """Pictures of one size that wait for their scores."""
+    """Images of one size that wait until they are scored together."""
 
     def __init__(self, scores: Scores, device: torch.device, grey: str) -> None:
         self._scores, self._device, self._grey = scores, device, grey
@@ -268,18 +308,20 @@ class _Batch:
         self._places: list[tuple[int, int]] = []
         self._planes: list[tuple[np.ndarray, ...]] = []
 
-    def add(self, index: int, pictures: Pictures) -> None:
-        infrared = pictures.infrared
+    def add(self, index: int, images: PairImages) -> None:
+        """Add the fused images of the pair at `index`, and score a batch that is full."""
+        infrared = images.infrared
         if self._planes and self._planes[0][1].shape != infrared.shape:
             self.flush()
-        visible = to_grey(pictures.visible, self._grey)
-        for method, fused in pictures.fused.items():
+        visible = to_grey(images.visible, self._grey)
+        for method, fused in images.fused.items():
             self._places.append((self._scores.methods.index(method), index))
             self._planes.append((visible, infrared, to_grey(fused, self._grey), fused))
             if len(self._planes) * infrared.size >= self._limit:
                 self.flush()
 
     def flush(self) -> None:
+        """Score the images that wait."""
         if self._planes:
             visible, infrared, fused, colour = (
                 torch.from_numpy(np.stack(planes)).to(self._device)
@@ -295,11 +337,19 @@ class _Batch:
         self._places, self._planes = [], []
 
 
-def to_grey(picture: np.ndarray, grey: str) -> np.ndarray:
-    """Luma in whole levels: H x W x 3 uint8 RGB to H x W uint8, the same of grey pictures."""
+def to_grey(image: np.ndarray, grey: str) -> np.ndarray:
+    """Convert to luma in whole levels; images that are grey keep their levels.
+
+    Args:
+        image: H x W x 3 uint8 RGB.
+        grey: one of `GREYS`.
+
+    Returns:
+        H x W uint8.
+    """
     if grey == "opencv":
-        return cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
-    sums = picture.astype(np.int32) @ _PIL_WEIGHTS
+        return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    sums = image.astype(np.int32) @ _PIL_WEIGHTS
     return ((sums + 2**15) >> 16).astype(np.uint8)
 
 
@@ -308,13 +358,13 @@ def _read_ahead(
     methods: Sequence[Method],
     class_set: ClassSet | None,
     workers: int,
-) -> Iterator[Pictures | str]:
-    """`read_pictures` of every pair in order, a few of them read in advance."""
+) -> Iterator[PairImages | str]:
+    """Yield the `read_images` of every pair in order; threads read a few of them in advance."""
     with ThreadPoolExecutor(workers) as pool:
-        waiting: deque[Future[Pictures | str]] = deque()
+        waiting: deque[Future[PairImages | str]] = deque()
         try:
             for pair in pairs:
-                waiting.append(pool.submit(read_pictures, pair, methods, class_set))
+                waiting.append(pool.submit(read_images, pair, methods, class_set))
                 if len(waiting) > 2 * workers:
                     yield waiting.popleft().result()
             while waiting:

@@ -1,4 +1,4 @@
-"""Where the fused pictures and masks of a method come from: folders, or weights that are run."""
+"""Methods that are compared: folders of fused images and masks, or weights to run."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ __all__ = [
     "open_fused",
     "open_weights",
     "split_name",
-    "unused_pictures",
+    "unused_images",
 ]
 
 
 @dataclass(frozen=True)
 class Method:
-    """A way to fuse, by the name that tables show.
+    """A fusion method under the name that tables show.
 
     Attributes:
         name: unique among the methods compared.
         source: folder or weights, as the user gave them.
-        fused: pictures by the pair's name; empty where a pipeline makes them.
-        masks: pictures of class ids by the pair's name.
-        pipeline: makes the fused pictures and, where its weights have a head, the masks.
-        class_set: of the pipeline's masks.
+        fused: files of fused images by the pair's name; empty where a pipeline makes them.
+        masks: files of class ids by the pair's name.
+        pipeline: makes the fused images and, where its weights have a head, the masks.
+        class_set: class set of the pipeline's masks.
     """
 
     name: str
@@ -46,7 +46,11 @@ class Method:
 
 
 def split_name(text: str) -> tuple[str | None, str]:
-    """`NAME=PATH` as its two parts; a path that exists as it stands has no name."""
+    """Split `NAME=PATH` into its two parts; a text that is an existing path has no name.
+
+    Raises:
+        ValueError: the name or the path is empty.
+    """
     name, equals, path = text.partition("=")
     if not equals or Path(text).exists():
         return None, text
@@ -56,20 +60,23 @@ def split_name(text: str) -> tuple[str | None, str]:
 
 
 def open_fused(text: str) -> Method:
-    """A folder of fused pictures, `NAME=DIR` or `DIR`, then named as the folder.
+    """Open a folder of fused images, `NAME=DIR` or `DIR`, whose name is then the folder's.
 
     Raises:
-        ValueError: no such folder, or no picture in it.
+        ValueError: no such folder, or no image in it.
     """
     name, folder = split_name(text)
-    return Method(name or Path(folder).resolve().name, folder, fused=_pictures(folder))
+    return Method(name or Path(folder).resolve().name, folder, fused=_images(folder))
 
 
 def open_weights(text: str, *, engine: str, device: str, precision: str) -> Method:
-    """Weights to run, `NAME=WEIGHTS` or `WEIGHTS`: a shipped name or a file.
+    """Open weights to run, `NAME=WEIGHTS` or `WEIGHTS`: a shipped name or a file.
 
     Args:
-        engine, device, precision: as for `FusionPipeline`.
+        text: the weights, with or without a name.
+        engine: as for `FusionPipeline`.
+        device: as for `FusionPipeline`.
+        precision: as for `FusionPipeline`.
 
     Raises:
         WeightsError: see `load_model`.
@@ -83,10 +90,14 @@ def open_weights(text: str, *, engine: str, device: str, precision: str) -> Meth
 
 
 def add_masks(methods: Sequence[Method], texts: Iterable[str]) -> list[Method]:
-    """Give methods the folders of class ids `NAME=DIR`; a name that is none of theirs is a new one.
+    """Add folders of class ids, `NAME=DIR`, to the methods of these names.
+
+    Args:
+        methods: methods that are open.
+        texts: folders; a name that no method has makes a new method.
 
     Raises:
-        ValueError: no such folder, or a method that has masks already.
+        ValueError: no such folder, or the method has masks already.
     """
     named = {method.name: method for method in methods}
     for text in texts:
@@ -95,12 +106,12 @@ def add_masks(methods: Sequence[Method], texts: Iterable[str]) -> list[Method]:
         method = named.get(name, Method(name, folder))
         if method.masks or method.class_set is not None:
             raise ValueError(f"--masks {text}: '{name}' has masks already")
-        named[name] = replace(method, masks=_pictures(folder))
+        named[name] = replace(method, masks=_images(folder))
     return list(named.values())
 
 
 def check_names(methods: Iterable[Method]) -> None:
-    """Refuse methods whose names, or names of files, are the same.
+    """Raise where two methods have the same name, or names that give the same file name.
 
     Raises:
         ValueError: names the methods.
@@ -116,31 +127,35 @@ def check_names(methods: Iterable[Method]) -> None:
 
 
 def file_stem(name: str) -> str:
-    """A method's name without what file names should not have."""
+    """Return a method's name with characters that file names should not have replaced by _."""
     return re.sub(r"[^\w.+-]+", "_", name)
 
 
-def _pictures(folder: str) -> dict[str, Path]:
-    pictures = list_images(folder)
-    if not pictures:
-        raise ValueError(f"'{folder}': no pictures in it")
-    return pictures
+def _images(folder: str) -> dict[str, Path]:
+    images = list_images(folder)
+    if not images:
+        raise ValueError(f"'{folder}': no images in it")
+    return images
 
 
-def unused_pictures(method: Method, pairs: Iterable[str]) -> list[str]:
-    """One line for each of the method's pictures whose name is none of the pairs'.
+def unused_images(method: Method, pairs: Iterable[str]) -> list[str]:
+    """Return one line for each of the method's images that has no pair's name.
+
+    Args:
+        method: a method with folders.
+        pairs: names of the pairs.
 
     Raises:
-        ValueError: that is all of them.
+        ValueError: no image of a folder has a pair's name.
     """
     known = set(pairs)
     lines = []
-    for pictures in (method.fused, method.masks):
-        lonely = [path for stem, path in pictures.items() if stem not in known]
-        if lonely and len(lonely) == len(pictures):
+    for images in (method.fused, method.masks):
+        unmatched = [path for stem, path in images.items() if stem not in known]
+        if unmatched and len(unmatched) == len(images):
             raise ValueError(
-                f"'{lonely[0].parent}' ({len(lonely)} pictures): none is named as a pair, "
+                f"'{unmatched[0].parent}' ({len(unmatched)} images): none is named as a pair, "
                 f"such as '{min(known)}'"
             )
-        lines += [f"{path}: no pair of that name" for path in lonely]
+        lines += [f"{path}: no pair of that name" for path in unmatched]
     return lines

@@ -1,4 +1,4 @@
-"""The scores of several methods on the same pairs, and what they come to."""
+"""Scores of several methods on the same pairs: means, ranks, and statistics."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ivf_core.metrics.structure import (
     VIF_MINIMUM_SIZE,
 )
 
-__all__ = ["Metric", "Scores", "columns_of", "common_pairs", "describe", "find_metrics"]
+__all__ = ["Metric", "Scores", "column_indices", "common_pairs", "find_metrics", "statistics"]
 
 Convention = Literal["mean", "sum", "ivif_zoo"]
 
@@ -36,14 +36,15 @@ _PERCENTILES = (5, 25, 75, 95)
 
 @dataclass(frozen=True)
 class Metric:
-    """A column of the table.
+    """A metric of fused images, a column of the table of scores.
 
     Attributes:
         name: as papers write it.
-        higher_is_better: the direction.
-        score: visible, infrared and fused, N x 1 x H x W float32 in 0..255, and fused in
-            colour, N x 3 x H x W uint8 RGB, to N values.
-        minimum_size: height and width that it needs; smaller pictures have no value.
+        higher_is_better: whether higher values are better.
+        score: function of the visible, infrared and fused images, each N x 1 x H x W float32
+            in 0..255, and the fused images in colour, N x 3 x H x W uint8 RGB; returns N
+            values.
+        minimum_size: smallest height and width in pixels; smaller images have no value.
     """
 
     name: str
@@ -53,26 +54,26 @@ class Metric:
 
     @property
     def title(self) -> str:
-        """The name with an arrow to the better side."""
+        """Name with an arrow that points up where higher is better, else down."""
         return f"{self.name} {'↑' if self.higher_is_better else '↓'}"
 
 
 def find_metrics(
     names: Sequence[str] | None = None, convention: Convention = "mean"
 ) -> tuple[Metric, ...]:
-    """The metrics of these names, in their order; by default all of `FUSION_METRICS`.
+    """Return the metrics of these names, in their order; by default all of `FUSION_METRICS`.
 
     Args:
-        names: also of `NO_REFERENCE_METRICS`, whose library and weights are looked for when
-            they score.
+        names: names in `FUSION_METRICS` and `NO_REFERENCE_METRICS`; the library and weights
+            of the latter are looked up when they score.
         convention: as for `fusion_metrics`.
 
     Raises:
-        ValueError: an unknown name or the same one twice.
+        ValueError: a name is unknown or given twice.
     """
     names = tuple(FUSION_METRICS) if names is None else tuple(names)
     if len(set(names)) < len(names):
-        raise ValueError(f"metrics {', '.join(names)}: one is there twice")
+        raise ValueError(f"metrics {', '.join(names)}: one is given twice")
     known = {**_fusion_metrics(convention), **_no_reference_metrics()}
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f"metric {', '.join(unknown)} is unknown; known: {', '.join(known)}")
@@ -92,8 +93,8 @@ def _fusion_metrics(convention: Convention) -> dict[str, Metric]:
 
 
 def _no_reference_metrics() -> dict[str, Metric]:
-    def score(name: str, *pictures: Tensor) -> Tensor:
-        return no_reference_metrics(pictures[-1].float(), [name])[name]
+    def score(name: str, *images: Tensor) -> Tensor:
+        return no_reference_metrics(images[-1].float(), [name])[name]
 
     return {
         name: Metric(name, metric.higher_is_better, partial(score, name), metric.smallest)
@@ -101,11 +102,15 @@ def _no_reference_metrics() -> dict[str, Metric]:
     }
 
 
-def columns_of(metrics: Sequence[Metric], names: Sequence[str]) -> list[int]:
-    """Positions of the metrics of these names; of all without a name.
+def column_indices(metrics: Sequence[Metric], names: Sequence[str]) -> list[int]:
+    """Return the indices of the metrics of these names; of all metrics where there is no name.
+
+    Args:
+        metrics: columns of a table.
+        names: names among theirs.
 
     Raises:
-        ValueError: a name that is none of theirs.
+        ValueError: a name is not among the metrics.
     """
     known = [metric.name for metric in metrics]
     if unknown := [name for name in names if name not in known]:
@@ -115,13 +120,15 @@ def columns_of(metrics: Sequence[Metric], names: Sequence[str]) -> list[int]:
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of the pictures of M methods on P pairs by K metrics.
+    """Scores of the fused images of M methods on P pairs by K metrics.
 
     Attributes:
-        pairs, methods, metrics: what the axes are.
-        values: M x P x K float64; NaN where the method has no picture, the picture is too
-            small for the metric, or the metric is undefined.
-        present: M x P bool, whether the method's picture was scored.
+        pairs: names of the pairs.
+        methods: names of the methods.
+        metrics: the metrics.
+        values: M x P x K float64; NaN where the method has no image, the image is too small
+            for the metric, or the metric is undefined.
+        present: M x P bool, whether the method's image was scored.
     """
 
     pairs: tuple[str, ...]
@@ -134,6 +141,7 @@ class Scores:
     def empty(
         cls, pairs: Iterable[str], methods: Iterable[str], metrics: Iterable[Metric]
     ) -> Scores:
+        """Return scores of these pairs, methods and metrics without any value."""
         pairs, methods, metrics = tuple(pairs), tuple(methods), tuple(metrics)
         shape = (len(methods), len(pairs))
         values = np.full((*shape, len(metrics)), np.nan)
@@ -141,7 +149,7 @@ class Scores:
 
     @property
     def common(self) -> np.ndarray:
-        """P bool: see `common_pairs`."""
+        """Pairs of which every method has an image, P bool: see `common_pairs`."""
         return common_pairs(self.present)
 
     def score(
@@ -152,11 +160,14 @@ class Scores:
         fused: Tensor,
         colour: Tensor,
     ) -> None:
-        """Score a batch and keep the values.
+        """Score a batch and store the values.
 
         Args:
-            places: method and pair of each picture.
-            visible, infrared, fused, colour: as for `Metric.score`.
+            places: indices of the method and the pair of each image.
+            visible: as for `Metric.score`.
+            infrared: as for `Metric.score`.
+            fused: as for `Metric.score`.
+            colour: as for `Metric.score`.
         """
         methods, pairs = np.array(places).T
         self.present[methods, pairs] = True
@@ -167,25 +178,25 @@ class Scores:
                 self.values[methods, pairs, column] = values.double().cpu().numpy()
 
     def gaps(self) -> list[str]:
-        """One line for each metric and method that has pictures without a finite value."""
+        """Return one line for each metric and method that has images without a finite value."""
         gaps = self.present[..., None] & ~np.isfinite(self.values)
         return [
             f"{metric.name}: no value for {gaps[m, :, k].sum()} of {self.present[m].sum()} "
-            f"pictures of '{method}' (0/0, or a side of less than {metric.minimum_size} pixels)"
+            f"images of '{method}' (0/0, or a side of less than {metric.minimum_size} pixels)"
             for k, metric in enumerate(self.metrics)
             for m, method in enumerate(self.methods)
             if gaps[m, :, k].any()
         ]
 
     def means(self) -> np.ndarray:
-        """M x K float64: the mean of the finite values over the common pairs; NaN without one."""
+        """Return the means of the finite values over the common pairs, M x K float64, or NaN."""
         finite = np.isfinite(self.values) & self.common[None, :, None]
         counts = finite.sum(axis=1)
         sums = np.where(finite, self.values, 0).sum(axis=1)
         return np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
 
     def best(self) -> np.ndarray:
-        """M x K bool: the methods whose mean is the best by a metric; none of a single one."""
+        """Return which methods have the best mean by a metric, M x K bool; none of a single one."""
         means = self.means()
         if len(self.methods) < 2:
             return np.zeros(means.shape, bool)
@@ -194,37 +205,40 @@ class Scores:
         return (signed == signed.max(axis=0)) & np.isfinite(signed)
 
     def ranks(self, method: int, columns: Sequence[int] | None = None) -> np.ndarray:
-        """Mean over metrics of a pair's place among the method's pictures, 0 the best to 1.
+        """Return the mean rank of each pair among the method's images, from 0 (best) to 1.
 
         Args:
-            columns: metrics to rank by; default all.
+            method: index of the method.
+            columns: indices of the metrics to rank by; by default all.
 
         Returns:
-            P float64; NaN where the method has no picture or no metric has a finite value.
+            P float64; NaN where the method has no image or no metric has a finite value.
         """
-        places = []
+        ranks = []
         for column in range(len(self.metrics)) if columns is None else columns:
             values = self.values[method, :, column]
             if self.metrics[column].higher_is_better:
                 values = -values
             finite = np.isfinite(values)
             ordered = np.sort(values[finite])
-            # Equal values share the middle of their places.
+            # Equal values share the mean of their ranks.
             first = np.searchsorted(ordered, values, "left")
             last = np.searchsorted(ordered, values, "right") - 1
-            place = (first + last) / 2 / max(1, len(ordered) - 1)
-            places.append(np.where(finite, place, np.nan))
-        table = np.array(places)
+            rank = (first + last) / 2 / max(1, len(ordered) - 1)
+            ranks.append(np.where(finite, rank, np.nan))
+        table = np.array(ranks)
         known = np.isfinite(table)
         counts = known.sum(axis=0)
         sums = np.where(known, table, 0).sum(axis=0)
         return np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
 
     def to_csv(self, extra: Sequence[str], cells: Callable[[int, int], Sequence[float]]) -> str:
-        """A row per pair and method that has a picture, six digits.
+        """Return CSV with a row per pair and method that has an image, to six digits.
 
         Args:
-            extra, cells: names and values of further columns, by method and pair.
+            extra: names of further columns.
+            cells: function of the indices of a method and a pair that returns the values of
+                those columns.
         """
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
@@ -238,21 +252,31 @@ class Scores:
         return text.getvalue()
 
     def summary(self, method: int) -> dict[str, Any]:
-        """By metric: what `describe` says of the values on the common pairs."""
+        """Return by metric the `statistics` of the method's values on the common pairs."""
         values = self.values[method, self.common]
-        return {m.name: describe(values[:, k]) for k, m in enumerate(self.metrics)}
+        return {m.name: statistics(values[:, k]) for k, m in enumerate(self.metrics)}
 
 
 def common_pairs(present: np.ndarray) -> np.ndarray:
-    """M x P bool to P bool: the pairs that all methods have which have any."""
+    """Return the pairs that all methods have; methods without any pair are not asked.
+
+    Args:
+        present: M x P bool.
+
+    Returns:
+        P bool.
+    """
     return np.logical_and(present[present.any(axis=1)].all(axis=0), present.any(axis=0))
 
 
-def describe(values: np.ndarray) -> dict[str, float | int | None]:
-    """Mean, standard deviation of the sample, percentiles, and how many values are not finite.
+def statistics(values: np.ndarray) -> dict[str, float | int | None]:
+    """Return mean, standard deviation of the sample, percentiles and counts of some values.
+
+    Args:
+        values: N float64; those that are not finite are counted as undefined.
 
     Returns:
-        JSON's null where there are too few values.
+        The statistics by name; None, which is null in JSON, where there are too few values.
     """
     finite = values[np.isfinite(values)]
     if not len(finite):

@@ -8,57 +8,65 @@ from typing import Any
 
 import numpy as np
 
-from ivf_core.evaluation.folders import Evaluation
+from ivf_core.evaluation.folders import EvaluationResult
 from ivf_core.evaluation.scores import Scores
 from ivf_core.metrics.segmentation import ConfusionMatrix
 
 __all__ = [
+    "format_number",
     "format_scores",
     "format_segmentation",
-    "number",
     "scores_csv",
     "segmentation_columns",
     "segmentation_summary",
 ]
 
 
-def number(value: float) -> str:
-    """Four significant digits, a dash where there is none."""
+def format_number(value: float) -> str:
+    """Format a number to four significant digits; a dash where it is not finite."""
     return f"{value:#.4g}".rstrip(".") if math.isfinite(value) else "-"
 
 
 def format_scores(scores: Scores, width: int = 120) -> str:
-    """Means over the common pairs; a star marks the best of several, an arrow the better side.
+    """Format the means over the common pairs.
+
+    A star marks the best of several methods, an arrow the better direction of a metric.
 
     Args:
-        width: of the terminal, in characters; wider tables go on below.
+        scores: scores of the methods.
+        width: width of the terminal in characters; further columns continue below.
     """
     means, best = scores.means(), scores.best()
     rows = [m for m in range(len(scores.methods)) if scores.present[m].any()]
     columns = [
-        [metric.title, *(number(means[m, k]) + ("*" if best[m, k] else " ") for m in rows)]
+        [metric.title, *(format_number(means[m, k]) + ("*" if best[m, k] else " ") for m in rows)]
         for k, metric in enumerate(scores.metrics)
     ]
     counts = ["pairs", *(str(scores.present[m].sum()) for m in rows)]
     return _format_table(["", *(scores.methods[m] for m in rows)], [counts, *columns], width)
 
 
-def format_segmentation(result: Evaluation, width: int = 120) -> str:
-    """mIoU, accuracy and IoU by class of every method with masks, over the pairs all have."""
+def format_segmentation(result: EvaluationResult, width: int = 120) -> str:
+    """Format mIoU, accuracies and IoU by class of the methods with masks, on their common pairs.
+
+    Args:
+        result: an evaluation with labels.
+        width: width of the terminal in characters; further columns continue below.
+    """
     rows = _masked_methods(result)
     matrices = [result.confusion(m, result.commonly_masked) for m in rows]
     columns = [
-        [title, *(number(values[title]) for values in map(segmentation_columns, matrices))]
+        [title, *(format_number(values[title]) for values in map(segmentation_columns, matrices))]
         for title in segmentation_columns(matrices[0])
     ]
     assert result.class_set is not None
     for index, name in enumerate(result.class_set.names):
-        columns.append([name, *(number(matrix.iou()[index]) for matrix in matrices)])
+        columns.append([name, *(format_number(matrix.iou()[index]) for matrix in matrices)])
     return _format_table(["", *(result.scores.methods[m] for m in rows)], columns, width)
 
 
 def segmentation_columns(matrix: ConfusionMatrix) -> dict[str, float]:
-    """The figures of a confusion matrix by name, NaN where no class occurs."""
+    """Return the figures of a confusion matrix by name; NaN where no class occurs."""
     return {
         "mIoU": matrix.mean_iou(),
         "accuracy": matrix.pixel_accuracy(),
@@ -66,8 +74,8 @@ def segmentation_columns(matrix: ConfusionMatrix) -> dict[str, float]:
     }
 
 
-def segmentation_summary(result: Evaluation) -> dict[str, Any]:
-    """By method, for JSON: the figures above, and IoU, accuracy and true pixels by class."""
+def segmentation_summary(result: EvaluationResult) -> dict[str, Any]:
+    """Return by method, for JSON: mIoU and accuracies, and IoU, accuracy and pixels by class."""
     assert result.class_set is not None
     summary = {}
     for m in _masked_methods(result):
@@ -89,11 +97,12 @@ def segmentation_summary(result: Evaluation) -> dict[str, Any]:
     return summary
 
 
-def scores_csv(result: Evaluation, labels_note: str = "") -> str:
-    """A row per pair and method: the metrics and, with labels, the picture's mIoU and accuracy.
+def scores_csv(result: EvaluationResult, labels_note: str = "") -> str:
+    """Return CSV with a row per pair and method: metrics and, with labels, mIoU and accuracy.
 
     Args:
-        labels_note: what the labels are, after the names of their columns.
+        result: scores of the methods.
+        labels_note: text to append to the names of the columns that rest on labels.
     """
     if result.confusions is None:
         return result.scores.to_csv((), lambda method, pair: ())
@@ -108,7 +117,7 @@ def scores_csv(result: Evaluation, labels_note: str = "") -> str:
     return result.scores.to_csv(names, cells)
 
 
-def _masked_methods(result: Evaluation) -> list[int]:
+def _masked_methods(result: EvaluationResult) -> list[int]:
     return np.flatnonzero(result.masked.any(axis=1)).tolist()
 
 
@@ -117,7 +126,7 @@ def _json(value: float) -> float | None:
 
 
 def _format_table(names: Sequence[str], columns: Sequence[Sequence[str]], width: int) -> str:
-    """Aligned columns of equal length beside the names, in blocks that fit into the width."""
+    """Align columns next to the names, in blocks that fit into the width."""
     left = max(map(len, names))
     blocks: list[list[str]] = []
     for column in columns:

@@ -1,1 +1,1 @@
-"""One kit for every page that is written: templates, styles and charts in one file."""
+"""Templates, styles, charts and embedded images of every page that this package writes."""

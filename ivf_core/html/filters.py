@@ -1,4 +1,4 @@
-"""Filters of the templates: numbers, durations, stamps and nested settings as text."""
+"""Filters of the templates: format numbers, durations, stamps and nested settings."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ _YEAR_1971, _YEAR_10000 = 31_536_000, 253_402_300_800
 
 
 def count(value: float) -> str:
-    """12345 as 12 345, with thin spaces."""
+    """Format a count with thin spaces between thousands, 12345 as 12 345."""
     return f"{value:,.0f}".replace(",", "\u2009")
 
 
 def percent(value: float | None) -> str:
+    """Format a share in [0, 1] as a percentage of three digits; a dash where there is none."""
     return _MISSING if value is None or not math.isfinite(value) else f"{100 * value:.3g} %"
 
 
 def duration(seconds: float) -> str:
-    """3725 as 1 h 2 min 5 s; under a minute with one decimal."""
+    """Format seconds: 3725 as 1 h 2 min 5 s, times under a minute to one decimal."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -32,7 +33,10 @@ def duration(seconds: float) -> str:
 
 
 def utc(stamp_ns: int) -> str:
-    """A stamp as date and time; of a simulation, or of no clock that is set, as seconds."""
+    """Format a stamp in ns as date and time.
+
+    Stamps before 1971, as of simulations and clocks that are not set, are given in seconds.
+    """
     seconds = stamp_ns // 10**9
     if not _YEAR_1971 <= seconds < _YEAR_10000:
         return f"{stamp_ns / 1e9:.3f} s"
@@ -40,7 +44,12 @@ def utc(stamp_ns: int) -> str:
 
 
 def value(number: Any, unit: str = "") -> str:
-    """A number to four digits with its unit; anything else as it is."""
+    """Format a number to four digits with its unit; other values as `str` does.
+
+    Args:
+        number: value to format; a dash stands for None and numbers that are not finite.
+        unit: its unit; "%" formats a share in [0, 1] as a percentage.
+    """
     if number is None or (isinstance(number, float) and not math.isfinite(number)):
         return _MISSING
     if isinstance(number, bool):
@@ -54,17 +63,22 @@ def value(number: Any, unit: str = "") -> str:
 
 
 def bare(number: float, unit: str = "") -> str:
-    """As `value`, for columns whose head has the unit."""
+    """Format a number without its unit, for columns that have the unit in their head."""
     return value(100 * number if unit == "%" else number)
 
 
 def words(key: str) -> str:
-    """A key of summary.json as a label."""
+    """Format a key of summary.json as a label: spaces instead of underscores."""
     return key.replace("_", " ")
 
 
 def flat(entries: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested settings as rows of a table: the keys in words, joined, and the value as text."""
+    """Flatten nested settings into rows of a table: label, and value as text.
+
+    Args:
+        entries: settings by key; the keys of nested settings are joined by ": ".
+        prefix: text in front of each label.
+    """
     rows = []
     for key, entry in entries.items():
         label = f"{prefix}{words(key)}"
@@ -88,7 +102,7 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "value": value,
     "words": words,
 }
-"""Name to function, as templates call them."""
+"""Functions by their name in templates."""
 
 
 def _item(entry: Any) -> str:

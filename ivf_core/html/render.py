@@ -19,7 +19,15 @@ _FOLDER = resources.files("ivf_core.html") / "templates"
 
 
 def write_page(path: Path, template: str, **values: Any) -> None:
-    """Render a template; foreign text is escaped, also in JSON by `tojson`."""
+    """Render a template into a file that opens offline.
+
+    Foreign text is escaped, also inside JSON that `tojson` writes.
+
+    Args:
+        path: file to write; its folder is created where it is missing.
+        template: name of a file in `html/templates`.
+        values: variables of the template; each one that it uses must be given.
+    """
     html = _environment().get_template(template).render(**values)
     with atomic_path(path) as temporary:
         temporary.write_text(html, encoding="utf-8")
@@ -36,7 +44,7 @@ def _environment() -> Environment:
     )
     environment.filters.update(FILTERS)
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
-    # Our own files, to stand in <style> and <script>, where escapes would be text.
+    # Files of this package go into <style> and <script>, where escapes would become text.
     environment.globals["asset"] = lambda name: Markup(_text(name))
     return environment
 

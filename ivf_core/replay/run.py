@@ -13,7 +13,7 @@ from ivf_core.replay.directory import replaced_directory
 from ivf_core.replay.frames import FusedFrame
 from ivf_core.replay.live import read_live
 from ivf_core.replay.provenance import input_fingerprints
-from ivf_core.replay.report.report import write_report
+from ivf_core.replay.report.page import write_report
 from ivf_core.replay.result_sources import open_result_source
 from ivf_core.replay.settings import ReplaySettings
 from ivf_core.replay.stages.fuse import FuseStage

@@ -1,7 +1,8 @@
-"""What `ivf replay` writes beside its bag, read back for the report and for comparison.
+"""Directories that `ivf replay` wrote, read for the report and for comparisons.
 
-DIR/frames.csv holds a row a pair and DIR/timings.csv its milliseconds by stage;
-DIR/summary.json what concerns the whole bag; DIR/pictures NNNNNN_KIND.jpg of some pairs.
+DIR/frames.csv has a row per pair, DIR/timings.csv the milliseconds of each pair by stage,
+DIR/summary.json the facts about the whole bag, and DIR/images the images of some pairs as
+NNNNNN_KIND.jpg.
 """
 
 from __future__ import annotations
@@ -17,35 +18,38 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["FORMAT", "PICTURE_KINDS", "ReplayDirectory", "ReplayDirectoryError"]
+__all__ = ["FORMAT", "IMAGE_KINDS", "ReplayDirectory", "ReplayDirectoryError"]
 
 FORMAT = 1
-"""The layout that is read: `format` in summary.json."""
+"""Version of the layout that is read: `format` in summary.json."""
 
-PICTURE_KINDS = ("rgb", "thermal", "fused", "overlay", "other")
+IMAGE_KINDS = ("rgb", "thermal", "fused", "overlay", "other")
+"""Kinds of images of a pair, as their file names end."""
 
-_PICTURE = re.compile(rf"(\d+)_({'|'.join(PICTURE_KINDS)})\.jpg")
+_IMAGE_NAME = re.compile(rf"(\d+)_({'|'.join(IMAGE_KINDS)})\.jpg")
+_FOLDERS = ("images", "pictures")  # of this and of older versions  # plain: pictures
 _NEEDED = ("index", "stamp_ns", "seconds")
 
 
 class ReplayDirectoryError(ValueError):
-    """A directory that `ivf replay` did not write, or not to its end."""
+    """Raised for a directory that `ivf replay` did not write, or did not finish."""
 
 
 @dataclass(frozen=True)
 class ReplayDirectory:
-    """One replay.
+    """Contents of a directory that `ivf replay` wrote.
 
     Attributes:
         path: the directory.
-        summary: summary.json.
-        index: N int64, pair numbers, ascending.
-        stamps: N int64, stamps of the RGB images in ns.
-        seconds: N float64, since the first message of the bag.
-        frames: the other columns of frames.csv by name, N float64 each; NaN where the file
-            is empty, as a metric is for pairs that were not scored.
-        timings: columns of timings.csv but `index`, N float64 each in ms, NaN alike.
-        pictures: by pair number and kind, of PICTURE_KINDS, the files that there are.
+        summary: content of summary.json.
+        index: pair numbers, N int64, ascending.
+        stamps: stamps of the RGB images in ns, N int64.
+        seconds: time since the first message of the bag, N float64.
+        frames: the other columns of frames.csv by name, N float64 each; NaN where a field is
+            empty, such as a metric of a pair that was not scored.
+        timings: the columns of timings.csv except `index` by name, N float64 each in ms; NaN
+            where a pair has none.
+        images: JPEG files by pair number and kind, one of `IMAGE_KINDS`.
     """
 
     path: Path
@@ -55,7 +59,7 @@ class ReplayDirectory:
     seconds: np.ndarray
     frames: Mapping[str, np.ndarray]
     timings: Mapping[str, np.ndarray]
-    pictures: Mapping[int, Mapping[str, Path]]
+    images: Mapping[int, Mapping[str, Path]]
 
     def __len__(self) -> int:
         return len(self.index)
@@ -64,8 +68,13 @@ class ReplayDirectory:
     def read(cls, path: str | os.PathLike[str]) -> ReplayDirectory:
         """Read a directory.
 
+        Images are in its folder `images`, or in that of older replays where that is absent.
+
+        Args:
+            path: the directory.
+
         Raises:
-            ReplayDirectoryError: names the file and what is wrong with it.
+            ReplayDirectoryError: a file is missing or wrong; names it and the error.
         """
         path = Path(path)
         summary = _read_summary(path / "summary.json")
@@ -86,11 +95,11 @@ class ReplayDirectory:
             seconds=frames.pop("seconds"),
             frames=frames,
             timings=_read_timings(path / "timings.csv", index),
-            pictures=_find_pictures(path / "pictures"),
+            images=_find_images(path),
         )
 
     def columns(self) -> dict[str, np.ndarray]:
-        """What was measured of each pair: `frames` and `timings` together."""
+        """Return all measures of the pairs by name: `frames` and `timings` together."""
         return {**self.frames, **self.timings}
 
 
@@ -110,7 +119,7 @@ def _read_summary(path: Path) -> dict[str, Any]:
 
 
 def _read_table(path: Path) -> dict[str, list[str]]:
-    """The columns of a CSV file as text."""
+    """Read the columns of a CSV file as text."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             header, *rows = csv.reader(file)
@@ -125,7 +134,7 @@ def _read_table(path: Path) -> dict[str, list[str]]:
 
 
 def _integers(path: Path, name: str, texts: list[str]) -> np.ndarray:
-    # Not by way of float64, which keeps stamps of today to 256 ns.
+    # Directly to integers: float64 rounds today's stamps to multiples of 256 ns.
     try:
         return np.array([int(text) for text in texts], np.int64)
     except ValueError as error:
@@ -140,7 +149,7 @@ def _numbers(path: Path, name: str, texts: list[str]) -> np.ndarray:
 
 
 def _read_timings(path: Path, index: np.ndarray) -> dict[str, np.ndarray]:
-    """The columns of timings.csv in the order of `index`."""
+    """Read the columns of timings.csv in the order of `index`."""
     texts = _read_table(path)
     if "index" not in texts:
         raise ReplayDirectoryError(f"'{path}': no column 'index'")
@@ -148,17 +157,18 @@ def _read_timings(path: Path, index: np.ndarray) -> dict[str, np.ndarray]:
         int(number): row for row, number in enumerate(_integers(path, "index", texts.pop("index")))
     }
     places = [rows.get(number, -1) for number in index.tolist()]
-    # The row past the last is for pairs without timings.
+    # Index -1, for pairs without timings, selects the NaN that is appended.
     return {
         name: np.append(_numbers(path, name, values), np.nan)[places]
         for name, values in texts.items()
     }
 
 
-def _find_pictures(folder: Path) -> dict[int, dict[str, Path]]:
+def _find_images(directory: Path) -> dict[int, dict[str, Path]]:
+    """Return the files of images by pair number and kind."""
     found: dict[int, dict[str, Path]] = {}
-    if folder.is_dir():
-        for path in sorted(folder.iterdir()):
-            if match := _PICTURE.fullmatch(path.name):
-                found.setdefault(int(match[1]), {})[match[2]] = path
+    folder = next((directory / name for name in _FOLDERS if (directory / name).is_dir()), None)
+    for path in sorted(folder.iterdir()) if folder is not None else ():
+        if match := _IMAGE_NAME.fullmatch(path.name):
+            found.setdefault(int(match[1]), {})[match[2]] = path
     return found

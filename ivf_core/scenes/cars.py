@@ -1,4 +1,4 @@
-"""Cars of four shapes."""
+"""Cars of four shapes: sedan, hatchback, van and truck."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 
-from ivf_core.scenes.drawing import RGB, Canvas, Points
+from ivf_core.scenes.camera import Points
+from ivf_core.scenes.canvas import Canvas
+from ivf_core.scenes.light import RGB
+from ivf_core.scenes.surfaces import modulate_by_weave
 from ivf_core.scenes.thing import CAR, Thing, scaled, turned
 
 __all__ = ["Car"]
 
-# Side views, from the bottom of the rear over the roof to the bottom of the front,
-# as shares of length and height; what lies between two points; and the side windows.
+# By body: corners of the side view, from the bottom of the rear over the roof to the bottom of
+# the front, as shares of length and height; the kind of face between each two corners; and the
+# outlines of the side windows.
 _BODIES: dict[
     str, tuple[list[tuple[float, float]], list[str], list[list[tuple[float, float]]]]
 ] = {
@@ -57,14 +61,14 @@ _CAR_SIZES = {
 
 @dataclass(frozen=True)
 class Car(Thing):
-    """A sedan, hatchback, van or truck, drawn as a solid.
+    """Car that is drawn as a solid: a sedan, hatchback, van or truck.
 
     Attributes:
-        body: one of BODIES.
-        color: paint.
-        warmth: of its body against its surroundings, in levels of heat.
-        running: engine, tyres and exhaust are hot, lamps lit at night.
-        size: factor on its usual size.
+        body: one of `BODIES`.
+        color: colour of the paint.
+        warmth: levels of heat by which its body is warmer than its surroundings.
+        running: whether engine, tyres and exhaust are hot, and lamps are lit at night.
+        size: factor on the usual size of the body.
     """
 
     body: str = "sedan"
@@ -77,11 +81,12 @@ class Car(Thing):
     height = 1.5
 
     def extent(self) -> tuple[float, float]:
+        """Return half its width (along x) and half its depth (along z) in metres."""
         length, width, _ = _CAR_SIZES[self.body]
         return turned(self.heading, self.size * length / 2, self.size * width / 2)
 
     def _place(self, along: float, up: float, side: float) -> tuple[float, float, float]:
-        """A point given as shares of length, height and half width, in the world."""
+        """Return the point of the world at shares of length, height and half width."""
         (length_x, length_z), (half_x, half_z), height = self._axes
         # Narrower towards the roof.
         across = side * (1 - 0.22 * (up - 0.6)) if up > 0.6 else side
@@ -93,14 +98,14 @@ class Car(Thing):
 
     @cached_property
     def _axes(self) -> tuple[tuple[float, float], tuple[float, float], float]:
-        """Its length and its half width as vectors in x and z, and its height."""
+        """Length and half width as vectors in x and z, and height, in metres."""
         length, width, height = (self.size * s for s in _CAR_SIZES[self.body])
         sine, cosine = math.sin(self.heading), math.cos(self.heading)
         half = width / 2
         return (length * sine, length * cosine), (half * cosine, -half * sine), height
 
     def _outline(self, canvas: Canvas, points: Points, side: float) -> Points:
-        """Part of the side view, on the car's left (-1) or right (1)."""
+        """Project a part of the side view, on the car's left (-1) or right (1)."""
         return canvas.camera.outline([self._place(along, up, side) for along, up in points])
 
     def _across(
@@ -110,7 +115,7 @@ class Car(Thing):
         high: tuple[float, float],
         sides: tuple[float, float],
     ) -> Points:
-        """Rectangle between two points of the side view, from one side to another."""
+        """Project a rectangle between two points of the side view, from one side to another."""
         first, second = sides
         return canvas.camera.outline(
             [
@@ -122,7 +127,8 @@ class Car(Thing):
         )
 
     def draw(self, canvas: Canvas) -> None:
-        canvas.stand_at(self.x, self.z - self.extent()[1])
+        """Draw the visible faces from back to front."""
+        canvas.set_position(self.x, self.z - self.extent()[1])
         profile, roles, _ = _BODIES[self.body]
         sine, cosine = math.sin(self.heading), math.cos(self.heading)
         to_camera = (canvas.camera.x - self.x, canvas.camera.z - self.z)
@@ -143,10 +149,10 @@ class Car(Thing):
             self._draw_face(canvas, low, high, role, upward)
         if shows_side:
             self._draw_side(canvas, side)
-        column, row, scale = canvas.camera.spot(self.x, self.z)
+        column, row, scale = canvas.camera.project_ground(self.x, self.z)
         if scale > _DETAILED:
             reach = scale * max(length, width)
-            canvas.weave(column - reach, row - 1.3 * scale * height, column + reach,
+            modulate_by_weave(canvas, column - reach, row - 1.3 * scale * height, column + reach,
                          row + 0.3 * reach, CAR, round(7 * length * width))  # fmt: skip
 
     def _body_heat(self, canvas: Canvas) -> float:
@@ -198,8 +204,8 @@ class Car(Thing):
         role: str,
         heat: float,
     ) -> None:
-        """Bumper, grille or tailgate, plate and lamps."""
-        scale = canvas.camera.spot(self.x, self.z)[2]
+        """Draw bumper, grille or tailgate, plate and lamps of the front or the rear."""
+        scale = canvas.camera.project_ground(self.x, self.z)[2]
         lit = self.running and canvas.light.daylight < 0.5
         high = 0.34 if role == "box" else 1.0
         canvas.polygon(band(0, 0.3 * high, (-1, 1)), scaled(self.color, 0.6), heat + 4, CAR)
@@ -233,7 +239,7 @@ class Car(Thing):
         for window in windows:
             shape = self._outline(canvas, window, side)
             canvas.polygon(shape, glass, canvas.heat["glass"], CAR)
-        scale = canvas.camera.spot(self.x, self.z)[2]
+        scale = canvas.camera.project_ground(self.x, self.z)[2]
         detailed = scale > _DETAILED
         for door in (-0.1, 0.12, 0.27) if detailed else ():
             line = [(door, 0.3), (door, 0.6), (door + 0.006, 0.6), (door + 0.006, 0.3)]

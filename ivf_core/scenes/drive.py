@@ -1,4 +1,4 @@
-"""A drive down a street: day, then night, then smoke."""
+"""Synthetic drive along a street: by day, then by night, then through smoke."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from ivf_core.scenes import placing
-from ivf_core.scenes.drawing import Camera, Light
+from ivf_core.scenes import random_things
+from ivf_core.scenes.camera import Camera
+from ivf_core.scenes.light import Light
 from ivf_core.scenes.roadside import Bump, Lamp
 from ivf_core.scenes.sensors import InfraredSensor, Smoke, VisibleSensor
 from ivf_core.scenes.thing import Thing
@@ -18,15 +19,22 @@ from ivf_core.scenes.world import CONDITIONS, DAY_HEAT, NIGHT_HEAT, SceneFrame, 
 __all__ = ["MINIMUM_SIZE", "SyntheticDrive", "check_size"]
 
 MINIMUM_SIZE = 32
-"""Smallest width and height of a picture."""
+"""Smallest width and height of an image in pixels."""
 
-_SPEED = 6.0  # of our car, metres per second
-_VIEW = 130.0  # metres of street ahead that are filled
-_FADE = 0.03  # of the drive; how long light and smoke take to change
+_SPEED = 6.0  # of the camera car in metres per second
+_VIEW = 130.0  # length of the street ahead of the camera in metres
+_FADE = 0.03  # share of the drive in which light and smoke change
 
 
 def check_size(size: tuple[int, int]) -> tuple[int, int]:
-    """(width, height) as integers; ValueError if either is under MINIMUM_SIZE."""
+    """Return a size (width, height) as integers.
+
+    Args:
+        size: width and height in pixels.
+
+    Raises:
+        ValueError: one of them is no whole number or below `MINIMUM_SIZE`.
+    """
     width, height = size
     if int(width) != width or int(height) != height or min(width, height) < MINIMUM_SIZE:
         raise ValueError(
@@ -36,20 +44,20 @@ def check_size(size: tuple[int, int]) -> tuple[int, int]:
 
 
 class SyntheticDrive:
-    """Frames of a drive through a street, a third each by day, by night and in smoke.
+    """Frames of a drive along a street, a third each by day, by night and through smoke.
 
-    A frame is a function of the seed and the frame's time alone: it is the same, to
-    the byte, in whatever order frames are asked for. The street and its traffic are
-    laid out for the length of the drive, so drives of other lengths differ.
+    A frame depends on the seed and its time alone: its bytes are the same in whatever order
+    frames are requested. The street and its traffic are generated for the length of the
+    drive, so that drives of different lengths differ.
 
     Args:
-        seed: of street, traffic and noise; 0 or more.
-        size: width and height in pixels, at least MINIMUM_SIZE each.
+        seed: seed of street, traffic and noise; 0 or more.
+        size: width and height in pixels, at least `MINIMUM_SIZE` each.
         rate_hz: frames per second.
         seconds: length of the drive.
 
     Raises:
-        ValueError: an argument outside its range.
+        ValueError: an argument is outside its range.
     """
 
     def __init__(
@@ -83,10 +91,13 @@ class SyntheticDrive:
         return (self.frame(index) for index in range(len(self)))
 
     def frame(self, index: int) -> SceneFrame:
-        """The frame at `index / rate_hz` seconds.
+        """Render the frame at `index / rate_hz` seconds.
+
+        Args:
+            index: 0 to len - 1.
 
         Raises:
-            IndexError: index outside 0 .. len - 1.
+            IndexError: the index is outside that range.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"frame {index} of a drive of {len(self)}")
@@ -131,19 +142,19 @@ class SyntheticDrive:
 
 
 def _step(progress: float, at: float) -> float:
-    """0 before, 1 after, smooth in between."""
+    """Return a smooth step: 0 before `at`, 1 after it, both as shares of the drive."""
     share = min(max((progress - at) / _FADE + 0.5, 0.0), 1.0)
     return share * share * (3 - 2 * share)
 
 
 def _layout(rng: np.random.Generator, seconds: float) -> World:
-    """The street and its traffic; we keep to the left lane, as where MFNet was recorded."""
+    """Generate street and traffic; the camera drives on the left, as where MFNet was recorded."""
     stop = _SPEED * seconds + _VIEW
     street = replace(
-        placing.any_street(rng), half_road=3.7, sidewalk=3.0, markings=True, cloud=0.35,
+        random_things.random_street(rng), half_road=3.7, sidewalk=3.0, markings=True, cloud=0.35,
         crossings=tuple(float(z) for z in np.arange(26, stop, 61)),
     )  # fmt: skip
-    things: list[Thing] = placing.roadsides(rng, street, 0.0, stop, greenery=0.35)
+    things: list[Thing] = random_things.roadsides(rng, street, 0.0, stop, greenery=0.35)
     things += [Bump(0.0, z, width=7.2) for z in np.arange(47.0, stop, 70)]
     things += _parked(rng, stop)
     things += _walkers(rng, stop)
@@ -153,7 +164,7 @@ def _layout(rng: np.random.Generator, seconds: float) -> World:
 
 
 def _parked(rng: np.random.Generator, stop: float) -> list[Thing]:
-    """Parked cars and bicycles, cones, barricades and guardrails along the road."""
+    """Generate parked cars and bicycles, cones, barricades and guardrails along the road."""
     things: list[Thing] = []
     for side in (-1, 1):
         z = rng.uniform(6, 14)
@@ -162,14 +173,16 @@ def _parked(rng: np.random.Generator, stop: float) -> list[Thing]:
                               p=(0.38, 0.17, 0.13, 0.10, 0.10, 0.12))  # fmt: skip
             if kind == "car":
                 heading = 0.0 if side < 0 else math.pi
-                things.append(placing.any_car(rng, side * 4.6, z + 3, heading, running=False))
+                things.append(
+                    random_things.random_car(rng, side * 4.6, z + 3, heading, running=False)
+                )
                 z += rng.uniform(6.5, 11)
             elif kind == "gap":
                 z += rng.uniform(4, 12)
             else:
                 count = int(rng.integers(3, 7))
                 x = side * (3.5 if kind == "cone" else 4.3 if kind == "guardrail" else 4.7)
-                things += placing.row_of(str(kind), rng, x, z + 1, count)
+                things += random_things.row_of(str(kind), rng, x, z + 1, count)
                 z += {"bicycle": 0.9, "guardrail": 2.0, "barricade": 1.4, "cone": 2.2}[
                     str(kind)
                 ] * count + rng.uniform(2, 6)
@@ -177,39 +190,39 @@ def _parked(rng: np.random.Generator, stop: float) -> list[Thing]:
 
 
 def _walkers(rng: np.random.Generator, stop: float) -> list[Thing]:
-    """People on the pavements, and people who cross well before us."""
+    """Generate people on the pavements, and people who cross the road ahead of the camera."""
     things: list[Thing] = []
     for z in np.arange(8.0, stop, 5.5):
         side = rng.choice((-1, 1))
         heading = rng.choice((0.0, math.pi)) + rng.normal(0, 0.08)
         x = side * rng.uniform(5.7, 6.6)
-        things.append(placing.any_person(rng, x, z + rng.uniform(-2, 2), heading))
+        things.append(random_things.random_person(rng, x, z + rng.uniform(-2, 2), heading))
     for z in np.arange(27.5, stop, 30.5):
         side = float(rng.choice((-1, 1)))
         speed = rng.uniform(1.2, 1.6)
-        # In the middle of the road while we are about 20 m away, well after the car before us.
+        # In the middle of the road when the camera is about 20 m away, well after the car ahead.
         lead = (z - rng.uniform(17, 22)) / _SPEED
         heading = side * math.pi / 2
         start = -side * speed * lead - side * 0.5
-        things.append(placing.any_person(rng, start, z, heading, speed))
+        things.append(random_things.random_person(rng, start, z, heading, speed))
     return things
 
 
 def _traffic(rng: np.random.Generator, seconds: float) -> list[Thing]:
-    """A car ahead, cars and cyclists that come towards us, cyclists that we follow."""
+    """Generate a car ahead, oncoming cars and cyclists, and cyclists to follow."""
     things: list[Thing] = [
-        placing.any_car(rng, -1.5, 34.0, 0.0, _SPEED + 8.0 / max(seconds, 5.0), True)
+        random_things.random_car(rng, -1.5, 34.0, 0.0, _SPEED + 8.0 / max(seconds, 5.0), True)
     ]
     for meeting in np.arange(rng.uniform(1.5, 2.5), seconds + 12, 3.4):
         speed = rng.uniform(6, 9)
         start = _SPEED * meeting + speed * meeting
-        things.append(placing.any_car(rng, 1.8, start, math.pi, speed, True))
+        things.append(random_things.random_car(rng, 1.8, start, math.pi, speed, True))
     for meeting in np.arange(rng.uniform(2, 4), seconds + 10, 4.7):
         speed = rng.uniform(3.0, 4.5)
         if rng.random() < 0.5:
             start = (_SPEED + speed) * meeting
-            things.append(placing.any_cyclist(rng, 3.1, start, math.pi, speed))
+            things.append(random_things.random_cyclist(rng, 3.1, start, math.pi, speed))
         else:
             start = (_SPEED - speed) * meeting
-            things.append(placing.any_cyclist(rng, -3.2, start, 0.0, speed))
+            things.append(random_things.random_cyclist(rng, -3.2, start, 0.0, speed))
     return things

@@ -1,29 +1,34 @@
-"""People on foot, people on bicycles, and bicycles: jointed figures that face the camera."""
+"""Pedestrians, cyclists and bicycles, drawn as jointed figures that face the camera."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-from ivf_core.scenes.drawing import RGB, Canvas
-from ivf_core.scenes.thing import BIKE, PERSON, Figure, Thing, scaled, turned
+from ivf_core.scenes.canvas import Canvas
+from ivf_core.scenes.light import RGB
+from ivf_core.scenes.surfaces import modulate_by_weave
+from ivf_core.scenes.thing import BIKE, PERSON, Anchor, Thing, scaled, turned
 
 __all__ = ["Bicycle", "Cyclist", "Person"]
 
 
 _DETAILED = 18.0  # pixels per metre from which small parts are drawn
-_VISIBLE = 8.0  # and from which arms are
+_VISIBLE = 8.0  # pixels per metre from which arms are drawn
 
 
 @dataclass(frozen=True)
 class Person(Thing):
-    """Someone standing or walking.
+    """Person who stands or walks.
 
     Attributes:
-        height: metres.
-        top, trousers, skin, hair: colours.
+        height: height in metres.
+        top: colour of the upper clothes.
+        trousers: colour of the trousers.
+        skin: colour of the skin.
+        hair: colour of the hair.
         coat: warmth of the clothes between air (0) and skin (1).
-        bag: carries one.
+        bag: whether the person carries a bag.
     """
 
     height: float = 1.7
@@ -35,12 +40,14 @@ class Person(Thing):
     bag: bool = False
 
     def _warm(self, canvas: Canvas, share: float) -> float:
+        """Return the level of heat at a share between air (0) and skin (1)."""
         air, skin = canvas.heat["ambient"], canvas.heat["skin"]
         return air + share * (skin - air)
 
     def draw(self, canvas: Canvas) -> None:
-        canvas.stand_at(self.x, self.z)
-        place = Figure(canvas, self.x, self.z)
+        """Draw legs, torso, bag, arms and head."""
+        canvas.set_position(self.x, self.z)
+        place = Anchor(canvas, self.x, self.z)
         sine = math.sin(self.heading)
         walking = self.velocity != (0.0, 0.0)
         tall = self.height
@@ -72,19 +79,19 @@ class Person(Thing):
         self._head(canvas, place, sine)
         self._clothe(canvas, place)
 
-    def _fold(self, canvas: Canvas, place: Figure, shoulders: float) -> None:
-        """The shaded flank of the torso."""
+    def _fold(self, canvas: Canvas, place: Anchor, shoulders: float) -> None:
+        """Draw the shaded flank of the torso."""
         corners = ((0.1, 0.5), (0.75, 0.5), (0.7, 0.74), (0.3, 0.66))
         flank = [place(x * shoulders, y * self.height) for x, y in corners]
         canvas.polygon(flank, scaled(self.top, 0.8), self._warm(canvas, self.coat - 0.1), PERSON)
 
-    def _clothe(self, canvas: Canvas, place: Figure) -> None:
+    def _clothe(self, canvas: Canvas, place: Anchor) -> None:
         if place.scale > _DETAILED:
             left, top = place(-0.5, 1.08 * self.height)
             right, bottom = place(0.5, 0.0)
-            canvas.weave(left, top, right, bottom, PERSON, round(97 * self.coat))
+            modulate_by_weave(canvas, left, top, right, bottom, PERSON, round(97 * self.coat))
 
-    def _head(self, canvas: Canvas, place: Figure, sine: float) -> None:
+    def _head(self, canvas: Canvas, place: Anchor, sine: float) -> None:
         tall = self.height
         s = place.scale
         canvas.limb(place(0, 0.82 * tall), place(0.01 * sine, 0.87 * tall),
@@ -92,7 +99,7 @@ class Person(Thing):
         center = place(0.02 * sine, 0.925 * tall)
         axes = (0.047 * tall * s, 0.068 * tall * s)
         canvas.ellipse(center, axes, self.hair, self._warm(canvas, 0.72), PERSON)
-        # The face shows below the hair, on the side that the person looks to.
+        # The face is visible below the hair, on the side that the person faces.
         if math.cos(self.heading) < 0.6:
             face = place(0.045 * sine, 0.912 * tall)
             narrow = 0.78 if abs(sine) < 0.5 else 0.62
@@ -100,7 +107,7 @@ class Person(Thing):
             canvas.ellipse(face, (axes[0] * narrow, axes[1] * 0.78), self.skin, warm, PERSON)
 
     def _leg(
-        self, canvas: Canvas, place: Figure, side: int, angle: float, sine: float, broad: float
+        self, canvas: Canvas, place: Anchor, side: int, angle: float, sine: float, broad: float
     ) -> None:
         tall, s = self.height, place.scale
         hip = (0.05 * tall * broad * side, 0.5 * tall)
@@ -122,7 +129,7 @@ class Person(Thing):
     def _arm(
         self,
         canvas: Canvas,
-        place: Figure,
+        place: Anchor,
         side: int,
         angle: float,
         sine: float,
@@ -150,8 +157,16 @@ class Person(Thing):
         canvas.ellipse(place(*hand), radius, self.skin, self._warm(canvas, 0.95), PERSON)
 
 
-def _draw_bicycle(canvas: Canvas, place: Figure, heading: float, color: RGB, ridden: bool) -> None:
-    """Wheels at half their base to either side; its label covers the wheels' discs."""
+def _draw_bicycle(canvas: Canvas, place: Anchor, heading: float, color: RGB, ridden: bool) -> None:
+    """Draw a bicycle; its label covers the discs of the wheels.
+
+    Args:
+        canvas: canvas to draw on.
+        place: point on the ground between the wheels.
+        heading: direction in radians.
+        color: colour of the frame.
+        ridden: whether somebody rides it; its tyres are then warmer.
+    """
     s = place.scale
     sine, broad = math.sin(heading), abs(math.cos(heading))
     heat = canvas.heat["bike"]
@@ -161,7 +176,7 @@ def _draw_bicycle(canvas: Canvas, place: Figure, heading: float, color: RGB, rid
         axes = (max(0.33 * abs(sine), 0.03) * s, 0.33 * s)
         ring = max(1, round(0.045 * s))
         canvas.ellipse(place(wheel, 0.34), axes, (24, 24, 24), rubber, BIKE, ring=ring)
-        if s > 40 and abs(sine) > 0.4:  # spokes, where they would be seen
+        if s > 40 and abs(sine) > 0.4:  # spokes, where they are visible
             for turn in (0.3, 1.35, 2.4):
                 dx, dy = 0.31 * math.cos(turn) * abs(sine), 0.31 * math.sin(turn)
                 ends = place(wheel - dx, 0.34 - dy), place(wheel + dx, 0.34 + dy)
@@ -189,30 +204,42 @@ def _draw_bicycle(canvas: Canvas, place: Figure, heading: float, color: RGB, rid
 
 @dataclass(frozen=True)
 class Bicycle(Thing):
-    """A parked bicycle."""
+    """Parked bicycle.
+
+    Attributes:
+        color: colour of the frame.
+    """
 
     color: RGB = (150.0, 30.0, 30.0)
 
     def extent(self) -> tuple[float, float]:
+        """Return half its width (along x) and half its depth (along z) in metres."""
         return turned(self.heading, 0.85, 0.2)
 
     def draw(self, canvas: Canvas) -> None:
-        canvas.stand_at(self.x, self.z)
-        _draw_bicycle(canvas, Figure(canvas, self.x, self.z), self.heading, self.color, False)
+        """Draw the bicycle."""
+        canvas.set_position(self.x, self.z)
+        _draw_bicycle(canvas, Anchor(canvas, self.x, self.z), self.heading, self.color, False)
 
 
 @dataclass(frozen=True)
 class Cyclist(Person):
-    """A person riding a bicycle."""
+    """Person who rides a bicycle.
+
+    Attributes:
+        color: colour of the frame.
+    """
 
     color: RGB = (40.0, 60.0, 130.0)
 
     def extent(self) -> tuple[float, float]:
+        """Return half its width (along x) and half its depth (along z) in metres."""
         return turned(self.heading, 0.85, 0.25)
 
     def draw(self, canvas: Canvas) -> None:
-        canvas.stand_at(self.x, self.z)
-        place = Figure(canvas, self.x, self.z)
+        """Draw rider and bicycle, the nearer parts last."""
+        canvas.set_position(self.x, self.z)
+        place = Anchor(canvas, self.x, self.z)
         sine, broad = math.sin(self.heading), abs(math.cos(self.heading))
         away = math.cos(self.heading) > 0
         if not away:
@@ -223,7 +250,7 @@ class Cyclist(Person):
         else:  # the near leg is in front of the frame
             self._pedal(canvas, place, sine, broad, 1)
 
-    def _pedal(self, canvas: Canvas, place: Figure, sine: float, broad: float, side: int) -> None:
+    def _pedal(self, canvas: Canvas, place: Anchor, sine: float, broad: float, side: int) -> None:
         s = place.scale
         turn = self.phase * 0.35 + (math.pi if side < 0 else 0.0)
         hip = (-0.16 * sine + 0.08 * broad * side, 0.93)
@@ -237,7 +264,7 @@ class Cyclist(Person):
         canvas.limb(place(*hip), place(*middle), (0.095 * s, 0.07 * s), tone, warm, PERSON)
         canvas.limb(place(*middle), place(*foot), (0.066 * s, 0.05 * s), tone, warm, PERSON)
 
-    def _ride(self, canvas: Canvas, place: Figure, sine: float, broad: float) -> None:
+    def _ride(self, canvas: Canvas, place: Anchor, sine: float, broad: float) -> None:
         s = place.scale
         for side in (-1, 1):
             self._pedal(canvas, place, sine, broad, side)
@@ -257,8 +284,8 @@ class Cyclist(Person):
             canvas.limb(place(*shoulder), place(*hand), (0.06 * s, 0.045 * s), tone, warm, PERSON)
             grip = (0.045 * s, 0.045 * s)
             canvas.ellipse(place(*hand), grip, self.skin, self._warm(canvas, 0.9), PERSON)
-        # The head of a standing person, brought to 1.57 m over the handlebar.
-        bowed = Figure(canvas, self.x, self.z)
+        # The head of a standing person, moved to 1.57 m above the ground over the handlebar.
+        bowed = Anchor(canvas, self.x, self.z)
         bowed.column += s * (lean + 0.06 * sine)
         bowed.row += s * (0.925 * self.height - 1.57)
         self._head(canvas, bowed, sine)

@@ -1,4 +1,4 @@
-"""What everything stands before: sky, far backdrop, and the road with its light and shadows."""
+"""Background of a scene: sky, far backdrop, and the ground with its light and shadows."""
 
 from __future__ import annotations
 
@@ -9,30 +9,36 @@ from itertools import pairwise
 import cv2
 import numpy as np
 
-from ivf_core.scenes.drawing import NEAR, RGB, Camera, Canvas
+from ivf_core.scenes.camera import NEAR, Camera
+from ivf_core.scenes.canvas import Canvas
+from ivf_core.scenes.light import RGB
+from ivf_core.scenes.surfaces import draw_sprite
 from ivf_core.scenes.textures import GROUND_METRES, backdrop, clouds, ground, speckle
 from ivf_core.scenes.thing import Thing
 
 __all__ = ["Street", "draw_ground", "draw_sky"]
 
-_FAR = 400.0
-_UNIT = 160  # byte that stands for a factor of 1
-# The ground's texture is blurred along the road from these distances on, in metres.
+_FAR = 400.0  # length of the visible ground in metres
+_UNIT = 160  # byte that represents a factor of 1
+# Distances in metres at which the blur of the ground's texture along the road increases.
 _BLUR_FROM = (9.0, 20.0, 42.0)
 _PAINT: RGB = (215.0, 214.0, 206.0)
 
 
 @dataclass(frozen=True)
 class Street:
-    """The lasting looks of a street.
+    """Permanent appearance of a street.
 
     Attributes:
         half_road: half the width of the road in metres.
-        sidewalk: width of the pavement on either side.
-        road, pavement, verge: colours.
-        texture, skyline: which of the banks of textures.
-        markings: paints a centre line and edge lines.
-        crossings: z of zebra crossings.
+        sidewalk: width of the pavement on each side in metres.
+        road: colour of the road.
+        pavement: colour of the pavement.
+        verge: colour of the ground beyond the pavement.
+        texture: index of the ground's texture, see `textures.ground`.
+        skyline: index of backdrop and clouds, see `textures.backdrop`.
+        markings: whether the road has a centre line and edge lines.
+        crossings: positions of zebra crossings along the road in metres.
         cloud: 0 for a blue sky, 1 for an overcast one.
     """
 
@@ -49,7 +55,12 @@ class Street:
 
 
 def draw_sky(canvas: Canvas, street: Street) -> None:
-    """Fill the picture above the horizon: sky, clouds, far trees and towers."""
+    """Fill the image above the horizon with sky, clouds, far trees and towers.
+
+    Args:
+        canvas: canvas to draw on.
+        street: its backdrop and clouds.
+    """
     camera, light = canvas.camera, canvas.light
     rows = int(np.clip(round(camera.horizon) + 2, 0, camera.height))
     if rows == 0:
@@ -62,7 +73,7 @@ def draw_sky(canvas: Canvas, street: Street) -> None:
     by_day = clear + (grey - clear) * street.cloud
     by_night = np.array((7, 9, 15)) + np.array((22, 18, 13)) * down**3
     colour = light.daylight * by_day * min(light.day, 1.1) + (1 - light.daylight) * by_night
-    # Computed small: nothing in the sky is sharp.
+    # Computed at a quarter of the width: nothing in the sky is sharp.
     quarter = max(camera.width // 4, 1)
     sky = np.empty((rows, quarter, 4), np.float32)
     sky[..., :3], sky[..., 3] = colour, canvas.heat["sky"] + 16 * down[..., 0] ** 3
@@ -73,14 +84,20 @@ def draw_sky(canvas: Canvas, street: Street) -> None:
     tall = 0.13 * camera.height
     shift = camera.focal * camera.bend * 150.0
     wide = 2.2 * camera.width
-    canvas.stand_at(1e4, camera.z + 160.0)
-    canvas.sprite(backdrop(street.skyline), camera.center + shift - wide / 2,
+    canvas.set_position(1e4, camera.z + 160.0)
+    draw_sprite(canvas, backdrop(street.skyline), camera.center + shift - wide / 2,
                   camera.horizon + 1 - tall, wide, tall, canvas.heat["building"] - 4,
                   contrast=canvas.heat["contrast"])  # fmt: skip
 
 
 def draw_ground(canvas: Canvas, street: Street, things: Sequence[Thing]) -> None:
-    """Fill the picture below the horizon: road, pavements, markings; shadows and night."""
+    """Fill the image below the horizon: road, pavements, markings, shadows and night.
+
+    Args:
+        canvas: canvas to draw on.
+        street: its road and pavements.
+        things: things that cast shadows.
+    """
     camera = canvas.camera
     top = int(np.clip(np.floor(camera.horizon) + 1, 0, camera.height - 1))
     area = canvas.pixels[top:]
@@ -132,7 +149,14 @@ def _paint_markings(canvas: Canvas, street: Street) -> None:
 
 
 def _texture(area: np.ndarray, index: int, aside: np.ndarray, along: np.ndarray) -> None:
-    """Multiply the ground by its texture, each band of rows by the fitting blur."""
+    """Multiply the ground by its texture, more blurred along the road in far rows.
+
+    Args:
+        area: rows of the canvas below the horizon, H x W x 4 uint8; changed.
+        index: index of the texture.
+        aside: position of each pixel across the road in metres, H x W.
+        along: position of each row along the road in metres, H.
+    """
     levels = ground(index)
     size = levels[0].shape[0]
     pixels = size / GROUND_METRES
@@ -150,7 +174,7 @@ def _texture(area: np.ndarray, index: int, aside: np.ndarray, along: np.ndarray)
         tile = cv2.remap(levels[3 - level], across[start:stop], np.ascontiguousarray(grid),
                          cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)  # fmt: skip
         cv2.multiply(area[start:stop], tile, dst=area[start:stop], scale=1 / 128)
-    # Close to the camera the same texture again, eight times as fine.
+    # Close to the camera, a texture that is eight times finer.
     start = edges[-2]
     if start < len(along):
         grid = np.broadcast_to(
@@ -171,7 +195,16 @@ def _illuminate(
     aside: np.ndarray,
     things: Sequence[Thing],
 ) -> None:
-    """Light, shadows and haze, at a quarter of the resolution."""
+    """Apply light, shadows and haze, computed at a quarter of the resolution.
+
+    Args:
+        canvas: camera and light.
+        area: rows of the canvas below the horizon, H x W x 4 uint8; changed.
+        top: first of these rows.
+        depth: distance of each row in metres, H.
+        aside: position of each pixel across the road in metres, H x W.
+        things: things that cast shadows.
+    """
     camera, light = canvas.camera, canvas.light
     height, width = area.shape[:2]
     small = (max(width // 4, 1), max(height // 4, 1))
@@ -196,12 +229,12 @@ def _as_bytes(values: np.ndarray) -> np.ndarray:
 
 
 def _shade_table(daylight: float) -> np.ndarray:
-    """From the depth of a shadow, 0..255, to the factor on light, 255 for one."""
+    """Return the table from the depth of a shadow, 0..255, to the factor on light, 255 for one."""
     return _as_bytes(255 - 0.55 * daylight * np.arange(256))
 
 
 def _shadows(camera: Camera, sun: tuple[float, float], things: Sequence[Thing]) -> np.ndarray:
-    """Where the sun is hidden, 0..255; soft. Under an overcast sky only beneath things."""
+    """Return soft shadows of things, H x W uint8; under an overcast sky only beneath them."""
     mask = np.zeros((camera.height, camera.width), np.uint8)
     for thing in things:
         x0, x1, z0, z1 = thing.footprint()

@@ -1,8 +1,8 @@
-"""Textures, made once from noise and cached: ground, facades, trees, a far backdrop, smoke.
+"""Textures, generated from noise and cached: ground, facades, trees, a far backdrop, clouds.
 
-A texture has four channels: red, green, blue and heat. Heat is relative, 128
-standing for the temperature of the material, so that the same texture serves
-any thermal setting. Item `index` of every bank is a pure function of its index.
+A texture has four channels: red, green, blue and heat. Heat is relative: 128 stands for the
+temperature of the material, so that one texture serves for all thermal settings. Each texture
+depends on its index alone.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from functools import cache, lru_cache
 
 import cv2
 import numpy as np
+
+from ivf_core.images.noise import value_noise
 
 __all__ = [
     "FACADES",
@@ -24,26 +26,25 @@ __all__ = [
     "facade",
     "grain",
     "ground",
-    "noise",
-    "smoke",
     "speckle",
     "tree",
     "weave",
 ]
 
 FACADES, TREES, GROUNDS = 14, 10, 5
-"""How many different ones each bank holds."""
+"""Numbers of different textures of each kind."""
+
 GROUND_METRES = 32.0
-"""The ground texture repeats after this length in both directions."""
+"""Length in metres after which the ground's texture repeats in both directions."""
 
 
 @dataclass(frozen=True)
 class Texture:
-    """An image with its reductions by 2, 4, 8, ... for small views.
+    """Image with its reductions by 2, 4, 8 and so on (mipmaps).
 
     Attributes:
-        levels: H x W x 4 uint8 each, the first at full size.
-        masks: H x W uint8 each, 255 where the texture is opaque; or empty.
+        levels: H x W x 4 uint8 each, the first one at full size.
+        masks: H x W uint8 each, 255 where the texture is opaque; empty for opaque textures.
     """
 
     levels: tuple[np.ndarray, ...]
@@ -51,6 +52,7 @@ class Texture:
 
     @classmethod
     def build(cls, pixels: np.ndarray, mask: np.ndarray | None = None) -> Texture:
+        """Build the reductions of an image, H x W x 4 uint8, and of its mask, H x W uint8."""
         levels, masks = [pixels], [] if mask is None else [mask]
         while min(levels[-1].shape[:2]) >= 16:
             levels.append(_halve(levels[-1]))
@@ -59,7 +61,7 @@ class Texture:
         return cls(tuple(levels), tuple(masks))
 
     def level_for(self, width: float) -> int:
-        """The reduction to show at `width` pixels without aliasing."""
+        """Return the index of the reduction to draw at `width` pixels without aliasing."""
         ratio = self.levels[0].shape[1] / max(width, 1.0)
         return int(np.clip(np.log2(max(ratio, 1.0)), 0, len(self.levels) - 1))
 
@@ -69,60 +71,26 @@ def _halve(image: np.ndarray) -> np.ndarray:
     return cv2.resize(image, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
 
 
-def noise(
-    rng: np.random.Generator,
-    shape: tuple[int, int],
-    cells: tuple[int, int],
-    octaves: int = 4,
-    persistence: float = 0.6,
-) -> np.ndarray:
-    """Value noise that repeats at its borders.
-
-    Args:
-        rng: source of randomness.
-        shape: height and width, powers of two.
-        cells: cells of the coarsest octave, powers of two; doubled in each octave.
-        octaves: how many; stops early where cells reach pixels.
-        persistence: amplitude of an octave relative to the one before.
-
-    Returns:
-        float32 of the shape, of mean 0 and standard deviation 1.
-    """
-    total = np.zeros(shape, np.float32)
-    amplitude = 1.0
-    rows, cols = cells
-    for _ in range(octaves):
-        if rows > shape[0] or cols > shape[1]:
-            break
-        grid = np.pad(rng.standard_normal((rows, cols), np.float32), 2, mode="wrap")
-        step_y, step_x = shape[0] // rows, shape[1] // cols
-        full = cv2.resize(
-            grid, ((cols + 4) * step_x, (rows + 4) * step_y), interpolation=cv2.INTER_CUBIC
-        )
-        total += amplitude * full[2 * step_y :, 2 * step_x :][: shape[0], : shape[1]]
-        amplitude *= persistence
-        rows, cols = rows * 2, cols * 2
-    total -= total.mean()
-    return total / max(float(total.std()), 1e-6)
-
-
 def _stack(rgb: np.ndarray, heat: np.ndarray) -> np.ndarray:
     return np.clip(np.dstack((rgb, heat)), 0, 255).astype(np.uint8)
 
 
 @cache
 def ground(index: int) -> tuple[np.ndarray, ...]:
-    """Multipliers of the ground's colour and heat, 128 for one.
+    """Return multipliers of the ground's colour and heat, 128 for one.
+
+    Args:
+        index: 0 to `GROUNDS` - 1.
 
     Returns:
-        Four 512 x 512 x 4 uint8, blurred more and more along the road (the first
-        axis), because far rows of the picture span metres of it. The second axis
-        goes across the road, its middle at column 256.
+        Four 512 x 512 x 4 uint8, each more blurred along the road (the first axis) than the
+        one before, because far rows of an image cover metres of it. The second axis is across
+        the road, with its middle at column 256.
     """
     rng = np.random.default_rng((11, index))
     shape = (512, 512)
-    patches = noise(rng, shape, (4, 8), 3)
-    asphalt = noise(rng, shape, (64, 64), 4, 0.9)
+    patches = value_noise(rng, shape, (4, 8), 3)
+    asphalt = value_noise(rng, shape, (64, 64), 4, 0.9)
     visible = 128 + 7 * patches + 8 * asphalt
     heat = 128 + 9 * patches + 5 * asphalt
     across = np.abs((np.arange(512) - 256) * GROUND_METRES / 512)
@@ -150,7 +118,7 @@ def ground(index: int) -> tuple[np.ndarray, ...]:
     joints = ((rows % slab == 0) | (cols % slab == 0)) & (across > 4.5)
     visible[joints] -= 16
     heat[joints] += 6
-    weeds = noise(rng, shape, (64, 64), 3, 0.8)
+    weeds = value_noise(rng, shape, (64, 64), 3, 0.8)
     visible += 16 * weeds * (across > 8)
     heat += 7 * weeds * (across > 8)
     image = _stack(np.dstack([visible] * 3), heat)
@@ -162,11 +130,11 @@ def ground(index: int) -> tuple[np.ndarray, ...]:
 
 
 def _wall(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """A bare wall: colour (H x W x 3) and heat (H x W), float32."""
+    """Return a wall without windows: colour (H x W x 3) and heat (H x W), float32."""
     palette = ((168, 158, 146), (146, 92, 74), (190, 184, 172), (122, 118, 116), (176, 148, 112))
     base = np.array(palette[int(rng.integers(len(palette)))], np.float32) * rng.uniform(0.7, 1.1)
-    stains = noise(rng, shape, (4, 8), 5)
-    tone = 1 + 0.05 * stains + 0.03 * noise(rng, shape, (64, 128), 3)
+    stains = value_noise(rng, shape, (4, 8), 5)
+    tone = 1 + 0.05 * stains + 0.03 * value_noise(rng, shape, (64, 128), 3)
     heat = 128 + 7 * stains
     rows, cols = np.indices(shape)
     pattern = int(rng.integers(3))
@@ -182,7 +150,11 @@ def _wall(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[np.ndarray,
 
 @cache
 def facade(index: int) -> tuple[Texture, Texture]:
-    """The front of a building by day and by night (some windows lit), 256 x 512 each."""
+    """Return the front of a building by day and by night (some windows lit), 256 x 512 each.
+
+    Args:
+        index: 0 to `FACADES` - 1.
+    """
     rng = np.random.default_rng((12, index))
     shape = (256, 512)
     rgb, heat = _wall(rng, shape)
@@ -223,17 +195,21 @@ def facade(index: int) -> tuple[Texture, Texture]:
 
 @cache
 def tree(index: int) -> Texture:
-    """A tree (even indices) or a bush (odd), 256 x 256, opaque where its mask says so."""
+    """Return a tree (even indices) or a bush (odd indices), 256 x 256, with a mask.
+
+    Args:
+        index: 0 to `TREES` - 1.
+    """
     rng = np.random.default_rng((13, index))
     shape = (256, 256)
     bush = index % 2 == 1
     rows, cols = np.indices(shape) / 256.0
-    blobs = noise(rng, shape, (4, 4), 6, 0.75)
-    leaves = noise(rng, shape, (32, 32), 4, 0.9)
+    blobs = value_noise(rng, shape, (4, 4), 6, 0.75)
+    leaves = value_noise(rng, shape, (32, 32), 4, 0.9)
     middle, reach = (0.62, 0.40) if bush else (0.38, 0.36)
     radius = np.hypot((cols - 0.5) / 0.46, (rows - middle) / reach)
     crown = (radius + 0.10 * blobs + 0.09 * leaves < 0.86) & (rows < 0.985)
-    # Lobes lit from above, dark below and between.
+    # Lobes are lit from above, dark below and between.
     light = 1 + 0.22 * blobs + 0.22 * leaves + 0.9 * (middle - rows)
     hue = np.array(((78, 104, 46), (60, 88, 44), (96, 112, 52), (128, 96, 44), (70, 92, 60))[
         int(rng.integers(5))
@@ -253,12 +229,12 @@ def tree(index: int) -> Texture:
 
 @cache
 def backdrop(index: int) -> Texture:
-    """Far trees and towers above the horizon, 64 x 1024."""
+    """Return far trees and towers above the horizon, 64 x 1024, with a mask."""
     rng = np.random.default_rng((14, index))
     shape = (64, 1024)
     rows = np.indices(shape)[0]
-    leaves = noise(rng, shape, (8, 128), 3, 0.8)
-    top = 40 - 9 * noise(rng, shape, (1, 16), 5, 0.65)[:1]
+    leaves = value_noise(rng, shape, (8, 128), 3, 0.8)
+    top = 40 - 9 * value_noise(rng, shape, (1, 16), 5, 0.65)[:1]
     rgb = np.array((92, 104, 84)) * (1 + 0.14 * leaves)[..., None]
     heat = 122 + 7 * leaves
     mask = rows > top
@@ -275,41 +251,42 @@ def backdrop(index: int) -> Texture:
 
 @cache
 def clouds(index: int) -> np.ndarray:
-    """256 x 256 float32: clouds of mean 0 and standard deviation 1, longer than high."""
-    return noise(np.random.default_rng((17, index)), (256, 256), (8, 2), 5)
+    """Return clouds that are wider than high, 256 x 256 float32, of mean 0 and deviation 1."""
+    return value_noise(np.random.default_rng((17, index)), (256, 256), (8, 2), 5)
 
 
 @cache
 def speckle(index: int) -> np.ndarray:
-    """512 x 512 x 4 uint8 multipliers, 128 for one: the grain of the ground close by."""
+    """Return the grain of the near ground: multipliers, 512 x 512 x 4 uint8, 128 for one."""
     rng = np.random.default_rng((18, index))
-    colour = 128 + 7 * noise(rng, (512, 512), (64, 64), 4, 0.9)
-    heat = 128 + 1.5 * noise(rng, (512, 512), (64, 64), 3, 0.9)
+    colour = 128 + 7 * value_noise(rng, (512, 512), (64, 64), 4, 0.9)
+    heat = 128 + 1.5 * value_noise(rng, (512, 512), (64, 64), 3, 0.9)
     return _stack(np.dstack([colour] * 3), heat)
 
 
 @cache
-def smoke() -> np.ndarray:
-    """512 x 512 float32 that repeats: billows of mean 0 and standard deviation 1."""
-    return noise(np.random.default_rng(15), (512, 512), (4, 4), 6, 0.55)
-
-
-@cache
 def weave() -> np.ndarray:
-    """512 x 512 x 4 uint8 that repeats: multipliers of colour and heat, 128 for one."""
+    """Return folds of cloth that repeat: multipliers, 512 x 512 x 4 uint8, 128 for one."""
     rng = np.random.default_rng(20)
-    folds = noise(rng, (512, 512), (16, 16), 4, 0.7)
-    heat = noise(rng, (512, 512), (8, 8), 5, 0.65)
+    folds = value_noise(rng, (512, 512), (16, 16), 4, 0.7)
+    heat = value_noise(rng, (512, 512), (8, 8), 5, 0.65)
     return _stack(np.dstack([128 + 11 * folds] * 3), 128 + 13 * heat + 5 * folds)
 
 
 @lru_cache(maxsize=8)
 def grain(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Noise of the visible and of the infrared sensor, to crop frames from.
+    """Return noise of the visible and of the infrared sensor, to crop frames from.
 
-    (height + 64) x (width + 64) x 3 and (height + 64) x (width + 64) uint8, mean 128,
-    standard deviation 24; the colours are alike, and so are neighbours, as after
-    demosaicing.
+    The colours of the visible sensor are correlated, and so are its neighbouring pixels, as
+    after demosaicing.
+
+    Args:
+        height: height of a frame in pixels.
+        width: width of a frame in pixels.
+
+    Returns:
+        (height + 64) x (width + 64) x 3 and (height + 64) x (width + 64) uint8, of mean 128 and
+        standard deviation 24.
     """
     rng = np.random.default_rng(16)
     raw = rng.standard_normal((height + 64, width + 64, 5), np.float32)

@@ -1,4 +1,4 @@
-"""A world of things and its rendering into a frame."""
+"""World of a scene: a street, the things on it, and its rendering into a frame."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from ivf_core.scenes.drawing import NEAR, Camera, Canvas, Light
+from ivf_core.scenes.camera import NEAR, Camera
+from ivf_core.scenes.canvas import Canvas
+from ivf_core.scenes.light import Light
 from ivf_core.scenes.scenery import Street, draw_ground, draw_sky
 from ivf_core.scenes.sensors import InfraredSensor, Smoke, VisibleSensor
 from ivf_core.scenes.thing import Thing
@@ -16,8 +18,9 @@ from ivf_core.scenes.thing import Thing
 __all__ = ["CONDITIONS", "DAY_HEAT", "NIGHT_HEAT", "SceneFrame", "World", "painting_order"]
 
 CONDITIONS = ("day", "night", "smoke")
+"""Conditions of light and air, as frames name them."""
 
-# Levels of heat, 0..255, by material; "contrast" scales the textures' variations.
+# Level of heat by material, 0..255; "contrast" is a factor on the variations of textures.
 DAY_HEAT = {
     "ambient": 62.0, "skin": 196.0, "sky": 8.0, "road": 72.0, "pavement": 80.0, "verge": 56.0,
     "building": 76.0, "tree": 54.0, "car": 78.0, "glass": 44.0, "bike": 60.0, "cone": 50.0,
@@ -29,21 +32,21 @@ NIGHT_HEAT = {
     "metal": 42.0, "kerb": 64.0, "bump": 62.0, "contrast": 0.8,
 }  # fmt: skip
 
-_FAR, _FAR_SMALL = 150.0, 90.0  # metres from which things, and those under 2 m, are left out
+_FAR, _FAR_SMALL = 150.0, 90.0  # metres from which things, and things under 2 m, are left out
 
 
 @dataclass(frozen=True)
 class SceneFrame:
-    """One moment as both cameras see it, with its ground truth.
+    """Images of both cameras at one moment, with their ground truth.
 
     Attributes:
-        visible: H x W x 3 uint8, RGB.
-        infrared: H x W uint8, warm is bright.
-        counts: H x W uint16, what the thermal camera's 14-bit converter gave: about 24
-            counts for a level of `infrared` at full gain, with a slowly drifting offset.
-        labels: H x W uint8, ids of `ivf_core.class_sets.MFNET`, every pixel labelled.
-        condition: one of CONDITIONS.
-        seconds: since the start of the drive; 0 for a single scene.
+        visible: RGB image, H x W x 3 uint8.
+        infrared: thermal image, H x W uint8, warm is bright.
+        counts: output of the thermal camera's 14-bit converter, H x W uint16: about 24
+            counts per level of `infrared` at full gain, with a slowly drifting offset.
+        labels: ids of `ivf_core.class_sets.MFNET`, H x W uint8, every pixel labelled.
+        condition: one of `CONDITIONS`.
+        seconds: time since the start of the drive; 0 for a single scene.
     """
 
     visible: np.ndarray
@@ -56,7 +59,14 @@ class SceneFrame:
 
 @dataclass(frozen=True)
 class World:
-    """A street, what is on it, and the cameras that look at it."""
+    """Street with things on it, and the two sensors that see it.
+
+    Attributes:
+        street: the street.
+        things: everything that stands or moves on it.
+        visible_sensor: the colour camera.
+        infrared_sensor: the thermal camera.
+    """
 
     street: Street
     things: tuple[Thing, ...]
@@ -73,7 +83,17 @@ class World:
         condition: str,
         rng: np.random.Generator,
     ) -> SceneFrame:
-        """The frame at a moment; `rng` feeds the sensors' noise only."""
+        """Render the frame at a moment.
+
+        Args:
+            camera: camera of both images.
+            light: light and haze of the visible image.
+            heat: level of heat by material, 0..255.
+            smoke: smoke in front of the visible camera.
+            seconds: time since the start, which moves things and smoke.
+            condition: one of `CONDITIONS`, for the frame.
+            rng: source of the sensors' noise; nothing else is random.
+        """
         canvas = Canvas(camera, light, heat)
         things = [thing.at(seconds) for thing in self.things]
         things = [thing for thing in things if _in_range(thing, camera)]
@@ -98,6 +118,7 @@ class World:
 
 
 def _in_range(thing: Thing, camera: Camera) -> bool:
+    """Return whether a thing is in the field of view, not too near and not too far."""
     x0, x1, z0, z1 = thing.footprint()
     long_thing = z1 - z0 > 8 or not thing.height
     nearest = z1 if long_thing else (z0 + z1) / 2
@@ -112,15 +133,18 @@ def _in_range(thing: Thing, camera: Camera) -> bool:
 
 
 def painting_order(things: Sequence[Thing], camera_x: float) -> list[Thing]:
-    """Sort things from back to front.
+    """Sort things from back to front, by the painter's algorithm.
 
-    Where a line along or across the road parts two footprints, what is on the far
-    side of it cannot hide what is on the camera's side. Of things that both could
-    hide each other, the one whose middle is farther along the road comes first.
+    Where a line along or across the road separates two footprints, the thing on the far
+    side of it cannot hide the thing on the camera's side. Of two things that could hide each
+    other, the one whose middle is farther along the road comes first.
 
     Args:
-        things: with footprints in front of the camera.
-        camera_x: the camera's position across the road.
+        things: things whose footprints are in front of the camera.
+        camera_x: position of the camera across the road in metres.
+
+    Returns:
+        The things, those to draw first in front.
     """
     if not things:
         return []
@@ -132,11 +156,11 @@ def painting_order(things: Sequence[Thing], camera_x: float) -> list[Thing]:
     safe |= (right & (camera_x >= x1[None])) | (right.T & (camera_x <= x0[None]))
     behind = ~safe & (safe.T | (middle[:, None] > middle[None]))
     left = np.ones(len(things), bool)
-    waiting_for = behind.sum(axis=0)  # how many things behind each are not painted yet
+    waiting_for = behind.sum(axis=0)  # number of things behind each that are not painted yet
     order = []
     for _ in things:
         ready = left & (waiting_for == 0)
-        if not ready.any():  # a cycle: go on with the farthest
+        if not ready.any():  # a cycle: continue with the farthest
             ready = left
         chosen = int(np.argmax(np.where(ready, middle, -np.inf)))
         left[chosen] = False

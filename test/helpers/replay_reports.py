@@ -1,4 +1,4 @@
-"""Directories as `ivf replay` writes them, of a short synthetic drive, with real scores."""
+"""Directories such as `ivf replay` writes, of a short synthetic drive, with real scores."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from ivf_core.metrics.segmentation import ConfusionMatrix
 from ivf_core.scenes import SyntheticDrive
 
 START = 1_700_000_000_123_456_789
-STAMP_STEP = 50_000_001  # ns; not a whole number of what float64 keeps of such a stamp
+STAMP_STEP = 50_000_001  # ns; not a multiple of the spacing of float64 at such a stamp
 
 
 def write_replay(
     folder: Path, pipeline: FusionPipeline, drive: SyntheticDrive, rgb_topic: str = "/rgb/image_raw"
 ) -> Path:
-    """Replay a drive: every second pair is scored, every third has pictures, one is notable."""
+    """Write the replay of a drive: every second pair is scored, every third has images."""
     confusion = ConfusionMatrix(len(MFNET))
     rows, timings = [], []
     before = None
@@ -60,11 +60,11 @@ def write_replay(
         before = labels
         if number % 3 == 0:
             overlay = draw_overlay(result.fused, labels, MFNET, 0.5)
-            pictures = (frame.visible, frame.infrared, result.fused, overlay, other)
-            for kind, picture in zip(
-                ("rgb", "thermal", "fused", "overlay", "other"), pictures, strict=True
+            images = (frame.visible, frame.infrared, result.fused, overlay, other)
+            for kind, image in zip(
+                ("rgb", "thermal", "fused", "overlay", "other"), images, strict=True
             ):
-                write_image(folder / f"pictures/{number:06d}_{kind}.jpg", picture)
+                write_image(folder / f"images/{number:06d}_{kind}.jpg", image)
     _write_table(folder / "frames.csv", rows)
     _write_table(folder / "timings.csv", timings)
     summary = _summary(rows, timings, confusion, rgb_topic)
@@ -75,9 +75,9 @@ def write_replay(
 def _scores(visible: np.ndarray, result: Any, fused: np.ndarray, number: int) -> dict[str, Any]:
     if number % 2:
         return dict.fromkeys(("SD", "VIF", "Qabf", "Nabf"), "")
-    pictures = (cv2.cvtColor(visible, cv2.COLOR_RGB2GRAY), result.infrared,
-                cv2.cvtColor(fused, cv2.COLOR_RGB2GRAY))  # fmt: skip
-    tensors = [torch.from_numpy(picture)[None, None].float() for picture in pictures]
+    images = (cv2.cvtColor(visible, cv2.COLOR_RGB2GRAY), result.infrared,
+              cv2.cvtColor(fused, cv2.COLOR_RGB2GRAY))  # fmt: skip
+    tensors = [torch.from_numpy(image)[None, None].float() for image in images]
     scores = fusion_metrics(*tensors, names=("SD", "VIF", "Qabf", "Nabf"))
     return {name: f"{float(value[0]):.6f}" for name, value in scores.items()}
 

@@ -1,1 +1,1 @@
-"""Comparison of two replays: `ivf replay --compare A B`."""
+"""Comparison of two replays, `ivf replay --compare A B`, with confidence intervals."""

@@ -1,9 +1,10 @@
-"""Two replays side by side: what differs, by how much, and how sure that is.
+"""Differences between two replays, with confidence intervals.
 
-Of the same footage, pairs of one stamp are compared with one another, and the interval is
-that of their differences; what scenes have in common cancels. It is the same footage where
-stamps agree and the RGB pictures have the same mean luma (stamps alone may agree by chance:
-converted videos all start at one). Of other footage, only the means are compared.
+Where both show the same footage, pairs of the same stamp are compared with one another, and
+the interval is that of their differences, in which the effects of the scene cancel. Footage
+counts as the same where stamps agree and the RGB images have the same mean luma (stamps alone
+may agree by chance: converted videos all start at the same one). For different footage, only
+the means are compared.
 """
 
 from __future__ import annotations
@@ -19,27 +20,28 @@ from ivf_core.replay.compare.bootstrap import SEED, Interval, block_length, bloc
 from ivf_core.replay.quantities import describe
 from ivf_core.replay.saved_replay import ReplayDirectory
 
-__all__ = ["Compared", "Comparison", "compare"]
+__all__ = ["Comparison", "QuantityDifference", "compare"]
 
-_LEAST_BLOCKS = 6  # shorter blocks in a drive too short for as many
-_SAME_LUMA = 1.0  # grey levels, for what an encoder changes
+_LEAST_BLOCKS = 6  # blocks of short drives are shortened to have this many
+_SAME_LUMA = 1.0  # grey levels by which an encoder may change the mean
 _SAME_SHARE = 0.9
 _OTHER = "other_"
 
 
 @dataclass(frozen=True)
-class Compared:
-    """One quantity in two replays.
+class QuantityDifference:
+    """Difference of one quantity between replays A and B.
 
     Attributes:
-        name: column of frames.csv or timings.csv, or one of `Comparison`'s figures.
-        a, b: means.
+        name: column of frames.csv or timings.csv, or a counted figure of summary.json.
+        a: mean in A.
+        b: mean in B.
         value: b with its interval.
-        difference: b - a.
-        ratio: b / a, or None where a is not positive.
-        count: pairs compared, or the fewer of both; 0 for a figure that is counted, whose
-            intervals are points.
-        blocks: blocks of time in them.
+        difference: b - a with its interval.
+        ratio: b / a with its interval, or None where a is not positive.
+        count: number of pairs compared, or of pairs in the shorter replay; 0 for a counted
+            figure, whose intervals are points.
+        blocks: number of blocks of time in the pairs.
     """
 
     name: str
@@ -53,7 +55,7 @@ class Compared:
 
     @property
     def verdict(self) -> str:
-        """ "better", "worse", "differs", or "" where the interval has 0 in it."""
+        """Name of the change, better, worse or differs; "" where the interval contains 0."""
         if self.difference.low <= 0 <= self.difference.high:
             return ""
         sign = describe(self.name).better * (1 if self.difference.estimate > 0 else -1)
@@ -62,14 +64,15 @@ class Compared:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Replay B against replay A.
+    """Comparison of replay B with replay A.
 
     Attributes:
-        a, b: the replays.
+        a: the baseline.
+        b: the replay that is compared with it.
         same_footage: whether pairs were compared with one another.
-        matched: rows of A and of B with the same stamp; empty where the footage differs.
-        block_seconds: as asked; shorter for short drives.
-        quantities: by name.
+        matched: rows of A and rows of B with the same stamps; empty for different footage.
+        block_seconds: length of the blocks as requested; blocks of short drives are shorter.
+        quantities: differences of the quantities that both replays have, by name.
         known: names of all quantities that either replay has.
     """
 
@@ -78,16 +81,19 @@ class Comparison:
     same_footage: bool
     matched: tuple[np.ndarray, np.ndarray]
     block_seconds: float
-    quantities: Mapping[str, Compared]
+    quantities: Mapping[str, QuantityDifference]
     known: frozenset[str]
 
 
 @dataclass(frozen=True)
 class _Series:
+    """Values of a quantity over time."""
+
     seconds: np.ndarray
     values: np.ndarray
 
     def finite(self, also: np.ndarray | bool = True) -> _Series:
+        """Return the finite values, of those that `also` selects."""
         keep = np.isfinite(self.values) & also
         return _Series(self.seconds[keep], self.values[keep])
 
@@ -95,10 +101,11 @@ class _Series:
 def compare(
     a: ReplayDirectory, b: ReplayDirectory, block_seconds: float = BLOCK_SECONDS
 ) -> Comparison:
-    """Compare B with A.
+    """Compare replay B with replay A.
 
     Args:
-        a, b: the baseline and what is held against it.
+        a: the baseline.
+        b: the replay to compare with it.
         block_seconds: length of the blocks that the bootstrap draws, positive.
 
     Raises:
@@ -110,7 +117,7 @@ def compare(
     same = _is_same_footage(a, b, matched)
     if not same:
         matched = matched[0][:0], matched[1][:0]
-    found: dict[str, Compared] = {}
+    found: dict[str, QuantityDifference] = {}
     series_a, series_b = _series(a), _series(b)
     for name in series_a:
         if name not in series_b:
@@ -134,13 +141,13 @@ def compare(
     return Comparison(a, b, same, matched, block_seconds, found, known)
 
 
-# ----------------------------------------------------------------- what to compare
+# ----------------------------------------------------------------- quantities
 
 _UNPAIRED = "unpaired_hz"
 
 
 def _series(replay: ReplayDirectory) -> dict[str, _Series]:
-    """What was measured over time, by name."""
+    """Return all quantities that were measured over time, by name."""
     columns = {k: v for k, v in replay.columns().items() if not k.startswith(_OTHER)}
     if {"prepare_ms", "model_ms"} <= set(columns):
         columns["pipeline_ms"] = columns["prepare_ms"] + columns["model_ms"]
@@ -157,7 +164,7 @@ def _series(replay: ReplayDirectory) -> dict[str, _Series]:
 
 
 def _figures(summary: Mapping[str, Any]) -> dict[str, float]:
-    """What is one number a replay."""
+    """Return all quantities that are one number per replay, by name."""
     pairing, live = summary["pairing"], summary.get("live") or {}
     figures = {
         "pairs": pairing["pairs"],
@@ -177,6 +184,7 @@ def _figures(summary: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _leaves(prefix: str, entries: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Yield the numbers in nested entries, their keys joined by underscores."""
     for key, entry in entries.items():
         if isinstance(entry, Mapping):
             yield from _leaves(f"{prefix}_{key}", entry)
@@ -184,11 +192,11 @@ def _leaves(prefix: str, entries: Mapping[str, Any]) -> Iterator[tuple[str, floa
             yield f"{prefix}_{key}", float(entry)
 
 
-# ----------------------------------------------------------------- pairs of one stamp
+# ----------------------------------------------------------------- pairs of the same stamp
 
 
 def _match(a: ReplayDirectory, b: ReplayDirectory) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of A and B with the same stamp in the same loop of the bag, in A's order."""
+    """Return rows of A and B with the same stamp in the same loop of the bag, in A's order."""
     places = {key: row for row, key in enumerate(_keys(b.stamps))}
     rows = [(row, places[key]) for row, key in enumerate(_keys(a.stamps)) if key in places]
     table = np.array(rows, np.int64).reshape(-1, 2)
@@ -196,7 +204,7 @@ def _match(a: ReplayDirectory, b: ReplayDirectory) -> tuple[np.ndarray, np.ndarr
 
 
 def _keys(stamps: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Each stamp with how often stamps went back before it."""
+    """Yield each stamp with the number of times that stamps went back before it."""
     loops = np.cumsum(np.diff(stamps, prepend=stamps[:1]) < 0)
     return zip(loops.tolist(), stamps.tolist(), strict=True)
 
@@ -212,10 +220,11 @@ def _is_same_footage(
     return bool((apart <= _SAME_LUMA).mean() >= _SAME_SHARE)
 
 
-# ----------------------------------------------------------------- how to compare
+# ----------------------------------------------------------------- intervals
 
 
-def _paired(name: str, a: _Series, b: _Series, block_seconds: float) -> Compared | None:
+def _paired(name: str, a: _Series, b: _Series, block_seconds: float) -> QuantityDifference | None:
+    """Compare two series pair by pair."""
     both = np.isfinite(a.values) & np.isfinite(b.values)
     a, b = a.finite(both), b.finite(both)
     if not len(a.values):
@@ -225,12 +234,13 @@ def _paired(name: str, a: _Series, b: _Series, block_seconds: float) -> Compared
     return _compared(name, a, b, means, len(a.values) / block)
 
 
-def _unpaired(name: str, a: _Series, b: _Series, block_seconds: float) -> Compared | None:
+def _unpaired(name: str, a: _Series, b: _Series, block_seconds: float) -> QuantityDifference | None:
+    """Compare the means of two independent series."""
     a, b = a.finite(), b.finite()
     if not len(a.values) or not len(b.values):
         return None
     resampled, blocks = [], []
-    for seed, series in enumerate((a, b), SEED):  # apart: they are independent
+    for seed, series in enumerate((a, b), SEED):  # different seeds: they are independent
         block = _block(series.seconds, block_seconds)
         resampled.append(block_means(series.values[None], block, seed=seed)[:, 0])
         blocks.append(len(series.values) / block)
@@ -241,12 +251,14 @@ def _block(seconds: np.ndarray, block_seconds: float) -> int:
     return min(block_length(seconds, block_seconds), max(1, len(seconds) // _LEAST_BLOCKS))
 
 
-def _compared(name: str, a: _Series, b: _Series, means: np.ndarray, blocks: float) -> Compared:
+def _compared(
+    name: str, a: _Series, b: _Series, means: np.ndarray, blocks: float
+) -> QuantityDifference:
     mean_a, mean_b = float(a.values.mean()), float(b.values.mean())
     ratio = None
     if mean_a > 0 and (means[:, 0] > 0).all():
         ratio = interval(mean_b / mean_a, means[:, 1] / means[:, 0], blocks)
-    return Compared(
+    return QuantityDifference(
         name,
         mean_a,
         mean_b,
@@ -258,9 +270,11 @@ def _compared(name: str, a: _Series, b: _Series, means: np.ndarray, blocks: floa
     )
 
 
-def _counted(name: str, a: float, b: float) -> Compared:
+def _counted(name: str, a: float, b: float) -> QuantityDifference:
+    """Return the difference of a counted figure, whose intervals are points."""
+
     def point(value: float) -> Interval:
         return Interval(value, value, value)
 
     ratio = point(b / a) if a > 0 else None
-    return Compared(name, a, b, point(b), point(b - a), ratio, 0, 0)
+    return QuantityDifference(name, a, b, point(b), point(b - a), ratio, 0, 0)

@@ -1,4 +1,4 @@
-"""`ivf replay --compare A B`: the page, the figures as JSON, and the exit status."""
+"""Page and JSON of a comparison of replays, and the exit status: `ivf replay --compare A B`."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ import cv2
 import numpy as np
 
 from ivf_core.defaults import BLOCK_SECONDS
+from ivf_core.html.chart_data import ascending, chart, packed
+from ivf_core.html.embedding import embed_images
 from ivf_core.html.filters import FILTERS, flat
 from ivf_core.html.render import write_page
 from ivf_core.replay.compare.bootstrap import CONFIDENCE, SAMPLES, SEED, Interval
-from ivf_core.replay.compare.differences import Compared, Comparison, compare
-from ivf_core.replay.compare.thresholds import Verdict, judge, read_thresholds
+from ivf_core.replay.compare.differences import Comparison, QuantityDifference, compare
+from ivf_core.replay.compare.thresholds import ThresholdResult, check_thresholds, read_thresholds
 from ivf_core.replay.quantities import describe
-from ivf_core.replay.report.charts import ascending, chart, packed
-from ivf_core.replay.report.images import embed_pictures
 from ivf_core.replay.saved_replay import ReplayDirectory
 from ivf_core.system.atomic import write_json
 
-__all__ = ["compare_reports"]
+__all__ = ["compare_replays"]
 
 _FRAMES = 12
-_APART = 24  # of the drive's length, between two frames that are shown
+_APART = 24  # the drive's length over the least time between two frames that are shown
 _REASONS = 3
-_PICTURE_BYTES = 5_500_000
+_IMAGE_BYTES = 5_500_000
 _SHOWN = ("fused", "overlay")
 
 
-def compare_reports(
+def compare_replays(
     a: str | os.PathLike[str],
     b: str | os.PathLike[str],
     output: str | os.PathLike[str],
@@ -41,11 +41,12 @@ def compare_reports(
     *,
     block_seconds: float = BLOCK_SECONDS,
 ) -> int:
-    """Write OUTPUT/compare.html and compare.json on how replay B differs from replay A.
+    """Write OUTPUT/compare.html and compare.json, which show how replay B differs from replay A.
 
     Args:
-        a, b: directories that `ivf replay` wrote; A is the baseline.
-        output: folder, made where it is missing.
+        a: directory that `ivf replay` wrote, the baseline.
+        b: directory that `ivf replay` wrote, to compare with A.
+        output: OUTPUT, a folder; created where it is missing.
         thresholds: YAML file, see `ivf_core.replay.compare.thresholds`.
         block_seconds: length of the bootstrap's blocks.
 
@@ -53,36 +54,37 @@ def compare_reports(
         0 when all thresholds hold or there are none, 1 when one does not.
 
     Raises:
-        ValueError: a directory, the file of thresholds or block_seconds is wrong, by name.
+        ValueError: a directory, the file of thresholds or block_seconds is wrong; names it.
             Nothing is written.
     """
     limits = read_thresholds(thresholds) if thresholds is not None else []
     comparison = compare(ReplayDirectory.read(a), ReplayDirectory.read(b), block_seconds)
-    verdicts = judge(limits, comparison.quantities, comparison.known)
+    results = check_thresholds(limits, comparison.quantities, comparison.known)
     frames = _frames(comparison)
     output = Path(output)
-    write_json(output / "compare.json", _as_json(comparison, verdicts, frames))
-    _write_html(output / "compare.html", comparison, verdicts, frames)
-    for verdict in verdicts:
-        print(verdict)
-    return 0 if all(verdict.holds for verdict in verdicts) else 1
+    write_json(output / "compare.json", _as_json(comparison, results, frames))
+    _write_html(output / "compare.html", comparison, results, frames)
+    for result in results:
+        print(result)
+    return 0 if all(result.holds for result in results) else 1
 
 
 # ----------------------------------------------------------------- frames that differ most
 
 
 def _frames(comparison: Comparison) -> list[dict[str, Any]]:
-    """Pairs with pictures in both replays in which most differs, by time.
+    """Return the pairs with images in both replays that differ most, in the order of time.
 
-    Each measure, the fused pictures' own difference among them, counts by its share of the
-    largest difference; the pairs with the highest mean are taken, some time apart.
+    The difference of each measure, that of the fused images included, is divided by its
+    largest value in the drive. The pairs with the highest means are chosen, at a least
+    distance in time.
     """
     a, b = comparison.a, comparison.b
     rows = [
         (one, two)
         for one, two in zip(*(rows.tolist() for rows in comparison.matched), strict=True)
-        if "fused" in a.pictures.get(int(a.index[one]), {})
-        and "fused" in b.pictures.get(int(b.index[two]), {})
+        if "fused" in a.images.get(int(a.index[one]), {})
+        and "fused" in b.images.get(int(b.index[two]), {})
     ]
     if not rows:
         return []
@@ -93,7 +95,7 @@ def _frames(comparison: Comparison) -> list[dict[str, Any]]:
         if name in b.frames and describe(name).section in ("metrics", "stability", "shares")
     }
     changes["fused"] = np.array(
-        [_picture_change(a.pictures[int(a.index[i])], b.pictures[int(b.index[j])]) for i, j in rows]
+        [_image_change(a.images[int(a.index[i])], b.images[int(b.index[j])]) for i, j in rows]
     )
     shares = {}
     for name, change in changes.items():
@@ -127,9 +129,9 @@ def _frames(comparison: Comparison) -> list[dict[str, Any]]:
     ]
 
 
-def _picture_change(a: Mapping[str, Path], b: Mapping[str, Path]) -> float:
-    """Mean absolute difference of the fused pictures in grey levels; NaN for other sizes."""
-    one, two = (cv2.imread(str(pictures["fused"]), cv2.IMREAD_COLOR) for pictures in (a, b))
+def _image_change(a: Mapping[str, Path], b: Mapping[str, Path]) -> float:
+    """Return the mean absolute difference of fused images in grey levels; NaN if sizes differ."""
+    one, two = (cv2.imread(str(images["fused"]), cv2.IMREAD_COLOR) for images in (a, b))
     if one is None or two is None or one.shape != two.shape:
         return math.nan
     return float(cv2.absdiff(one, two).mean())
@@ -138,18 +140,18 @@ def _picture_change(a: Mapping[str, Path], b: Mapping[str, Path]) -> float:
 def _reason(comparison: Comparison, name: str, one: int, two: int, change: float) -> str:
     value = FILTERS["value"]
     if name == "fused":
-        return f"fused pictures {change:.1f} levels apart"
+        return f"fused images {change:.1f} levels apart"
     quantity = describe(name)
     label = name if quantity.section == "metrics" else quantity.label
     a, b = comparison.a.frames[name][one], comparison.b.frames[name][two]
     return f"{label} {value(float(a), quantity.unit)} → {value(float(b), quantity.unit)}"
 
 
-# ----------------------------------------------------------------- what is written
+# ----------------------------------------------------------------- JSON and page
 
 
 def _as_json(
-    comparison: Comparison, verdicts: list[Verdict], frames: list[dict[str, Any]]
+    comparison: Comparison, results: list[ThresholdResult], frames: list[dict[str, Any]]
 ) -> dict[str, Any]:
     return {
         "format": 1,
@@ -175,43 +177,43 @@ def _as_json(
             for name, compared in comparison.quantities.items()
         },
         "thresholds": [
-            {**asdict(v.threshold), "found": _bounds(v.found), "holds": v.holds} for v in verdicts
+            {**asdict(r.threshold), "found": _bounds(r.found), "holds": r.holds} for r in results
         ],
         "frames": frames,
     }
 
 
 def _bounds(found: Interval | None) -> dict[str, float | None] | None:
-    """An interval for JSON, which has no infinity."""
+    """Return an interval for JSON, with None for infinity."""
     if found is None:
         return None
     return {k: v if math.isfinite(v) else None for k, v in found._asdict().items()}
 
 
 def _write_html(
-    path: Path, comparison: Comparison, verdicts: list[Verdict], frames: list[dict[str, Any]]
+    path: Path, comparison: Comparison, results: list[ThresholdResult], frames: list[dict[str, Any]]
 ) -> None:
     a, b = comparison.a, comparison.b
     write_page(
         path,
-        "compare.html.j2",
+        "replay_comparison.html.j2",
         title=f"{b.path.name} against {a.path.name}",
         kind="comparison of replays",
         comparison=comparison,
-        verdicts=verdicts,
+        results=results,
         frames=frames,
         rows=[_row(compared) for compared in comparison.quantities.values()],
         differing=_differing(a.summary, b.summary),
         data=_chart_data(comparison, frames),
-        pictures=embed_pictures(
-            _pictures(comparison), [frame["frame_a"] for frame in frames], _PICTURE_BYTES
+        images=embed_images(
+            _images(comparison), [frame["frame_a"] for frame in frames], _IMAGE_BYTES
         ),
         confidence=CONFIDENCE,
     )
 
 
-def _row(compared: Compared) -> dict[str, Any]:
-    """A row of the page's table; the bar in percent of its width, zero in the middle."""
+def _row(compared: QuantityDifference) -> dict[str, Any]:
+    """Return a row of the page's table; the bar is in percent of its width, 0 in the middle."""
     quantity, (estimate, low, high) = describe(compared.name), compared.difference
     reach = max(abs(low), abs(high))
     bar = None
@@ -227,7 +229,7 @@ def _row(compared: Compared) -> dict[str, Any]:
 
 
 def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Settings, versions, bag and topics that are not the same."""
+    """Return the settings, versions and facts of bag and topics that differ: name, A's, B's."""
     tables = [
         dict(flat({key: s[key] for key in ("bag", "topics", "settings", "versions")}))
         for s in (a, b)
@@ -237,13 +239,13 @@ def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, st
     return [(name, one, two) for name, one, two in rows if one != two]
 
 
-def _pictures(comparison: Comparison) -> dict[int, dict[str, Path]]:
-    """By A's pair number, what both replays have of a pair."""
+def _images(comparison: Comparison) -> dict[int, dict[str, Path]]:
+    """Return by A's pair number the kinds of images that both replays have, of both."""
     a, b = comparison.a, comparison.b
     found = {}
     for one, two in zip(*(rows.tolist() for rows in comparison.matched), strict=True):
         pair = int(a.index[one])
-        left, right = a.pictures.get(pair, {}), b.pictures.get(int(b.index[two]), {})
+        left, right = a.images.get(pair, {}), b.images.get(int(b.index[two]), {})
         kinds = [kind for kind in _SHOWN if kind in left and kind in right]
         if kinds:
             found[pair] = {
@@ -255,7 +257,7 @@ def _pictures(comparison: Comparison) -> dict[int, dict[str, Path]]:
 
 
 def _chart_data(comparison: Comparison, frames: list[dict[str, Any]]) -> dict[str, Any]:
-    """As of a report, with two lines in each chart; empty where the footage differs."""
+    """Return the data of replay.js: charts with a line per replay; none for different footage."""
     a, b = comparison.a, comparison.b
     one, two = comparison.matched
     columns: dict[str, Any] = {}
@@ -284,7 +286,7 @@ def _chart_data(comparison: Comparison, frames: list[dict[str, Any]]) -> dict[st
             {
                 "column": f"change_{name}",
                 "label": label,
-                "title": f"{quantity.label}: B less A",
+                "title": f"{quantity.label}: B minus A",
                 "unit": quantity.unit,
             }
         )

@@ -1,4 +1,4 @@
-"""Thresholds of a comparison, from a YAML file, for use in CI.
+"""Thresholds that a comparison must satisfy, from a YAML file, for use in CI.
 
     VIF: {min_difference: -0.01}
     flip_share: {max_difference: 0.005}
@@ -6,11 +6,11 @@
     pairs: {min: 100}
     AG: {min_difference: -0.2, by: estimate}
 
-Differences are B less A and ratios B to A, of the means; `min` and `max` are for B's mean
-itself. A threshold holds when the whole confidence interval does: that a drive is too short
-to tell is no proof that nothing got worse. The threshold is then the margin that one is
-willing to lose. With `by: estimate` the interval is not asked. Figures that are counted and
-not sampled, such as `pairs`, have no interval and go by their value.
+Differences are B minus A and ratios are B / A, both of the means; `min` and `max` are limits
+of B's mean. A threshold holds when the whole confidence interval satisfies it: a drive that is
+too short to show a difference does not prove that nothing got worse. The limit is then the
+loss that is acceptable. With `by: estimate`, the estimate alone must satisfy the threshold.
+Figures that are counted, such as `pairs`, have no interval and are compared by value.
 """
 
 from __future__ import annotations
@@ -24,27 +24,33 @@ from pathlib import Path
 import yaml
 
 from ivf_core.replay.compare.bootstrap import Interval
-from ivf_core.replay.compare.differences import Compared
+from ivf_core.replay.compare.differences import QuantityDifference
 
-__all__ = ["Threshold", "ThresholdsError", "Verdict", "judge", "read_thresholds"]
+__all__ = [
+    "Threshold",
+    "ThresholdResult",
+    "ThresholdsError",
+    "check_thresholds",
+    "read_thresholds",
+]
 
 _LIMITS = ("min_difference", "max_difference", "min_ratio", "max_ratio", "min", "max")
 _BY = ("interval", "estimate")
 
 
 class ThresholdsError(ValueError):
-    """A file of thresholds that says something else than this module reads."""
+    """Raised for a file of thresholds that this module cannot read."""
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """One limit of one quantity.
+    """Limit of one quantity.
 
     Attributes:
-        quantity: a name that `Comparison.quantities` has.
-        kind: one of the six above.
-        limit: finite.
-        by_interval: whether the whole interval must hold it, or the estimate.
+        quantity: a name in `Comparison.quantities`.
+        kind: min_difference, max_difference, min_ratio, max_ratio, min or max.
+        limit: the limit, finite.
+        by_interval: whether the whole interval must satisfy the limit, or the estimate.
     """
 
     quantity: str
@@ -54,8 +60,15 @@ class Threshold:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """A threshold, what was found, and whether it holds."""
+class ThresholdResult:
+    """Threshold, the interval that was measured, and whether the threshold holds.
+
+    Attributes:
+        threshold: the threshold.
+        found: the difference, ratio or mean that it limits; None where it was not measured
+            in both replays.
+        holds: whether the threshold holds.
+    """
 
     threshold: Threshold
     found: Interval | None
@@ -73,10 +86,14 @@ class Verdict:
 
 
 def read_thresholds(path: str | os.PathLike[str]) -> list[Threshold]:
-    """Read a file.
+    """Read a file of thresholds.
+
+    Args:
+        path: YAML file: by quantity, its limits.
 
     Raises:
-        ThresholdsError: names the file and the key.
+        ThresholdsError: the file cannot be read, or a key or limit is wrong; names the file
+            and the key.
     """
     path = Path(path)
     try:
@@ -106,18 +123,18 @@ def read_thresholds(path: str | os.PathLike[str]) -> list[Threshold]:
     return found
 
 
-def judge(
-    thresholds: list[Threshold], quantities: Mapping[str, Compared], known: Set[str]
-) -> list[Verdict]:
-    """Hold what was found against thresholds.
+def check_thresholds(
+    thresholds: list[Threshold], quantities: Mapping[str, QuantityDifference], known: Set[str]
+) -> list[ThresholdResult]:
+    """Check which thresholds hold.
 
     Args:
         thresholds: from `read_thresholds`.
-        quantities: what both reports have.
-        known: what either has; a quantity outside is a misspelling.
+        quantities: differences of the quantities that both replays have, by name.
+        known: quantities that either replay has; any other name is a misspelling.
 
     Raises:
-        ThresholdsError: names a quantity that neither report has.
+        ThresholdsError: a threshold's quantity is in neither replay; names it.
     """
     for threshold in thresholds:
         if threshold.quantity not in known:
@@ -125,20 +142,20 @@ def judge(
                 f"thresholds: '{threshold.quantity}' is in neither report, "
                 f"they have: {', '.join(sorted(known))}"
             )
-    return [_judge(threshold, quantities.get(threshold.quantity)) for threshold in thresholds]
+    return [_check(threshold, quantities.get(threshold.quantity)) for threshold in thresholds]
 
 
-def _judge(threshold: Threshold, compared: Compared | None) -> Verdict:
-    lower, _, what = threshold.kind.partition("_")
+def _check(threshold: Threshold, compared: QuantityDifference | None) -> ThresholdResult:
+    lower, _, measure = threshold.kind.partition("_")
     found = None
     if compared is not None:
         found = {"difference": compared.difference, "ratio": compared.ratio, "": compared.value}[
-            what
+            measure
         ]
     if found is None:
-        return Verdict(threshold, None, False)
+        return ThresholdResult(threshold, None, False)
     if lower == "min":
         value = found.low if threshold.by_interval else found.estimate
-        return Verdict(threshold, found, value >= threshold.limit)
+        return ThresholdResult(threshold, found, value >= threshold.limit)
     value = found.high if threshold.by_interval else found.estimate
-    return Verdict(threshold, found, value <= threshold.limit)
+    return ThresholdResult(threshold, found, value <= threshold.limit)

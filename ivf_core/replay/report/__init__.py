@@ -1,1 +1,1 @@
-"""The HTML report of a replay."""
+"""HTML report of a replay: its charts, findings and reference scores."""

@@ -1,45 +1,38 @@
-"""The charts of a report as data: what report.js draws, and nothing of how.
-
-A chart is a dictionary:
-    id, section, title, unit, note;
-    kind: "line", "stack" (areas on one another) or "bars" (a histogram);
-    x: None for the seconds of the pairs, else numbers of its own;
-    series: [{label, column or values, color or None}], a column being one of `columns`;
-    band: None or {p5, p25, median, p75, p95}, of the published student;
-    marks: [{x, label}], vertical lines.
-"""
+"""Charts of a report, as data for replay.js: see `ivf_core.html.chart_data`."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from ivf_core.class_sets import ClassSet
+from ivf_core.html.chart_data import ascending, chart, numbers, packed
 from ivf_core.images.overlay import draw_overlay
 from ivf_core.replay.quantities import Quantity, Section, describe, metric_columns
-from ivf_core.replay.saved_replay import PICTURE_KINDS, ReplayDirectory
+from ivf_core.replay.saved_replay import IMAGE_KINDS, ReplayDirectory
 
-__all__ = ["ascending", "chart", "chart_data", "class_colors", "numbers", "packed"]
+__all__ = ["class_colors", "report_data"]
 
-_OTHER = "other_"  # prefix of the columns of the other method's metrics
+_OTHER = "other_"  # prefix of columns with the metrics of another method
 _KIND_NAMES = ("RGB", "Thermal", "Fused", "Overlay", "Other method")
-_DIGITS = 4
 
 
-def chart_data(replay: ReplayDirectory, bands: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
-    """All that report.js needs but the pictures, ready for JSON.
+def report_data(
+    replay: ReplayDirectory, bands: Mapping[str, Mapping[str, float]]
+) -> dict[str, Any]:
+    """Return all data of replay.js except the images, ready for JSON.
 
     Args:
-        replay: what to show.
-        bands: by metric, the quantiles of the published student's scores.
+        replay: the replay to show.
+        bands: quantiles of reference scores by metric.
 
     Returns:
-        index, seconds: of the pairs; columns: their values by name, as `packed`;
-        quantities: the columns to list beside the pictures; kinds: names of pictures;
-        charts: as above; gaps: [start, end] in seconds; notable: reasons by pair number.
+        index and seconds of the pairs; columns: their values by name, as from `packed`;
+        quantities: columns to list next to the images; kinds: labels of the kinds of images;
+        charts: see `chart`; gaps: [start, end] in seconds;
+        notable: reasons by pair number.
     """
     columns = {name: values for name, values in replay.columns().items() if _any(values)}
     summary = replay.summary
@@ -57,7 +50,7 @@ def chart_data(replay: ReplayDirectory, bands: Mapping[str, Mapping[str, float]]
             for name in columns
             if (words := describe(name)).section != "shares" and not name.startswith(_OTHER)
         ],
-        "kinds": dict(zip(PICTURE_KINDS, _KIND_NAMES, strict=True)),
+        "kinds": dict(zip(IMAGE_KINDS, _KIND_NAMES, strict=True)),
         "charts": [
             *_pairing_charts(summary["pairing"], columns),
             *_metric_charts(columns, bands),
@@ -76,7 +69,11 @@ def chart_data(replay: ReplayDirectory, bands: Mapping[str, Mapping[str, float]]
 
 
 def class_colors(classes: Mapping[str, Any]) -> list[str]:
-    """The colours that overlays show classes in, as CSS; what is not tinted is grey."""
+    """Return the colours of classes in overlays, in CSS notation; untinted classes are grey.
+
+    Args:
+        classes: names and colors of the classes, as in summary.json.
+    """
     names = tuple(classes["names"])
     if not names:
         return []
@@ -87,71 +84,8 @@ def class_colors(classes: Mapping[str, Any]) -> list[str]:
     return ["#" + bytes(color).hex() for color in tinted]
 
 
-def numbers(values: np.ndarray | Sequence[float]) -> list[float | None]:
-    """Floats for JSON, None for what is not finite.
-
-    To four digits, and to as many more as values far from 0 need to tell them apart: offsets
-    of clocks that differ by hours still vary by milliseconds.
-    """
-    values = np.asarray(values, np.float64)
-    finite = values[np.isfinite(values)]
-    digits = _DIGITS
-    if len(finite) and (spread := float(np.ptp(finite))) > 0:
-        digits += max(0, math.floor(math.log10(float(np.abs(finite).max()) / spread)))
-    return [_number(value, digits) for value in values.tolist()]
-
-
-def packed(values: np.ndarray) -> list[float | None] | dict[str, Any]:
-    """A column of pairs: as `numbers`, or where most are missing {rows, values} of the others."""
-    rows = np.flatnonzero(np.isfinite(values))
-    if 2 * len(rows) > len(values):
-        return numbers(values)
-    return {"rows": rows.tolist(), "values": numbers(values[rows])}
-
-
-def _number(value: float, digits: int) -> float | None:
-    """A rounded float; whole ones as int, which is shorter."""
-    if not math.isfinite(value):
-        return None
-    rounded = float(f"{value:.{digits}g}")
-    return int(rounded) if rounded.is_integer() else rounded
-
-
-def ascending(seconds: np.ndarray) -> list[float]:
-    """Times for JSON, to milliseconds; those that go back stand still, as axes do not."""
-    return np.maximum.accumulate(seconds).round(3).tolist() if len(seconds) else []
-
-
 def _any(values: np.ndarray) -> bool:
     return bool(np.isfinite(values).any())
-
-
-def chart(
-    key: str,
-    section: Section,
-    title: str,
-    unit: str,
-    series: Iterable[Mapping[str, Any]],
-    *,
-    kind: str = "line",
-    note: str = "",
-    x: Sequence[float] | None = None,
-    band: Mapping[str, float] | None = None,
-    marks: Sequence[Mapping[str, Any]] = (),
-) -> dict[str, Any]:
-    """A chart as above."""
-    return {
-        "id": key,
-        "section": section,
-        "title": title,
-        "unit": unit,
-        "kind": kind,
-        "note": note,
-        "x": x,
-        "series": [{"color": None, **one} for one in series],
-        "band": band,
-        "marks": list(marks),
-    }
 
 
 def _single(quantity: Quantity) -> dict[str, Any]:
@@ -165,7 +99,7 @@ def _single(quantity: Quantity) -> dict[str, Any]:
 
 
 def _single_charts(columns: Iterable[str], section: Section) -> list[dict[str, Any]]:
-    """A chart for each column of a section."""
+    """Return a chart for each column of a section."""
     words = [describe(name) for name in columns if not name.startswith(_OTHER)]
     return [_single(quantity) for quantity in words if quantity.section == section]
 
@@ -178,7 +112,7 @@ def _pairing_charts(
     if any(histogram.get("counts", ())):
         edges = np.asarray(histogram["edges_ms"], np.float64)
         suggested = pairing.get("suggested_offset_seconds")
-        # The setting is added to thermal stamps, so it takes away what it is the negative of.
+        # The setting is added to thermal stamps: it removes an offset of the opposite sign.
         marks = [] if suggested is None else [{"x": -1000 * suggested, "label": "suggested"}]
         charts.append(
             chart(
@@ -223,9 +157,9 @@ def _metric_charts(
     charts = []
     for name in metric_columns(columns):
         words = describe(name)
-        series = [{"label": "ours", "column": name}]
+        series = [{"label": "this replay", "column": name}]
         if _OTHER + name in columns:
-            series.append({"label": "other", "column": _OTHER + name})
+            series.append({"label": "other method", "column": _OTHER + name})
         charts.append(
             chart(
                 name,
@@ -243,7 +177,7 @@ def _metric_charts(
 def _share_charts(
     columns: Mapping[str, np.ndarray], classes: Mapping[str, Any] | None
 ) -> list[dict[str, Any]]:
-    """One chart of all classes; the first is left out where it is what no class is."""
+    """Return one chart of all classes, without the first where it stands for the background."""
     if not classes or not classes["names"]:
         return []
     series = [

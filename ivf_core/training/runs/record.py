@@ -29,14 +29,14 @@ from ivf_core.system.atomic import atomic_path, write_json
 from ivf_core.system.revision import git_revision
 from ivf_core.training.runs.page import (
     FINISHED,
+    IMAGES,
     LOSSES,
     METADATA,
     PAGE,
-    PICTURES,
     RECIPE,
     RUNNING,
     SCORES,
-    picture_files,
+    image_files,
     write_summary,
 )
 
@@ -71,7 +71,7 @@ class RunRecord:
 
     The directory gets recipe.yaml, which `load_recipe` reads again; metadata.json:
     each session with its command, revision, versions, machine, times and how it
-    ended; losses.csv (step, loss, value), pictures/, TensorBoard's events, scores.json,
+    ended; losses.csv (step, loss, value), images/, TensorBoard's events, scores.json,
     and at the end summary.html, one page of it all, also where the run fails. What
     the package logs as a warning meanwhile is kept too.
 
@@ -170,7 +170,7 @@ class RunRecord:
         if not self.enabled:
             return
         row = side_by_side([_drawn(name, p) for name, p in pictures.items()], list(pictures))
-        write_image(self.directory / PICTURES / f"{step:08d}.png", row)
+        write_image(self.directory / IMAGES / f"{step:08d}.png", row)
         if self._events is not None:
             self._events.add_image(f"{self._part}/pictures", row, step, dataformats="HWC")
 
@@ -254,7 +254,7 @@ class RunRecord:
             temporary.open("w", newline="", encoding="utf-8") as file,
         ):
             csv.writer(file, lineterminator="\n").writerows(rows)
-        for step, picture in picture_files(self.directory).items():
+        for step, picture in image_files(self.directory).items():
             if step >= self._first:
                 picture.unlink()
         for name in (SCORES, PAGE):

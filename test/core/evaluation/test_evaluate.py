@@ -1,4 +1,4 @@
-"""ivf evaluate: the metrics' values, means over common pairs, and errors that name the input."""
+"""Tests of `ivf evaluate`: values of metrics, means over common pairs, and errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ivf_core.class_sets import MFNET
 from ivf_core.cli import main
 from ivf_core.evaluation.folders import to_grey
 from ivf_core.evaluation.methods import split_name
-from ivf_core.evaluation.scores import Metric, Scores, common_pairs, describe, find_metrics
+from ivf_core.evaluation.scores import Metric, Scores, common_pairs, find_metrics, statistics
 from ivf_core.images.files import read_infrared, read_visible, write_image
 from ivf_core.inference import FusionPipeline, ImagePair
 from ivf_core.inference.pipeline import resize_labels
@@ -44,7 +44,7 @@ def one_thread() -> Iterator[None]:
 
 
 def smooth(seed: int, channels: int, size: tuple[int, int] = SIZE) -> np.ndarray:
-    """Soft blobs, so that every metric has a value."""
+    """Return an image of soft blobs, for which every metric has a value."""
     rough = np.random.default_rng(seed).normal(size=(*size, channels))
     for axis in (0, 1):
         kernel = np.hanning(17) / np.hanning(17).sum()
@@ -55,7 +55,7 @@ def smooth(seed: int, channels: int, size: tuple[int, int] = SIZE) -> np.ndarray
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three pairs, labels, and methods: their average, the visible picture, a copy in colours."""
+    """Three pairs with labels, and methods: the average of both images, the visible image."""
     root = tmp_path_factory.mktemp("pairs")
     for seed, name in enumerate(NAMES):
         visible, infrared = smooth(seed, 3), smooth(seed + 10, 1)
@@ -95,7 +95,7 @@ def test_two_folders_by_every_metric(
     summary = json.loads((output / "summary.json").read_text())
     expected = {"average": [], "its copy": []}
     for row in table:
-        pictures = (
+        images = (
             to_grey(read_visible(folders / f"vi/{row['pair']}.png"), "pil"),
             read_infrared(folders / f"ir/{row['pair']}.png"),
             to_grey(
@@ -103,7 +103,7 @@ def test_two_folders_by_every_metric(
                 "pil",
             ),
         )
-        values = fusion_metrics(*(torch.from_numpy(p).float()[None, None] for p in pictures))
+        values = fusion_metrics(*(torch.from_numpy(p).float()[None, None] for p in images))
         for name, value in values.items():
             assert float(row[name]) == pytest.approx(
                 value.item(), rel=1e-4, abs=1e-6, nan_ok=True
@@ -117,15 +117,16 @@ def test_two_folders_by_every_metric(
     shown = capsys.readouterr()
     assert "Nabf ↓" in shown.out
     assert "EN ↑" in shown.out
-    # The visible picture less its copy is constant.
-    assert "SCD: no value for 3 of 3 pictures of 'its copy' (0/0, or" in shown.err
+    # The visible image minus its copy is constant.
+    assert "SCD: no value for 3 of 3 images of 'its copy' (0/0, or" in shown.err
     page = (output / "index.html").read_text()
     assert "its copy" in page
     assert "<script" not in page
-    assert "http" not in page.replace("http://www.w3.org", "")
+    assert "default-src 'none'" in page, "the browser blocks requests as well"
+    assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org", "")
     for name in ("violins.png", "violins.svg", "best_average.jpg", "worst_its_copy.jpg"):
         assert (output / name).stat().st_size > 1000, name
-    # A copy of the visible picture keeps its edges: better by Qabf than the average.
+    # A copy of the visible image has its edges: it is better by Qabf than the average.
     scores = [summary["methods"][method]["scores"]["Qabf"]["mean"] for method in expected]
     assert scores[0] < scores[1]
 
@@ -164,7 +165,7 @@ def test_means_are_over_pairs_that_all_have(
     assert not list(output.glob("*.jpg"))
 
 
-def test_a_broken_picture_is_left_out_and_counted(
+def test_a_damaged_image_is_left_out_and_counted(
     folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in NAMES:
@@ -180,7 +181,7 @@ def test_a_broken_picture_is_left_out_and_counted(
     assert "damaged" in (output / "index.html").read_text()
 
 
-def test_pictures_of_another_size_are_refused(
+def test_images_of_another_size_are_rejected(
     folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_image(tmp_path / "mine/b.png", smooth(1, 1, (90, 100)))
@@ -191,7 +192,7 @@ def test_pictures_of_another_size_are_refused(
     assert not (tmp_path / "out").exists()
 
 
-def test_small_pictures_have_no_value_of_some_metrics(
+def test_small_images_have_no_value_of_some_metrics(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for folder, channels in (("vi", 3), ("ir", 1)):
@@ -199,7 +200,7 @@ def test_small_pictures_have_no_value_of_some_metrics(
     words = ("--fused", tmp_path / "vi", "--metrics", "SSIM", "MS-SSIM", "--examples", 0)
     assert run(tmp_path, tmp_path / "out", *words) == 0
     assert (
-        "MS-SSIM: no value for 1 of 1 pictures of 'vi' (0/0, or a side of less than 161 pixels)"
+        "MS-SSIM: no value for 1 of 1 images of 'vi' (0/0, or a side of less than 161 pixels)"
         in capsys.readouterr().err
     )
     [row] = rows(tmp_path / "out")
@@ -213,7 +214,7 @@ def test_small_pictures_have_no_value_of_some_metrics(
 def with_masks(
     folders: Path, tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Path]:
-    """A folder of masks that are right but in a corner, and an evaluation of it and weights."""
+    """Folder of masks that are right except in a corner, and an evaluation of it and weights."""
     masks = tmp_path_factory.mktemp("masks")
     for name in NAMES:
         ids = read_infrared(folders / f"labels/{name}.png")
@@ -253,19 +254,19 @@ def test_masks_of_weights_and_folders(
         ious = [found["classes"][c]["IoU"] for c in MFNET.names]
         np.testing.assert_allclose(np.array(ious, float), matrix.iou())
     assert summary["methods"]["corner"]["classes"]["bike"]["accuracy"] > 0.9
-    # Only the weights have pictures; the folder's rows have masks alone.
+    # Only the weights have fused images; the folder's rows have masks alone.
     table = rows(output)
     assert {row["method"]: row["EN"] == "nan" for row in table} == {"net": False, "corner": True}
 
 
-def test_pseudo_labels_are_called_so(with_masks: tuple[Path, Path]) -> None:
+def test_pseudo_labels_are_named_in_every_file(with_masks: tuple[Path, Path]) -> None:
     _, output = with_masks
     assert "mIoU (pseudo-labels)" in (output / "scores.csv").read_text().splitlines()[0]
     assert "not ground truth" in (output / "index.html").read_text()
     assert "not ground truth" in (output / "summary.json").read_text()
 
 
-def test_masks_with_other_ids_are_refused(
+def test_masks_with_other_ids_are_rejected(
     folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_image(tmp_path / "mine/b.png", np.full(SIZE, 9, np.uint8))
@@ -287,9 +288,9 @@ def test_masks_with_other_ids_are_refused(
         ([], "nothing to evaluate"),
         (["--fused", "copy", "--fused", "copy=average"], "'copy' and 'copy' need names that"),
         (["--fused", "a b=copy", "--fused", "A_b=copy"], "'a b' and 'A_b' need names that"),
-        (["--fused", "."], "no pictures in it"),
+        (["--fused", "."], "no images in it"),
         (["--fused", "copy", "--metrics", "EN", "XY"], "metric XY is unknown; known: EN"),
-        (["--fused", "copy", "--metrics", "EN", "EN"], "one is there twice"),
+        (["--fused", "copy", "--metrics", "EN", "EN"], "one is given twice"),
         (["--fused", "nowhere"], "no such folder"),
         (["--fused", "copy", "--metrics", "EN", "--rank-by", "SD"], "rank by SD: not among"),
     ],
@@ -317,10 +318,10 @@ def test_folders_without_common_names(
         write_image(tmp_path / method / f"{name}.png", smooth(1, 1))
     words = ("--fused", tmp_path / "first", "--fused", tmp_path / "second", *QUICK)
     assert run(folders, tmp_path / "out", *words) == 1
-    assert "picture of every method: first 1, second 1" in capsys.readouterr().err
+    assert "image of every method: first 1, second 1" in capsys.readouterr().err
 
 
-def test_grey_is_that_of_pil() -> None:
+def test_grey_equals_that_of_pil() -> None:
     image = pytest.importorskip("PIL.Image")
     colours = np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)
     expected = np.array(image.fromarray(colours).convert("L"))
@@ -341,7 +342,7 @@ def test_names_of_methods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def table(values: list[list[list[float]]]) -> Scores:
-    """M x P x 2 values of a metric that is better high and of one that is better low."""
+    """Return scores from M x P x 2 values: of one metric higher is better, of the other lower."""
     metrics = [Metric(name, name == "high", lambda *_: _[0]) for name in ("high", "low")]
     array = np.array(values, float)
     scores = Scores.empty("pqrst"[: array.shape[1]], "AB"[: len(array)], metrics)
@@ -358,40 +359,40 @@ def test_means_and_best_by_hand() -> None:
     assert scores.best().tolist() == [[False, False], [True, True]]
     summary = scores.summary(0)
     assert summary["low"]["undefined"] == 1
-    assert summary["high"] == describe(np.array([1.0, 3.0]))
+    assert summary["high"] == statistics(np.array([1.0, 3.0]))
     assert table([[[1, 5]]]).best().tolist() == [[False, False]]
 
 
 def test_ranks_by_hand() -> None:
     scores = table([[[4, 1], [2, 1], [2, 3], [1, np.nan], [np.nan, np.nan]]])
-    # high: 4 is first, the two 2s share places 2 and 3, 1 is last; low: the 1s share 1 and 2.
+    # high: 4 is first, the two 2s share ranks 2 and 3, 1 is last; low: the 1s share 1 and 2.
     np.testing.assert_allclose(scores.ranks(0, [0]), [0, 0.5, 0.5, 1, np.nan])
     np.testing.assert_allclose(scores.ranks(0, [1]), [0.25, 0.25, 1, np.nan, np.nan])
     np.testing.assert_allclose(scores.ranks(0), [0.125, 0.375, 0.75, 1, np.nan])
 
 
-def test_a_method_without_pictures_does_not_count() -> None:
+def test_a_method_without_images_does_not_count() -> None:
     present = np.array([[True, True, False], [False, False, False], [True, False, True]])
     assert common_pairs(present).tolist() == [True, False, False]
 
 
-def test_describe_by_hand() -> None:
-    summary = describe(np.array([1.0, 2.0, 3.0, 6.0, np.inf, np.nan]))
+def test_statistics_by_hand() -> None:
+    summary = statistics(np.array([1.0, 2.0, 3.0, 6.0, np.inf, np.nan]))
     assert (summary["mean"], summary["median"]) == (3, 2.5)
     assert summary["sd"] == pytest.approx((14 / 3) ** 0.5)
     assert (summary["values"], summary["undefined"]) == (4, 2)
     assert summary["p25"] == pytest.approx(1.75)
-    assert describe(np.array([2.0]))["sd"] is None
-    assert describe(np.array([np.nan]))["mean"] is None
+    assert statistics(np.array([2.0]))["sd"] is None
+    assert statistics(np.array([np.nan]))["mean"] is None
 
 
 def test_ivif_zoos_convention_is_passed_on() -> None:
-    pictures = [torch.from_numpy(smooth(s, 1)).float()[None, None] for s in range(3)]
+    images = [torch.from_numpy(smooth(s, 1)).float()[None, None] for s in range(3)]
     for convention in ("sum", "ivif_zoo"):
         [metric] = find_metrics(["VIF"], convention)
-        expected = fusion_metrics(*pictures, ["VIF"], convention=convention)["VIF"]
-        assert metric.score(*pictures, pictures[2]) == expected
-        assert find_metrics(["VIF"])[0].score(*pictures, pictures[2]) != expected
+        expected = fusion_metrics(*images, ["VIF"], convention=convention)["VIF"]
+        assert metric.score(*images, images[2]) == expected
+        assert find_metrics(["VIF"])[0].score(*images, images[2]) != expected
 
 
 def test_metrics_without_references(
@@ -407,7 +408,7 @@ def test_metrics_without_references(
     assert "metric 'BRISQUE': no weights at" in capsys.readouterr().err
     weights = weights_directory() / NO_REFERENCE_METRICS["BRISQUE"].weights
     weights.parent.mkdir(parents=True)
-    torch.save((torch.rand(5), torch.rand(5, 36)), weights)  # like the true ones in kind
+    torch.save((torch.rand(5), torch.rand(5, 36)), weights)  # of the shapes of the true weights
     assert run(folders, tmp_path / "out", *words) == 0
     for row in rows(tmp_path / "out"):
         colour = torch.from_numpy(read_visible(folders / f"copy/{row['pair']}.png"))

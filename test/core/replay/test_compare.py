@@ -1,4 +1,4 @@
-"""The comparison of two replays: its intervals, what it pairs, its thresholds and its page."""
+"""Tests of the comparison of two replays: intervals, pairs, thresholds and page."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ivf_core.inference import FusionPipeline
 from ivf_core.models.checkpoints import FusionModel
 from ivf_core.replay.compare.bootstrap import block_length, block_means, interval
 from ivf_core.replay.compare.differences import compare
-from ivf_core.replay.compare.page import compare_reports
+from ivf_core.replay.compare.page import compare_replays
 from ivf_core.replay.compare.thresholds import ThresholdsError
 from ivf_core.replay.saved_replay import ReplayDirectory
 from ivf_core.scenes import SyntheticDrive
@@ -29,7 +29,7 @@ STEP = 100_000_000  # ns
 def write_directory(
     folder: Path, columns: dict[str, np.ndarray], stamps: np.ndarray | None = None
 ) -> ReplayDirectory:
-    """A replay of 10 pairs a second; `model_ms` goes to timings.csv."""
+    """Write a replay of 10 pairs a second; the column `model_ms` goes to timings.csv."""
     folder.mkdir(parents=True)
     count = len(next(iter(columns.values())))
     stamps = np.arange(count) * STEP if stamps is None else stamps
@@ -51,7 +51,7 @@ def write_directory(
 
 
 def correlated(rng: np.random.Generator, count: int, share: float) -> np.ndarray:
-    """An autoregressive series with mean 0."""
+    """Return an autoregressive series with mean 0."""
     noise = rng.standard_normal(count + 100)
     for row in range(1, len(noise)):
         noise[row] += share * noise[row - 1]
@@ -81,14 +81,14 @@ def test_resamples_take_the_same_blocks_of_all_series() -> None:
     np.testing.assert_allclose(means[:, 1], means[:, 0] + 3)
     np.testing.assert_allclose(means[:, 2], 7)
     assert means[:, 0].std() > 0.01
-    # One block as long as the series has all of it, wherever it begins.
+    # A block as long as the series contains all of it, wherever it begins.
     np.testing.assert_allclose(block_means(series[None], 50), series.mean())
     np.testing.assert_array_equal(block_means(series[None], 8), block_means(series[None], 8))
 
 
 def test_resampled_means_are_those_of_blocks() -> None:
     series = np.array([[1.0, 10.0, 100.0, 1000.0]])
-    # Blocks of 3 and 1 of a circle: three neighbours and any one.
+    # Blocks of 3 and 1 on a circle: three neighbours and any single value.
     possible = {
         (sum(10.0 ** ((start + step) % 4) for step in range(3)) + 10.0**one) / 4
         for start in range(4)
@@ -97,13 +97,13 @@ def test_resampled_means_are_those_of_blocks() -> None:
     assert set(block_means(series, 3)[:, 0]) == possible
 
 
-def test_few_blocks_tell_nothing() -> None:
+def test_few_blocks_give_an_infinite_interval() -> None:
     assert interval(1.0, np.array([0.9, 1.1]), 2).high == np.inf
     exact = interval(1.0, np.ones(100), 10)
     assert exact == (1, 1, 1)
 
 
-def test_block_length_goes_by_the_rate() -> None:
+def test_block_length_depends_on_the_rate() -> None:
     seconds = np.arange(200) / 10
     assert block_length(seconds, 5) == 50
     assert block_length(seconds[::10], 5) == 5
@@ -116,7 +116,7 @@ def test_block_length_goes_by_the_rate() -> None:
 
 @pytest.fixture
 def drives(tmp_path: Path) -> dict[str, ReplayDirectory]:
-    """A, B (VIF lower by 0.02, a third dropped, slower), and other footage with B's stamps."""
+    """Replays A, B (VIF lower by 0.02, a third dropped, slower), and one of other footage."""
     rng = np.random.default_rng(0)
     count = 600
     scene = 0.4 + 0.1 * np.sin(np.arange(count) / 90)
@@ -140,7 +140,7 @@ def drives(tmp_path: Path) -> dict[str, ReplayDirectory]:
     return {"a": a, "b": b, "other": other}
 
 
-def test_pairs_of_one_stamp_are_compared(drives: dict[str, ReplayDirectory]) -> None:
+def test_pairs_of_the_same_stamp_are_compared(drives: dict[str, ReplayDirectory]) -> None:
     found = compare(drives["a"], drives["b"])
     assert found.same_footage
     assert len(found.matched[0]) == 400
@@ -196,7 +196,7 @@ def test_live_figures_are_compared(tmp_path: Path) -> None:
     assert "live_mode" not in found
 
 
-def test_negative_blocks_are_refused(drives: dict[str, ReplayDirectory]) -> None:
+def test_negative_blocks_are_rejected(drives: dict[str, ReplayDirectory]) -> None:
     with pytest.raises(ValueError, match="block_seconds is -1"):
         compare(drives["a"], drives["b"], -1)
 
@@ -222,31 +222,31 @@ def test_exit_status(
 ) -> None:
     (tmp_path / "limits.yaml").write_text(text)
     a, b = drives["a"].path, drives["b"].path
-    assert compare_reports(a, b, tmp_path / "out", tmp_path / "limits.yaml") == status
+    assert compare_replays(a, b, tmp_path / "out", tmp_path / "limits.yaml") == status
     written = json.loads((tmp_path / "out/compare.json").read_text())
     assert all(one["holds"] for one in written["thresholds"]) == (status == 0)
 
 
-def test_what_does_not_hold_is_named_with_its_interval(
+def test_a_threshold_that_does_not_hold_is_named_with_its_interval(
     drives: dict[str, ReplayDirectory], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Other footage of the same mean: the estimate holds, the interval cannot tell."""
+    """Compare other footage of the same mean: the estimate holds, the interval does not."""
     limits, out = tmp_path / "limits.yaml", tmp_path / "out"
     limits.write_text("VIF: {min_difference: -0.03}")
-    assert compare_reports(drives["a"].path, drives["other"].path, out, limits) == 1
+    assert compare_replays(drives["a"].path, drives["other"].path, out, limits) == 1
     printed = capsys.readouterr().out
     assert "VIF: min_difference -0.03: does not hold, -0.0" in printed
     written = json.loads((out / "compare.json").read_text())["thresholds"][0]["found"]
     assert f"{written['low']:.4g} to {written['high']:.4g}" in printed
     limits.write_text("VIF: {min_difference: -0.03, by: estimate}")
-    assert compare_reports(drives["a"].path, drives["other"].path, out, limits) == 0
+    assert compare_replays(drives["a"].path, drives["other"].path, out, limits) == 0
 
 
-def test_what_one_report_lacks_does_not_hold(tmp_path: Path) -> None:
+def test_a_threshold_of_a_quantity_that_one_replay_lacks_does_not_hold(tmp_path: Path) -> None:
     a = write_directory(tmp_path / "a", {"VIF": np.arange(20.0), "SD": np.arange(20.0)})
     b = write_directory(tmp_path / "b", {"VIF": np.arange(20.0)})
     (tmp_path / "limits.yaml").write_text("SD: {min: 0}")
-    assert compare_reports(a.path, b.path, tmp_path / "out", tmp_path / "limits.yaml") == 1
+    assert compare_replays(a.path, b.path, tmp_path / "out", tmp_path / "limits.yaml") == 1
 
 
 @pytest.mark.parametrize(
@@ -265,17 +265,17 @@ def test_what_one_report_lacks_does_not_hold(tmp_path: Path) -> None:
         ("", "expected quantities"),
     ],
 )
-def test_bad_thresholds_are_refused_by_key(
+def test_bad_thresholds_are_rejected_by_key(
     drives: dict[str, ReplayDirectory], tmp_path: Path, text: str, message: str
 ) -> None:
     (tmp_path / "limits.yaml").write_text(text)
     out = tmp_path / "out"
     with pytest.raises(ThresholdsError, match=message):
-        compare_reports(drives["a"].path, drives["b"].path, out, tmp_path / "limits.yaml")
+        compare_replays(drives["a"].path, drives["b"].path, out, tmp_path / "limits.yaml")
     assert not out.exists()
 
 
-def test_the_command_tells_worse_from_wrong(
+def test_exit_status_differs_between_worse_and_invalid(
     drives: dict[str, ReplayDirectory], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     limits, out = tmp_path / "limits.yaml", tmp_path / "out"
@@ -305,18 +305,18 @@ def test_bags_or_a_comparison(capsys: pytest.CaptureFixture[str]) -> None:
         assert "--compare" in capsys.readouterr().err
 
 
-# ------------------------------------------------------------------ the page
+# ------------------------------------------------------------------ page
 
 
 @pytest.fixture(scope="module")
 def two(tiny_model: FusionModel, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A replay, and one in which the fused picture and the scores of pair 6 are spoilt."""
+    """Replay, and a copy in which the fused image and the scores of pair 6 are changed."""
     folder = tmp_path_factory.mktemp("two")
     drive = SyntheticDrive(seed=3, size=(96, 64), rate_hz=4.0, seconds=3.0)
     pipeline = FusionPipeline(tiny_model, engine="torch", device="cpu")
     a = write_replay(folder / "a", pipeline, drive)
     b = Path(shutil.copytree(a, folder / "b"))
-    path = b / "pictures/000006_fused.jpg"
+    path = b / "images/000006_fused.jpg"
     write_image(path, 255 - read_visible(path))
     lines = (b / "frames.csv").read_text().splitlines()
     fields = lines[7].split(",")
@@ -326,18 +326,18 @@ def two(tiny_model: FusionModel, tmp_path_factory: pytest.TempPathFactory) -> tu
     return a, b
 
 
-def test_the_pairs_that_differ_most_come_with_both_pictures(
+def test_the_pairs_that_differ_most_are_listed_with_reasons(
     two: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    assert compare_reports(*two, tmp_path) == 0
+    assert compare_replays(*two, tmp_path) == 0
     (frame,) = json.loads((tmp_path / "compare.json").read_text())["frames"]
     assert frame["frame_a"] == frame["frame_b"] == 6
     assert any("→ 0.01235" in reason or "→ 0.01234" in reason for reason in frame["reasons"])
-    assert any("fused pictures" in reason for reason in frame["reasons"])
+    assert any("fused images" in reason for reason in frame["reasons"])
 
 
 def test_the_page_of_a_comparison(browser: Any, two: tuple[Path, Path], tmp_path: Path) -> None:
-    compare_reports(*two, tmp_path)
+    compare_replays(*two, tmp_path)
     page = browser.new_page(viewport={"width": 1400, "height": 900}, offline=True)
     seen: list[str] = []
     page.on("request", lambda request: seen.append(request.url))
@@ -354,7 +354,7 @@ def test_the_page_of_a_comparison(browser: Any, two: tuple[Path, Path], tmp_path
         )
     sources = [page.get_attribute(f'figure[data-kind="{s}_fused"] img', "src") for s in "ab"]
     assert sources[0] != sources[1]
-    assert page.locator("figure.chart").count() == 1, "of what differs"
+    assert page.locator("figure.chart").count() == 1, "one for the column that differs"
     change = float(page.inner_text('#values dd[data-column="change_VIF"]'))
     with (two[0] / "frames.csv").open(newline="") as file:
         vif = float(list(csv.DictReader(file))[6]["VIF"])
@@ -364,8 +364,8 @@ def test_the_page_of_a_comparison(browser: Any, two: tuple[Path, Path], tmp_path
     page.close()
 
 
-def test_the_same_reports_give_the_same_page(two: tuple[Path, Path], tmp_path: Path) -> None:
-    compare_reports(*two, tmp_path / "1")
-    compare_reports(*two, tmp_path / "2")
+def test_the_same_replays_give_the_same_page(two: tuple[Path, Path], tmp_path: Path) -> None:
+    compare_replays(*two, tmp_path / "1")
+    compare_replays(*two, tmp_path / "2")
     for name in ("compare.html", "compare.json"):
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()

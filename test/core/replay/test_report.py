@@ -1,4 +1,4 @@
-"""The report: its page in a real browser, offline, and what it says of a replay."""
+"""Tests of the report of a replay: its page in a real browser, offline, and its findings."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ import numpy as np
 import pytest
 from replay_reports import STAMP_STEP, START, write_replay
 
+from ivf_core.html.chart_data import numbers
+from ivf_core.html.embedding import embed_images
 from ivf_core.html.filters import utc
 from ivf_core.images.files import write_image
 from ivf_core.images.registration import Registration
 from ivf_core.inference import FusionPipeline
 from ivf_core.models.checkpoints import FusionModel
-from ivf_core.replay.report.charts import chart_data, numbers
-from ivf_core.replay.report.images import embed_pictures
-from ivf_core.replay.report.report import write_report
-from ivf_core.replay.report.words import metric_rows, sentences
+from ivf_core.replay.report.charts import report_data
+from ivf_core.replay.report.findings import metric_rows, sentences
+from ivf_core.replay.report.page import write_report
 from ivf_core.replay.saved_replay import ReplayDirectory, ReplayDirectoryError
 from ivf_core.scenes import SyntheticDrive
 
@@ -37,7 +38,7 @@ BANDS = {
 
 @pytest.fixture(scope="module")
 def replay(tiny_model: FusionModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A replay with its report."""
+    """Replay with its report."""
     folder = tmp_path_factory.mktemp("replay")
     pipeline = FusionPipeline(tiny_model, engine="torch", device="cpu")
     drive = SyntheticDrive(seed=3, size=(160, 120), rate_hz=4.0, seconds=PAIRS / 4)
@@ -54,12 +55,12 @@ def rows(replay: Path) -> list[dict[str, str]]:
 
 @pytest.fixture
 def copy(replay: Path, tmp_path: Path) -> Path:
-    """The replay again, to spoil."""
+    """Copy of the replay that a test may change."""
     return Path(shutil.copytree(replay, tmp_path / "copy"))
 
 
 class Opened:
-    """A page, and all that it asked of the network or complained of."""
+    """Page in the browser, with its requests and its messages on the console."""
 
     def __init__(self, browser: Any, path: Path) -> None:
         self.requests: list[str] = []
@@ -73,7 +74,7 @@ class Opened:
         self.page.wait_for_selector(".now >> nth=0", state="attached")
 
     def shown(self) -> int:
-        """The pair that the page says it shows."""
+        """Return the number of the pair on display."""
         match = re.match(r"Pair (\d+),", self.page.inner_text("#which"))
         assert match
         return int(match[1])
@@ -90,7 +91,7 @@ def opened(browser: Any, replay: Path) -> Iterator[Opened]:
 
 
 def assert_shows(opened: Opened, row: dict[str, str]) -> None:
-    """The page's numbers are those of frames.csv, to its four digits."""
+    """Check that the page shows the pair of a row, and its numbers to four digits."""
     assert opened.shown() == int(row["index"])
     for column in ("SD", "VIF", "offset_ms", "rgb_dark"):
         text = opened.value(column)
@@ -103,7 +104,7 @@ def assert_shows(opened: Opened, row: dict[str, str]) -> None:
         assert float(flips.split()[0]) == pytest.approx(100 * float(row["flip_share"]), rel=1e-2)
 
 
-def test_opens_without_network_and_without_complaint(opened: Opened, replay: Path) -> None:
+def test_page_opens_without_network_and_without_errors(opened: Opened, replay: Path) -> None:
     opened.page.keyboard.press("End")
     for figure in opened.page.query_selector_all("figure.chart"):
         canvas = figure.query_selector("canvas")
@@ -120,7 +121,7 @@ def test_opens_without_network_and_without_complaint(opened: Opened, replay: Pat
 
 def test_the_page_names_no_address(replay: Path) -> None:
     text = (replay / "report.html").read_text(encoding="utf-8")
-    assert "default-src 'none'" in text, "the browser refuses requests as well"
+    assert "default-src 'none'" in text, "the browser blocks requests as well"
     for attribute in re.findall(r"""(?:src|href|action)\s*=\s*["']([^"']*)""", text):
         assert attribute.startswith(("data:", "#")), attribute
     assert "@import" not in text
@@ -140,24 +141,24 @@ def test_the_slider_shows_each_pair(opened: Opened, rows: list[dict[str, str]]) 
     opened.page.keyboard.press("ArrowRight")
     assert_shows(opened, rows[-1])
     opened.page.keyboard.press("Shift+ArrowLeft")
-    assert_shows(opened, rows[9])  # the picture before: every third pair has some
+    assert_shows(opened, rows[9])  # the pair with images before it: every third pair has some
 
 
-def test_the_pictures_are_those_of_the_pair(opened: Opened, replay: Path) -> None:
+def test_the_images_are_those_of_the_pair(opened: Opened, replay: Path) -> None:
     opened.page.locator("#slider").fill("6")
     for kind in ("rgb", "thermal", "fused", "overlay", "other"):
         image = opened.page.locator(f'.strip figure[data-kind="{kind}"] img')
         source = image.get_attribute("src")
         assert source
-        data = (replay / f"pictures/000006_{kind}.jpg").read_bytes()
+        data = (replay / f"images/000006_{kind}.jpg").read_bytes()
         assert base64.b64decode(source.split(",")[1]) == data
         assert image.evaluate("i => i.decode().then(() => i.naturalWidth)") == 160
         assert "pair 6" in (image.get_attribute("alt") or "")
     opened.page.locator("#slider").fill("7")
-    assert "pictures of pair 6" in opened.page.inner_text("#which")
+    assert "images of pair 6" in opened.page.inner_text("#which")
 
 
-def test_a_pair_to_look_at_takes_the_slider_there(
+def test_a_click_on_a_notable_pair_moves_the_slider(
     opened: Opened, rows: list[dict[str, str]]
 ) -> None:
     card = opened.page.locator('.frame[data-pair="3"]')
@@ -202,12 +203,12 @@ def test_charts_zoom_together_and_back(opened: Opened) -> None:
     opened.page.mouse.up()
     cursor = opened.page.locator('figure[data-chart="VIF"] .now')
     cursor.wait_for(state="hidden")  # pair 0 is outside
-    assert opened.shown() == 0, "dragging is no click"
+    assert opened.shown() == 0, "dragging is not a click"
     axis.dblclick(position={"x": 5, "y": 5})
     cursor.wait_for(state="visible")
 
 
-def test_the_suggested_registration_is_a_file_to_use(opened: Opened, tmp_path: Path) -> None:
+def test_the_suggested_registration_is_a_valid_file(opened: Opened, tmp_path: Path) -> None:
     path = tmp_path / "registration.yaml"
     path.write_text(opened.page.inner_text("#registration pre"))
     found = Registration.from_yaml(path)
@@ -215,13 +216,13 @@ def test_the_suggested_registration_is_a_file_to_use(opened: Opened, tmp_path: P
     assert found.thermal_size == found.rgb_size == (160, 120)
 
 
-def test_foreign_text_stays_text(opened: Opened) -> None:
+def test_foreign_text_is_escaped(opened: Opened) -> None:
     assert opened.page.title().startswith("synthetic_drive")
     assert HOSTILE in opened.page.inner_text("header")
     assert opened.page.locator("header script, main script").count() == 0
 
 
-def test_a_dark_page_and_a_printed_one(browser: Any, replay: Path) -> None:
+def test_dark_mode_and_print(browser: Any, replay: Path) -> None:
     for width in (700, 1400):
         page = browser.new_page(
             viewport={"width": width, "height": 800}, color_scheme="dark", offline=True
@@ -239,7 +240,7 @@ def test_a_replay_without_pairs_has_a_page(browser: Any, copy: Path) -> None:
     for name in ("frames.csv", "timings.csv"):
         header = (copy / name).read_text().splitlines()[0]
         (copy / name).write_text(header + "\n")
-    shutil.rmtree(copy / "pictures")
+    shutil.rmtree(copy / "images")
     summary = json.loads((copy / "summary.json").read_text())
     summary["pairing"] |= {"pairs": 0, "received": {"rgb": 0, "thermal": 5}, "rate": {},
                            "offset_histogram": {}, "suggested_offset_seconds": None}  # fmt: skip
@@ -255,7 +256,7 @@ def test_a_replay_without_pairs_has_a_page(browser: Any, copy: Path) -> None:
     page.close()
 
 
-def test_a_live_graph_is_told(browser: Any, copy: Path) -> None:
+def test_figures_of_the_live_graph_are_shown(browser: Any, copy: Path) -> None:
     summary = json.loads((copy / "summary.json").read_text())
     stages = {"median": 12.5, "p95": 20.0, "p99": 31.0}
     summary["live"] = {
@@ -288,9 +289,17 @@ def test_read_directory(replay: Path, rows: list[dict[str, str]]) -> None:
     assert read.stamps.tolist() == [START + number * STAMP_STEP for number in range(PAIRS)]
     assert read.frames["SD"][2] == float(rows[2]["SD"])
     assert np.isnan(read.frames["SD"][3])
-    assert sorted(read.pictures) == [0, 3, 6, 9]
-    assert sorted(read.pictures[3]) == ["fused", "other", "overlay", "rgb", "thermal"]
+    assert sorted(read.images) == [0, 3, 6, 9]
+    assert sorted(read.images[3]) == ["fused", "other", "overlay", "rgb", "thermal"]
     assert set(read.timings) == {"prepare_ms", "model_ms"}
+
+
+def test_images_of_older_replays_are_read(replay: Path, copy: Path) -> None:
+    (copy / "images").rename(copy / "pictures")  # plain: pictures
+    found = ReplayDirectory.read(copy).images
+    assert found.keys() == ReplayDirectory.read(replay).images.keys()
+    assert found[3]["fused"] == copy / "pictures/000003_fused.jpg"  # plain: pictures
+    assert write_report(copy, bands=BANDS).read_bytes() == (replay / "report.html").read_bytes()
 
 
 def test_timings_follow_the_pairs(copy: Path) -> None:
@@ -313,13 +322,13 @@ def test_timings_follow_the_pairs(copy: Path) -> None:
         ("timings.csv", lambda text: "", "timings.csv"),
     ],
 )
-def test_a_spoilt_directory_is_refused(copy: Path, name: str, spoil: Any, message: str) -> None:
+def test_a_damaged_directory_is_rejected(copy: Path, name: str, spoil: Any, message: str) -> None:
     (copy / name).write_text(spoil((copy / name).read_text()))
     with pytest.raises(ReplayDirectoryError, match=message):
         write_report(copy)
 
 
-def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_a_replay_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(ReplayDirectoryError, match="written by ivf replay"):
         write_report(tmp_path)
 
@@ -337,17 +346,17 @@ def test_how_often_a_metric_is_worse_than_the_band(replay: Path) -> None:
     assert any("Nabf (100 %)" in sentence for sentence in sentences(read, bands))
 
 
-def test_the_suggested_offset_stands_where_the_stamps_are(replay: Path) -> None:
-    """Thermal stamps are 2 ms late: -2 ms is to be added to them."""
+def test_the_suggested_offset_is_marked_at_the_offset_of_the_stamps(replay: Path) -> None:
+    """Thermal stamps are 2 ms late, so that -2 ms must be added to them."""
     charts = {
-        chart["id"]: chart for chart in chart_data(ReplayDirectory.read(replay), {})["charts"]
+        chart["id"]: chart for chart in report_data(ReplayDirectory.read(replay), {})["charts"]
     }
     (mark,) = charts["offset_histogram"]["marks"]
     assert mark["x"] == pytest.approx(2)
     assert np.mean(charts["offset_histogram"]["x"]) == pytest.approx(2, abs=0.1)
 
 
-def test_numbers_keep_what_tells_them_apart() -> None:
+def test_numbers_have_enough_digits_to_differ() -> None:
     assert numbers([0.123456, float("nan"), 12.0]) == [0.1235, None, 12]
     apart = numbers([3_600_012.25, 3_600_013.5])  # clocks an hour apart
     assert apart == pytest.approx([3_600_012.25, 3_600_013.5], abs=0.001)
@@ -390,7 +399,7 @@ def test_dates_of_any_stamp() -> None:
     assert utc(2**63 - 1).startswith("2262-")
 
 
-def test_pictures_shrink_then_thin_to_the_budget(tmp_path: Path) -> None:
+def test_images_become_smaller_then_fewer_to_fit_the_budget(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (100, 480, 3), np.uint8)
     files = {}
     for pair in range(40):
@@ -402,13 +411,13 @@ def test_pictures_shrink_then_thin_to_the_budget(tmp_path: Path) -> None:
     def total(uris: dict[int, dict[str, str]]) -> int:
         return sum(len(uri) for kinds in uris.values() for uri in kinds.values())
 
-    whole = embed_pictures(files, [], int(45 * size))
+    whole = embed_images(files, [], int(45 * size))
     assert len(whole) == 40
     assert base64.b64decode(whole[7]["rgb"].split(",")[1]) == files[7]["rgb"].read_bytes()
-    narrow = embed_pictures(files, [], int(20 * size))
+    narrow = embed_images(files, [], int(20 * size))
     assert len(narrow) == 40
     assert total(narrow) < 1.05 * 20 * size
-    few = embed_pictures(files, [13, 14], int(2 * size))
+    few = embed_images(files, [13, 14], int(2 * size))
     assert 2 < len(few) < 40
     assert {13, 14} <= set(few)
     assert total(few) < 1.05 * 2 * size

@@ -1,4 +1,4 @@
-"""The synthetic scenes: reproducible, exactly labelled, and like a street in both bands."""
+"""Tests of the synthetic scenes: reproducible, exactly labelled, street-like in both bands."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import pytest
 
 from ivf_core.class_sets import MFNET
 from ivf_core.scenes import CONDITIONS, SyntheticDrive, random_scene
-from ivf_core.scenes.drawing import Camera, Canvas, Light
+from ivf_core.scenes.camera import Camera
+from ivf_core.scenes.canvas import Canvas
+from ivf_core.scenes.light import Light
 from ivf_core.scenes.people import Person
 from ivf_core.scenes.roadside import Block, Cone, Guardrail
 from ivf_core.scenes.world import DAY_HEAT, painting_order
@@ -28,12 +30,12 @@ def _arrays(frame):
 
 
 def _roughness(image: np.ndarray) -> float:
-    """Mean absolute gradient of a grey picture, noise smoothed away."""
+    """Return the mean absolute gradient of a grey image, after smoothing its noise."""
     smooth = cv2.GaussianBlur(image.astype(np.float32), (0, 0), 1.0)
     return float(np.abs(np.diff(smooth, axis=0)).mean() + np.abs(np.diff(smooth, axis=1)).mean())
 
 
-def test_frames_have_the_promised_arrays(drive):
+def test_frames_have_the_documented_arrays(drive):
     for index in (0, len(drive) // 2, len(drive) - 1):
         frame = drive.frame(index)
         assert frame.visible.shape == (120, 160, 3)
@@ -50,7 +52,7 @@ def test_drive_goes_through_the_conditions_in_thirds(drive):
     assert conditions == [name for name in CONDITIONS for _ in range(10)]
 
 
-def test_frame_does_not_depend_on_what_was_asked_before(drive):
+def test_frame_does_not_depend_on_earlier_frames(drive):
     forward = [_arrays(drive.frame(index)) for index in (2, 15, 28)]
     again = SyntheticDrive(seed=3, size=SIZE, rate_hz=5, seconds=6)
     backward = [_arrays(again.frame(index)) for index in (28, 15, 2)][::-1]
@@ -98,7 +100,7 @@ def test_smoke_hides_the_visible_scene_but_not_the_infrared(drive):
 
 
 @pytest.mark.parametrize("condition", CONDITIONS)
-def test_people_are_warmer_than_what_surrounds_them(condition):
+def test_people_are_warmer_than_their_surroundings(condition):
     warmer = []
     for seed in range(12):
         frame = random_scene(seed, SIZE, condition)
@@ -144,7 +146,7 @@ def test_scene_of_another_size_shows_the_same_world():
     assert (small == reduced).mean() > 0.93
 
 
-def test_counts_carry_the_picture_in_14_bits(drive):
+def test_counts_contain_the_image_in_14_bits(drive):
     frame = drive.frame(5)
     assert frame.counts.max() < 1 << 14
     assert len(np.unique(frame.counts)) > 400
@@ -153,19 +155,19 @@ def test_counts_carry_the_picture_in_14_bits(drive):
     assert correlation[0, 1] > 0.99
 
 
-def test_nearer_things_hide_farther_ones_in_all_three_pictures():
+def test_nearer_things_hide_farther_ones_in_all_three_images():
     camera = Camera(160, 120, focal=150, horizon=50, center=80, elevation=1.5)
     canvas = Canvas(camera, Light(haze=0.0), DAY_HEAT)
     things = [Cone(0.0, 5.0, height=1.0), Person(0.0, 8.0), Block(0.0, 12.0, width=4, height=3)]
     for thing in painting_order(things, camera.x):
         thing.draw(canvas)
-    column, row, scale = (round(v) for v in camera.spot(0.0, 5.0))
+    column, row, scale = (round(v) for v in camera.project_ground(0.0, 5.0))
     middle = row - scale // 3
     assert canvas.labels[middle, column] == CONE
     assert canvas.pixels[middle, column, 3] == pytest.approx(DAY_HEAT["cone"], abs=4)
-    chest = round(camera.spot(0.0, 8.0)[1] - 1.2 * camera.spot(0.0, 8.0)[2])
+    chest = round(camera.project_ground(0.0, 8.0)[1] - 1.2 * camera.project_ground(0.0, 8.0)[2])
     assert canvas.labels[chest, column] == PERSON
-    # Nothing but the three labels: no edge is interpolated.
+    # There are only the three labels: no edge is interpolated.
     assert set(np.unique(canvas.labels)) == {0, PERSON, CONE}
 
 
@@ -174,7 +176,7 @@ def test_painting_order_of_things_side_by_side():
     behind_rail, before_rail = Person(5.0, 9.5), Person(3.0, 10.5)
     order = painting_order([before_rail, rail, behind_rail], camera_x=0.0)
     assert order.index(behind_rail) < order.index(rail) < order.index(before_rail)
-    # Seen from the other side, the same things hide each other the other way round.
+    # From the other side, the same things hide each other in the opposite order.
     order = painting_order([before_rail, rail, behind_rail], camera_x=8.0)
     assert order.index(before_rail) < order.index(rail) < order.index(behind_rail)
 
@@ -191,12 +193,12 @@ def test_painting_order_of_things_side_by_side():
         ({"seconds": float("inf")}, "seconds"),
     ],
 )
-def test_drive_refuses_bad_arguments(arguments, named):
+def test_drive_rejects_bad_arguments(arguments, named):
     with pytest.raises(ValueError, match=named):
         SyntheticDrive(**arguments)
 
 
-def test_random_scene_refuses_bad_arguments():
+def test_random_scene_rejects_bad_arguments():
     with pytest.raises(ValueError, match="condition must be one of day, night, smoke"):
         random_scene(0, SIZE, "fog")
     with pytest.raises(ValueError, match="size"):
@@ -204,6 +206,6 @@ def test_random_scene_refuses_bad_arguments():
 
 
 @pytest.mark.parametrize("index", [-1, 30])
-def test_frames_outside_the_drive_are_refused(drive, index):
+def test_frames_outside_the_drive_are_rejected(drive, index):
     with pytest.raises(IndexError, match=f"frame {index} of a drive of 30"):
         drive.frame(index)

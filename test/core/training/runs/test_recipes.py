@@ -22,7 +22,7 @@ from ivf_core.models.checkpoints import FusionModel, load_model, save_model
 from ivf_core.models.student import STUDENTS, FusionStudent
 from ivf_core.system.revision import git_revision
 from ivf_core.training.masks.priors import PriorRecipe
-from ivf_core.training.runs.page import picture_files, read_losses
+from ivf_core.training.runs.page import image_files, read_losses
 from ivf_core.training.runs.recipe import RecipeError, load_recipe
 from ivf_core.training.sage.distill import DistillRecipe
 from ivf_core.training.sage.encoder import EncoderRecipe
@@ -260,7 +260,7 @@ def test_student_and_head_train(
     losses = read_losses(run)
     expected = {"units": 30, "features": 10, "output": 10} if structure == "sage" else {"psnr": 40}
     assert {name: len(steps) for name, (steps, _) in losses.items()} == expected
-    assert list(picture_files(run)) == [*range(0, 40, 2), 39]
+    assert list(image_files(run)) == [*range(0, 40, 2), 39]
     assert load_recipe(StudentRecipe, run / "recipe.yaml") == recipe
     assert f"{scores[1]:.4g}" in (run / "summary.html").read_text()
     head_recipe = HeadRecipe(
@@ -271,7 +271,7 @@ def test_student_and_head_train(
     head_scores = train_head(head_recipe)
     assert len(head_scores) == 2
     assert set(read_losses(tmp_path / "all")) == {"cross-entropy", "dice"}
-    assert list(picture_files(tmp_path / "all")) == [0, 1]
+    assert list(image_files(tmp_path / "all")) == [0, 1]
     assert all(0 <= value <= 1 for table in head_scores.values() for value in table.values())
     model = load_model(tmp_path / "all.safetensors")
     assert model.architecture == structure

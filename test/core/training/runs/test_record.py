@@ -19,7 +19,7 @@ import pytest
 
 from ivf_core.images.files import read_visible
 from ivf_core.system.revision import git_revision
-from ivf_core.training.runs.page import picture_files, read_losses, write_summary
+from ivf_core.training.runs.page import image_files, read_losses, write_summary
 from ivf_core.training.runs.recipe import load_recipe
 from ivf_core.training.runs.record import RunRecord, run_directory
 
@@ -90,8 +90,8 @@ def test_a_whole_run(tmp_path: Path) -> None:
     assert (session["first_step"], session["last_step"]) == (0, 7)
     assert session["revision"] == git_revision()
     assert session["started"] <= session["ended"]
-    assert list(picture_files(directory)) == list(range(8))
-    assert read_visible(directory / "pictures" / "00000007.png").shape == (40, 90, 3)
+    assert list(image_files(directory)) == list(range(8))
+    assert read_visible(directory / "images" / "00000007.png").shape == (40, 90, 3)
     shown = dict(scalars(directory)["student/teacher"])
     assert shown == pytest.approx({step: 0.5 + 0.1 * step for step in (0, 2, 4, 6)})
 
@@ -100,10 +100,29 @@ def test_a_whole_run(tmp_path: Path) -> None:
     for part in ("Finished, 8 of 8 steps", "&lt;tno&gt;", "31.23", "a &lt;b&gt;.safetensors"):
         assert part in page
     assert re.findall(r"<p>Step (\d+)</p>", page) == ["0", "4", "7"]
+    assert "<script" not in page
+    assert "default-src 'none'" in page, "the browser blocks requests as well"
     assert not re.search(r"""(src|href)=["'](?!data:)""", page)  # needs nothing beside it
     # matplotlib writes each text's source beside its outlines.
     assert "<!-- teacher -->" in drawn_curves(directory)
     assert "10^{" in drawn_curves(directory)  # seven decades
+
+
+def test_images_of_older_records_are_shown_and_dropped(tmp_path: Path) -> None:
+    with record(tmp_path) as run:
+        for step in range(4):
+            run.losses(step, {"loss": 1.0})
+            run.pictures(step, {"a": np.zeros((20, 20), np.uint8)})
+    (tmp_path / "images").rename(tmp_path / "pictures")  # plain: pictures
+    assert list(image_files(tmp_path)) == [0, 1, 2, 3]
+    assert "<p>Step 3</p>" in write_summary(tmp_path).read_text()
+    with record(tmp_path, first_step=2) as run:
+        run.losses(2, {"loss": 1.0})
+        run.pictures(2, {"a": np.zeros((20, 20), np.uint8)})
+    assert [path.parent.name for path in image_files(tmp_path).values()] == [
+        "pictures", "pictures", "images",  # plain: pictures
+    ]  # fmt: skip
+    assert list(image_files(tmp_path)) == [0, 1, 2]
 
 
 def test_curves_of_few_decades_or_with_gaps(tmp_path: Path) -> None:
@@ -151,7 +170,7 @@ def test_resume_after_a_kill(tmp_path: Path) -> None:
     expected = [(0, 0.5), (1, 1.5), (2, 2.5), (3, 3.5), (4, 4.25), (5, 5.25), (6, 6.25), (7, 7.25)]
     assert [(step, value) for step, _, value in rows(tmp_path)] == expected
     assert scalars(tmp_path)["student/loss"] == expected
-    assert list(picture_files(tmp_path)) == [0, 1, 2, 3]
+    assert list(image_files(tmp_path)) == [0, 1, 2, 3]
     assert [s["outcome"] for s in metadata(tmp_path)["sessions"]] == ["killed", "finished"]
     with record(tmp_path, first_step=8):  # nothing is left to do
         pass
@@ -160,7 +179,7 @@ def test_resume_after_a_kill(tmp_path: Path) -> None:
     with record(tmp_path) as run:
         run.losses(0, {"anew": 1.0})
     assert rows(tmp_path) == [(0, "anew", 1.0)]
-    assert not picture_files(tmp_path)
+    assert not image_files(tmp_path)
     assert len(metadata(tmp_path)["sessions"]) == 1
 
 
@@ -246,7 +265,7 @@ def test_masks_are_told_apart(tmp_path: Path) -> None:
     masks[0, :, :10] = masks[1, :, :20] = masks[2, :, 30:] = True
     with record(tmp_path) as run:
         run.pictures(0, {"masks": masks})
-    row = read_visible(tmp_path / "pictures" / "00000000.png")[-20:]
+    row = read_visible(tmp_path / "images" / "00000000.png")[-20:]
     columns = [tuple(row[5, column].tolist()) for column in (5, 15, 25, 35)]
     assert columns[2] == (0, 0, 0)
     assert len(set(columns)) == 4

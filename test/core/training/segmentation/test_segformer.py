@@ -17,7 +17,7 @@ from ivf_core.images.files import write_image
 from ivf_core.inference.pipeline import FusionPipeline, ImagePair
 from ivf_core.models.checkpoints import load_model
 from ivf_core.models.graph import FusionGraph
-from ivf_core.training.runs.page import picture_files, read_losses
+from ivf_core.training.runs.page import image_files, read_losses
 from ivf_core.training.runs.recipe import load_recipe
 from ivf_core.training.segmentation import segformer
 from ivf_core.training.segmentation.labelled import (
@@ -104,7 +104,7 @@ def test_it_learns(small: SegformerRecipe, dataset: Path, tmp_path: Path) -> Non
     assert load_recipe(SegformerRecipe, saved) == recipe
     run = tmp_path / "out.run"
     assert len(read_losses(run)["cross-entropy"][0]) == 80
-    assert len(picture_files(run)) == 21
+    assert len(image_files(run)) == 21
     assert json.loads((run / "scores.json").read_text()) == scores
     assert not (run / "checkpoint.pt").exists()
 

@@ -1,20 +1,20 @@
 "use strict";
 (() => {
   const read = (id) => JSON.parse(document.getElementById(id).textContent);
-  const data = read("report-data");
-  const pictures = read("report-pictures");
+  const data = read("page-data");
+  const images = read("page-images");
   const find = (selector, root = document) => root.querySelector(selector);
   const findAll = (selector, root = document) => [...root.querySelectorAll(selector)];
 
   const count = data.index.length;
   for (const [name, { rows, values }] of Object.entries(data.columns)) {
-    if (!rows) continue; // all values are there
+    if (!rows) continue; // the column is complete
     data.columns[name] = new Array(count).fill(null);
     rows.forEach((row, place) => (data.columns[name][row] = values[place]));
   }
   const rowOf = new Map(data.index.map((pair, row) => [pair, row]));
-  const pictured = Object.keys(pictures).map(Number).filter((pair) => rowOf.has(pair));
-  let current = 0; // the row that is shown
+  const pairsWithImages = Object.keys(images).map(Number).filter((pair) => rowOf.has(pair));
+  let current = 0; // the row on display
 
   // ---------------------------------------------------------------- numbers
 
@@ -32,7 +32,7 @@
     return `${sign}${Math.floor(whole / 60)}:${rest}`;
   }
 
-  /** Place in an ascending array of the value nearest to `wanted`. */
+  /** Return the index of the value nearest to `wanted` in an ascending array. */
   function nearest(values, wanted) {
     let low = 0;
     let high = values.length - 1;
@@ -50,7 +50,7 @@
 
   function buildViewer() {
     const strip = find(".strip");
-    const shown = Object.keys(data.kinds).filter((kind) => pictured.some((pair) => pictures[pair][kind]));
+    const shown = Object.keys(data.kinds).filter((kind) => pairsWithImages.some((pair) => images[pair][kind]));
     for (const kind of shown) {
       const figure = document.createElement("figure");
       figure.dataset.kind = kind;
@@ -87,7 +87,7 @@
     const slider = find("#slider");
     slider.value = current;
     slider.setAttribute("aria-valuetext", text);
-    showPictures(pair, text);
+    showImages(pair, text);
     for (const field of findAll("#values dd")) {
       field.textContent = number(data.columns[field.dataset.column][current], field.dataset.unit);
     }
@@ -104,28 +104,28 @@
     }
   }
 
-  function showPictures(pair, text) {
-    if (!pictured.length) {
-      find("#which").textContent = `${text}; no pictures`;
+  function showImages(pair, text) {
+    if (!pairsWithImages.length) {
+      find("#which").textContent = `${text}; no images`;
       return;
     }
-    const from = pictured[nearest(pictured, pair)];
+    const from = pairsWithImages[nearest(pairsWithImages, pair)];
     for (const figure of findAll(".strip figure")) {
-      const source = pictures[from][figure.dataset.kind];
+      const source = images[from][figure.dataset.kind];
       const image = find("img", figure);
       figure.hidden = !source;
       if (!source) continue;
       if (image.src !== source) image.src = source;
-      image.alt = `${data.kinds[figure.dataset.kind]} picture of pair ${from}`;
+      image.alt = `${data.kinds[figure.dataset.kind]} image of pair ${from}`;
     }
     const apart = data.seconds[rowOf.get(from)] - data.seconds[rowOf.get(pair)];
-    const note = from === pair ? "" : `; pictures of pair ${from}, ${number(Math.abs(apart), "s")} ${apart < 0 ? "earlier" : "later"}`;
+    const note = from === pair ? "" : `; images of pair ${from}, ${number(Math.abs(apart), "s")} ${apart < 0 ? "earlier" : "later"}`;
     find("#which").textContent = text + note;
   }
 
-  /** Row of the next pair with pictures, before or after the current one. */
-  function pictureStep(direction) {
-    const rows = pictured.map((pair) => rowOf.get(pair));
+  /** Return the row of the next pair with images, before (-1) or after (1) the current one. */
+  function stepToImages(direction) {
+    const rows = pairsWithImages.map((pair) => rowOf.get(pair));
     const next = direction > 0 ? rows.find((row) => row > current) : rows.findLast((row) => row < current);
     return next ?? current;
   }
@@ -135,8 +135,8 @@
     document.addEventListener("keydown", (event) => {
       const direction = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
       if (!direction || event.altKey || event.ctrlKey || event.metaKey) return;
-      event.preventDefault(); // the slider's own step as well
-      show(event.shiftKey ? pictureStep(direction) : current + direction);
+      event.preventDefault(); // also prevents the slider's own step
+      show(event.shiftKey ? stepToImages(direction) : current + direction);
     });
     for (const button of findAll("[data-pair]")) {
       button.addEventListener("click", () => {
@@ -154,9 +154,9 @@
       play.setAttribute("aria-pressed", String(start));
       play.textContent = start ? "❚❚" : "▶";
       if (!start) return;
-      if (pictureStep(1) === current) show(0);
+      if (stepToImages(1) === current) show(0);
       timer = setInterval(() => {
-        const next = pictureStep(1);
+        const next = stepToImages(1);
         if (next === current) play.click();
         else show(next);
       }, 200);
@@ -171,7 +171,7 @@
 
   const lineColor = (series, place) => series.color ?? color(`--line-${(place % 6) + 1}`);
 
-  /** The rows in which a chart has values; rows of nothing break its lines at gaps. */
+  /** Return the rows in which a chart has values, with rows of null at gaps, where its lines break. */
   function rowsOf(spec) {
     if (spec.x) return { xs: spec.x, values: spec.series.map((series) => series.values) };
     const columns = spec.series.map((series) => data.columns[series.column] ?? []);
@@ -195,7 +195,7 @@
     return { xs, values };
   }
 
-  /** Sums of the series up to each, so that the last one is painted first and the first on top. */
+  /** Return cumulative sums of the series: the last one is drawn first, the first one on top. */
   function stacked(values) {
     const sums = [];
     values.forEach((list, place) => {
@@ -341,14 +341,14 @@
     }
   }
 
-  /** Write the values at a place of the chart, or with null at the current pair. */
+  /** Write the values at an index of the chart into its legend; null stands for the current pair. */
   function readOut(chart, place) {
     const { spec, figure, xs, values } = chart;
     if (place === null || place === undefined) {
       if (!chart.timed || !count) place = -1;
       else {
         place = nearest(xs, data.seconds[current]);
-        if (!spec.x && xs[place] !== data.seconds[current]) place = -1; // not measured of this pair
+        if (!spec.x && xs[place] !== data.seconds[current]) place = -1; // no value for this pair
       }
     }
     findAll("[data-series]", figure).forEach((field, series) => {
@@ -364,7 +364,7 @@
     chart.cursor.style.transform = `translateX(${left}px)`;
   }
 
-  /** Show the same time in all charts. */
+  /** Show the same range of time in all charts. */
   function zoom(min, max) {
     for (const { plot, timed } of charts) {
       if (timed && (plot.scales.x.min !== min || plot.scales.x.max !== max)) plot.setScale("x", { min, max });
@@ -384,7 +384,7 @@
   // ------------------------------------------------------------------ start
 
   for (const image of findAll("[data-thumb]")) {
-    const found = pictures[image.dataset.thumb];
+    const found = images[image.dataset.thumb];
     const kinds = (image.dataset.kinds ?? "overlay fused rgb").split(" ");
     const source = found && found[kinds.find((kind) => found[kind])];
     if (source) image.src = source;
@@ -398,7 +398,7 @@
   }
   new ResizeObserver(resize).observe(document.body);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
-  // On paper: light colours, and charts as wide as the columns of the page.
+  // Print in light colours, with charts as wide as the columns of the page.
   addEventListener("beforeprint", () => {
     document.documentElement.dataset.print = "";
     resize();

@@ -1,4 +1,4 @@
-"""Random appearances, and the random sides of a street."""
+"""Random people, vehicles, objects and streets, and the random sides of a street."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ivf_core.scenes.cars import Car
-from ivf_core.scenes.drawing import RGB
+from ivf_core.scenes.light import RGB
 from ivf_core.scenes.people import Bicycle, Cyclist, Person
 from ivf_core.scenes.roadside import (
     Barricade,
@@ -25,14 +25,14 @@ from ivf_core.scenes.textures import FACADES, GROUNDS, TREES
 from ivf_core.scenes.thing import Thing
 
 __all__ = [
-    "any_barricade",
-    "any_bicycle",
-    "any_block",
-    "any_car",
-    "any_cone",
-    "any_cyclist",
-    "any_person",
-    "any_street",
+    "random_barricade",
+    "random_bicycle",
+    "random_block",
+    "random_car",
+    "random_cone",
+    "random_cyclist",
+    "random_person",
+    "random_street",
     "roadsides",
     "row_of",
 ]
@@ -73,14 +73,22 @@ def _wardrobe(rng: np.random.Generator) -> dict[str, Any]:
     }
 
 
-def any_person(
+def random_person(
     rng: np.random.Generator,
     x: float,
     z: float,
     heading: float | None = None,
     speed: float | None = None,
 ) -> Person:
-    """A person walking at `speed` in m/s, by default mostly at about 1.3, or standing."""
+    """Return a person with random clothes.
+
+    Args:
+        rng: source of randomness.
+        x: position across the road in metres.
+        z: position along the road in metres.
+        heading: direction in radians; random by default.
+        speed: metres per second; by default the person stands or walks at 0.9 to 1.6.
+    """
     if heading is None:
         heading = rng.uniform(0, 2 * math.pi)
     if speed is None:
@@ -89,14 +97,15 @@ def any_person(
     return Person(x, z, heading, velocity, bag=rng.random() < 0.3, **_wardrobe(rng))
 
 
-def any_cyclist(
+def random_cyclist(
     rng: np.random.Generator, x: float, z: float, heading: float, speed: float
 ) -> Cyclist:
+    """Return a cyclist with random clothes and bicycle, who rides at `speed` metres per second."""
     velocity = (speed * math.sin(heading), speed * math.cos(heading))
     return Cyclist(x, z, heading, velocity, color=_pick(rng, _PAINTS), **_wardrobe(rng))
 
 
-def any_car(
+def random_car(
     rng: np.random.Generator,
     x: float,
     z: float,
@@ -104,7 +113,16 @@ def any_car(
     speed: float = 0.0,
     running: bool | None = None,
 ) -> Car:
-    """A car; one that stands is running or has cooled down."""
+    """Return a car of random body, paint, warmth and size.
+
+    Args:
+        rng: source of randomness.
+        x: position across the road in metres.
+        z: position along the road in metres.
+        heading: direction in radians.
+        speed: metres per second.
+        running: whether its engine runs; random by default for a car that stands.
+    """
     if running is None:
         running = bool(speed) or rng.random() < 0.4
     return Car(
@@ -120,21 +138,25 @@ def any_car(
     )
 
 
-def any_bicycle(rng: np.random.Generator, x: float, z: float, heading: float) -> Bicycle:
+def random_bicycle(rng: np.random.Generator, x: float, z: float, heading: float) -> Bicycle:
+    """Return a bicycle of random colour."""
     return Bicycle(x, z, heading, color=_pick(rng, _PAINTS))
 
 
-def any_cone(rng: np.random.Generator, x: float, z: float) -> Cone:
+def random_cone(rng: np.random.Generator, x: float, z: float) -> Cone:
+    """Return a traffic cone of random colour and height."""
     color = _pick(rng, ((228, 62, 30), (214, 40, 36), (236, 110, 30)))
     return Cone(x, z, color=color, height=rng.uniform(0.5, 0.95))
 
 
-def any_barricade(rng: np.random.Generator, x: float, z: float, heading: float) -> Barricade:
+def random_barricade(rng: np.random.Generator, x: float, z: float, heading: float) -> Barricade:
+    """Return a barricade of random kind and colour."""
     color = _pick(rng, ((235, 190, 30), (225, 226, 222), (220, 70, 36)))
     return Barricade(x, z, heading, low=rng.random() < 0.25, color=color)
 
 
-def any_block(rng: np.random.Generator, x: float, z: float) -> Block:
+def random_block(rng: np.random.Generator, x: float, z: float) -> Block:
+    """Return a block of random size, colour and warmth, which may glow."""
     return Block(
         x,
         z,
@@ -146,7 +168,8 @@ def any_block(rng: np.random.Generator, x: float, z: float) -> Block:
     )
 
 
-def any_street(rng: np.random.Generator) -> Street:
+def random_street(rng: np.random.Generator) -> Street:
+    """Return a street of random widths, colours, textures, markings and clouds."""
     grey = rng.uniform(66, 118)
     stone = rng.uniform(105, 165)
     return Street(
@@ -163,25 +186,36 @@ def any_street(rng: np.random.Generator) -> Street:
 
 
 def row_of(kind: str, rng: np.random.Generator, x: float, z: float, count: int) -> list[Thing]:
-    """Several of one kind along the road: "bicycle", "guardrail", "barricade" or "cone"."""
+    """Return a row of things of one kind along the road.
+
+    Args:
+        kind: "bicycle", "guardrail", "barricade" or "cone".
+        rng: source of randomness.
+        x: position of the row across the road in metres.
+        z: position of its start along the road in metres.
+        count: number of things.
+
+    Raises:
+        ValueError: an unknown kind.
+    """
     things: list[Thing] = []
     if kind == "bicycle":
         heading = math.copysign(rng.uniform(0.9, 1.5), -x) + rng.normal(0, 0.05)
         pitch = rng.uniform(0.55, 0.8)
         for i in range(count):
             turned = heading + rng.normal(0, 0.07)
-            things.append(any_bicycle(rng, x + rng.normal(0, 0.06), z + pitch * i, turned))
+            things.append(random_bicycle(rng, x + rng.normal(0, 0.06), z + pitch * i, turned))
     elif kind == "guardrail":
         color = _pick(rng, ((172, 176, 180), (226, 226, 222), (120, 96, 80)))
         things = [Guardrail(x, z + 2.0 * i, color=color) for i in range(count)]
     elif kind == "barricade":
-        first = any_barricade(rng, x, z, math.pi / 2)
+        first = random_barricade(rng, x, z, math.pi / 2)
         things = [
             Barricade(x, z + 1.35 * i, first.heading + rng.normal(0, 0.06), low=first.low,
                       color=first.color) for i in range(count)
         ]  # fmt: skip
     elif kind == "cone":
-        first_cone = any_cone(rng, x, z)
+        first_cone = random_cone(rng, x, z)
         things = [
             Cone(x + rng.normal(0, 0.08), z + 2.2 * i, color=first_cone.color,
                  height=first_cone.height) for i in range(count)
@@ -201,15 +235,16 @@ def roadsides(
     kerbs: bool = True,
     lamps: bool = True,
 ) -> list[Thing]:
-    """Buildings, trees, bushes, lamps, signs, blocks and kerbs on both sides.
+    """Return buildings, trees, bushes, lamps, signs, blocks and kerbs on both sides of a street.
 
     Args:
         rng: source of randomness.
-        street: what they stand beside.
-        start, stop: z in metres.
+        street: the street.
+        start: first position along the road in metres.
+        stop: last position along the road in metres.
         greenery: 0 for buildings only, 1 for trees only.
-        kerbs: puts kerb stones along the road.
-        lamps: puts street lamps.
+        kerbs: whether there are kerb stones along the road.
+        lamps: whether there are street lamps.
     """
     things: list[Thing] = []
     edge = street.half_road + street.sidewalk
@@ -227,16 +262,16 @@ def roadsides(
                 )  # fmt: skip
             else:
                 for tree_z in np.arange(z + 1, z + length, rng.uniform(3.0, 6.0)):
-                    things.append(_any_tree(rng, side * (setback + rng.uniform(0.5, 7)), tree_z))
+                    things.append(_random_tree(rng, side * (setback + rng.uniform(0.5, 7)), tree_z))
             z += length
         if rng.random() < 0.25 + greenery:
             pitch = rng.uniform(7, 16)
             for tree_z in np.arange(start + rng.uniform(0, pitch), stop, pitch):
                 if rng.random() < 0.7:
-                    things.append(_any_tree(rng, side * (edge + 0.3), tree_z))
+                    things.append(_random_tree(rng, side * (edge + 0.3), tree_z))
         for z in np.arange(start + rng.uniform(5, 25), stop, 31.0):
             if rng.random() < 0.5:
-                things.append(any_block(rng, side * (edge - 0.2), z))
+                things.append(random_block(rng, side * (edge - 0.2), z))
             if rng.random() < 0.35:
                 sign = Lamp(side * (street.half_road + 0.5), z + 9, height=rng.uniform(2.2, 2.8),
                             arm=0.0, board=_pick(rng, _PAINTS))  # fmt: skip
@@ -252,7 +287,7 @@ def roadsides(
     return things
 
 
-def _any_tree(rng: np.random.Generator, x: float, z: float) -> Tree:
+def _random_tree(rng: np.random.Generator, x: float, z: float) -> Tree:
     kind = int(rng.integers(TREES))
     height = rng.uniform(1.0, 2.4) if kind % 2 else rng.uniform(5, 11)
     return Tree(x, z, kind=kind, height=height, tint=_shift(rng, 0.2))

@@ -1,4 +1,4 @@
-"""Random single scenes, as varied as a network needs to learn from them."""
+"""Random single scenes with enough variety to train a network on them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from ivf_core.scenes import placing
-from ivf_core.scenes.drawing import Camera, Light
+from ivf_core.scenes import random_things
+from ivf_core.scenes.camera import Camera
 from ivf_core.scenes.drive import check_size
+from ivf_core.scenes.light import Light
 from ivf_core.scenes.roadside import Building, Bump, Guardrail, Lamp
 from ivf_core.scenes.scenery import Street
 from ivf_core.scenes.sensors import InfraredSensor, Smoke, VisibleSensor
@@ -19,7 +20,7 @@ from ivf_core.scenes.world import CONDITIONS, DAY_HEAT, NIGHT_HEAT, SceneFrame, 
 
 __all__ = ["random_scene"]
 
-_VIEW = 110.0
+_VIEW = 110.0  # length of the street in metres
 
 
 def random_scene(
@@ -27,15 +28,15 @@ def random_scene(
     size: tuple[int, int] = (640, 480),
     condition: str | None = None,
 ) -> SceneFrame:
-    """One scene at random: camera, street, weather, traffic and sensors all vary.
+    """Render a random scene: camera, street, weather, traffic and sensors all vary.
 
     Args:
-        seed: of everything; or a generator, which is advanced.
-        size: width and height in pixels, at least MINIMUM_SIZE each.
-        condition: one of CONDITIONS, or None for a random one.
+        seed: seed of the scene, or a generator, which is advanced.
+        size: width and height in pixels, at least `MINIMUM_SIZE` each.
+        condition: one of `CONDITIONS`, or None for a random one.
 
     Raises:
-        ValueError: a size too small, or a condition that is not one.
+        ValueError: the size is too small, or the condition is unknown.
     """
     if condition is not None and condition not in CONDITIONS:
         raise ValueError(f"condition must be one of {', '.join(CONDITIONS)}, got '{condition}'")
@@ -43,23 +44,23 @@ def random_scene(
     rng = seed if isinstance(seed, np.random.Generator) else np.random.default_rng((3, seed))
     if condition is None:
         condition = str(rng.choice(CONDITIONS, p=(0.45, 0.4, 0.15)))
-    street = placing.any_street(rng)
-    camera = _any_camera(rng, width, height, street)
+    street = random_things.random_street(rng)
+    camera = _random_camera(rng, width, height, street)
     things = _surroundings(rng, street) + _population(rng, street, camera)
     night = condition == "night" or (condition == "smoke" and rng.random() < 0.25)
-    light = _any_light(rng, camera, night, condition == "smoke", things)
+    light = _random_light(rng, camera, night, condition == "smoke", things)
     smoke = Smoke(
         rng.uniform(0.55, 0.95) if condition == "smoke" else 0.0,
         color=tuple(rng.uniform(165, 225) * rng.uniform(0.93, 1.07, 3)),
         scale=rng.uniform(0.6, 2.0),
         offset=(rng.uniform(), rng.uniform()),
     )
-    world = World(street, tuple(things), _any_visible_sensor(rng), _any_infrared_sensor(rng))
-    heat = _any_heat(rng, night)
+    world = World(street, tuple(things), _random_visible_sensor(rng), _random_infrared_sensor(rng))
+    heat = _random_heat(rng, night)
     return world.render(camera, light, heat, smoke, 0.0, condition, rng)
 
 
-def _any_camera(rng: np.random.Generator, width: int, height: int, street: Street) -> Camera:
+def _random_camera(rng: np.random.Generator, width: int, height: int, street: Street) -> Camera:
     return Camera(
         width=width,
         height=height,
@@ -72,7 +73,7 @@ def _any_camera(rng: np.random.Generator, width: int, height: int, street: Stree
     )
 
 
-def _any_light(
+def _random_light(
     rng: np.random.Generator, camera: Camera, night: bool, smoky: bool, things: list[Thing]
 ) -> Light:
     lamps = [(t.x, t.z) for t in things if isinstance(t, Lamp) and t.arm]
@@ -91,8 +92,8 @@ def _any_light(
     )
 
 
-def _any_heat(rng: np.random.Generator, night: bool) -> dict[str, float]:
-    """Levels by material; bodies of cars are warmer or colder than the road."""
+def _random_heat(rng: np.random.Generator, night: bool) -> dict[str, float]:
+    """Return random levels of heat by material; cars are warmer or colder than the road."""
     base = NIGHT_HEAT if night else DAY_HEAT
     heat = {key: value + rng.normal(0, 7) for key, value in base.items()}
     level = rng.uniform(-18, 22)
@@ -107,7 +108,7 @@ def _any_heat(rng: np.random.Generator, night: bool) -> dict[str, float]:
     return heat
 
 
-def _any_visible_sensor(rng: np.random.Generator) -> VisibleSensor:
+def _random_visible_sensor(rng: np.random.Generator) -> VisibleSensor:
     return VisibleSensor(
         noise=(rng.uniform(0.5, 4), rng.uniform(1.5, 9)),
         blur=rng.uniform(0, 1.1),
@@ -117,8 +118,8 @@ def _any_visible_sensor(rng: np.random.Generator) -> VisibleSensor:
     )
 
 
-def _any_infrared_sensor(rng: np.random.Generator) -> InfraredSensor:
-    """From the dark pictures of MSRS to ones that use the whole range."""
+def _random_infrared_sensor(rng: np.random.Generator) -> InfraredSensor:
+    """Return a random thermal camera, from images as dark as those of MSRS to all levels."""
     return InfraredSensor(
         noise=rng.uniform(0.5, 3.5),
         blur=rng.uniform(0.4, 1.6),
@@ -130,7 +131,7 @@ def _any_infrared_sensor(rng: np.random.Generator) -> InfraredSensor:
 
 
 def _surroundings(rng: np.random.Generator, street: Street) -> list[Thing]:
-    things = placing.roadsides(
+    things = random_things.roadsides(
         rng, street, rng.uniform(-12, 0), _VIEW, greenery=rng.uniform(0, 1),
         kerbs=rng.random() < 0.5, lamps=rng.random() < 0.6,
     )  # fmt: skip
@@ -147,7 +148,7 @@ def _surroundings(rng: np.random.Generator, street: Street) -> list[Thing]:
 
 
 def _population(rng: np.random.Generator, street: Street, camera: Camera) -> list[Thing]:
-    """Cars, people, cyclists and the small classes, none standing in another."""
+    """Return cars, people, cyclists and the small classes; none overlaps another."""
     crowd = rng.random() < 0.12
     things: list[Thing] = []
     taken: list[tuple[float, float, float, float]] = []
@@ -168,43 +169,43 @@ def _population(rng: np.random.Generator, street: Street, camera: Camera) -> lis
         if rng.random() < chance:
             side = rng.choice((-1, 1))
             x = side * (street.half_road + rng.uniform(0.3, street.sidewalk - 0.6))
-            add(placing.row_of(kind, rng, x, rng.uniform(3, 14), int(rng.integers(3, 14))))
+            add(random_things.row_of(kind, rng, x, rng.uniform(3, 14), int(rng.integers(3, 14))))
     if rng.random() < 0.07:  # a rail across the road
         z, color = rng.uniform(8, 25), (200.0, 200.0, 198.0)
         first, count = rng.uniform(-8, 0), int(rng.integers(3, 7))
         add([Guardrail(first + 2.0 * i, z, math.pi / 2, color=color) for i in range(count)])
     for _ in range(int(rng.poisson(2.2))):
-        x, z = _spot(rng, camera, edge, _log_uniform(rng, 0.05, 0.55), 1.5)
+        x, z = _random_position(rng, camera, edge, _log_uniform(rng, 0.05, 0.55), 1.5)
         heading = rng.choice((0.0, math.pi)) + rng.normal(0, 0.12)
         if rng.random() < 0.2:
             heading = rng.uniform(0, 2 * math.pi)
-        car = placing.any_car(rng, x, 0.0, heading)
-        # Its end at most half as wide as the picture.
+        car = random_things.random_car(rng, x, 0.0, heading)
+        # The end of the car is at most half as wide as the image.
         nearest = 3.4 * camera.focal / camera.width + car.extent()[1]
         add([replace(car, z=max(z, nearest))])
     for _ in range(int(rng.poisson(16 if crowd else 3.2))):
         # As many far people as near ones: sizes are log-uniform.
         share = _log_uniform(rng, 0.025, 0.3 if crowd else 0.9)
-        x, z = _spot(rng, camera, edge, share, 1.7)
-        add([placing.any_person(rng, x, z)])
+        x, z = _random_position(rng, camera, edge, share, 1.7)
+        add([random_things.random_person(rng, x, z)])
         while rng.random() < 0.25:
             x += rng.choice((-1, 1)) * rng.uniform(0.6, 0.9)
-            add([placing.any_person(rng, x, z + rng.uniform(-0.2, 0.2))])
+            add([random_things.random_person(rng, x, z + rng.uniform(-0.2, 0.2))])
     for _ in range(int(rng.poisson(0.6))):
-        x, z = _spot(rng, camera, edge, rng.uniform(0.06, 0.6), 1.7)
-        add([placing.any_cyclist(rng, x, z, rng.uniform(0, 2 * math.pi), 3.0)])
+        x, z = _random_position(rng, camera, edge, rng.uniform(0.06, 0.6), 1.7)
+        add([random_things.random_cyclist(rng, x, z, rng.uniform(0, 2 * math.pi), 3.0)])
     for kind, mean in (("cone", 0.5), ("bicycle", 0.5), ("barricade", 0.3), ("block", 0.5)):
         for _ in range(int(rng.poisson(mean))):
-            x, z = _spot(rng, camera, edge, rng.uniform(0.03, 0.3), 1.0)
+            x, z = _random_position(rng, camera, edge, rng.uniform(0.03, 0.3), 1.0)
             heading = rng.uniform(0, 2 * math.pi)
             if kind == "cone":
-                add([placing.any_cone(rng, x, z)])
+                add([random_things.random_cone(rng, x, z)])
             elif kind == "bicycle":
-                add([placing.any_bicycle(rng, x, z, heading)])
+                add([random_things.random_bicycle(rng, x, z, heading)])
             elif kind == "barricade":
-                add([placing.any_barricade(rng, x, z, heading)])
+                add([random_things.random_barricade(rng, x, z, heading)])
             else:
-                add([placing.any_block(rng, x, z)])
+                add([random_things.random_block(rng, x, z)])
     return things
 
 
@@ -212,10 +213,10 @@ def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
     return math.exp(rng.uniform(math.log(low), math.log(high)))
 
 
-def _spot(
+def _random_position(
     rng: np.random.Generator, camera: Camera, edge: float, share: float, tall: float
 ) -> tuple[float, float]:
-    """Where on the ground something `tall` metres high fills a share of the picture's height."""
+    """Return a random position at which `tall` metres fill a share of the image's height."""
     z = min(max(camera.focal * tall / (share * camera.height), 1.6), 90.0)
     column = rng.uniform(-0.05, 1.05) * camera.width
     x = camera.x + (column - camera.center) * z / camera.focal - camera.bend * z * z

@@ -1,4 +1,4 @@
-"""Sentences and small tables for the head of a report, and the filters of its template."""
+"""Findings of a replay in words: key figures, sentences, and a table of metrics."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from ivf_core.replay.saved_replay import ReplayDirectory
 __all__ = ["metric_rows", "sentences", "tiles"]
 
 Bands = Mapping[str, Mapping[str, float]]
+"""Quantiles of reference scores by metric: p5, p25, median, p75 and p95."""
 
 
 def tiles(replay: ReplayDirectory) -> list[tuple[str, str, str]]:
-    """The figures that stand first: what, how much, and a remark."""
+    """Return the key figures of a replay as (label, figure, remark); a remark may be ""."""
     summary = replay.summary
     pairing = summary["pairing"]
     received, pairs = pairing["received"], pairing["pairs"]
@@ -52,7 +53,12 @@ def tiles(replay: ReplayDirectory) -> list[tuple[str, str, str]]:
 
 
 def sentences(replay: ReplayDirectory, bands: Bands) -> list[str]:
-    """What the report found, in plain words."""
+    """Return the findings of a replay, a sentence or two each.
+
+    Args:
+        replay: the replay.
+        bands: quantiles of reference scores by metric.
+    """
     return [
         *_pairing_words(replay.summary),
         *_settings_words(replay.summary),
@@ -61,9 +67,18 @@ def sentences(replay: ReplayDirectory, bands: Bands) -> list[str]:
 
 
 def metric_rows(replay: ReplayDirectory, bands: Bands) -> list[dict[str, Any]]:
-    """By metric its distribution, the published student's, and how often it is worse than that.
+    """Return the distribution of each metric beside the reference's, and the share that is worse.
 
-    Worse is below the band's 5th percentile, or above its 95th where less is better.
+    A pair is worse where its score is below the band's 5th percentile, or above its 95th
+    percentile where less is better.
+
+    Args:
+        replay: the replay; metrics without a finite score are left out.
+        bands: quantiles of reference scores by metric.
+
+    Returns:
+        By row: name, label, unit, mean, p5, median, p95, frames (pairs scored), band (or
+        None), worse (share in [0, 1], or None without a band) and lower_is_better.
     """
     rows = []
     for name in metric_columns(replay.frames):
@@ -109,7 +124,7 @@ def _pairing_words(summary: Mapping[str, Any]) -> list[str]:
     if topics.get("guessed"):
         lines.append(
             f"The topics were guessed: RGB {topics['rgb']}, thermal {topics['thermal']}. "
-            "Check the pictures below."
+            "Check the images below."
         )
     return lines
 
@@ -129,11 +144,11 @@ def _metric_words(replay: ReplayDirectory, bands: Bands) -> list[str]:
     often = [row for row in judged if row["worse"] > 0.5]
     if not often:
         return [
-            "In no fusion metric are most pairs worse than the published student's "
-            "band on the shared pairs."
+            "In no fusion metric are most pairs worse than the range of SAGE's published student "
+            "on test pairs of MSRS, RoadScene and TNO."
         ]
     named = ", ".join(f"{row['name']} ({percent(row['worse'])})" for row in often)
     return [
-        f"Worse than the published student's band on the shared pairs in most pairs: {named}. "
-        "The metrics depend on the scene; the band is a hint, no limit."
+        "In most pairs worse than the range of SAGE's published student on test pairs of MSRS, "
+        f"RoadScene and TNO: {named}. Metrics depend on the scene: the range is a hint, no limit."
     ]

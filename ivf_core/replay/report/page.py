@@ -1,4 +1,4 @@
-"""The HTML report of a replay: one file that opens offline, with pictures and charts."""
+"""Page of a replay: one HTML file that opens offline, with images and charts."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from ivf_core.html.embedding import embed_images
 from ivf_core.html.filters import flat
 from ivf_core.html.render import write_page
-from ivf_core.replay.report.charts import chart_data, class_colors
-from ivf_core.replay.report.images import embed_pictures
+from ivf_core.replay.report.charts import class_colors, report_data
+from ivf_core.replay.report.findings import metric_rows, sentences, tiles
 from ivf_core.replay.report.reference import reference_bands
-from ivf_core.replay.report.words import metric_rows, sentences, tiles
 from ivf_core.replay.saved_replay import ReplayDirectory
 
 __all__ = ["write_report"]
 
 _PAGE_BYTES = 8_000_000
-_LEAST_PICTURES = 1 / 3
+_LEAST_IMAGE_SHARE = 1 / 3
 
 
 def write_report(
@@ -27,32 +27,32 @@ def write_report(
     bands: Mapping[str, Mapping[str, float]] | None = None,
     page_bytes: int = _PAGE_BYTES,
 ) -> Path:
-    """Write DIR/report.html of what `ivf replay` left in DIR.
+    """Write DIR/report.html from the files that `ivf replay` wrote into DIR.
 
     Args:
-        directory: as `ReplayDirectory` reads it.
-        bands: quantiles by metric that the charts are shown against; the default is the
-            published student's on the shared pairs.
-        page_bytes: about the size of the page. Pictures get what the numbers leave of it,
-            a third at least.
+        directory: DIR, as `ReplayDirectory` reads it.
+        bands: quantiles by metric that charts show behind the scores; by default those of
+            `reference_bands`.
+        page_bytes: approximate size of the page. Images get the bytes that the numbers
+            leave, at least a third.
 
     Returns:
         The page's path.
 
     Raises:
-        ValueError: names the file of the directory that is missing or wrong.
+        ValueError: a file of the directory is missing or wrong; names it.
     """
     replay = ReplayDirectory.read(directory)
     bands = reference_bands() if bands is None else bands
     summary = replay.summary
     notable = [entry["frame"] for entry in summary.get("notable", [])]
     path = replay.path / "report.html"
-    data = chart_data(replay, bands)
+    data = report_data(replay, bands)
     left = page_bytes - len(json.dumps(data, separators=(",", ":")))
-    budget = max(left, int(_LEAST_PICTURES * page_bytes))
+    budget = max(left, int(_LEAST_IMAGE_SHARE * page_bytes))
     write_page(
         path,
-        "report.html.j2",
+        "replay_report.html.j2",
         title=Path(summary["bag"]["path"]).name,
         kind="replay report",
         summary=summary,
@@ -63,6 +63,6 @@ def write_report(
         settings=flat({**(summary.get("settings") or {}), "version": summary["versions"]}),
         class_colors=class_colors(summary["classes"]),
         data=data,
-        pictures=embed_pictures(replay.pictures, notable, budget),
+        images=embed_images(replay.images, notable, budget),
     )
     return path
