@@ -23,7 +23,7 @@ RECIPE = "recipe.yaml"
 METADATA = "metadata.json"
 LOSSES = "losses.csv"
 SCORES = "scores.json"
-PICTURES = "pictures"
+IMAGES = "images"
 PAGE = "summary.html"
 
 RUNNING, FINISHED = "running", "finished"
@@ -96,7 +96,7 @@ def read_losses(directory: str | os.PathLike[str]) -> dict[str, tuple[np.ndarray
 
 def picture_files(directory: str | os.PathLike[str]) -> dict[int, Path]:
     """The rows of pictures of a run's record by step, ascending."""
-    paths = (Path(directory) / PICTURES).glob("*.png")
+    paths = (Path(directory) / IMAGES).glob("*.png")
     return dict(sorted((int(path.stem), path) for path in paths if path.stem.isdecimal()))
 
 
