@@ -112,7 +112,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_smoke(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--output", required=True, type=Path, help="folder for the pairs and the SAM")
+    parser.add_argument("--output", required=True, type=Path, help="folder for pairs and SAM")
 
 
 # A run that diverges (StepError), or for which memory is too small (in torch a RuntimeError).

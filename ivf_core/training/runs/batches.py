@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
@@ -14,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ivf_core.data.pairs import Crop, CropSampler, Pair
 
-__all__ = ["Batch", "BatchStream", "ItemNumbers", "PairCrops", "Sample", "open_batches"]
+__all__ = ["Batch", "BatchStream", "ItemNumbers", "PairCrops", "Sample", "join", "open_batches"]
 
 B = TypeVar("B", bound="_Movable")
 
@@ -59,7 +60,8 @@ class BatchStream(Generic[B]):
         order: lists of items, batch after batch, without end.
         device: device of the batches.
         first: number of the first batch.
-        workers: processes that prepare batches; 0 prepares them in this process.
+        workers: processes that prepare batches, at most one for each core; 0 prepares them in
+            this process.
         join: function that makes a batch of samples.
     """
 
@@ -80,7 +82,7 @@ class BatchStream(Generic[B]):
             DataLoader(
                 samples,
                 batch_sampler=order,  # type: ignore[arg-type]
-                num_workers=workers,
+                num_workers=min(workers, len(os.sched_getaffinity(0))),
                 collate_fn=join,
                 worker_init_fn=_start_worker,
                 generator=torch.Generator(),  # the global one belongs to the run
@@ -134,7 +136,7 @@ def open_batches(
     """
     rank, processes = fabric.global_rank, fabric.world_size
     order = ItemNumbers(batch_size, first=first, rank=rank, processes=processes)
-    return BatchStream(samples, order, fabric.device, first=first, workers=workers, join=_join)
+    return BatchStream(samples, order, fabric.device, first=first, workers=workers, join=join)
 
 
 class PairCrops(Dataset[Sample]):
@@ -172,7 +174,7 @@ class PairCrops(Dataset[Sample]):
         return pair.name, crop, random
 
 
-def _join(samples: list[Sample]) -> Batch:
+def join(samples: list[Sample]) -> Batch:
     columns = zip(*(sample.arrays for sample in samples), strict=True)
     tensors = tuple(torch.from_numpy(np.stack(column)) for column in columns)
     return Batch(tuple(sample.name for sample in samples), tensors)

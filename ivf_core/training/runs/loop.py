@@ -96,7 +96,8 @@ class Learner:
         network: on its device.
         optimizer: of the network's parameters.
         schedule: of the optimizer's learning rates, one step of it for each step.
-        max_norm: largest norm of the gradient of all parameters; longer ones are clipped.
+        max_norm: largest norm of the gradient; longer ones are clipped. Of a `ModuleList` it is
+            the norm of each network for itself.
         prefix: first part of the names of losses.
         fp16: whether gradients are scaled against underflow; a step whose gradient overflows is
             left out and the scale is halved.
@@ -154,9 +155,11 @@ class Learner:
         values = torch.stack([part.detach().float() for part in total.parts.values()])
         average_over_processes([*(p.grad for p in parameters if p.grad is not None), values])
         self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(parameters, self.max_norm)
+        networks = [*self.network] if isinstance(self.network, nn.ModuleList) else [self.network]
+        norms = [nn.utils.clip_grad_norm_(n.parameters(), self.max_norm) for n in networks]
+        norm = torch.stack(norms).norm().float()
         # One transfer from the device for everything that is checked.
-        *parts, length = torch.cat((values, norm.float()[None])).tolist()
+        *parts, length = torch.cat((values, norm[None])).tolist()
         named = {f"{self.prefix}{k}": v for k, v in zip(total.parts, parts, strict=True)}
         guard.check_finite(named)
         if not self.scaler.is_enabled():  # it leaves out steps that overflow

@@ -228,14 +228,14 @@ class HeadTask(SingleTask[HeadRecipe]):
         slots += [self._crops(self.scenes)] * (recipe.synthetic_per_batch if self.scenes else 0)
         if not slots:
             raise ValueError(f"folder '{recipe.folder}': all of its pairs are held out")
-        labelled = self.real or self.scenes
-        weights = class_weights(labelled, len(self.class_set)).pow(recipe.class_weight_exponent)
-        self.class_weights = weights.to(self.device)
-        self.shown = next(pairs[0] for pairs in (self.held_out, labelled) if pairs)
         self.teacher: Segmenter | None = None
         if recipe.teacher_segmenter:
             teacher = open_segmenter(recipe.teacher_segmenter, self.class_set)
             self.teacher = teacher.to(self.device)
+        labelled = self.real or self.scenes
+        weights = class_weights(labelled, len(self.class_set)).pow(recipe.class_weight_exponent)
+        self.class_weights = weights.to(self.device)
+        self.shown = next(pairs[0] for pairs in (self.held_out, labelled) if pairs)
         self.batches = self.open_batches(_SlotCrops(slots), len(slots), first)
 
     def _crops(self, pairs: Sequence[Pair]) -> PairCrops:

@@ -132,11 +132,12 @@ class UnsupervisedTask(SingleTask[UnsupervisedRecipe]):
     def finish(self, origin: dict[str, str]) -> Scores:
         """Write the student and score it."""
         student = restore_norm(self.student).eval().requires_grad_(False)
+        student = student.to(memory_format=torch.contiguous_format)  # as the file has it
         held_out = self.pairs.held_out.items()
         scores = {folder: score_student(student, pairs, self.device) for folder, pairs in held_out}
-        student = student.to("cpu").to(memory_format=torch.contiguous_format)
+        model = replace(self.model, student=student.to("cpu"), ranges={})
         save_model(
-            calibrate(replace(self.model, student=student, ranges={}), self.training),
+            calibrate(model, self.training),
             self.recipe.output,
             source=f"trained on pairs alone in {self.steps} steps, from {self.model.name}",
             **origin,
