@@ -1,4 +1,4 @@
-"""`ivf train`."""
+"""Commands of the group `ivf train`."""
 
 from __future__ import annotations
 
@@ -21,80 +21,55 @@ def _train_priors(args: argparse.Namespace) -> int:
     report = make_priors(load_recipe(PriorRecipe, args.config, args.set))
     for line in report.failed:
         print(f"ivf train priors: left out: {line}", file=sys.stderr)
-    pictures = report.made + report.kept
+    images = report.made + report.kept
     print(
-        f"masks of {report.made} pictures made, of {report.kept} kept, "
-        f"{report.masks / max(1, pictures):.1f} a picture"
+        f"masks of {report.made} images made, of {report.kept} images found, "
+        f"{report.masks / max(1, images):.1f} per image"
     )
     print(f"written to {report.directory}")
     return 1 if report.failed else 0
 
 
 def _train_student(args: argparse.Namespace) -> int:
-    from ivf_core.system.memory import keep_freed_memory
-    from ivf_core.training.runs.recipe import load_recipe
     from ivf_core.training.students.student import StudentRecipe, train_student
 
-    keep_freed_memory()
-    recipe = load_recipe(StudentRecipe, args.config, args.set)
-    print("PSNR against the reference on pairs kept out of training:")
-    for folder, decibel in train_student(recipe).items():
-        print(f"  {folder}: {decibel:.2f} dB")
-    print(f"written to {recipe.output}")
-    return 0
+    return _train(args, StudentRecipe, train_student)
 
 
 def _train_unsupervised(args: argparse.Namespace) -> int:
-    from ivf_core.system.memory import keep_freed_memory
-    from ivf_core.training.runs.recipe import load_recipe
     from ivf_core.training.students.unsupervised import UnsupervisedRecipe, train_unsupervised
 
-    keep_freed_memory()
-    recipe = load_recipe(UnsupervisedRecipe, args.config, args.set)
-    print("means over the pairs kept out of training:")
-    for folder, scores in train_unsupervised(recipe).items():
-        print(f"  {folder}: " + ", ".join(f"{name} {value:.3f}" for name, value in scores.items()))
-    print(f"written to {recipe.output}")
-    return 0
+    return _train(args, UnsupervisedRecipe, train_unsupervised)
 
 
 def _train_head(args: argparse.Namespace) -> int:
-    from ivf_core.system.memory import keep_freed_memory
-    from ivf_core.training.runs.recipe import load_recipe
     from ivf_core.training.segmentation.head import HeadRecipe, train_head
 
-    keep_freed_memory()
-    recipe = load_recipe(HeadRecipe, args.config, args.set)
-    for title, scores in train_head(recipe).items():
-        print(title)
-        for name, value in scores.items():
-            print(f"  {name:<12} {value:.3f}")
-    print(f"written to {recipe.output}")
-    return 0
+    return _train(args, HeadRecipe, train_head)
 
 
 def _train_segformer(args: argparse.Namespace) -> int:
     from ivf_core.training.segmentation.segformer import SegformerRecipe, train_segformer
 
-    return _train_with_fabric(args, SegformerRecipe, train_segformer)
+    return _train(args, SegformerRecipe, train_segformer)
 
 
 def _train_teacher(args: argparse.Namespace) -> int:
     from ivf_core.training.sage.teacher import TeacherRecipe, train_teacher
 
-    return _train_with_fabric(args, TeacherRecipe, train_teacher)
+    return _train(args, TeacherRecipe, train_teacher)
 
 
 def _train_distill(args: argparse.Namespace) -> int:
     from ivf_core.training.sage.distill import DistillRecipe, distill
 
-    return _train_with_fabric(args, DistillRecipe, distill)
+    return _train(args, DistillRecipe, distill)
 
 
 def _train_encoder(args: argparse.Namespace) -> int:
     from ivf_core.training.sage.encoder import EncoderRecipe, train_encoder
 
-    return _train_with_fabric(args, EncoderRecipe, train_encoder)
+    return _train(args, EncoderRecipe, train_encoder)
 
 
 def _prepare_smoke(args: argparse.Namespace) -> int:
@@ -105,7 +80,7 @@ def _prepare_smoke(args: argparse.Namespace) -> int:
     return 0
 
 
-def _train_with_fabric(args: argparse.Namespace, kind: Any, train: Callable[[Any], Any]) -> int:
+def _train(args: argparse.Namespace, kind: Any, train: Callable[[Any], Any]) -> int:
     """Run a recipe, and print its scores in the first of its processes."""
     from ivf_core.system.memory import keep_freed_memory
     from ivf_core.training.runs.recipe import load_recipe
@@ -127,23 +102,21 @@ def _train_with_fabric(args: argparse.Namespace, kind: Any, train: Callable[[Any
 def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, type=Path, help="recipe, a YAML file")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="change an option of it"
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change one of its options"
     )
-
-
-def _add_resumable(parser: argparse.ArgumentParser) -> None:
-    _add_train(parser)
     parser.add_argument(
-        "--resume", action="store_true", help="go on with a run that was interrupted"
+        "--resume",
+        action="store_true",
+        help="continue from the checkpoint of an interrupted run, or start if there is none",
     )
 
 
 def _add_smoke(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--output", required=True, type=Path, help="folder for both")
+    parser.add_argument("--output", required=True, type=Path, help="folder for pairs and SAM")
 
 
-# A run that diverges, or for which memory is too small (torch: a RuntimeError).
-_BAD_RUN = (*BAD_INPUT, FloatingPointError, MemoryError, RuntimeError)
+# A run that diverges (StepError), or for which memory is too small (in torch a RuntimeError).
+_BAD_RUN = (*BAD_INPUT, MemoryError, RuntimeError)
 
 COMMANDS = (
     Command(
@@ -156,7 +129,7 @@ COMMANDS = (
     ),
     Command(
         "train student",
-        "distil a student from a reference",
+        "distil a student from another student",
         "ivf train student --config training/student_sage.yaml --set steps=100",
         _add_train,
         _train_student,
@@ -166,7 +139,7 @@ COMMANDS = (
         "train teacher",
         "pre-train SAGE's main network",
         "ivf train teacher --config training/teacher_fmb.yaml",
-        _add_resumable,
+        _add_train,
         _train_teacher,
         _BAD_RUN,
     ),
@@ -174,21 +147,21 @@ COMMANDS = (
         "train distill",
         "distil a teacher into a student, both learning in turns",
         "ivf train distill --config training/distill_fmb.yaml --set scheme=offline",
-        _add_resumable,
+        _add_train,
         _train_distill,
         _BAD_RUN,
     ),
     Command(
         "train encoder",
-        "train an encoder for L_cs where there is no SAM",
+        "train an encoder for L_cs, without SAM",
         "ivf train encoder --config training/encoder_shared.yaml",
-        _add_resumable,
+        _add_train,
         _train_encoder,
         _BAD_RUN,
     ),
     Command(
         "train smoke",
-        "make synthetic pairs and a tiny SAM, to try the training of a teacher",
+        "make synthetic pairs and a tiny SAM, to try out the training of a teacher",
         "ivf train smoke --output runs/smoke",
         _add_smoke,
         _prepare_smoke,
@@ -196,7 +169,7 @@ COMMANDS = (
     ),
     Command(
         "train unsupervised",
-        "train a student on pairs alone, with no reference",
+        "train a student on pairs alone, without a teacher",
         "ivf train unsupervised --config training/unsupervised_clear.yaml",
         _add_train,
         _train_unsupervised,
@@ -212,9 +185,9 @@ COMMANDS = (
     ),
     Command(
         "train segformer",
-        "train a SegFormer on fused pictures, and test it",
+        "train a SegFormer on fused images, and test it",
         "ivf train segformer --config training/segformer_fmb.yaml",
-        _add_resumable,
+        _add_train,
         _train_segformer,
         _BAD_RUN,
     ),

@@ -60,14 +60,24 @@ def cosine_feature_loss(features: Sequence[Tensor], targets: Sequence[Tensor]) -
     return torch.stack(terms).sum()
 
 
-def relative_feature_error(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> Tensor:
+def relative_feature_error(
+    ours: Sequence[Tensor],
+    theirs: Sequence[Tensor],
+    *,
+    mean: Callable[[Tensor], Tensor] = torch.mean,
+) -> Tensor:
     """Sum over stages of ||f - g||^2 / ||g||^2 over the whole batch.
 
     Unlike the cosine it pins down the scale as well, so that a head trained on
     one network's features reads the other's.
+
+    Args:
+        ours: features f, stage by stage.
+        theirs: features g, of the same shapes.
+        mean: of ||g||^2; over all processes where each has a share of the batch.
     """
     terms = [
-        F.mse_loss(f, g) / g.square().mean().clamp_min(1e-12)
+        F.mse_loss(f, g) / mean(g.square()).clamp_min(1e-12)
         for f, g in zip(ours, theirs, strict=True)
     ]
     return torch.stack(terms).sum()

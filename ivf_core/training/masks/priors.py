@@ -30,7 +30,7 @@ from ivf_core.data.datasets import open_dataset
 from ivf_core.data.pairs import PairFiles
 from ivf_core.training.masks.cache import MaskCache, MaskCacheError
 from ivf_core.training.masks.sources import CropMasks, LabelMasks, MaskSource, SuperpixelMasks
-from ivf_core.training.runs.recipe import data_directory, provenance
+from ivf_core.training.runs.recipe import Recipe, data_directory, option, provenance
 
 if TYPE_CHECKING:
     from multiprocessing.queues import Queue
@@ -52,96 +52,85 @@ PRIOR_SOURCES = {
     "superpixels": "SLIC superpixels",
 }
 
-# The options that decide what a source's masks are, beside the pictures and SAM's weights.
+# The options that decide what a source's masks are, beside the pictures and SAM's weights, by
+# their names in the cache's settings.
+_AREA, _SAM_CROPS = "min_mask_region_area", "crop_n_points_downscale_factor"
 _DECISIVE = {
-    "sam": ("count", "points_per_side", "predicted_iou", "stability", "crop_layers",
-            "crop_points_downscale", "minimum_area", "bgr"),
-    "crops": ("count", "crop_sides", "seed"),
-    "labels": ("count", "minimum_area", "ignored_labels"),
-    "superpixels": ("count", "segments", "compactness"),
+    "sam": {"count": "count", "points_per_side": "points_per_side",
+            "predicted_iou": "pred_iou_thresh", "stability": "stability_score_thresh",
+            "crop_layers": "crop_n_layers", "crop_points_downscale": _SAM_CROPS,
+            "minimum_area": _AREA, "bgr": "bgr"},
+    "crops": {"count": "count", "crop_sides": "crop_sides", "seed": "seed"},
+    "labels": {"count": "count", "minimum_area": _AREA, "ignored_labels": "ignored_labels"},
+    "superpixels": {"count": "count", "segments": "n_segments", "compactness": "compactness"},
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class PriorRecipe:
+@dataclass(frozen=True, kw_only=True)
+class PriorRecipe(Recipe):
     """Masks for folders of pairs. The defaults of `sam` are those published with SAGE."""
 
-    folders: tuple[str, ...]
+    folders: tuple[str, ...] = option(nonempty=True)
     """Data sets in the layouts of `ivf_core.data.datasets`, relative to the data directory."""
-    output: str
-    """Where the caches lie; each source with its settings gets a folder of its own there."""
-    source: str = "sam"
-    """sam, or without its weights crops, labels or superpixels."""
+    output: str = option(nonempty=True)
+    """Directory of the caches; each source with its settings gets a folder of its own there."""
+    source: str = option("sam", choices=PRIOR_SOURCES)
+    """sam; or without its weights crops, labels or superpixels."""
     checkpoint: str = ""
     """sam only: file of SAM's weights, relative to the data directory."""
-    model: str = "vit_b"
-    """sam only: what the checkpoint must be: vit_b, vit_l, vit_h, or any."""
-    count: int = 20
-    """The most masks that are kept of a picture, the largest ones."""
-    points_per_side: int = 128
-    """sam only: prompts along a side of the picture."""
-    points_per_batch: int = 64
+    model: str = option("vit_b", choices=("vit_b", "vit_l", "vit_h", "any"))
+    """sam only: expected model of the checkpoint: vit_b, vit_l, vit_h, or any."""
+    count: int = option(20, minimum=1)
+    """Largest number of masks of an image; the largest masks are kept."""
+    points_per_side: int = option(128, minimum=1)
+    """sam only: prompts along a side of the image."""
+    points_per_batch: int = option(64, minimum=1)
     """sam only: prompts at a time; more are faster and need more memory."""
-    predicted_iou: float = 0.86
-    """sam only: masks that SAM itself rates lower are dropped."""
-    stability: float = 0.92
-    """sam only: so are masks that change more than this with the threshold on their logits."""
-    crop_layers: int = 1
-    """sam only: layer n asks again in each of 4^n overlapping parts of the picture."""
-    crop_points_downscale: int = 2
+    pred_iou_thresh: float = option(0.86, minimum=0, maximum=1, former_names=("predicted_iou",))
+    """sam only: masks are dropped if SAM predicts a lower IoU for them."""
+    stability_score_thresh: float = option(0.92, minimum=0, maximum=1, former_names=("stability",))
+    """sam only: masks are dropped if they change more than this with the threshold on their
+    logits."""
+    crop_n_layers: int = option(1, minimum=0, former_names=("crop_layers",))
+    """sam only: layer n prompts again in each of 4^n overlapping parts of the image."""
+    crop_n_points_downscale_factor: int = option(
+        2, minimum=1, former_names=("crop_points_downscale",)
+    )
     """sam only: prompts along a side are divided by this, layer by layer."""
-    minimum_area: int = 100
+    min_mask_region_area: int = option(100, minimum=0, former_names=("minimum_area",))
     """sam: smaller holes are filled and smaller islands removed; labels: smaller regions are
     left out; in pixels."""
     bgr: bool = False
-    """sam only: swap red and blue before SAM sees the picture. The published code does, though
+    """sam only: swap red and blue before SAM sees the image. The published code does, though
     SAM was trained on RGB."""
-    crop_sides: tuple[float, float] = (0.25, 0.75)
-    """crops only: range of the sides relative to the picture's. The paper gives none."""
+    crop_sides: tuple[float, float] = option((0.25, 0.75), above=0, maximum=1, ascending=True)
+    """crops only: range of the sides relative to the image's. The paper gives none."""
     labels: str = ""
-    """labels only: name of the folder of class ids, where a plain folder has another."""
-    ignored_labels: tuple[int, ...] = ()
+    """labels only: name of the folder of class ids, if a plain folder has another."""
+    ignored_labels: tuple[int, ...] = option((), minimum=0, maximum=255)
     """labels only: classes that give no masks, beside 255."""
-    segments: int = 100
-    """superpixels only: about how many a picture is cut into."""
-    compactness: float = 10.0
-    """superpixels only: how much nearness counts beside colour."""
+    n_segments: int = option(100, minimum=1, former_names=("segments",))
+    """superpixels only: approximate number of superpixels of an image."""
+    compactness: float = option(10.0, above=0)
+    """superpixels only: weight of distance against colour."""
     devices: tuple[str, ...] = ()
-    """One worker for each, such as cuda:0; none: sam takes all GPUs there are, else one cpu."""
-    seed: int = 0
-    """crops only."""
+    """Devices with one worker each, such as cuda:0; if empty, sam takes all GPUs, or one cpu
+    without GPUs and for other sources."""
+    seed: int = option(0, minimum=0)
+    """crops only: seed of the crops."""
 
     def __post_init__(self) -> None:
-        if self.source not in PRIOR_SOURCES:
-            raise ValueError(f"source '{self.source}', known: {', '.join(PRIOR_SOURCES)}")
-        if not self.folders:
-            raise ValueError("folders: expected at least one")
+        super().__post_init__()
         if self.source == "sam" and not self.checkpoint:
             raise ValueError(
                 "source 'sam' needs a checkpoint, a file of SAM's weights; "
                 "without one, set source to crops, labels or superpixels"
             )
-        if self.model not in (models := ("vit_b", "vit_l", "vit_h", "any")):
-            raise ValueError(f"model '{self.model}', known: {', '.join(models)}")
-        for name in ("count", "points_per_side", "points_per_batch", "crop_points_downscale",
-                     "segments"):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("crop_layers", "minimum_area", "seed"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
-        if self.points_per_side < self.crop_points_downscale**self.crop_layers:
+        if self.points_per_side < self.crop_n_points_downscale_factor**self.crop_n_layers:
             raise ValueError(
                 f"points_per_side {self.points_per_side}: none are left in crop layer "
-                f"{self.crop_layers}"
+                f"{self.crop_n_layers}"
             )
-        for name in ("predicted_iou", "stability"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
-        if not 0 < self.crop_sides[0] <= self.crop_sides[1] <= 1:
-            raise ValueError(f"crop_sides must be a range in (0, 1], got {self.crop_sides}")
-        if self.compactness <= 0:
-            raise ValueError(f"compactness must be positive, got {self.compactness}")
 
 
 @dataclass
@@ -281,7 +270,8 @@ def _warn_unless_guided(cache: MaskCache) -> None:
 def _settings(recipe: PriorRecipe) -> dict[str, object]:
     """Return everything that determines the masks of a recipe apart from the images."""
     options = dataclasses.asdict(recipe)
-    chosen = {name: options[name] for name in ("source", *_DECISIVE[recipe.source])}
+    names = {"source": "source", **_DECISIVE[recipe.source]}
+    chosen = {name: options[option] for name, option in names.items()}
     if recipe.source == "sam":
         chosen["weights_sha256"] = _file_digest(data_directory() / recipe.checkpoint)
     return chosen
@@ -369,9 +359,9 @@ class _Worker:
         if recipe.source == "crops":
             return CropMasks(recipe.count, recipe.crop_sides, recipe.seed)
         if recipe.source == "labels":
-            return LabelMasks(recipe.count, recipe.minimum_area, recipe.ignored_labels)
+            return LabelMasks(recipe.count, recipe.min_mask_region_area, recipe.ignored_labels)
         if recipe.source == "superpixels":
-            return SuperpixelMasks(recipe.count, recipe.segments, recipe.compactness)
+            return SuperpixelMasks(recipe.count, recipe.n_segments, recipe.compactness)
         from ivf_core.training.masks.sam import SamMasks, load_sam
 
         return SamMasks(
@@ -380,11 +370,11 @@ class _Worker:
             bgr=recipe.bgr,
             points_per_side=recipe.points_per_side,
             points_per_batch=recipe.points_per_batch,
-            pred_iou_thresh=recipe.predicted_iou,
-            stability_score_thresh=recipe.stability,
-            crop_n_layers=recipe.crop_layers,
-            crop_n_points_downscale_factor=recipe.crop_points_downscale,
-            min_mask_region_area=recipe.minimum_area,
+            pred_iou_thresh=recipe.pred_iou_thresh,
+            stability_score_thresh=recipe.stability_score_thresh,
+            crop_n_layers=recipe.crop_n_layers,
+            crop_n_points_downscale_factor=recipe.crop_n_points_downscale_factor,
+            min_mask_region_area=recipe.min_mask_region_area,
         )
 
     def run(self, pair: _Pair) -> PriorReport:

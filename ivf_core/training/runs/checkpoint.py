@@ -1,8 +1,9 @@
-"""Checkpoints from which a run goes on as if it had never stopped."""
+"""Checkpoints from which a run continues as if it had never stopped."""
 
 from __future__ import annotations
 
 import json
+import logging
 import random
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,58 +11,38 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import nn
 
 from ivf_core.system.atomic import atomic_path
 
-__all__ = ["CheckpointError", "RunState", "Stateful", "Trained"]
+__all__ = ["CheckpointError", "RunState", "Stateful"]
 
-_FORMAT = "ivf-run-1"
+_FORMAT = "ivf-run-2"
+_log = logging.getLogger(__name__)
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is damaged, in the way, or of another run."""
+    """Error for a checkpoint that is damaged, would be overwritten, or is of another run."""
 
 
 class Stateful(Protocol):
-    """Modules, optimizers, schedules."""
+    """Interface of modules, optimizers, schedules and learners."""
 
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state_dict: Any, /) -> Any: ...
 
 
-class Trained:
-    """What a checkpoint holds of a network that learns; subclasses set the attributes."""
-
-    network: nn.Module
-    optimizer: torch.optim.Optimizer
-    schedule: torch.optim.lr_scheduler.LRScheduler
-
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-
-
 class RunState:
-    """Everything that a run changes as it goes, in one file that holds no code.
+    """State of a run, in one file that holds no code.
 
-    The file is replaced whole, under a temporary name first: whenever a run is killed, the last
-    checkpoint is there.
+    The file is written under a temporary name and then renamed: whenever a run is killed, its
+    last checkpoint is whole. Besides the parts it holds the states of the random generators of
+    torch, NumPy and Python. The position in the data is the step.
 
     Args:
-        path: of the file.
-        options: the resolved recipe, values of JSON; a run goes on with the same ones only.
-        parts: what changes, by name. Random numbers are kept beside them: torch's, NumPy's and
-            Python's. The data's position is the step.
-        free: names of options that may differ.
+        path: file of the checkpoint.
+        options: resolved recipe, values of JSON; a run must be resumed with the same.
+        parts: everything that training changes, by name.
+        changeable: names of the options that may differ.
     """
 
     def __init__(
@@ -69,10 +50,10 @@ class RunState:
         path: Path,
         options: Mapping[str, Any],
         parts: Mapping[str, Stateful],
-        free: tuple[str, ...] = (),
+        changeable: tuple[str, ...] = (),
     ) -> None:
         self.path = path
-        self._options = {key: value for key, value in options.items() if key not in free}
+        self._options = {key: value for key, value in options.items() if key not in changeable}
         self._parts = parts
 
     def save(self, step: int) -> None:
@@ -88,10 +69,10 @@ class RunState:
             torch.save(state, temporary)
 
     def restore(self) -> int:
-        """Put everything back.
+        """Load the file into the parts and the random generators.
 
         Returns:
-            The steps taken before; 0 where there is no file.
+            Steps taken before; 0 if there is no file.
 
         Raises:
             CheckpointError: the file is damaged, or of a run with other options; names them.
@@ -99,6 +80,7 @@ class RunState:
         try:
             state = torch.load(self.path, map_location="cpu", weights_only=True)
         except FileNotFoundError:
+            _log.warning("there is no checkpoint '%s': the run starts at step 0", self.path)
             return 0
         except Exception as error:  # damaged bytes can end the unpickler in any way
             raise CheckpointError(
@@ -117,15 +99,16 @@ class RunState:
             ) from error
         return int(state["step"])
 
-    def refuse_leftover(self) -> None:
-        """Raise CheckpointError where there is a checkpoint: a new run would overwrite it."""
+    def reject_leftover(self) -> None:
+        """Raise CheckpointError if there is a checkpoint: a new run would overwrite it."""
         if self.path.exists():
             raise CheckpointError(
-                f"'{self.path}' is the checkpoint of a run that was interrupted: go on with it "
-                f"(--resume), or remove it"
+                f"'{self.path}' is the checkpoint of an interrupted run: continue that run "
+                f"(--resume), or remove the file"
             )
 
     def remove(self) -> None:
+        """Delete the file, if there is one."""
         self.path.unlink(missing_ok=True)
 
     def _check(self, before: Mapping[str, Any]) -> None:
@@ -136,7 +119,7 @@ class RunState:
             if was != value:
                 raise CheckpointError(
                     f"checkpoint '{self.path}': {name} was {_text(was)} when the run began, is "
-                    f"{_text(value)} now; a run goes on with the recipe that it began with"
+                    f"{_text(value)} now; a run must be resumed with the recipe that it began with"
                 )
 
 

@@ -2,8 +2,9 @@
 
 The networks are not wrapped in DistributedDataParallel: they are small, two of them take
 turns, and not every weight has a gradient in every step. Each process computes the gradients
-of its share of a batch, and their mean is taken in one go. Where a loss is more than the mean
-of its crops' losses, `sum_over_processes` makes it that of the whole batch.
+of its share of a batch, and one collective call averages all of them. A loss that is not the
+mean of its crops' losses is computed on the whole batch, with `gather_over_processes` or
+`sum_over_processes`.
 """
 
 from __future__ import annotations
@@ -17,16 +18,22 @@ import torch.distributed as dist
 from torch import Tensor
 
 __all__ = [
+    "PRECISIONS",
     "DeviceOptions",
     "average_over_processes",
+    "gather_over_processes",
+    "mean_over_processes",
     "process_count",
     "start_fabric",
     "sum_over_processes",
 ]
 
+PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+"""Words for `precision` in recipes, with those of Lightning Fabric."""
+
 
 class DeviceOptions(Protocol):
-    """What a recipe says of devices; see `run_options.RunOptions`."""
+    """Options of a recipe that choose devices; see `options.RunOptions`."""
 
     @property
     def accelerator(self) -> str: ...
@@ -39,11 +46,14 @@ class DeviceOptions(Protocol):
 
 
 def start_fabric(options: DeviceOptions) -> Any:
-    """A launched `lightning_fabric.Fabric` as the recipe says.
+    """Launch a `lightning_fabric.Fabric` with the devices and the precision of a recipe.
+
+    Args:
+        options: a recipe.
 
     Raises:
-        ValueError: the package is missing, a device is not there, or torchrun started another
-            number of processes than the recipe says.
+        ValueError: the package is missing, a device is missing or cannot do the precision, or
+            torchrun started another number of processes than the recipe says.
     """
     try:
         from lightning_fabric import Fabric
@@ -58,13 +68,15 @@ def start_fabric(options: DeviceOptions) -> Any:
         raise ValueError(
             f"torchrun started {started} processes on this node, but devices is {options.devices}"
         )
+    if options.precision == "fp16" and not _uses_gpu(options):
+        raise ValueError("precision 'fp16' needs a GPU, expected fp32 or bf16 on a CPU")
     several = options.devices * options.nodes > 1
     try:
         fabric = Fabric(
             accelerator=options.accelerator,
             devices=options.devices,
             num_nodes=options.nodes,
-            precision=options.precision,  # type: ignore[arg-type]
+            precision=PRECISIONS[options.precision],  # type: ignore[arg-type]
             strategy="ddp" if several else "auto",
         )
         fabric.launch()
@@ -81,12 +93,37 @@ def start_fabric(options: DeviceOptions) -> Any:
 
 
 def process_count() -> int:
+    """Return the number of processes that train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def sum_over_processes(x: Tensor) -> Tensor:
-    """The sum of every process's `x`, through which gradients flow back to all of them."""
+    """Return the sum of every process's `x`; gradients flow back to all processes."""
     return x if process_count() == 1 else _Sum.apply(x)
+
+
+def mean_over_processes(x: Tensor) -> Tensor:
+    """Return the mean of `x` over its elements and over all processes, a scalar."""
+    return sum_over_processes(x.mean()) / process_count()
+
+
+def gather_over_processes(x: Tensor) -> Tensor:
+    """Concatenate the shares of a batch that the processes hold, in all processes.
+
+    A loss of the whole batch is the same number in each process, and the mean over processes of
+    its gradients is the gradient of the whole batch.
+
+    Args:
+        x: N x ..., of the same shape in each process.
+
+    Returns:
+        (processes * N) x ...; gradients flow back to all processes.
+    """
+    if process_count() == 1:
+        return x
+    whole = x.new_zeros(process_count(), *x.shape)
+    whole[dist.get_rank()] = x
+    return sum_over_processes(whole).flatten(0, 1)
 
 
 def average_over_processes(tensors: Sequence[Tensor]) -> None:
@@ -110,7 +147,11 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def backward(_context: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
-        # Each process's result depends on this x.
+        # The result of each process depends on this x.
         total = gradient.contiguous().clone()
         dist.all_reduce(total)
         return total
+
+
+def _uses_gpu(options: DeviceOptions) -> bool:
+    return options.accelerator != "cpu" and torch.cuda.is_available()

@@ -1,4 +1,4 @@
-"""What a run leaves behind: losses, pictures, where it came from, and one page of it all."""
+"""Record of a training run: losses, images, origin, and one page with all of it."""
 
 from __future__ import annotations
 
@@ -50,42 +50,43 @@ _log = logging.getLogger(__name__)
 
 
 def run_directory(output: str | os.PathLike[str]) -> Path:
-    """Where the record of a run lies: beside the weights file that it writes.
+    """Return the directory of a run's record, next to the weights file that the run writes.
 
-    `runs/student.safetensors` has `runs/student/`; a name without that suffix
-    gets `.run` at its end.
+    `runs/student.safetensors` has `runs/student/`; a name without that suffix gets `.run` at
+    its end.
+
+    Args:
+        output: the weights file.
     """
     path = Path(output)
     return path.with_suffix("" if path.suffix == ".safetensors" else f"{path.suffix}.run")
 
 
 class RunRecord:
-    """Progress bar, curves, pictures and origin of one training run.
+    """Progress bar, curves, images and origin of one training run.
 
         with RunRecord(run_directory(recipe.output), part="student", recipe=recipe,
-                       total_steps=recipe.steps) as run:
+                       total_steps=recipe.steps) as record:
             for step in range(recipe.steps):
                 ...
-                run.losses(step, {"features": 0.5, "output": 0.1})
-            run.summary({"PSNR in dB": {"roadscene": 31.2}})
+                record.losses(step, {"features": 0.5, "output": 0.1})
+            record.summary({"PSNR in dB": {"roadscene": 31.2}})
 
-    The directory gets recipe.yaml, which `load_recipe` reads again; metadata.json:
-    each session with its command, revision, versions, machine, times and how it
-    ended; losses.csv (step, loss, value), images/, TensorBoard's events, scores.json,
-    and at the end summary.html, one page of it all, also where the run fails. What
-    the package logs as a warning meanwhile is kept too.
+    The directory gets recipe.yaml, which `load_recipe` reads again; metadata.json: each session
+    with its command, revision, versions, machine, times and outcome; losses.csv (step, loss,
+    value), images/, TensorBoard's events, scores.json, and at the end summary.html, one page
+    with all of it, also if the run fails. Warnings that the package logs meanwhile are recorded.
 
-    A run that starts at step 0 replaces the record that is there. One that goes on
-    from a checkpoint keeps it up to `first_step`, and drops what an earlier session
-    did after it.
+    A run that starts at step 0 replaces an earlier record. A run that is resumed keeps it up to
+    `first_step`, and drops everything that an earlier session recorded after that.
 
     Args:
-        directory: of the record; may hold other files.
-        part: what is trained, "teacher" or "student".
+        directory: directory of the record; may hold other files.
+        part: name of the trained part, such as "teacher" or "student".
         recipe: a dataclass.
         total_steps: steps of the whole run.
-        first_step: the step that this session starts with.
-        enabled: do nothing if False, as on all but the first of several processes.
+        first_step: first step of this session.
+        enabled: do nothing if False, as in all but the first of several processes.
     """
 
     def __init__(
@@ -130,11 +131,11 @@ class RunRecord:
         return self
 
     def losses(self, step: int, values: Mapping[str, float]) -> None:
-        """Record the losses of one step; not every step needs to have the same ones.
+        """Record the losses of one step; steps may have different ones.
 
         Args:
-            step: 0 for the first.
-            values: by name; "NETWORK/TERM" where several networks learn.
+            step: number of the step, from 0.
+            values: losses by name; "NETWORK/TERM" if several networks learn.
         """
         if not self.enabled:
             return
@@ -146,36 +147,35 @@ class RunRecord:
         self._session["last_step"] = step
         if self._bar is None:
             self._bar = tqdm(total=self._total, initial=self._first, desc=self._part, mininterval=5)
-        # With those of the step before: levels that take turns are both shown.
+        # With those of the step before: networks that take turns are both shown.
         both, self._shown = {**self._shown, **values}, values
         self._bar.set_postfix({n: f"{v:.4g}" for n, v in both.items()}, refresh=False)
         self._bar.update(step + 1 - self._bar.n)
 
-    def wants_pictures(self, step: int) -> bool:
-        """Whether `step` is one of the twenty or so of the whole run to show, or the last one."""
-        every = max(1, self._total // 20)
-        return self.enabled and (step % every == 0 or step == self._total - 1)
-
-    def pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
-        """Record one row of pictures under their names.
+    def images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
+        """Record one row of images under their names.
 
         Args:
-            step: 0 for the first.
-            pictures: each H x W x 3 uint8 RGB, H x W uint8, or masks, K x H x W bool, which
+            step: number of the step, from 0.
+            images: each H x W x 3 uint8 RGB, H x W uint8, or masks, K x H x W bool, which
                 are drawn in colours, the first over the others.
 
         Raises:
-            ValueError: a picture is none of these, or there are none.
+            ValueError: an image is none of these, or there are none.
         """
         if not self.enabled:
             return
-        row = side_by_side([_drawn(name, p) for name, p in pictures.items()], list(pictures))
+        row = side_by_side([_drawn(name, image) for name, image in images.items()], list(images))
         write_image(self.directory / IMAGES / f"{step:08d}.png", row)
         if self._events is not None:
-            self._events.add_image(f"{self._part}/pictures", row, step, dataformats="HWC")
+            self._events.add_image(f"{self._part}/images", row, step, dataformats="HWC")
 
     def summary(self, tables: Mapping[str, Mapping[str, float | str]]) -> None:
-        """Record final scores: values by name, by the title of their table."""
+        """Record final scores.
+
+        Args:
+            tables: values by name, by the title of their table.
+        """
         if self.enabled:
             write_json(self.directory / SCORES, tables)
 
@@ -207,7 +207,7 @@ class RunRecord:
             _log.exception("the record of the run in '%s' is incomplete", self.directory)
 
     def _open_metadata(self) -> dict[str, Any]:
-        """That of the sessions before, where this one goes on, with a new session."""
+        """Return the metadata of earlier sessions, if this one resumes, with a new session."""
         metadata: dict[str, Any] = {"sessions": [], "warnings": []}
         path = self.directory / METADATA
         if self._first and path.is_file():
@@ -219,29 +219,11 @@ class RunRecord:
         for session in metadata["sessions"]:
             if session["outcome"] == RUNNING:
                 session["outcome"] = "killed"
-        metadata["sessions"].append(
-            {
-                "first_step": self._first,
-                "last_step": None,
-                "started": _now(),
-                "ended": None,
-                "outcome": RUNNING,
-                "command": shlex.join(sys.argv),
-                "revision": git_revision(),
-                "versions": {
-                    "ivf_core": __version__,
-                    "python": platform.python_version(),
-                    "torch": torch.__version__,
-                    "numpy": np.__version__,
-                    "opencv": cv2.__version__,
-                },
-                "machine": _machine(),
-            }
-        )
+        metadata["sessions"].append(_new_session(self._first))
         return metadata
 
     def _drop_later_steps(self) -> None:
-        """What an earlier session did from `first_step` on is done again."""
+        """Remove losses, images and scores of an earlier session from `first_step` on."""
         path = self.directory / LOSSES
         rows = [_HEADER]
         if self._first and path.is_file():
@@ -254,9 +236,9 @@ class RunRecord:
             temporary.open("w", newline="", encoding="utf-8") as file,
         ):
             csv.writer(file, lineterminator="\n").writerows(rows)
-        for step, picture in image_files(self.directory).items():
+        for step, image in image_files(self.directory).items():
             if step >= self._first:
-                picture.unlink()
+                image.unlink()
         for name in (SCORES, PAGE):
             (self.directory / name).unlink(missing_ok=True)
 
@@ -270,7 +252,7 @@ class RunRecord:
 
 
 class _Keep(logging.Handler):
-    """Hands on the text of warnings and errors."""
+    """Handler that passes on the text of warnings and errors."""
 
     def __init__(self, keep: Callable[[str], None]) -> None:
         super().__init__(logging.WARNING)
@@ -278,13 +260,13 @@ class _Keep(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self._keep(record.getMessage())
-        # Where nothing else is set up, logging shows what no handler takes.
+        # Without any other handler, logging would show the message itself.
         if not logging.getLogger().handlers and logging.lastResort is not None:
             logging.lastResort.handle(record)
 
 
 def _open_events(directory: Path, first_step: int) -> SummaryWriter | None:
-    """TensorBoard's writer; it shows nothing that was written for `first_step` and later."""
+    """Open TensorBoard's writer; it hides what was written for `first_step` and later."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
@@ -293,25 +275,45 @@ def _open_events(directory: Path, first_step: int) -> SummaryWriter | None:
     return SummaryWriter(str(directory), purge_step=first_step, flush_secs=10)
 
 
-def _drawn(name: str, picture: np.ndarray) -> np.ndarray:
-    if picture.dtype == np.uint8 and (picture.ndim == 2 or picture.shape[2:] == (3,)):
-        return picture
-    if picture.dtype == bool and picture.ndim == 3:
-        return _color_masks(picture)
+def _drawn(name: str, image: np.ndarray) -> np.ndarray:
+    if image.dtype == np.uint8 and (image.ndim == 2 or image.shape[2:] == (3,)):
+        return image
+    if image.dtype == bool and image.ndim == 3:
+        return _color_masks(image)
     raise ValueError(
-        f"picture '{name}' is {picture.shape} {picture.dtype}, expected H x W x 3 or H x W uint8, "
+        f"image '{name}' is {image.shape} {image.dtype}, expected H x W x 3 or H x W uint8, "
         "or K x H x W bool"
     )
 
 
 def _color_masks(masks: np.ndarray) -> np.ndarray:
-    """K x H x W bool to H x W x 3 uint8: hues far from each other, black where there is none."""
+    """Draw K x H x W bool as H x W x 3 uint8: hues far from each other, black without a mask."""
     colored = np.zeros((*masks.shape[1:], 3), np.uint8)
     for number in reversed(range(len(masks))):
         hue = round(180 * (number * 0.618034 % 1))
         pixel = np.uint8([[[hue, 170, 255]]])  # type: ignore[arg-type]
         colored[masks[number]] = cv2.cvtColor(pixel, cv2.COLOR_HSV2RGB)[0, 0]
     return colored
+
+
+def _new_session(first_step: int) -> dict[str, Any]:
+    return {
+        "first_step": first_step,
+        "last_step": None,
+        "started": _now(),
+        "ended": None,
+        "outcome": RUNNING,
+        "command": shlex.join(sys.argv),
+        "revision": git_revision(),
+        "versions": {
+            "ivf_core": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "opencv": cv2.__version__,
+        },
+        "machine": _machine(),
+    }
 
 
 def _machine() -> dict[str, str | int]:

@@ -1,20 +1,20 @@
 """Bi-level distillation of SAGE's teacher into a student (Wu et al., CVPR 2025, section 3.3).
 
-Batches take turns, as in DARTS: even ones update the student against what the teacher makes of
-them, odd ones the teacher against the student's. Offline, the teacher is frozen, and every
-batch updates the student.
+Batches alternate, as in DARTS: even ones update the student against the teacher's output, odd
+ones the teacher against the student's output. Offline, the teacher is frozen, and every batch
+updates the student.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ivf_core.data.pairs import Pair
 from ivf_core.models.checkpoints import FusionModel, load_model, save_model
@@ -22,34 +22,28 @@ from ivf_core.models.student import STUDENTS, FastStudent, FusionStudent
 from ivf_core.models.teacher import Teacher
 from ivf_core.training.losses import StudentWeights, TeacherWeights
 from ivf_core.training.masks.priors import prior_metadata
-from ivf_core.training.runs.batch_norm import freeze_norm, kept_statistics, synchronize_norm
-from ivf_core.training.runs.calibration import calibrate
-from ivf_core.training.runs.devices import start_fabric
-from ivf_core.training.runs.loop import (
-    Learner,
-    StepGuard,
-    open_record,
-    open_state,
-    open_stream,
-    run_steps,
+from ivf_core.training.runs.batch_norm import (
+    freeze_norm,
+    kept_statistics,
+    restore_norm,
+    synchronize_norm,
 )
-from ivf_core.training.runs.options import (
+from ivf_core.training.runs.calibration import calibrate
+from ivf_core.training.runs.loop import Learner, Scores, StepGuard, Task, run_task
+from ivf_core.training.runs.optimizers import adam_with_cosine
+from ivf_core.training.runs.recipe import option
+from ivf_core.training.runs.record import run_directory
+from ivf_core.training.sage.contrast import MaskContrast
+from ivf_core.training.sage.encoder import open_encoder
+from ivf_core.training.sage.objectives import Objectives, open_frozen_segmenter, terms_off
+from ivf_core.training.sage.options import (
     NO_SEGMENTER,
     GuidedOptions,
     find_priors,
     find_sources,
 )
-from ivf_core.training.runs.recipe import provenance
-from ivf_core.training.sage.contrast import MaskContrast
-from ivf_core.training.sage.encoder import open_encoder
-from ivf_core.training.sage.objectives import (
-    Objectives,
-    check_weights,
-    open_frozen_segmenter,
-    terms_off,
-)
-from ivf_core.training.sage.reports import fuse_with_teacher, picture_row, score_fusion
-from ivf_core.training.sage.samples import Batch, MaskedPairs, Source
+from ivf_core.training.sage.reports import fuse_with_teacher, picture_row, score_held_out
+from ivf_core.training.sage.samples import Batch, MaskedPairs, Source, open_stream
 from ivf_core.training.sage.teacher_weights import load_teacher, save_teacher
 from ivf_core.training.sage.unrolled import unrolled_gradient
 
@@ -65,58 +59,57 @@ class DistillRecipe(GuidedOptions):
     """Distillation of a teacher into a student. The defaults are those published with SAGE."""
 
     teacher: str
-    """Weights of the teacher, as ivf train teacher wrote them."""
+    """Weights of the teacher, a file that ivf train teacher wrote."""
     encoder: str
-    """What L_cs measures in: sam, a file that ivf train encoder wrote, or none; none needs
-    contrast weights of zero."""
+    """Encoder whose features L_cs compares: sam, a file that ivf train encoder wrote, or none,
+    which needs contrast weights of 0."""
     sam_checkpoint: str = ""
     """encoder sam only: file of SAM's weights, relative to the data directory."""
-    encoder_layers: tuple[int, ...] = (0, 1)
-    """encoder sam only: which blocks."""
+    encoder_layers: tuple[int, ...] = option((0, 1), minimum=0, nonempty=True)
+    """encoder sam only: blocks whose features are compared."""
     encoder_published: bool = False
-    """encoder sam only: pictures in [0, 1] as they are, as the published code feeds it."""
-    structure: str = "sage"
-    """The student's; fast has other features than the teacher: set both feature weights to 0."""
-    student: str = ""
+    """encoder sam only: images in [0, 1] without normalisation, as in the published code."""
+    architecture: str = option("sage", choices=STUDENTS, former_names=("structure",))
+    """Student: sage; or fast, which has other features than the teacher: set both feature
+    weights to 0."""
+    init_from: str = option("", former_names=("student",))
     """Weights to start the student from: shipped name or file; empty for random ones."""
-    scheme: str = "bilevel"
+    scheme: str = option("bilevel", choices=SCHEMES)
     """bilevel; or offline: the teacher is frozen (Table 3 III d)."""
     second_order: bool = False
-    """The student's gradient looks ahead of a step of the teacher, as DARTS's second order."""
-    pool: int = 0
-    """Draw so many crops once, and encode their sources for L_cs once; 0 draws new ones in
-    every epoch. The features are kept in main memory: with SAM ViT-B 9 MB a crop."""
-    student_learning_rate: float = 2e-3
-    """Of Adam, falling to `final_learning_rate` along a cosine over the student's own steps."""
-    teacher_learning_rate: float = 5e-4
-    """So does this, over the teacher's."""
-    final_learning_rate: float = 1e-5
-    freeze_norm_at: float = 1.0
+    """Compute the student's gradient after a step of the teacher, as DARTS's second order."""
+    pool_size: int = option(0, minimum=0, former_names=("pool",))
+    """Number of crops that are drawn once, and whose sources are encoded once for L_cs; 0 draws
+    new ones in every epoch. The features are kept in main memory: with SAM ViT-B 9 MB a crop."""
+    student_learning_rate: float = option(2e-3, above=0)
+    """Learning rate of the student's Adam, which falls to `final_learning_rate` along a cosine
+    over the student's own steps."""
+    teacher_learning_rate: float = option(5e-4, above=0)
+    """Learning rate of the teacher's Adam, likewise over the teacher's own steps."""
+    final_learning_rate: float = option(1e-5, minimum=0)
+    """Learning rate of both at the end."""
+    freeze_norm_at: float = option(1.0, minimum=0, maximum=1)
     """Share of the batches after which the student's BatchNorm keeps its running statistics."""
-    student_loss: StudentWeights = field(default_factory=StudentWeights)
-    """Weights of the student's terms; 0 leaves one out."""
-    teacher_loss: TeacherWeights = field(default_factory=TeacherWeights)
-    """Of the teacher's."""
+    student_loss: StudentWeights = option(factory=StudentWeights, minimum=0)  # noqa: RUF009
+    """Weights of the student's losses; 0 leaves one out."""
+    teacher_loss: TeacherWeights = option(factory=TeacherWeights, minimum=0)  # noqa: RUF009
+    """Weights of the teacher's losses; 0 leaves one out."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.structure not in STUDENTS:
-            raise ValueError(f"structure '{self.structure}', known: {', '.join(STUDENTS)}")
-        if self.scheme not in SCHEMES:
-            raise ValueError(f"scheme '{self.scheme}', known: {', '.join(SCHEMES)}")
         offline = self.scheme == "offline"
         if offline and self.second_order:
             raise ValueError("second_order: with scheme offline the teacher takes no step")
-        if offline and self.segmenter != NO_SEGMENTER:
+        if self.second_order and self.precision == "fp16":
+            raise ValueError("second_order: its gradients need precision fp32 or bf16")
+        if offline and self.labelled:
             raise ValueError(
                 f"scheme offline: L_seg is the teacher's, set segmenter to {NO_SEGMENTER}"
             )
-        check_weights("student_loss", self.student_loss)
-        check_weights("teacher_loss", self.teacher_loss)
         student = self.student_loss
         if not (student.context or student.contrast or student.feature):
             raise ValueError("student_loss: all weights are 0")
-        if not offline and (self.segmenter == NO_SEGMENTER) != (not self.teacher_loss.segmentation):
+        if not offline and self.labelled != bool(self.teacher_loss.segmentation):
             raise ValueError(
                 f"segmenter {self.segmenter} with teacher_loss.segmentation "
                 f"{self.teacher_loss.segmentation}: set both or neither "
@@ -131,15 +124,11 @@ class DistillRecipe(GuidedOptions):
             raise ValueError(f"both contrast weights are 0: set encoder to {_NO_ENCODER}")
         if (self.encoder == "sam") != bool(self.sam_checkpoint):
             raise ValueError("encoder sam and sam_checkpoint go together: give both or neither")
-        if self.features and STUDENTS[self.structure].layout != Teacher.layout:
+        if self.features and STUDENTS[self.architecture].layout != Teacher.layout:
             raise ValueError(
-                f"structure '{self.structure}': L_fea compares features that lie as the "
-                "teacher's do; set student_loss.feature and teacher_loss.feature to 0"
+                f"architecture '{self.architecture}': L_fea compares features of the same scales "
+                "as the teacher's; set student_loss.feature and teacher_loss.feature to 0"
             )
-        if self.pool < 0:
-            raise ValueError(f"pool must be at least 0, got {self.pool}")
-        if not 0 <= self.freeze_norm_at <= 1:
-            raise ValueError(f"freeze_norm_at must be in [0, 1], got {self.freeze_norm_at}")
 
     @property
     def contrast(self) -> bool:
@@ -149,20 +138,20 @@ class DistillRecipe(GuidedOptions):
 
     @property
     def features(self) -> bool:
-        """Whether L_fea is."""
+        """Whether L_fea is part of any loss."""
         teacher = self.scheme == "bilevel" and self.teacher_loss.feature
         return bool(self.student_loss.feature or teacher)
 
 
 class BilevelSteps:
-    """Updates by the number of their batch.
+    """Steps of student and teacher in turns.
 
     Args:
-        objectives: with student and teacher.
+        objectives: losses of student and teacher.
         student: learns in even batches, offline in all.
-        teacher: learns in odd ones; None offline.
-        second_order: unrolled steps of the student; the teacher's step that they look ahead
-            to is that on the next batch.
+        teacher: learns in odd batches; None offline.
+        second_order: unroll a step of the teacher in the student's gradient; it is the step on
+            the next batch.
     """
 
     def __init__(
@@ -182,18 +171,19 @@ class BilevelSteps:
         """Update one network.
 
         Args:
-            batches: `Batch` by number; asked for `step`, and for the next one in second order.
+            step: number of the batch.
+            batches: `Batch` by number; also the next one is read in second order.
 
         Returns:
-            The parts of its loss, "student/PART" or "teacher/PART".
+            Parts of the loss, "student/PART" or "teacher/PART".
         """
         batch: Batch = batches[step]
         guard = StepGuard(step, batch.names)
         if self._teacher is None or step % 2 == 0:
             if self._second_order and self._teacher is not None:
                 return self._look_ahead(batch, batches[step + 1], guard)
-            return self._student.descend(self._objectives.upper(batch, guard), guard)
-        return self._teacher.descend(self._objectives.lower(batch, guard), guard)
+            return self._student.step(self._objectives.upper(batch, guard), guard)
+        return self._teacher.step(self._objectives.lower(batch, guard), guard)
 
     def _look_ahead(self, batch: Batch, following: Batch, guard: StepGuard) -> dict[str, float]:
         assert self._teacher is not None
@@ -207,127 +197,129 @@ class BilevelSteps:
                 self._teacher.learning_rate,
             )
         with torch.no_grad():
-            self._objectives.run_student(batch, guard)  # for the statistics
-        return self._student.descend(total, guard, gradient)
+            self._objectives.run_student(batch, guard)  # updates the statistics
+        return self._student.step(total, guard, gradient)
 
 
-def distill(recipe: DistillRecipe) -> dict[str, dict[str, float]]:
-    """Run `recipe`, write the student, and score it and the teacher on pairs kept out.
+def distill(recipe: DistillRecipe) -> Scores:
+    """Distil a teacher, write the student, and score both on held-out pairs; see `run_task`.
 
-    The teacher as it is at the end lies beside checkpoint and curves, as teacher.safetensors.
-
-    Returns:
-        Metrics by name, by the title of their table; nothing where no pair was kept out. In
-        the first process; in others nothing.
-
-    Raises:
-        StepError: memory is too small, or a loss is no longer finite.
-        ValueError: data, masks, weights, devices or a checkpoint are not as the recipe says.
+    The teacher of the last step is written into the run's record, as teacher.safetensors.
     """
-    fabric = start_fabric(recipe)
-    device = fabric.device
-    origin = provenance("distill", recipe)
-    torch.manual_seed(recipe.seed)
-    labelled = recipe.segmenter != NO_SEGMENTER
-    sources = find_sources(
-        recipe, labelled=labelled, labels=recipe.labels, class_set=recipe.class_set
-    )
-    total = recipe.batches(len(sources))
-    teacher, teacher_notes = load_teacher(recipe.teacher)
-    student = synchronize_norm(_start_student(recipe), device).to(device)
-    student = student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    upper, lower = _learners(recipe, student, teacher.to(device), total)
-    learners = {learner.name: learner for learner in (upper, lower) if learner is not None}
-    state, first = open_state(recipe, sources, learners)
-    with open_record(recipe, "distill", total, first, fabric) as run:
-        pairs = MaskedPairs(
-            sources,
-            find_priors(recipe.priors),
-            recipe.crops(masks=teacher.masks, labels=labelled),
-            in_memory=recipe.in_memory,
+    return run_task("distill", recipe, DistillTask)
+
+
+class DistillTask(Task[DistillRecipe]):
+    """Distillation of a teacher into a student."""
+
+    def __init__(self, recipe: DistillRecipe, fabric: Any) -> None:
+        super().__init__(recipe, fabric)
+        self.sources = find_sources(
+            recipe, labelled=recipe.labelled, labels=recipe.labels, class_set=recipe.class_set
         )
-        assert pairs.cache is not None
-        contrast, notes = _contrast(recipe, device)
-        notes |= _terms(recipe) | prior_metadata(pairs.cache) | origin
+        self.names = self.sources.names
+        self.steps = recipe.count_steps(len(self.sources))
+        self.teacher, notes = load_teacher(recipe.teacher)
+        self.teacher = self.teacher.to(self.device)
+        self.teacher_notes = {
+            k if k.startswith("teacher_") else f"teacher_{k}": v for k, v in notes.items()
+        }
+        student = synchronize_norm(_start_student(recipe), self.device).to(self.device)
+        self.student = student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.upper, self.lower = self._learners()
+
+    def _learners(self) -> tuple[Learner, Learner | None]:
+        """Return the learners of the student and, unless it is frozen, of the teacher."""
+        recipe, steps = self.recipe, self.steps
+        final, rate = recipe.final_learning_rate, recipe.student_learning_rate
+        offline = recipe.scheme == "offline"
+        own_steps = steps if offline else (steps + 1) // 2
+        optimizer = adam_with_cosine(self.student, own_steps, rate, final)
+        student = self.learner("student", self.student, *optimizer, prefix="student/")
+        if offline:
+            self.teacher.requires_grad_(False)
+            return student, None
+        self.teacher.train()
+        rate = recipe.teacher_learning_rate
+        optimizer = adam_with_cosine(self.teacher, steps // 2, rate, final)
+        return student, self.learner("teacher", self.teacher, *optimizer, prefix="teacher/")
+
+    def start(self, first: int) -> None:
+        """Open pairs, masks, the encoder and the segmenter."""
+        recipe = self.recipe
+        cache = find_priors(recipe.priors)
+        crops = recipe.crops(masks=self.teacher.masks, labels=recipe.labelled)
+        self.pairs = MaskedPairs(self.sources, cache, crops, in_memory=recipe.in_memory)
+        contrast, notes = _contrast(recipe, self.device)
+        self.notes = notes | _terms(recipe) | prior_metadata(cache) | self.teacher_notes
         segmenter = None
         if recipe.scheme == "bilevel":
-            segmenter = open_frozen_segmenter(recipe.segmenter, sources.class_set, device)
-        objectives = Objectives(
-            teacher,
-            student,
+            classes = self.sources.class_set
+            segmenter = open_frozen_segmenter(recipe.segmenter, classes, self.device)
+        self.objectives = Objectives(
+            self.teacher,
+            self.student,
             contrast,
             segmenter,
             recipe.teacher_loss,
             recipe.student_loss,
-            fabric.autocast,
+            self.fabric.autocast,
         )
-        stream = open_stream(recipe, pairs, fabric, first, recipe.pool)
-        steps = BilevelSteps(objectives, upper, lower, second_order=recipe.second_order)
+        self.batches = open_stream(recipe, self.pairs, self.fabric, first, recipe.pool_size)
+        self.turns = BilevelSteps(
+            self.objectives, self.upper, self.lower, second_order=recipe.second_order
+        )
 
-        def update(step: int) -> dict[str, float]:
-            student.train()
-            if step >= recipe.freeze_norm_at * total:
-                freeze_norm(student)
-            return steps.take(step, stream)
+    def update(self, step: int) -> dict[str, float]:
+        """Update the student or the teacher."""
+        self.student.train()
+        if step >= self.recipe.freeze_norm_at * self.steps:
+            freeze_norm(self.student)
+        return self.turns.take(step, self.batches)
 
-        def draw(step: int) -> dict[str, np.ndarray]:
-            student.eval()
-            batch = stream[step]
-            guard = StepGuard(step, batch.names)
-            with torch.no_grad():
-                fused = {
-                    "teacher": objectives.run_teacher(batch, guard).fused,
-                    "student": objectives.run_student(batch, guard).fused,
-                }
-            return picture_row(batch, fused)
+    def images(self, step: int) -> dict[str, np.ndarray]:
+        """Return the sources, both fused images and the masks of a crop."""
+        self.student.eval()
+        batch = self.batches[step]
+        guard = StepGuard(step, batch.names)
+        with torch.no_grad():
+            fused = {
+                "teacher": self.objectives.run_teacher(batch, guard).fused,
+                "student": self.objectives.run_student(batch, guard).fused,
+            }
+        return picture_row(batch, fused)
 
-        run_steps(recipe, state, run, range(first, total), update, draw)
-        scores: dict[str, dict[str, float]] = {}
-        if fabric.is_global_zero:
-            model = FusionModel(_plain(student, recipe.structure))
-            save_model(
-                calibrate(model, _calibration_pairs(sources)),
-                recipe.output,
-                source=f"distilled from a SAGE teacher in {total} steps of {recipe.batch_size}",
-                **notes,
-                **_of_teacher(teacher_notes),
-            )
-            if lower is not None:
-                save_teacher(
-                    teacher,
-                    run.directory / "teacher.safetensors",
-                    source=f"distilled into {Path(recipe.output).name}, and from it",
-                    **notes,
-                    **_of_teacher(teacher_notes),
-                )
-            if sources.kept_out and recipe.score_pairs:
-                kept_out = MaskedPairs(sources.kept_out, pairs.cache, pairs.options)
-                scores = _scores(recipe, model, teacher, kept_out, device)
-            run.summary(scores)
-    if fabric.is_global_zero:
-        state.remove()
-    return scores
-
-
-def _learners(
-    recipe: DistillRecipe, student: nn.Module, teacher: nn.Module, total: int
-) -> tuple[Learner, Learner | None]:
-    """The student's, and the teacher's unless it is frozen: offline."""
-    final = recipe.final_learning_rate
-    if recipe.scheme == "offline":
-        teacher.requires_grad_(False)
-        return Learner("student", student, total, recipe.student_learning_rate, final), None
-    teacher.train()
-    return (
-        Learner("student", student, (total + 1) // 2, recipe.student_learning_rate, final),
-        Learner("teacher", teacher, total // 2, recipe.teacher_learning_rate, final),
-    )
+    def finish(self, origin: dict[str, str]) -> Scores:
+        """Write the student and the teacher, and score them and the mean of both sources."""
+        recipe, output = self.recipe, Path(self.recipe.output)
+        student = restore_norm(self.student).eval().requires_grad_(False)
+        student = student.to("cpu").to(memory_format=torch.contiguous_format)
+        notes = {**self.notes, **origin}
+        save_model(
+            calibrate(FusionModel(student), _calibration_pairs(self.sources)),
+            output,
+            source=f"distilled from a SAGE teacher in {self.steps} steps of {recipe.batch_size}",
+            **notes,
+        )
+        if self.lower is not None:
+            path = run_directory(output) / "teacher.safetensors"
+            source = f"distilled into {output.name}, and from it"
+            save_teacher(self.teacher, path, source=source, **notes)
+        student = student.to(self.device)
+        fuse: dict[str, Callable[[Batch], Tensor]] = {
+            "student": lambda batch: student(batch.luma, batch.infrared).fused,
+            "teacher": fuse_with_teacher(self.teacher.eval()),
+            "mean of both sources": lambda batch: (batch.luma + batch.infrared) / 2,
+        }
+        fuse = {f"{output.stem}: {name}": function for name, function in fuse.items()}
+        held_out = MaskedPairs(self.sources.held_out, self.pairs.cache, self.pairs.options)
+        return score_held_out(fuse, held_out, recipe.score_pairs, self.device)
 
 
 def _contrast(
     recipe: DistillRecipe, device: torch.device
 ) -> tuple[MaskContrast | None, dict[str, str]]:
-    """L_cs, and what weights say of its encoder."""
+    """Return L_cs, and the metadata of its encoder."""
     if not recipe.contrast:
         return None, {"encoder": "none: without L_cs"}
     encode, notes = open_encoder(
@@ -336,11 +328,11 @@ def _contrast(
         layers=recipe.encoder_layers,
         published=recipe.encoder_published,
     )
-    return MaskContrast(encode.to(device), remember=recipe.pool > 0), dict(notes)
+    return MaskContrast(encode.to(device), remember=recipe.pool_size > 0), dict(notes)
 
 
 def _terms(recipe: DistillRecipe) -> dict[str, str]:
-    """What weights say of the losses."""
+    """Return the metadata of the losses."""
     off = terms_off("student_loss", recipe.student_loss)
     if recipe.scheme == "bilevel":
         off += terms_off("teacher_loss", recipe.teacher_loss)
@@ -348,61 +340,25 @@ def _terms(recipe: DistillRecipe) -> dict[str, str]:
 
 
 def _start_student(recipe: DistillRecipe) -> FusionStudent | FastStudent:
-    """Checks that features fit, too, where they are compared."""
-    if recipe.student:
-        model = load_model(recipe.student)
-        if model.architecture != recipe.structure:
+    """Load or make the student; raise ValueError if its features do not fit where they must."""
+    if recipe.init_from:
+        model = load_model(recipe.init_from)
+        if model.architecture != recipe.architecture:
             raise ValueError(
-                f"student '{recipe.student}' is of structure '{model.architecture}', "
-                f"expected '{recipe.structure}'"
+                f"init_from '{recipe.init_from}' has the architecture '{model.architecture}', "
+                f"expected '{recipe.architecture}'"
             )
         student = model.student.train().requires_grad_(True)
     else:
-        student = STUDENTS[recipe.structure]()
+        student = STUDENTS[recipe.architecture]()
     if recipe.features and student.feature_channels != Teacher.feature_channels:
         raise ValueError(
-            f"student '{recipe.student}' has features of {student.feature_channels} channels, "
+            f"init_from '{recipe.init_from}' has features of {student.feature_channels} channels, "
             f"the teacher of {Teacher.feature_channels}: L_fea cannot compare them"
         )
     return student
 
 
-def _plain(trained: nn.Module, structure: str) -> FusionStudent | FastStudent:
-    """A copy without what only training needs, on the processor, in evaluation mode."""
-    student = STUDENTS[structure]()
-    student.load_state_dict(trained.state_dict())
-    return student.eval().requires_grad_(False)
-
-
 def _calibration_pairs(sources: Sequence[Source]) -> list[Pair]:
     chosen = sources[:: -(-len(sources) // _CALIBRATION_PAIRS)]
     return [source.files.read() for source in chosen]
-
-
-def _of_teacher(notes: dict[str, str]) -> dict[str, str]:
-    """What a teacher's file says, as part of what its student's says."""
-    return {k if k.startswith("teacher_") else f"teacher_{k}": v for k, v in notes.items()}
-
-
-def _scores(
-    recipe: DistillRecipe,
-    model: FusionModel,
-    teacher: nn.Module,
-    pairs: MaskedPairs,
-    device: torch.device,
-) -> dict[str, dict[str, float]]:
-    network = model.student.to(device)
-
-    def fuse(batch: Batch) -> Tensor:
-        return network(batch.luma, batch.infrared).fused
-
-    count = recipe.score_pairs
-    tables = {
-        "student": score_fusion(fuse, pairs, count, device),
-        "teacher": score_fusion(fuse_with_teacher(teacher.eval()), pairs, count, device),
-        "mean of both sources": score_fusion(
-            lambda batch: (batch.luma + batch.infrared) / 2, pairs, count, device
-        ),
-    }
-    name = Path(recipe.output).stem
-    return {f"{name}, at most {count} pairs kept out: {k}": v for k, v in tables.items()}

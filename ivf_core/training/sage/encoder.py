@@ -14,7 +14,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,19 +22,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ivf_core.training.losses import Total
-from ivf_core.training.runs.devices import start_fabric
-from ivf_core.training.runs.loop import (
-    Learner,
-    StepGuard,
-    open_record,
-    open_state,
-    open_stream,
-    run_steps,
-)
+from ivf_core.training.runs.loop import Scores, SingleTask, StepGuard, run_task
 from ivf_core.training.runs.network_files import load_network, save_network
-from ivf_core.training.runs.options import RunOptions, find_sources
-from ivf_core.training.runs.recipe import data_directory, provenance
-from ivf_core.training.sage.samples import MaskedPairs
+from ivf_core.training.runs.optimizers import adam_with_cosine
+from ivf_core.training.runs.page import read_losses
+from ivf_core.training.runs.recipe import data_directory, option
+from ivf_core.training.runs.record import run_directory
+from ivf_core.training.sage.options import PairOptions, find_sources
+from ivf_core.training.sage.samples import Batch, MaskedPairs, open_stream
 
 __all__ = [
     "ConvEncoder",
@@ -129,111 +124,97 @@ class _Painter(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderRecipe(RunOptions):
+class EncoderRecipe(PairOptions):
     """Training of an encoder, in place of SAM's, on the pairs themselves."""
 
-    widths: tuple[int, int, int] = (32, 64, 96)
-    """Channels at 1/2, 1/4 and 1/8, multiples of 8."""
-    hidden: float = 0.5
-    """Share of the squares that are hidden."""
-    square: int = 16
-    """Side of a square in pixels."""
-    learning_rate: float = 2e-3
-    """Of Adam, falling to `final_learning_rate` along a cosine."""
-    final_learning_rate: float = 1e-5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.hidden < 1:
-            raise ValueError(f"hidden must be between 0 and 1, got {self.hidden}")
-        if self.square < 1:
-            raise ValueError(f"square must be at least 1, got {self.square}")
-        if any(side % _STRIDE for side in self.crop):
-            raise ValueError(f"crop must be a multiple of {_STRIDE}, got {self.crop}")
+    crop: tuple[int, int] = option((192, 256), minimum=16, multiple_of=_STRIDE)
+    """Height and width of a crop in pixels. Half of the crops are mirrored."""
+    widths: tuple[int, int, int] = option((32, 64, 96), minimum=_GROUPS, multiple_of=_GROUPS)
+    """Channels at 1/2, 1/4 and 1/8 of the size, multiples of 8."""
+    mask_ratio: float = option(0.5, above=0, below=1, former_names=("hidden",))
+    """Share of the patches that are masked."""
+    patch_size: int = option(16, minimum=1, former_names=("square",))
+    """Side of a patch in pixels."""
+    learning_rate: float = option(2e-3, above=0)
+    """Learning rate of Adam, which falls to `final_learning_rate` along a cosine."""
+    final_learning_rate: float = option(1e-5, minimum=0)
+    """Learning rate at the end."""
 
 
-def train_encoder(recipe: EncoderRecipe) -> dict[str, dict[str, float]]:
-    """Run `recipe` and write the encoder.
+def train_encoder(recipe: EncoderRecipe) -> Scores:
+    """Train an encoder and write it; see `run_task`.
 
     Returns:
-        The mean squared error of hidden pixels over the last tenth of the steps, and what
-        painting them in the mean of each picture would give.
-
-    Raises:
-        StepError: memory is too small, or a loss is no longer finite.
-        ValueError: data, devices or a checkpoint are not as the recipe says.
+        Mean squared error of masked pixels over the last tenth of the steps, and the error of
+        the mean of each image in their place.
     """
-    fabric = start_fabric(recipe)
-    origin = provenance("encoder", recipe)
-    torch.manual_seed(recipe.seed)
-    sources = find_sources(recipe, labelled=False)
-    total = recipe.batches(len(sources))
-    painter = _Painter(ConvEncoder(recipe.widths)).to(fabric.device)
-    learner = Learner("encoder", painter, total, recipe.learning_rate, recipe.final_learning_rate)
-    state, first = open_state(recipe, sources, {"encoder": learner})
-    with open_record(recipe, "encoder", total, first, fabric) as run:
-        pairs = MaskedPairs(
-            sources, None, recipe.crops(masks=0, labels=False), in_memory=recipe.in_memory
+    return run_task("encoder", recipe, EncoderTask)
+
+
+class EncoderTask(SingleTask[EncoderRecipe]):
+    """Inpainting of masked patches."""
+
+    def __init__(self, recipe: EncoderRecipe, fabric: Any) -> None:
+        super().__init__(recipe, fabric)
+        self.sources = find_sources(recipe, labelled=False)
+        self.names = self.sources.names
+        self.steps = recipe.count_steps(len(self.sources))
+        self.painter = _Painter(ConvEncoder(recipe.widths)).to(self.device)
+        rates = (recipe.learning_rate, recipe.final_learning_rate)
+        optimizer = adam_with_cosine(self.painter, self.steps, *rates)
+        self.trained = self.learner("encoder", self.painter, *optimizer, prefix="encoder/")
+
+    def start(self, first: int) -> None:
+        """Open the pairs."""
+        recipe = self.recipe
+        crops = recipe.crops(masks=0, labels=False)
+        pairs = MaskedPairs(self.sources, None, crops, in_memory=recipe.in_memory)
+        self.batches = open_stream(recipe, pairs, self.fabric, first)
+
+    def loss(self, step: int, batch: Batch, guard: StepGuard) -> Total:
+        """Return the squared error of masked pixels, and a tenth of that of the others."""
+        images, mask, painted = self._paint(step, batch)
+        seen, unseen = ((painted - images)[m].square().mean() for m in (~mask, mask))
+        means = images.mean(dim=(2, 3), keepdim=True)
+        parts = {"hidden": unseen, "seen": seen, "mean": (means - images)[mask].square().mean()}
+        return Total(unseen + 0.1 * seen, parts)
+
+    def images(self, step: int) -> dict[str, np.ndarray]:
+        """Return an image, its visible patches, and the image that the network makes of them."""
+        with torch.no_grad():
+            images, mask, painted = self._paint(step, self.batches[step])
+        rows = {"image": images, "seen": images.masked_fill(mask, 0.5), "painted": painted}
+        return {
+            name: (255 * x[0, 0].clamp(0, 1)).round().to(torch.uint8).cpu().numpy()
+            for name, x in rows.items()
+        }
+
+    def finish(self, origin: dict[str, str]) -> Scores:
+        """Write the encoder."""
+        recipe = self.recipe
+        save_encoder(
+            self.painter.encoder,
+            recipe.output,
+            source=f"painting in hidden squares, {self.steps} steps of {recipe.batch_size} pairs",
+            **origin,
         )
-        stream = open_stream(recipe, pairs, fabric, first)
-        last: list[dict[str, float]] = []
+        losses = read_losses(run_directory(recipe.output))  # of resumed sessions, too
+        scores = {}
+        for name, text in (("hidden", "painted in"), ("mean", "mean of the image")):
+            steps, values = losses[f"encoder/{name}"]
+            scores[text] = float(values[steps >= 0.9 * self.steps].mean())
+        return {"squared error of masked pixels, last tenth of the steps": scores}
 
-        def paint(step: int) -> tuple[Tensor, Tensor, Tensor]:
-            """Pictures, the mask of what is hidden of them, and what was painted."""
-            batch = stream[step]
-            pictures = torch.cat((batch.luma, batch.infrared))
-            shape = (2, recipe.batch_size, *recipe.crop)
-            hidden = _hide(shape, recipe, step)[:, fabric.global_rank :: fabric.world_size]
-            mask = hidden.flatten(0, 1).unsqueeze(1).to(pictures.device)
-            with fabric.autocast():
-                painted = painter(pictures.masked_fill(mask, 0.5))
-            return pictures, mask, painted.float()
-
-        def update(step: int) -> dict[str, float]:
-            guard = StepGuard(step, stream[step].names)
-            with guard.term("the encoder's pass"):
-                pictures, mask, painted = paint(step)
-                seen, unseen = ((painted - pictures)[m].square().mean() for m in (~mask, mask))
-            loss = Total(unseen + 0.1 * seen, {"hidden": unseen, "seen": seen})
-            parts = learner.descend(loss, guard)
-            means = pictures.mean(dim=(2, 3), keepdim=True)
-            parts["encoder/mean"] = (means - pictures)[mask].square().mean().item()
-            if step >= 0.9 * total:
-                last.append(parts)
-            return parts
-
-        def draw(step: int) -> dict[str, np.ndarray]:
-            with torch.no_grad():
-                pictures, mask, painted = paint(step)
-            rows = {
-                "picture": pictures,
-                "seen": pictures.masked_fill(mask, 0.5),
-                "painted": painted,
-            }
-            return {
-                name: (255 * x[0, 0].clamp(0, 1)).round().to(torch.uint8).cpu().numpy()
-                for name, x in rows.items()
-            }
-
-        run_steps(recipe, state, run, range(first, total), update, draw)
-        names = {"encoder/hidden": "painted in", "encoder/mean": "the picture's mean"}
-        scores = {
-            "squared error of hidden pixels, last tenth of the steps": {
-                title: sum(parts[name] for parts in last) / len(last)
-                for name, title in names.items()
-            }
-        } if last else {}  # fmt: skip
-        run.summary(scores)
-        if fabric.is_global_zero:
-            save_encoder(
-                painter.encoder,
-                recipe.output,
-                source=f"painting in hidden squares, {total} steps of {recipe.batch_size} pairs",
-                **origin,
-            )
-    if fabric.is_global_zero:
-        state.remove()
-    return scores
+    def _paint(self, step: int, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Return images, the mask of their masked pixels, and the network's images."""
+        recipe, fabric = self.recipe, self.fabric
+        images = torch.cat((batch.luma, batch.infrared))
+        shape = (2, recipe.batch_size, *recipe.crop)
+        hidden = _hide(shape, recipe, step)[:, fabric.global_rank :: fabric.world_size]
+        mask = hidden.flatten(0, 1).unsqueeze(1).to(images.device)
+        with fabric.autocast():
+            painted = self.painter(images.masked_fill(mask, 0.5))
+        return images, mask, painted.float()
 
 
 class OpenedEncoder(NamedTuple):
@@ -305,8 +286,8 @@ def load_encoder(path: str | os.PathLike[str]) -> tuple[ConvEncoder, dict[str, s
 def _hide(shape: tuple[int, ...], recipe: EncoderRecipe, step: int) -> Tensor:
     """Squares at random, ... x H x W bool, the same in all processes."""
     *outer, height, width = shape
-    grid = (-(-height // recipe.square), -(-width // recipe.square))
+    grid = (-(-height // recipe.patch_size), -(-width // recipe.patch_size))
     random = np.random.default_rng((_HIDING, recipe.seed, step))
-    hidden = torch.from_numpy(random.random((*outer, *grid)) < recipe.hidden).float()
-    large = F.interpolate(hidden, scale_factor=recipe.square, mode="nearest")
+    hidden = torch.from_numpy(random.random((*outer, *grid)) < recipe.mask_ratio).float()
+    large = F.interpolate(hidden, scale_factor=recipe.patch_size, mode="nearest")
     return large[..., :height, :width].bool()

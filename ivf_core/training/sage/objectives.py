@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields, is_dataclass
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from ivf_core.class_sets import UNLABELED, ClassSet
@@ -22,16 +21,15 @@ from ivf_core.training.losses import (
     student_loss,
     teacher_loss,
 )
-from ivf_core.training.runs.devices import process_count
+from ivf_core.training.runs.devices import gather_over_processes
 from ivf_core.training.runs.loop import StepGuard
-from ivf_core.training.runs.options import NO_SEGMENTER
 from ivf_core.training.sage.contrast import MaskContrast
+from ivf_core.training.sage.options import NO_SEGMENTER
 from ivf_core.training.sage.samples import Batch
 from ivf_core.training.segmentation.segmenters import open_segmenter
 
 __all__ = [
     "Objectives",
-    "check_weights",
     "open_frozen_segmenter",
     "segmentation_term",
     "terms_off",
@@ -149,19 +147,13 @@ class Objectives:
 
 
 def segmentation_term(segmenter: nn.Module, fused: Tensor, batch: Batch) -> Tensor:
-    """L_seg of the fused luma in the colours of the visible image, clamped to [0, 1].
+    """Return L_seg of the fused luma in the colours of the visible image, clamped to [0, 1].
 
-    The mean over processes of what this returns is that over the labelled pixels of all.
+    It is the mean over the labelled pixels of all processes.
     """
     rgb = recolor_unrounded(fused, *batch.chroma.split(1, dim=1)).clamp(0, 1)
-    loss = segmentation_loss(segmenter(rgb).float(), batch.labels, ignore=UNLABELED)
-    if process_count() == 1:
-        return loss
-    ours = (batch.labels != UNLABELED).sum().float()
-    mean = ours.clone()
-    dist.all_reduce(mean)
-    mean /= process_count()
-    return loss * ours / mean.clamp_min(1 / process_count())
+    logits = gather_over_processes(segmenter(rgb).float())
+    return segmentation_loss(logits, gather_over_processes(batch.labels), ignore=UNLABELED)
 
 
 def open_frozen_segmenter(
@@ -184,16 +176,6 @@ def open_frozen_segmenter(
     return open_segmenter(spec, class_set).to(device).requires_grad_(False)
 
 
-def check_weights(option: str, weights: object) -> None:
-    """Raise ValueError for a loss weight below zero, naming it."""
-    for name in (entry.name for entry in fields(weights)):  # type: ignore[arg-type]
-        value = getattr(weights, name)
-        if is_dataclass(value):
-            check_weights(f"{option}.{name}", value)
-        elif value < 0:
-            raise ValueError(f"{option}.{name} must be at least 0, got {value}")
-
-
 def terms_off(option: str, weights: object) -> list[str]:
     """Return the names of the terms whose weight is zero, and log a warning for each.
 
@@ -208,7 +190,7 @@ def terms_off(option: str, weights: object) -> list[str]:
         full, value = f"{option}.{name}", getattr(weights, name)
         if is_dataclass(value):
             names += terms_off(full, value)
-        elif value == 0 and not (option.endswith("fusion") and name.startswith("reference")):
+        elif value == 0 and not ("fusion" in option and name.startswith("reference")):
             _log.warning("%s is 0: the term is left out", full)
             names.append(full)
     return names

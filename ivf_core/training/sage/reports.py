@@ -12,7 +12,7 @@ from ivf_core.metrics.fusion import fusion_metrics
 from ivf_core.models.graph import recolor
 from ivf_core.training.sage.samples import Batch, MaskedPairs
 
-__all__ = ["fuse_with_teacher", "picture_row", "score_fusion"]
+__all__ = ["fuse_with_teacher", "picture_row", "score_fusion", "score_held_out"]
 
 _METRICS = ("EN", "SD", "SF", "AG", "SCD", "VIF", "Qabf")
 
@@ -70,6 +70,25 @@ def score_fusion(
         for name, value in fusion_metrics(visible, infrared, fused, _METRICS).items():
             sums[name] += value.item() / len(chosen)
     return sums
+
+
+def score_held_out(
+    networks: Mapping[str, Callable[[Batch], Tensor]],
+    pairs: MaskedPairs,
+    count: int,
+    device: torch.device,
+) -> dict[str, dict[str, float]]:
+    """Score networks on held-out pairs, evenly chosen; see `score_fusion`.
+
+    Returns:
+        Metrics by name, by the title of their table; nothing without pairs.
+    """
+    if not (pairs and count):
+        return {}
+    return {
+        f"{name}, at most {count} held-out pairs": score_fusion(fuse, pairs, count, device)
+        for name, fuse in networks.items()
+    }
 
 
 def fuse_with_teacher(teacher: nn.Module) -> Callable[[Batch], Tensor]:

@@ -11,20 +11,31 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import count
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
 from ivf_core.class_sets import ClassSet
 from ivf_core.data.pairs import Crop, CropSampler, Pair, PairFiles
 from ivf_core.training.masks.cache import MaskCache
 from ivf_core.training.masks.priors import pair_masks
+from ivf_core.training.runs.batches import BatchStream
+from ivf_core.training.runs.options import RunOptions
 
-__all__ = ["Batch", "BatchStream", "CropOptions", "CropOrder", "MaskedPairs", "Place", "Source"]
+__all__ = [
+    "Batch",
+    "CropOptions",
+    "CropOrder",
+    "MaskedPairs",
+    "Place",
+    "Source",
+    "join",
+    "open_stream",
+]
 
 _CROP, _ORDER, _POOL = range(3)  # parts of seeds, so that these three draw different numbers
 
@@ -253,49 +264,33 @@ def _permutation(kind: int, seed: int, epoch: int, length: int) -> np.ndarray:
     return np.random.default_rng((kind, seed, epoch)).permutation(length)
 
 
-class BatchStream:
-    """Batches by their number, in ascending order, on a device; a look ahead is allowed.
+def open_stream(
+    options: RunOptions, pairs: MaskedPairs, fabric: Any, first: int, pool: int = 0
+) -> BatchStream[Batch]:
+    """Open the batches of this process, from number `first` on.
 
     Args:
-        pairs: what to draw from.
-        order: `first` being the first number.
-        device: where they go.
-        workers: processes that read and cut; 0 does it here.
+        options: batch size, seed and workers.
+        pairs: pairs to draw from.
+        fabric: device and number of this process.
+        first: number of the first batch.
+        pool: see `CropOrder`.
     """
-
-    def __init__(
-        self,
-        pairs: MaskedPairs,
-        order: CropOrder,
-        device: torch.device,
-        *,
-        first: int = 0,
-        workers: int = 0,
-    ) -> None:
-        self._device = device
-        self._next = first
-        self._ahead: dict[int, Batch] = {}
-        self._batches = iter(
-            DataLoader(
-                pairs,
-                batch_sampler=order,
-                num_workers=workers,
-                collate_fn=_join,
-                worker_init_fn=_start_worker,
-                generator=torch.Generator(),  # the global one is the run's
-            )
-        )
-
-    def __getitem__(self, number: int) -> Batch:
-        while self._next <= number:
-            self._ahead[self._next] = next(self._batches).to(self._device)
-            self._next += 1
-        for passed in [kept for kept in self._ahead if kept < number]:
-            del self._ahead[passed]
-        return self._ahead[number]
+    order = CropOrder(
+        len(pairs),
+        options.batch_size,
+        options.seed,
+        first=first,
+        pool=pool,
+        rank=fabric.global_rank,
+        processes=fabric.world_size,
+    )
+    workers = options.workers
+    return BatchStream(pairs, order, fabric.device, first=first, workers=workers, join=join)
 
 
-def _join(crops: list[Batch]) -> Batch:
+def join(crops: list[Batch]) -> Batch:
+    """Join batches of one crop."""
     columns = zip(*(crop.tensors() for crop in crops), strict=True)
     luma, infrared, visible_masks, infrared_masks, labels, chroma = map(torch.cat, columns)
     names = tuple(name for crop in crops for name in crop.names)
@@ -308,7 +303,3 @@ def _fill(planes: Tensor, count: int) -> Tensor:
     filled = planes.new_zeros(count, *planes.shape[1:])
     filled[: len(planes)] = planes[:count]
     return filled
-
-
-def _start_worker(_number: int) -> None:
-    cv2.setNumThreads(0)

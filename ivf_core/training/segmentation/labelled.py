@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,7 +26,6 @@ __all__ = [
 
 _LARGEST_SHARE = 0.75  # of one class in a crop, as in SegFormer's training
 _TRIES = 10
-_AHEAD = 2  # batches
 
 
 def open_labelled_split(
@@ -177,12 +174,16 @@ class ColorCrops:
         self.scales = scales
         self.seed = seed
 
-    def sample(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """3 x h x w float32 RGB in [0, 1] and h x w int64 ids."""
+    def index(self, number: int) -> int:
+        """Return the index of the picture that sample `number` shows."""
         epoch, position = divmod(number, len(self.pictures))
         order = np.random.default_rng((self.seed, epoch, 0)).permutation(len(self.pictures))
+        return int(order[position])
+
+    def sample(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """3 x h x w float32 RGB in [0, 1] and h x w int64 ids."""
         random = np.random.default_rng((self.seed, number, 1))
-        picture, labels = self.pictures[order[position]]
+        picture, labels = self.pictures[self.index(number)]
         scale = random.uniform(*self.scales)
         cut = (max(1, round(self.size[0] / scale)), max(1, round(self.size[1] / scale)))
         picture, labels = _pad(picture, cut, 127), _pad(labels, cut, UNLABELED)
@@ -198,37 +199,6 @@ class ColorCrops:
             )
         )
         return _vary_light(picture, random).transpose(2, 0, 1), labels.astype(np.int64)
-
-    def batches(
-        self,
-        size: int,
-        first: int,
-        last: int,
-        *,
-        rank: int = 0,
-        processes: int = 1,
-        threads: int = 4,
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Batches `first` to `last` - 1, drawn ahead in threads.
-
-        Args:
-            size: of the batches of all processes together, of which each has its share.
-
-        Yields:
-            N x 3 x h x w float32 and N x h x w int64, N being `size` / `processes`.
-        """
-        share = size // processes
-        with ThreadPoolExecutor(threads) as pool:
-            ahead: deque[list[Future[tuple[np.ndarray, np.ndarray]]]] = deque()
-            for batch in range(first, last + _AHEAD):
-                if batch < last:
-                    begin = batch * size + rank * share
-                    numbers = range(begin, begin + share)
-                    ahead.append([pool.submit(self.sample, number) for number in numbers])
-                if batch >= first + _AHEAD and ahead:
-                    parts = zip(*(drawn.result() for drawn in ahead.popleft()), strict=True)
-                    pictures, labels = (torch.from_numpy(np.stack(part)) for part in parts)
-                    yield pictures, labels
 
     def _cut(
         self,

@@ -13,18 +13,18 @@ pictures.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from ivf_core.class_sets import CLASS_SETS, ClassSet
@@ -34,12 +34,13 @@ from ivf_core.metrics.segmentation import ConfusionMatrix
 from ivf_core.models.checkpoints import load_model
 from ivf_core.models.graph import FusionGraph
 from ivf_core.system.atomic import write_json
-from ivf_core.training.losses import segmentation_loss
-from ivf_core.training.runs.batch_norm import synchronize_norm
-from ivf_core.training.runs.checkpoint import RunState, Trained
-from ivf_core.training.runs.devices import average_over_processes, start_fabric
-from ivf_core.training.runs.recipe import data_directory, provenance
-from ivf_core.training.runs.record import RunRecord, run_directory
+from ivf_core.training.losses import Total, segmentation_loss
+from ivf_core.training.runs.batch_norm import restore_norm, synchronize_norm
+from ivf_core.training.runs.batches import Batch, Sample
+from ivf_core.training.runs.devices import gather_over_processes
+from ivf_core.training.runs.loop import Scores, SingleTask, StepGuard, run_task
+from ivf_core.training.runs.options import RunOptions
+from ivf_core.training.runs.recipe import data_directory, option
 from ivf_core.training.segmentation.labelled import (
     ColorCrops,
     FusedPictures,
@@ -64,99 +65,61 @@ SEGFORMERS = {
 """Channels and blocks of the encoder's four stages, and channels of the decoder."""
 
 
-@dataclass(frozen=True)
-class SegformerRecipe:
-    """Training of a SegFormer on fused pictures, and its score on the test split."""
+@dataclass(frozen=True, kw_only=True)
+class SegformerRecipe(RunOptions):
+    """Training of a SegFormer on fused images, and its score on the test split."""
 
-    output: str
-    """The directory to write: config.json, model.safetensors and scores.json. Checkpoint, curves
-    and pictures lie in another beside it (`run.run_directory`)."""
+    output: str = option()
+    """Directory to write: config.json, model.safetensors and scores.json. Checkpoint, losses and
+    images go to a folder beside it, with `.run` at its end."""
     dataset: str = ""
     """Data set with labels, in a layout of `ivf_core.data.datasets`, relative to the data
     directory; its splits train and test are used."""
     weights: str = "sage"
-    """What fuses its pairs: shipped name, or a file."""
+    """Weights that fuse its pairs: shipped name, or a file."""
     fused: str = ""
-    """Folder of pictures that are fused already, relative to the data directory, instead of
-    `weights`; named as the pairs, or, without `dataset`, as their labels. "{split}" in it
-    stands for train and test."""
+    """Folder of fused images, relative to the data directory, instead of `weights`; named as the
+    pairs or, without `dataset`, as their labels. "{split}" in it stands for train and test."""
     labels: str = ""
     """Folder of class ids. In a plain folder: its name there; without `dataset`: relative to
     the data directory, "{split}" as in `fused`."""
-    class_set: str = ""
+    class_set: str = option("", choices=("", *CLASS_SETS))
     """Classes of a plain folder, or without `dataset`: mfnet, fmb or pst900."""
-    hold_out_every: int = 7
-    """Where there are no splits, each n-th pair is kept out of training and tested on."""
-    ignored_labels: tuple[int, ...] = ()
+    hold_out_every: int = option(7, minimum=2)
+    """Without splits, every n-th pair is held out of training and tested on."""
+    ignored_labels: tuple[int, ...] = option((), minimum=0, maximum=255)
     """Classes that neither train nor count, beside 255."""
-    model: str = "b3"
-    """b0 to b5."""
-    start: str = ""
+    model: str = option("b3", choices=SEGFORMERS)
+    """Size of the SegFormer, b0 to b5."""
+    init_from: str = option("", former_names=("start",))
     """Directory, relative to the data directory, of weights of the same model to start from, in
     safetensors as `save_pretrained` writes it: such as nvidia/mit-b3 (ImageNet), or
-    nvidia/segformer-b3-finetuned-ade-512-512, whose classes are dropped. Random ones without."""
-    epochs: int = 100
-    """Passes over the training split."""
-    batch_size: int = 8
-    """Crops of a batch, those of all processes together."""
-    crop: tuple[int, int] = (512, 512)
+    nvidia/segformer-b3-finetuned-ade-512-512, whose classes are dropped. Empty for random ones."""
+    epochs: int = option(100, minimum=0)
+    """Passes over the training split; give this or `steps`, and 0 for the other."""
+    batch_size: int = option(8, minimum=1)  # type: ignore[assignment]
+    """Crops of a batch, of all processes together."""
+    crop: tuple[int, int] = option((512, 512), minimum=32)
     """Height and width of a crop in pixels."""
-    scales: tuple[float, float] = (0.5, 2.0)
-    """Pictures are resized by a factor in this range before they are cut."""
-    learning_rate: float = 6e-5
-    """The highest of AdamW's, for the encoder."""
-    decoder_rate: float = 10.0
-    """That of the decoder, as a multiple."""
-    weight_decay: float = 0.01
-    """Of all but normalisation."""
-    warmup: float = 0.1
-    """Share of the steps in which the rate rises."""
-    threads: int = 4
-    """Threads that draw crops, in each process."""
-    devices: int = 1
-    """Processes of each node, one for each GPU where there are any."""
-    nodes: int = 1
-    """Machines; torchrun starts them."""
-    accelerator: str = "auto"
-    """auto takes GPUs where there are any; cpu or cuda."""
-    precision: str = "32-true"
-    """32-true, or bf16-mixed: the network trains in bfloat16. Tests are in float32."""
-    checkpoint_every: int = 1000
+    scales: tuple[float, float] = option((0.5, 2.0), above=0, ascending=True)
+    """Range of the factor by which images are resized before they are cut."""
+    learning_rate: float = option(6e-5, above=0)
+    """Highest learning rate of AdamW, for the encoder."""
+    decoder_lr_mult: float = option(10.0, above=0, former_names=("decoder_rate",))
+    """Learning rate of the decoder, as a multiple of the encoder's."""
+    weight_decay: float = option(0.01, minimum=0)
+    """Weight decay of all parameters but those of normalisation."""
+    warmup_ratio: float = option(0.1, minimum=0, maximum=1, former_names=("warmup",))
+    """Share of the steps in which the learning rate rises."""
+    workers: int = option(4, minimum=0, changeable=True, former_names=("threads",))
+    """Processes that draw crops, for each device; 0 draws them in the training process."""
+    checkpoint_every: int = option(1000, minimum=1, changeable=True)
     """Steps from one checkpoint to the next."""
-    resume: bool = False
-    """Go on with the checkpoint of a run that was interrupted, or start where there is none."""
-    seed: int = 0
-
-    # What may differ when a run is gone on with.
-    FREE: ClassVar[tuple[str, ...]] = ("threads", "checkpoint_every", "resume")
 
     def __post_init__(self) -> None:
-        if self.model not in SEGFORMERS:
-            raise ValueError(f"model '{self.model}', known: {', '.join(SEGFORMERS)}")
+        super().__post_init__()
         if not self.dataset and not (self.fused and self.labels and self.class_set):
             raise ValueError("expected dataset, or fused with labels and class_set")
-        if self.class_set and self.class_set not in CLASS_SETS:
-            raise ValueError(f"class_set '{self.class_set}', known: {', '.join(CLASS_SETS)}")
-        for name in ("epochs", "batch_size", "threads", "devices", "nodes", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.batch_size % (self.devices * self.nodes):
-            raise ValueError(
-                f"batch_size {self.batch_size} is no multiple of {self.devices} devices on "
-                f"{self.nodes} nodes"
-            )
-        if self.accelerator not in ("auto", "cpu", "cuda"):
-            raise ValueError(f"accelerator '{self.accelerator}', known: auto, cpu, cuda")
-        if self.precision not in ("32-true", "bf16-mixed"):
-            raise ValueError(f"precision '{self.precision}', known: 32-true, bf16-mixed")
-        if self.hold_out_every < 2:
-            raise ValueError(f"hold_out_every must be at least 2, got {self.hold_out_every}")
-        if min(self.crop) < 32:
-            raise ValueError(f"crop must be at least 32 x 32 pixels, got {self.crop}")
-        if not 0 < self.scales[0] <= self.scales[1]:
-            raise ValueError(f"scales must be a range of positive sizes, got {self.scales}")
-        if not 0 <= self.warmup <= 1:
-            raise ValueError(f"warmup must be in [0, 1], got {self.warmup}")
 
 
 def build_segformer(model: str, class_set: ClassSet, start: str | Path = "") -> Any:
@@ -193,141 +156,103 @@ def build_segformer(model: str, class_set: ClassSet, start: str | Path = "") -> 
     found = (tuple(network.config.hidden_sizes), tuple(network.config.depths))
     if found != (channels, blocks):
         raise ValueError(
-            f"start '{start}': channels {found[0]} and blocks {found[1]}, "
+            f"init_from '{start}': channels {found[0]} and blocks {found[1]}, "
             f"but {model} has {channels} and {blocks}"
         )
     return network
 
 
-def train_segformer(recipe: SegformerRecipe) -> dict[str, dict[str, float]]:
-    """Run `recipe`, write its weights, and test them.
+def train_segformer(recipe: SegformerRecipe) -> Scores:
+    """Train a SegFormer, write its weights, and test them; see `run_task`.
 
-    Into the directory goes scores.json, too: IoU and accuracy by class, the recipe and the
-    code's revision. Each process keeps the fused training pictures in memory: 1.8 GB for FMB.
+    The directory also gets scores.json: IoU and accuracy by class, the recipe and the code's
+    revision. Each process keeps the fused training images in memory: 1.8 GB for FMB.
 
     Returns:
-        IoU and accuracy of the classes that occur in the test split, by name, and "mean"; in
-        the first process, in others nothing.
-
-    Raises:
-        FloatingPointError: the loss is no longer finite.
-        ValueError: data, weights, devices or a checkpoint are not as the recipe says.
+        IoU and accuracy of the classes that occur in the test split, by name, and "mean".
     """
-    fabric = start_fabric(recipe)
-    origin = provenance("segformer", recipe)
-    torch.manual_seed(recipe.seed)
-    training, test = _read_data(recipe, fabric.device)
-    start = data_directory() / recipe.start if recipe.start else ""
-    network = build_segformer(recipe.model, training.class_set, start).to(fabric.device)
-    steps = math.ceil(recipe.epochs * len(training) / recipe.batch_size)
-    learner = _Learner(network, recipe, steps)
-    directory = run_directory(recipe.output)
-    names = [files.name for files in training.files]
-    state = RunState(
-        directory / "checkpoint.pt",
-        {**dataclasses.asdict(recipe), "pictures": names},
-        {"segformer": learner},
-        recipe.FREE,
+    return run_task("segformer", recipe, SegformerTask)
+
+
+class SegformerTask(SingleTask[SegformerRecipe]):
+    """Training of a SegFormer on labelled fused images."""
+
+    def __init__(self, recipe: SegformerRecipe, fabric: Any) -> None:
+        super().__init__(recipe, fabric)
+        self.training, self.test = _read_data(recipe, self.device)
+        self.names = [files.name for files in self.training.files]
+        self.steps = recipe.count_steps(len(self.training))
+        start = data_directory() / recipe.init_from if recipe.init_from else ""
+        network = build_segformer(recipe.model, self.training.class_set, start).to(self.device)
+        self.network: Any = synchronize_norm(network, self.device)
+        optimizer = _optimizer(self.network, recipe)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: _rate(step, self.steps, recipe.warmup_ratio)
+        )
+        self.trained = self.learner("segformer", self.network, optimizer, schedule)
+
+    def start(self, first: int) -> None:
+        """Fuse or read the images and open their crops."""
+        recipe = self.recipe
+        images = list(tqdm(self.training, desc="read images", mininterval=5))
+        crops = ColorCrops(images, recipe.crop, scales=recipe.scales, seed=recipe.seed)
+        self.batches = self.open_batches(_NamedCrops(crops, self.names), recipe.batch_size, first)
+
+    def loss(self, step: int, batch: Batch, guard: StepGuard) -> Total:
+        """Return the cross-entropy of the labelled pixels of the whole batch."""
+        images, labels = batch.tensors
+        with self.fabric.autocast():
+            self.logits = self.network(normalize(images)).logits.float()
+        loss = segmentation_loss(gather_over_processes(self.logits), gather_over_processes(labels))
+        return Total(loss, {"cross-entropy": loss})
+
+    def images(self, step: int) -> dict[str, np.ndarray]:
+        """Return the first crop of a batch, its labels, and the network's classes."""
+        images, labels = self.batches[step].tensors
+        predicted = self.logits[0].detach().argmax(dim=0).byte().cpu().numpy()
+        size = labels.shape[:0:-1]
+        predicted = cv2.resize(predicted, size, interpolation=cv2.INTER_NEAREST)
+        return {
+            "fused": (images[0] * 255).round().byte().permute(1, 2, 0).cpu().numpy(),
+            "labels": color_labels(labels[0].byte().cpu().numpy(), self.training.class_set),
+            "segformer": color_labels(predicted, self.training.class_set),
+        }
+
+    def finish(self, origin: dict[str, str]) -> Scores:
+        """Write the network and test it."""
+        network = restore_norm(self.network)
+        segmenter = SegformerSegmenter(network, self.test.class_set)
+        matrix = score_segmenter(segmenter, self.test, self.device)
+        scores = _scores(matrix, self.test.class_set)
+        _save(network, Path(self.recipe.output), {"test split": scores, **origin})
+        return scores
+
+
+class _NamedCrops(Dataset[Sample]):
+    """Crops with the names of their images."""
+
+    def __init__(self, crops: ColorCrops, names: Sequence[str]) -> None:
+        self.crops = crops
+        self.names = names
+
+    def __getitem__(self, number: int) -> Sample:
+        """Draw 3 x h x w float32 RGB in [0, 1] and h x w int64 ids."""
+        return Sample(self.names[self.crops.index(number)], self.crops.sample(number))
+
+
+def _optimizer(network: nn.Module, recipe: SegformerRecipe) -> torch.optim.AdamW:
+    """Return AdamW; the decoder learns faster, and normalisation does not decay."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        rate = recipe.learning_rate * (recipe.decoder_lr_mult if "decode_head" in name else 1)
+        decay = 0.0 if "norm" in name else recipe.weight_decay
+        groups.setdefault((rate, decay), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": parameters, "lr": rate, "weight_decay": decay}
+            for (rate, decay), parameters in groups.items()
+        ]
     )
-    if not recipe.resume:
-        state.refuse_leftover()
-    first = state.restore() if recipe.resume else 0
-    with RunRecord(
-        directory,
-        part="segformer",
-        recipe=recipe,
-        total_steps=steps,
-        first_step=first,
-        enabled=fabric.is_global_zero,
-    ) as run:
-        pictures = list(tqdm(training, desc="read pictures", mininterval=5))
-        crops = ColorCrops(pictures, recipe.crop, scales=recipe.scales, seed=recipe.seed)
-        batches = crops.batches(
-            recipe.batch_size,
-            first,
-            steps,
-            rank=fabric.global_rank,
-            processes=fabric.world_size,
-            threads=recipe.threads,
-        )
-        for step, batch in enumerate(batches, first):
-            images, labels = (part.to(fabric.device) for part in batch)
-            with fabric.autocast():
-                logits = learner.network(normalize(images)).logits.float()
-            loss = learner.descend(segmentation_loss(logits, labels), step)
-            run.losses(step, {"cross-entropy": loss})
-            if run.wants_pictures(step):
-                run.pictures(step, _pictures(images, labels, logits, training.class_set))
-            if run.enabled and ((step + 1) % recipe.checkpoint_every == 0 or step + 1 == steps):
-                state.save(step + 1)
-        if not fabric.is_global_zero:
-            return {}
-        segmenter = SegformerSegmenter(learner.network, test.class_set)
-        matrix = score_segmenter(segmenter, test, fabric.device)
-        scores = _scores(matrix, test.class_set)
-        _save(learner.network, Path(recipe.output), {"test split": scores, **origin})
-        run.summary(scores)
-    state.remove()
-    return scores
-
-
-class _Learner(Trained):
-    """A SegFormer with its AdamW, and the rate's way up and down.
-
-    The decoder learns faster, and normalisation does not decay. BatchNorm, which the decoder
-    has one of, and gradients are those of all processes together.
-    """
-
-    def __init__(self, network: nn.Module, recipe: SegformerRecipe, steps: int) -> None:
-        device = next(network.parameters()).device
-        if recipe.devices * recipe.nodes > 1:
-            network = synchronize_norm(network, device)
-        self.network: Any = network.train()
-        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-        for name, parameter in network.named_parameters():
-            rate = recipe.learning_rate * (recipe.decoder_rate if "decode_head" in name else 1)
-            decay = 0.0 if "norm" in name else recipe.weight_decay
-            groups.setdefault((rate, decay), []).append(parameter)
-        self.optimizer = torch.optim.AdamW(
-            [
-                {"params": parameters, "lr": rate, "weight_decay": decay}
-                for (rate, decay), parameters in groups.items()
-            ]
-        )
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda step: _rate(step, steps, recipe.warmup)
-        )
-
-    def descend(self, loss: Tensor, step: int) -> float:
-        """Take a step; returns the loss, the mean of all processes.
-
-        Raises:
-            FloatingPointError: it is not finite; the weights are those of the step before.
-        """
-        self.optimizer.zero_grad()
-        loss.backward()
-        value = loss.detach().clone()
-        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
-        average_over_processes([*gradients, value])
-        if not torch.isfinite(value):
-            raise FloatingPointError(f"step {step}: the loss is {value.item()}")
-        self.optimizer.step()
-        self.schedule.step()
-        return value.item()
-
-
-def _pictures(
-    images: Tensor, labels: Tensor, logits: Tensor, class_set: ClassSet
-) -> dict[str, np.ndarray]:
-    """The first crop of a batch, its labels, and what the network took it for."""
-    predicted = logits[0].detach().argmax(dim=0).byte().cpu().numpy()
-    size = labels.shape[:0:-1]
-    predicted = cv2.resize(predicted, size, interpolation=cv2.INTER_NEAREST)
-    return {
-        "fused": (images[0] * 255).round().byte().permute(1, 2, 0).cpu().numpy(),
-        "labels": color_labels(labels[0].byte().cpu().numpy(), class_set),
-        "segformer": color_labels(predicted, class_set),
-    }
 
 
 def _read_data(

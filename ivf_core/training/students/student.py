@@ -1,262 +1,259 @@
-"""Distil a student from a reference.
+"""Distillation of a student from another student, its teacher.
 
-A student of the same structure learns convolution by convolution at first: each
-sees the input of its twin in the reference and regresses the twin's output, so
-that eighteen small problems are solved side by side and no error adds up on the
-way. Then the student runs on its own and learns the fused luma and the five
-stage features end to end, so that heads trained on either network read both.
+A student of the teacher's architecture learns layer by layer at first: each convolution sees the
+input of its counterpart in the teacher and regresses the counterpart's output, so that eighteen
+small problems are solved in parallel and no error accumulates from layer to layer. Then the
+student learns the fused luma and the five stage features end to end, so that heads trained on
+either network read both.
 
-One of another structure imitates the fused luma (`imitation`).
+A student of another architecture imitates the fused luma (`pool`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from ivf_core.data.datasets import open_split
-from ivf_core.data.pairs import CropSampler, Pair, read_pair_videos
+from ivf_core.data.pairs import Pair
 from ivf_core.models.checkpoints import FusionModel, load_model, save_model
 from ivf_core.models.student import STUDENTS, FusionStudent, commute_merges
-from ivf_core.training.losses import relative_feature_error
-from ivf_core.training.runs.batch_norm import freeze_norm
+from ivf_core.training.losses import Total, mean_psnr_loss, relative_feature_error
+from ivf_core.training.runs.batch_norm import restore_norm, synchronize_norm, train_mode
+from ivf_core.training.runs.batches import Batch, PairCrops
 from ivf_core.training.runs.calibration import calibrate
-from ivf_core.training.runs.recipe import data_directory, provenance
-from ivf_core.training.runs.record import RunRecord, run_directory
-from ivf_core.training.students.imitation import draw_pool, imitate
+from ivf_core.training.runs.devices import mean_over_processes
+from ivf_core.training.runs.loop import Scores, SingleTask, StepGuard, run_task
+from ivf_core.training.runs.optimizers import (
+    MuonAdamW,
+    adam_with_cosine,
+    muon_groups,
+    one_cycle,
+)
+from ivf_core.training.runs.options import FORMER_PRECISIONS
+from ivf_core.training.runs.recipe import data_directory, option
+from ivf_core.training.students.pairs import FolderPairs, StudentOptions, fuse_pair, to_uint8
+from ivf_core.training.students.pool import CropPool
 
-__all__ = ["StudentRecipe", "learn_alone", "luma_psnr", "train_student"]
+__all__ = ["StudentRecipe", "layerwise_loss", "luma_psnr", "train_student"]
+
+_PRECISIONS = {"sage": "fp32", "fast": "bf16"}
 
 
-@dataclass(frozen=True)
-class StudentRecipe:
-    """Distillation of a student from a reference student."""
+@dataclass(frozen=True, kw_only=True)
+class StudentRecipe(StudentOptions):
+    """Distillation of a student from another student."""
 
-    reference: str
+    teacher: str = option(nonempty=True, former_names=("reference",))
     """Weights to learn from: shipped name, or a file relative to the data directory."""
-    folders: tuple[str, ...]
-    """Data sets in the layouts of `ivf_core.data.datasets`, relative to the data directory;
-    one named twice counts twice."""
-    output: str
-    """The weights file to write; the record of the run gets a folder beside it."""
-    structure: str = "sage"
-    """sage learns convolution by convolution and then end to end; fast has no twins in
-    the reference and imitates its fused luma."""
-    hold_out_every: int = 7
-    """Each n-th pair of a folder without published splits is kept out of training and scored
-    at the end; of others the test split (M3FD: val) is scored."""
-    steps: int = 6000
-    """Optimizer steps."""
-    batch_size: int = 4
-    crop: tuple[int, int] = (160, 192)
+    architecture: str = option("sage", choices=STUDENTS, former_names=("structure",))
+    """sage learns layer by layer and then end to end; fast has no layers in common with the
+    teacher and imitates its fused luma."""
+    steps: int = option(6000, minimum=0)
+    """Optimizer steps of the run; give this or `epochs`, and 0 for the other."""
+    crop: tuple[int, int] = option((160, 192), minimum=16)
     """Height and width of a crop in pixels."""
-    learning_rate: float = 2e-3
-    """sage: of Adam, falling to `final_learning_rate` along a cosine; fast: the highest of
-    Muon's, in one cycle."""
-    final_learning_rate: float = 1e-5
-    """sage only."""
-    alone_until: float = 0.75
-    """Share of the steps in which each convolution learns for itself; sage only."""
-    freeze_norm_at: float = 0.05
+    learning_rate: float = option(2e-3, above=0)
+    """sage: learning rate of Adam, which falls to `final_learning_rate` along a cosine; fast:
+    highest learning rate of Muon, in one cycle."""
+    final_learning_rate: float = option(1e-5, minimum=0)
+    """sage only: learning rate at the end."""
+    layerwise_ratio: float = option(0.75, minimum=0, maximum=1, former_names=("alone_until",))
+    """sage only: share of the steps in which each convolution learns by itself."""
+    freeze_norm_at: float = option(0.05, minimum=0, maximum=1)
     """Share of the steps after which BatchNorm keeps its running statistics."""
-    feature_weight: float = 1.0
-    """Weight of the relative error of the five features, end to end; sage only."""
-    output_weight: float = 20.0
-    """Weight of the absolute error of the fused luma, end to end; sage only."""
-    videos: tuple[str, ...] = ()
-    """fast only: pairs of videos, named NAME_visible.mp4 and NAME_infrared.mp4, by NAME."""
-    video_step: int = 15
-    """Each n-th frame of the videos is taken."""
-    smoke: float = 0.0
-    """fast only: share of crops with smoke before the visible camera."""
-    pool: int = 2000
-    """fast only: crops that the reference sees, once; the student sees each several times."""
-    seed: int = 0
+    feature_weight: float = option(1.0, minimum=0)
+    """sage only: weight of the relative error of the five features, end to end."""
+    output_weight: float = option(20.0, minimum=0)
+    """sage only: weight of the absolute error of the fused luma, end to end."""
+    video_stride: int = option(15, minimum=1, former_names=("video_step",))
+    """fast only: every n-th frame of the videos is taken."""
+    pool_size: int = option(2000, minimum=1, former_names=("pool",))
+    """fast only: number of crops that the teacher sees, once; the student sees each several
+    times."""
+    precision: str = option(
+        "auto", choices=("auto", "fp32", "bf16", "fp16"), former_values=FORMER_PRECISIONS
+    )
+    """Arithmetic of the networks: fp32, bf16, or fp16 (GPU only); auto is fp32 for sage and bf16
+    for fast. Weights and losses are always fp32."""
 
     def __post_init__(self) -> None:
-        if self.structure not in STUDENTS:
-            raise ValueError(f"structure '{self.structure}', known: {', '.join(STUDENTS)}")
-        if self.steps < 1 or self.batch_size < 1:
-            raise ValueError("steps and batch_size must be at least 1")
-        if min(self.crop) < 16:
-            raise ValueError(f"crop must be at least 16 x 16 pixels, got {self.crop}")
-        if self.pool < 1 or self.video_step < 1:
-            raise ValueError("pool and video_step must be at least 1")
-        for name in ("alone_until", "freeze_norm_at", "smoke"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+        super().__post_init__()
+        if self.precision == "auto":
+            object.__setattr__(self, "precision", _PRECISIONS[self.architecture])
 
 
-def train_student(recipe: StudentRecipe) -> dict[str, float]:
-    """Run `recipe`, write its weights, and score them on the pairs kept out.
-
-    The recipe and the code's revision go into the file's metadata; losses, pictures and
-    scores into the record beside it.
+def train_student(recipe: StudentRecipe) -> Scores:
+    """Distil a student, write its weights, and score them on held-out pairs; see `run_task`.
 
     Returns:
-        PSNR of the fused luma against the reference in dB, the mean of the
-        pairs kept out, by folder.
-
-    Raises:
-        FloatingPointError: the loss is no longer finite.
+        PSNR of the fused luma against the teacher's in dB, the mean of the held-out pairs, by
+        folder.
     """
-    with RunRecord(
-        run_directory(recipe.output), part="student", recipe=recipe, total_steps=recipe.steps
-    ) as run:
-        return _train_student(recipe, run)
+    return run_task("student", recipe, TwinTask if recipe.architecture == "sage" else ImitationTask)
 
 
-def _train_student(recipe: StudentRecipe, run: RunRecord) -> dict[str, float]:
-    origin = provenance("student", recipe)
-    torch.manual_seed(recipe.seed)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    root = data_directory()
-    path = root / recipe.reference
-    teacher = load_model(path if path.is_file() else recipe.reference).student
-    teacher = teacher.to(device).to(memory_format=torch.channels_last)
-    training: list[Pair] = []
-    kept_out: dict[str, list[Pair]] = {}
-    for folder in recipe.folders:
-        train, scored = open_split(root / folder, recipe.hold_out_every)
-        training += train
-        kept_out[folder] = list(scored)
-    shown = next((pairs[0] for pairs in kept_out.values() if pairs), training[0])
+class _StudentTask(SingleTask[StudentRecipe]):
+    """Student, teacher and pairs of a distillation."""
 
-    def after_step(step: int, losses: Mapping[str, float]) -> None:
-        run.losses(step, losses)
-        if run.wants_pictures(step):
-            student.eval()
-            run.pictures(step, _pictures(student, teacher, shown, device))
+    def __init__(self, recipe: StudentRecipe, fabric: Any) -> None:
+        super().__init__(recipe, fabric)
+        self.pairs = FolderPairs(recipe)
+        self.names = self.pairs.names
+        self.steps = recipe.count_steps(len(self.names))
+        path = data_directory() / recipe.teacher
+        teacher = load_model(path if path.is_file() else recipe.teacher).student
+        self.teacher = teacher.to(self.device).to(memory_format=torch.channels_last)
+        student = synchronize_norm(STUDENTS[recipe.architecture](), self.device)
+        self.student = student.to(self.device).to(memory_format=torch.channels_last)
 
-    student = STUDENTS[recipe.structure]().to(device).to(memory_format=torch.channels_last)
-    if isinstance(student, FusionStudent):
-        if not isinstance(teacher, FusionStudent):
-            raise ValueError(f"reference '{recipe.reference}': not of the structure sage")
-        _learn_from_twin(student, teacher, training, recipe, device, after_step)
-    else:
-        for name in recipe.videos:
-            training += read_pair_videos(
-                f"{root / name}_visible.mp4", f"{root / name}_infrared.mp4", recipe.video_step
-            )
-        pool = draw_pool(
-            teacher,
-            training,
-            recipe.pool,
+    def start(self, first: int) -> None:
+        """Read the pairs."""
+        self.training = self.pairs.read()
+        self.shown = self.pairs.first_held_out() or self.training[0]
+
+    def set_modes(self, step: int) -> None:
+        """Set training mode, and freeze BatchNorm in later steps."""
+        train_mode(self.student, step, self.recipe.freeze_norm_at * self.steps)
+
+    def images(self, step: int) -> dict[str, np.ndarray]:
+        """Return both sources, and the fused luma of teacher and student."""
+        pair = self.shown
+        networks = {"teacher": self.teacher, "student": self.student.eval()}
+        fused = {name: to_uint8(fuse_pair(n, pair, self.device)) for name, n in networks.items()}
+        return {"visible": pair.luma, "infrared": pair.infrared, **fused}
+
+    def finish(self, origin: dict[str, str]) -> Scores:
+        """Write the student and score it."""
+        recipe = self.recipe
+        student = restore_norm(self.student).eval()
+        scores = {
+            folder: luma_psnr(student, self.teacher, pairs, self.device)
+            for folder, pairs in self.pairs.held_out.items()
+        }
+        save_model(
+            calibrate(FusionModel(student.to("cpu")), self.training),
+            recipe.output,
+            source=f"distilled from {Path(recipe.teacher).name} in {self.steps} steps",
+            **origin,
+        )
+        return {"PSNR against the teacher on held-out pairs, in dB": scores}
+
+
+class TwinTask(_StudentTask):
+    """Distillation of a student of the teacher's architecture, layer by layer, then whole."""
+
+    def __init__(self, recipe: StudentRecipe, fabric: Any) -> None:
+        super().__init__(recipe, fabric)
+        if not isinstance(self.teacher, FusionStudent):
+            raise ValueError(f"teacher '{recipe.teacher}' is not of the architecture sage")
+        rates = (recipe.learning_rate, recipe.final_learning_rate)
+        self.trained = self.learner(
+            "student", self.student, *adam_with_cosine(self.student, self.steps, *rates)
+        )
+
+    def start(self, first: int) -> None:
+        """Read the pairs and open their crops."""
+        super().start(first)
+        recipe = self.recipe
+        crops = PairCrops(self.training, recipe.crop, scales=(0.8, 1.6), seed=recipe.seed)
+        self.batches = self.open_batches(crops, recipe.batch_size, first)
+
+    def loss(self, step: int, batch: Batch, guard: StepGuard) -> Total:
+        """Return the loss of all layers, or the loss end to end."""
+        recipe, inputs = self.recipe, batch.tensors
+        if step < recipe.layerwise_ratio * self.steps:
+            with self.fabric.autocast():
+                return layerwise_loss(self.student, self.teacher, *inputs)
+        with self.fabric.autocast():
+            with torch.no_grad():
+                target = self.teacher(*inputs)
+            out = self.student(*inputs)
+        ours, theirs = ([feature.float() for feature in o.features] for o in (out, target))
+        features = relative_feature_error(ours, theirs, mean=mean_over_processes)
+        output = F.l1_loss(out.fused.float(), target.fused.float())
+        return Total(
+            recipe.feature_weight * features + recipe.output_weight * output,
+            {"features": features, "output": output},
+        )
+
+
+class ImitationTask(_StudentTask):
+    """Distillation of a student of another architecture from the teacher's fused luma."""
+
+    def __init__(self, recipe: StudentRecipe, fabric: Any) -> None:
+        super().__init__(recipe, fabric)
+        optimizer = MuonAdamW(muon_groups(self.student, recipe.learning_rate))
+        schedule = one_cycle(optimizer, self.steps)
+        self.trained = self.learner("student", self.student, optimizer, schedule, max_norm=5.0)
+
+    def start(self, first: int) -> None:
+        """Read the pairs, and run the teacher on crops of them."""
+        super().start(first)
+        recipe = self.recipe
+        pool = CropPool(
+            self.teacher,
+            self.training,
+            recipe.pool_size,
             recipe.crop,
-            smoke=recipe.smoke,
+            smoke=recipe.smoke_probability,
             seed=recipe.seed,
-            device=device,
+            device=self.device,
         )
-        imitate(
-            student,
-            pool,
-            steps=recipe.steps,
-            batch_size=recipe.batch_size,
-            learning_rate=recipe.learning_rate,
-            freeze_norm_at=recipe.freeze_norm_at,
-            after_step=after_step,
-            seed=recipe.seed,
-            device=device,
-        )
+        self.batches = self.open_batches(pool, recipe.batch_size, first)
 
-    student.eval()
-    scores = {
-        folder: luma_psnr(student, teacher, pairs, device) for folder, pairs in kept_out.items()
-    }
-    run.summary({"PSNR against the reference on pairs kept out, in dB": scores})
-    save_model(
-        calibrate(FusionModel(student.to("cpu")), training),
-        recipe.output,
-        source=f"distilled from {Path(recipe.reference).name} in {recipe.steps} steps",
-        **origin,
-    )
-    return scores
+    def loss(self, step: int, batch: Batch, guard: StepGuard) -> Total:
+        """Return minus the PSNR against the teacher's fused luma."""
+        luma, infrared, target = (tensor.float() for tensor in batch.tensors)
+        with self.fabric.autocast():
+            fused = self.student(luma / 255, infrared / 255).fused
+        loss = mean_psnr_loss(fused.float(), target)
+        return Total(loss, {"psnr": -loss})
 
 
-def _learn_from_twin(
-    student: FusionStudent,
-    teacher: nn.Module,
-    training: Sequence[Pair],
-    recipe: StudentRecipe,
-    device: torch.device,
-    after_step: Callable[[int, Mapping[str, float]], None],
-) -> None:
-    """Each convolution alone first, then all together."""
-    optimizer = torch.optim.Adam(student.parameters(), lr=recipe.learning_rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
-        optimizer, recipe.steps, eta_min=recipe.final_learning_rate
-    )
-    batches = CropSampler(training, recipe.crop, scales=(0.8, 1.6), seed=recipe.seed).batches(
-        recipe.batch_size
-    )
-    for step in range(recipe.steps):
-        student.train()
-        if step >= recipe.freeze_norm_at * recipe.steps:
-            freeze_norm(student)
-        luma, infrared, _ = (torch.from_numpy(part).to(device) for part in next(batches))
-        optimizer.zero_grad()
-        if step < recipe.alone_until * recipe.steps:
-            losses = {"units": learn_alone(student, teacher, luma, infrared)}
-        else:
-            losses = _learn_together(student, teacher, luma, infrared, recipe)
-        if not all(math.isfinite(value) for value in losses.values()):
-            raise FloatingPointError(f"step {step}: a loss is not finite: {losses}")
-        optimizer.step()
-        schedule.step()
-        after_step(step, losses)
+def layerwise_loss(student: nn.Module, teacher: nn.Module, luma: Tensor, infrared: Tensor) -> Total:
+    """Return the losses of all convolutions, each on the input of its twin in the teacher.
 
-
-def learn_alone(student: nn.Module, teacher: nn.Module, luma: Tensor, infrared: Tensor) -> float:
-    """Gradients of every convolution's own problem, as the teacher's pass goes by.
-
-    For each convolution with its BatchNorm the loss is the relative error
-    ||BN(conv(x)) - t||^2 / ||t||^2, x and t the input and output of its twin.
+    For a convolution with its BatchNorm the loss is the relative error
+    ||BN(conv(x)) - t||^2 / ||t||^2, x and t being input and output of its twin. The sum of these
+    losses gives each convolution the gradient of its own.
 
     Args:
-        student, teacher: of one structure; the teacher in evaluation mode.
-        luma, infrared: a batch, N x 1 x H x W in [0, 1].
+        student: learns.
+        teacher: of the same architecture, in evaluation mode.
+        luma: batch of visible images, N x 1 x H x W in [0, 1].
+        infrared: batch of infrared images, N x 1 x H x W in [0, 1].
 
     Returns:
-        The mean of the losses.
+        The sum of the losses, and their mean as the part "units".
     """
-    losses: list[float] = []
-    inputs: dict[nn.Module, Tensor] = {}
+    losses: list[Tensor] = []
     hooks = []
 
-    def remember(conv: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        inputs[conv] = arguments[0]
+    def remember(twin: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        inputs[twin] = arguments[0]
 
-    def regress(twin: nn.Module, conv: nn.Module, norm: nn.Module | None, target: Tensor) -> None:
-        # Backward here, before the activation overwrites the target in place.
+    def regress(unit: _Unit, target: Tensor) -> None:
+        conv, norm, twin = unit
         with torch.enable_grad():
             out = conv(inputs.pop(twin))
             out = norm(out) if norm is not None else out
-            loss = F.mse_loss(out, target) / target.square().mean().clamp_min(1e-12)
-            loss.backward()
-        losses.append(loss.item())
+            losses.append(relative_feature_error([out], [target.clone()], mean=mean_over_processes))
 
+    inputs: dict[nn.Module, Tensor] = {}
     for (twin, twin_norm), (conv, norm) in zip(_units(teacher), _units(student), strict=True):
         hooks.append(twin.register_forward_pre_hook(remember))
         last = twin_norm if twin_norm is not None else twin
-
-        def regress_here(
-            _module: nn.Module,
-            _inputs: object,
-            target: Tensor,
-            twin: nn.Module = twin,
-            conv: nn.Module = conv,
-            norm: nn.Module | None = norm,
-        ) -> None:
-            regress(twin, conv, norm, target)
-
-        hooks.append(last.register_forward_hook(regress_here))
+        unit = (conv, norm, twin)
+        hooks.append(last.register_forward_hook(lambda _m, _i, out, unit=unit: regress(unit, out)))
     try:
         commute_merges(teacher, False)  # so that their convolutions are called as one
         with torch.no_grad():
@@ -265,61 +262,30 @@ def learn_alone(student: nn.Module, teacher: nn.Module, luma: Tensor, infrared: 
         commute_merges(teacher, True)
         for hook in hooks:
             hook.remove()
-    return sum(losses) / len(losses)
+    total = torch.stack(losses).sum()
+    return Total(total, {"units": total / len(losses)})
 
 
-def _learn_together(
-    student: nn.Module, teacher: nn.Module, luma: Tensor, infrared: Tensor, recipe: StudentRecipe
-) -> dict[str, float]:
-    """Gradients of the loss end to end; returns its parts."""
-    with torch.no_grad():
-        target = teacher(luma, infrared)
-    out = student(luma, infrared)
-    features = relative_feature_error(out.features, target.features)
-    output = F.l1_loss(out.fused, target.fused)
-    (recipe.feature_weight * features + recipe.output_weight * output).backward()
-    return {"features": features.item(), "output": output.item()}
+_Unit = tuple[nn.Module, nn.Module | None, nn.Module]
 
 
-def _units(network: nn.Module) -> Iterator[tuple[nn.Conv2d, nn.BatchNorm2d | None]]:
-    """The convolutions in order, each with the BatchNorm that follows it."""
-    modules = [m for m in network.modules() if isinstance(m, (nn.Conv2d, nn.BatchNorm2d))]
+def _units(network: nn.Module) -> Iterator[tuple[nn.Conv2d, _BatchNorm | None]]:
+    """Yield the convolutions in order, each with the BatchNorm that follows it."""
+    modules = [m for m in network.modules() if isinstance(m, (nn.Conv2d, _BatchNorm))]
     for module, after in zip(modules, [*modules[1:], None], strict=True):
         if isinstance(module, nn.Conv2d):
-            yield module, after if isinstance(after, nn.BatchNorm2d) else None
+            yield module, after if isinstance(after, _BatchNorm) else None
 
 
-@torch.inference_mode()
 def luma_psnr(
-    student: nn.Module, reference: nn.Module, pairs: Sequence[Pair], device: torch.device
+    student: nn.Module, teacher: nn.Module, pairs: Sequence[Pair], device: torch.device
 ) -> float:
-    """Mean over `pairs` of the PSNR of one student's fused luma against another's, in dB."""
-    values = []
-    for pair in pairs:
-        ours, theirs = (_fused_luma(network, pair, device) for network in (student, reference))
-        values.append(_psnr(ours, theirs))
+    """Return the mean PSNR over `pairs` of one student's fused luma against another's, in dB."""
+    values = [
+        _psnr(*(fuse_pair(network, pair, device).clamp(0, 1) for network in (student, teacher)))
+        for pair in pairs
+    ]
     return sum(values) / len(values)
-
-
-@torch.inference_mode()
-def _pictures(
-    student: nn.Module, reference: nn.Module, pair: Pair, device: torch.device
-) -> dict[str, np.ndarray]:
-    """Both luma planes and what the networks, in evaluation mode, make of them."""
-    fused = {
-        name: (_fused_luma(network, pair, device)[0, 0] * 255).round().byte().cpu().numpy()
-        for name, network in (("reference", reference), ("student", student))
-    }
-    return {"visible": pair.luma, "infrared": pair.infrared, **fused}
-
-
-def _fused_luma(network: nn.Module, pair: Pair, device: torch.device) -> Tensor:
-    """1 x 1 x H x W in [0, 1]."""
-    luma, infrared = (
-        torch.from_numpy(plane).to(device)[None, None].float() / 255
-        for plane in (pair.luma, pair.infrared)
-    )
-    return network(luma, infrared).fused.clamp(0, 1)
 
 
 def _psnr(a: Tensor, b: Tensor) -> float:

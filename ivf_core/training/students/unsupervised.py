@@ -1,262 +1,215 @@
-"""Train a student on the pictures themselves, with no reference to imitate.
+"""Training of a student on images alone, without a teacher.
 
-What the fused picture shall keep is measured as the field measures it: the sources' edges (as
-Qabf), their information (VIF), what each adds to the other (SCD), and the brighter of the two
-pixels. Part of what the student sees is worse than what its pictures are measured against:
-smoke before the visible camera, noise in both. So it learns to rely on the camera that sees.
+The fused image is measured as the field measures it: by the sources' edges (as Qabf), their
+information (VIF), their differences (SCD), and the brighter of the two pixels. Part of the
+student's inputs is worse than the sources that it is measured against: with smoke in front of
+the visible camera, with noise in both. So it learns to rely on the camera that sees.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from itertools import count
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ivf_core.data.datasets import open_split
-from ivf_core.data.pairs import CropSampler, Pair, add_smoke, read_pair_videos
+from ivf_core.data.pairs import Pair, add_smoke
 from ivf_core.metrics.fusion import fusion_metrics, scd, vif
 from ivf_core.models.checkpoints import load_model, save_model
-from ivf_core.training.runs.batch_norm import freeze_norm
+from ivf_core.training.losses import Total
+from ivf_core.training.runs.batch_norm import restore_norm, synchronize_norm, train_mode
+from ivf_core.training.runs.batches import Batch, PairCrops, Sample
 from ivf_core.training.runs.calibration import calibrate
-from ivf_core.training.runs.optimizers import OneCycleMuon
-from ivf_core.training.runs.recipe import data_directory, provenance
-from ivf_core.training.runs.record import RunRecord, run_directory
+from ivf_core.training.runs.devices import PRECISIONS
+from ivf_core.training.runs.loop import Scores, SingleTask, StepGuard, run_task
+from ivf_core.training.runs.optimizers import MuonAdamW, muon_groups, one_cycle
+from ivf_core.training.runs.options import FORMER_PRECISIONS
+from ivf_core.training.runs.recipe import option
+from ivf_core.training.students.pairs import FolderPairs, StudentOptions, fuse_pair, to_uint8
 from ivf_core.training.students.source_losses import darkening, edge_preservation
 
 __all__ = ["SCORES", "UnsupervisedRecipe", "score_student", "train_unsupervised"]
 
 SCORES = ("EN", "SD", "SF", "AG", "SCD", "VIF", "Qabf", "Nabf")
-"""Metrics of the pairs kept out."""
+"""Metrics of the held-out pairs."""
 
-# Beyond the range of grey levels the measures still have this share of their gradient.
+# Beyond the range of grey levels the metrics keep this share of their gradient.
 _LEAK = 0.05
-# A crop in which a camera sees nothing has no information to keep.
+# A crop in which a camera sees nothing has no information to preserve.
 _LEAST_DEVIATION = 1.0
 
 
-@dataclass(frozen=True)
-class UnsupervisedRecipe:
+@dataclass(frozen=True, kw_only=True)
+class UnsupervisedRecipe(StudentOptions):
     """Training of a student on pairs alone."""
 
-    start: str
-    """Weights to start from: shipped name or file. A head stays as it is, and reads features
-    that have changed: train it again."""
-    folders: tuple[str, ...]
-    """Data sets as published or folders of pairs, relative to the data directory; one named
-    twice counts twice."""
-    output: str
-    """The weights file to write."""
-    videos: tuple[str, ...] = ()
-    """Pairs of videos, named NAME_visible.mp4 and NAME_infrared.mp4, by NAME."""
-    video_step: int = 30
-    """Each n-th frame of the videos is taken."""
-    hold_out_every: int = 7
-    """Each n-th pair of every folder is kept out of training and scored at the end."""
-    steps: int = 4000
-    """Optimizer steps."""
-    batch_size: int = 4
-    crop: tuple[int, int] = (192, 256)
-    """Height and width of a crop in pixels."""
-    scales: tuple[float, float] = (0.7, 1.6)
-    """Crops cover this range of sizes before they are resized."""
-    learning_rate: float = 1.5e-2
-    """The highest of Muon's, in one cycle."""
-    freeze_norm_at: float = 0.3
-    """Share of the steps after which BatchNorm keeps its running statistics."""
-    edges: float = 2.5
-    """Weight of the edges kept, `edge_preservation`."""
-    information: float = 1.5
+    init_from: str = option(nonempty=True, former_names=("start",))
+    """Weights to start from: shipped name or file. A head stays unchanged, although the features
+    that it reads change: train it again."""
+    steps: int = option(4000, minimum=0)
+    """Optimizer steps of the run; give this or `epochs`, and 0 for the other."""
+    crop: tuple[int, int] = option((192, 256), minimum=48)
+    """Height and width of a crop in pixels; VIF needs 48."""
+    scales: tuple[float, float] = option((0.7, 1.6), above=0, ascending=True)
+    """Range of the size of a crop, relative to `crop`, before it is resized."""
+    learning_rate: float = option(1.5e-2, above=0)
+    """Highest learning rate of Muon, in one cycle."""
+    qabf_weight: float = option(2.5, minimum=0, former_names=("edges",))
+    """Weight of the preserved edges, `edge_preservation` (Qabf with a gradient)."""
+    vif_weight: float = option(1.5, minimum=0, former_names=("information",))
     """Weight of VIF, the mean of both sources."""
-    differences: float = 1.0
+    scd_weight: float = option(1.0, minimum=0, former_names=("differences",))
     """Weight of SCD."""
-    brighter: float = 4.0
+    max_intensity_weight: float = option(4.0, minimum=0, former_names=("brighter",))
     """Weight of the mean distance to the brighter of the two pixels."""
-    darkening: float = 0.0
-    """Weight of `darkening`, what is lost of the visible picture's brightness."""
-    smoke: float = 0.15
-    """Share of crops with smoke before the visible camera."""
-    noise: float = 0.3
+    darkening_weight: float = option(0.0, minimum=0, former_names=("darkening",))
+    """Weight of `darkening`, the loss of the visible image's brightness."""
+    smoke_probability: float = option(0.15, minimum=0, maximum=1, former_names=("smoke",))
+    """Share of crops with smoke in front of the visible camera."""
+    noise_probability: float = option(0.3, minimum=0, maximum=1, former_names=("noise",))
     """Share of crops with noise of up to 8 grey levels."""
-    bfloat16: bool = True
-    """Run the student in bfloat16; the losses are in float32."""
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "video_step"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if min(self.crop) < 48:
-            raise ValueError(f"crop must be at least 48 x 48 pixels for VIF, got {self.crop}")
-        for name in ("freeze_norm_at", "smoke", "noise"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
-        for name in ("edges", "information", "differences", "brighter", "darkening"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+    precision: str = option(
+        "bf16", choices=PRECISIONS, former_names=("bfloat16",), former_values=FORMER_PRECISIONS
+    )
+    """Arithmetic of the student: fp32, bf16, or fp16 (GPU only). Weights and losses are always
+    fp32."""
 
 
-class _Batch(NamedTuple):
-    """N x 1 x H x W float32 in 0..255: what is measured against, and what the student sees."""
-
-    visible: Tensor
-    infrared: Tensor
-    seen_visible: Tensor
-    seen_infrared: Tensor
-
-
-def train_unsupervised(recipe: UnsupervisedRecipe) -> dict[str, dict[str, float]]:
-    """Run `recipe`, write its weights, and score them on the pairs kept out.
-
-    The recipe and the code's revision go into the file's metadata; losses, pictures and
-    scores into the record beside it.
+def train_unsupervised(recipe: UnsupervisedRecipe) -> Scores:
+    """Train a student on pairs alone, write it, and score it on held-out pairs; see `run_task`.
 
     Returns:
-        Means of `SCORES` over the pairs kept out, by folder.
-
-    Raises:
-        FloatingPointError: the loss is no longer finite.
+        Means of `SCORES` over the held-out pairs, by folder.
     """
-    with RunRecord(
-        run_directory(recipe.output), part="student", recipe=recipe, total_steps=recipe.steps
-    ) as run:
-        return _train(recipe, run)
+    return run_task("student", recipe, UnsupervisedTask)
 
 
-def _train(recipe: UnsupervisedRecipe, run: RunRecord) -> dict[str, dict[str, float]]:
-    origin = provenance("student", recipe)
-    torch.manual_seed(recipe.seed)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    root = data_directory()
-    training: list[Pair] = []
-    kept_out: dict[str, list[Pair]] = {}
-    for folder in recipe.folders:
-        train, scored = open_split(root / folder, recipe.hold_out_every)
-        training += train
-        kept_out[folder] = list(scored)
-    for name in recipe.videos:
-        training += read_pair_videos(
-            f"{root / name}_visible.mp4", f"{root / name}_infrared.mp4", recipe.video_step
+class UnsupervisedTask(SingleTask[UnsupervisedRecipe]):
+    """Training of a student by metrics of its sources."""
+
+    def __init__(self, recipe: UnsupervisedRecipe, fabric: Any) -> None:
+        super().__init__(recipe, fabric)
+        self.pairs = FolderPairs(recipe)
+        self.names = self.pairs.names
+        self.steps = recipe.count_steps(len(self.names))
+        self.model = load_model(recipe.init_from)
+        student = copy.deepcopy(self.model.student).requires_grad_(True)
+        student = synchronize_norm(student, self.device).to(self.device)
+        self.student = student.to(memory_format=torch.channels_last)
+        optimizer = MuonAdamW(muon_groups(self.student, recipe.learning_rate))
+        schedule = one_cycle(optimizer, self.steps)
+        self.trained = self.learner("student", self.student, optimizer, schedule, max_norm=5.0)
+
+    def start(self, first: int) -> None:
+        """Read the pairs and open their crops."""
+        self.training = self.pairs.read()
+        self.shown = self.pairs.first_held_out() or self.training[0]
+        crops = _DegradedCrops(self.training, self.recipe)
+        self.batches = self.open_batches(crops, self.recipe.batch_size, first)
+
+    def set_modes(self, step: int) -> None:
+        """Set training mode, and freeze BatchNorm in later steps."""
+        train_mode(self.student, step, self.recipe.freeze_norm_at * self.steps)
+
+    def loss(self, step: int, batch: Batch, guard: StepGuard) -> Total:
+        """Return the loss against the sources, of which the student saw a degraded copy."""
+        visible, infrared, seen_visible, seen_infrared = (255 * plane for plane in batch.tensors)
+        with self.fabric.autocast():
+            fused = self.student(seen_visible / 255, seen_infrared / 255).fused
+        losses = _losses(visible, infrared, 255 * fused.float(), self.recipe)
+        return Total(torch.stack([*losses.values()]).sum(), losses)
+
+    def images(self, step: int) -> dict[str, np.ndarray]:
+        """Return both sources and the fused luma of a held-out pair."""
+        fused = to_uint8(fuse_pair(self.student.eval(), self.shown, self.device))
+        return {"visible": self.shown.luma, "infrared": self.shown.infrared, "student": fused}
+
+    def finish(self, origin: dict[str, str]) -> Scores:
+        """Write the student and score it."""
+        student = restore_norm(self.student).eval().requires_grad_(False)
+        student = student.to(memory_format=torch.contiguous_format)  # as the file has it
+        held_out = self.pairs.held_out.items()
+        scores = {folder: score_student(student, pairs, self.device) for folder, pairs in held_out}
+        model = replace(self.model, student=student.to("cpu"), ranges={})
+        save_model(
+            calibrate(model, self.training),
+            self.recipe.output,
+            source=f"trained on pairs alone in {self.steps} steps, from {self.model.name}",
+            **origin,
         )
-    shown = next((pairs[0] for pairs in kept_out.values() if pairs), training[0])
-    model = load_model(recipe.start)
-    student = copy.deepcopy(model.student).requires_grad_(True)
-    student = student.to(device).to(memory_format=torch.channels_last)
-    optimizer = OneCycleMuon(student, recipe.steps, learning_rate=recipe.learning_rate)
-    batches = _batches(training, recipe, device)
-    for step in range(recipe.steps):
-        student.train()
-        if step >= recipe.freeze_norm_at * recipe.steps:
-            freeze_norm(student)
-        batch = next(batches)
-        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bfloat16):
-            fused = student(batch.seen_visible / 255, batch.seen_infrared / 255).fused
-        losses = _losses(batch, 255 * fused.float(), recipe)
-        loss = torch.stack([*losses.values()]).sum()
-        values = {name: value.item() for name, value in losses.items()}
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"step {step}: a loss is not finite: {values}")
-        optimizer.step(loss)
-        run.losses(step, values)
-        if run.wants_pictures(step):
-            run.pictures(step, _pictures(student.eval(), shown, device))
-
-    student = student.eval().requires_grad_(False)
-    scores = {folder: score_student(student, pairs, device) for folder, pairs in kept_out.items()}
-    run.summary({f"{folder}, pairs kept out": values for folder, values in scores.items()})
-    student = student.to("cpu").to(memory_format=torch.contiguous_format)
-    save_model(
-        calibrate(replace(model, student=student, ranges={}), training),
-        recipe.output,
-        source=f"trained on pairs alone in {recipe.steps} steps, from {model.name}",
-        **origin,
-    )
-    return scores
-
-
-@torch.inference_mode()
-def _pictures(student: nn.Module, pair: Pair, device: torch.device) -> dict[str, np.ndarray]:
-    fused = _fuse(student, pair, device)[2][0, 0].byte().cpu().numpy()
-    return {"visible": pair.luma, "infrared": pair.infrared, "student": fused}
+        return scores
 
 
 @torch.inference_mode()
 def score_student(
     student: nn.Module, pairs: Sequence[Pair], device: torch.device
 ) -> dict[str, float]:
-    """Means over `pairs` of `SCORES` of the fused luma, in whole grey levels."""
+    """Return means over `pairs` of `SCORES` of the fused luma, in whole grey levels."""
     values: dict[str, list[float]] = {name: [] for name in SCORES}
     for pair in pairs:
-        for name, value in fusion_metrics(*_fuse(student, pair, device), SCORES).items():
+        visible, infrared = (
+            torch.from_numpy(plane).to(device)[None, None].float()
+            for plane in (pair.luma, pair.infrared)
+        )
+        fused = (255 * fuse_pair(student, pair, device)).round().clamp(0, 255)
+        for name, value in fusion_metrics(visible, infrared, fused, SCORES).items():
             values[name].append(value.item())
     return {name: sum(column) / len(column) for name, column in values.items() if column}
 
 
-def _fuse(student: nn.Module, pair: Pair, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Visible luma, infrared and fused, 1 x 1 x H x W float32 in whole grey levels."""
-    visible, infrared = (
-        torch.from_numpy(plane).to(device)[None, None].float()
-        for plane in (pair.luma, pair.infrared)
-    )
-    fused = 255 * student(visible / 255, infrared / 255).fused.float()
-    return visible, infrared, fused.round().clamp(0, 255)
+def _losses(
+    visible: Tensor, infrared: Tensor, fused: Tensor, recipe: UnsupervisedRecipe
+) -> dict[str, Tensor]:
+    """Return the weighted terms, the lower the better; those of weight 0 are left out.
 
-
-def _losses(batch: _Batch, fused: Tensor, recipe: UnsupervisedRecipe) -> dict[str, Tensor]:
-    """The weighted terms, the lower the better; those of weight 0 are left out."""
-    visible, infrared = batch.visible, batch.infrared
+    Args:
+        visible, infrared, fused: N x 1 x H x W float32 in grey levels.
+        recipe: the weights.
+    """
     inside = fused.clamp(0, 255)
     excess = fused - inside
     shown = inside + _LEAK * (excess - excess.detach())
-    terms: dict[str, Callable[[], Tensor]] = {
-        "edges": lambda: -edge_preservation(visible, infrared, shown),
-        "information": lambda: -vif(visible, infrared, shown).mean(),
-        "differences": lambda: -scd(visible, infrared, shown).mean(),
-        "brighter": lambda: (shown - torch.maximum(visible, infrared)).abs().mean() / 255,
-        "darkening": lambda: darkening(shown, visible) / 255,
+    terms: dict[str, tuple[float, Callable[[], Tensor]]] = {
+        "qabf": (recipe.qabf_weight, lambda: -edge_preservation(visible, infrared, shown)),
+        "vif": (recipe.vif_weight, lambda: -vif(visible, infrared, shown).mean()),
+        "scd": (recipe.scd_weight, lambda: -scd(visible, infrared, shown).mean()),
+        "max_intensity": (
+            recipe.max_intensity_weight,
+            lambda: (shown - torch.maximum(visible, infrared)).abs().mean() / 255,
+        ),
+        "darkening": (recipe.darkening_weight, lambda: darkening(shown, visible) / 255),
     }
-    losses = {
-        name: getattr(recipe, name) * term()
-        for name, term in terms.items()
-        if getattr(recipe, name)
-    }
+    losses = {name: weight * term() for name, (weight, term) in terms.items() if weight}
     losses["excess"] = 4 * excess.abs().mean() / 255
     return losses
 
 
-def _batches(
-    pairs: Sequence[Pair], recipe: UnsupervisedRecipe, device: torch.device
-) -> Iterator[_Batch]:
-    """Endless batches; crops in which a camera sees nothing are drawn again."""
-    random = np.random.default_rng((recipe.seed, 1))
-    sampler = CropSampler(pairs, recipe.crop, scales=recipe.scales, noise=0, seed=recipe.seed)
+class _DegradedCrops(PairCrops):
+    """Crops with copies that have smoke or noise; those without contrast are drawn again."""
 
-    def crops() -> Iterator[tuple[np.ndarray, ...]]:
-        while True:
-            visible, infrared, *_ = sampler.crop()
-            if min(visible.std(), infrared.std()) * 255 < _LEAST_DEVIATION:
-                continue
-            seen = [visible, infrared]
-            if random.random() < recipe.smoke:
-                seen[0] = add_smoke(visible, random)
-            if random.random() < recipe.noise:
-                sigmas = random.uniform(0, 8, 2) / 255
-                seen = [
-                    (plane + sigma * random.standard_normal(plane.shape)).clip(0, 1)
-                    for plane, sigma in zip(seen, sigmas, strict=True)
-                ]
-            yield visible, infrared, *seen
+    def __init__(self, pairs: Sequence[Pair], recipe: UnsupervisedRecipe) -> None:
+        super().__init__(pairs, recipe.crop, seed=recipe.seed, scales=recipe.scales, noise=0)
+        self.recipe = recipe
 
-    source = crops()
-    while True:
-        planes = zip(*(next(source) for _ in range(recipe.batch_size)), strict=True)
-        yield _Batch(
-            *(
-                255 * torch.from_numpy(np.stack(plane)[:, None].astype(np.float32)).to(device)
-                for plane in planes
-            )
-        )
+    def __getitem__(self, number: int) -> Sample:
+        """Draw visible luma, infrared, and what the student sees of them, in [0, 1]."""
+        for attempt in count():
+            name, (visible, infrared, *_), random = self.draw(number, attempt)
+            if min(visible.std(), infrared.std()) * 255 >= _LEAST_DEVIATION:
+                break
+        seen = [visible, infrared]
+        if random.random() < self.recipe.smoke_probability:
+            seen[0] = add_smoke(visible, random)
+        if random.random() < self.recipe.noise_probability:
+            sigmas = random.uniform(0, 8, 2) / 255
+            seen = [
+                (plane + sigma * random.standard_normal(plane.shape)).clip(0, 1)
+                for plane, sigma in zip(seen, sigmas, strict=True)
+            ]
+        planes = (visible, infrared, *seen)
+        return Sample(name, tuple(plane[None].astype(np.float32) for plane in planes))

@@ -57,7 +57,8 @@ def recipe_of(tmp_path: Path, **options: Any) -> PriorRecipe:
 
 def sam_recipe(tmp_path: Path, **options: Any) -> PriorRecipe:
     fields = dict(source="sam", checkpoint="sam.pth", model="any", points_per_side=4,
-                  predicted_iou=0.0, stability=0.0, minimum_area=20, devices=("cpu",))  # fmt: skip
+                  pred_iou_thresh=0.0, stability_score_thresh=0.0, min_mask_region_area=20,
+                  devices=("cpu",))  # fmt: skip
     return recipe_of(tmp_path, **{**fields, **options})
 
 
@@ -248,11 +249,14 @@ def test_temporary_files_of_killed_runs_are_removed(tmp_path: Path) -> None:
         ({"folders": ()}, "folders"),
         ({"model": "vit_g"}, "model 'vit_g', known: vit_b"),
         ({"count": 0}, "count must be at least 1"),
-        ({"minimum_area": -1}, "minimum_area must be at least 0"),
-        ({"crop_layers": 8}, "none are left in crop layer 8"),
-        ({"stability": 1.5}, r"stability must be in \[0, 1\]"),
-        ({"crop_sides": (0.5, 0.25)}, "crop_sides must be a range"),
-        ({"compactness": 0.0}, "compactness must be positive"),
+        ({"min_mask_region_area": -1}, "min_mask_region_area must be at least 0"),
+        ({"crop_n_layers": 8}, "none are left in crop layer 8"),
+        ({"stability_score_thresh": 1.5}, r"stability_score_thresh must be in \[0, 1\]"),
+        (
+            {"crop_sides": (0.5, 0.25)},
+            "crop_sides must be at most 1 and above 0 and in ascending order",
+        ),
+        ({"compactness": 0.0}, "compactness must be above 0"),
     ],
 )
 def test_impossible_recipes(tmp_path: Path, options: dict[str, Any], message: str) -> None:
@@ -300,8 +304,9 @@ def test_sam_end_to_end(pairs: Path, tmp_path: Path, caplog: pytest.LogCaptureFi
 def test_published_settings_are_the_defaults(tmp_path: Path) -> None:
     recipe = recipe_of(tmp_path, source="sam", checkpoint="x", count=PriorRecipe.count)
     assert (recipe.model, recipe.count, recipe.points_per_side) == ("vit_b", 20, 128)
-    assert (recipe.predicted_iou, recipe.stability, recipe.minimum_area) == (0.86, 0.92, 100)
-    assert (recipe.crop_layers, recipe.crop_points_downscale) == (1, 2)
+    assert (recipe.pred_iou_thresh, recipe.stability_score_thresh) == (0.86, 0.92)
+    assert recipe.min_mask_region_area == 100
+    assert (recipe.crop_n_layers, recipe.crop_n_points_downscale_factor) == (1, 2)
 
 
 @pytest.mark.parametrize("source", ["crops", "labels", "superpixels"])
@@ -315,7 +320,7 @@ def test_priors_without_sam_say_so(
     """The log says it when priors are made and when they are used, and so do the weights."""
     if source == "superpixels":
         pytest.importorskip("skimage")
-    recipe = recipe_of(tmp_path, source=source, minimum_area=5)
+    recipe = recipe_of(tmp_path, source=source, min_mask_region_area=5)
     report = make_priors(recipe)
     assert report.made == (3 if source == "labels" else 6)
     cache = open_priors(report.directory)
@@ -391,7 +396,7 @@ def test_command_leaves_out_what_it_cannot_read(
     config.write_text(f"{{source: crops, folders: [pairs], output: {tmp_path / 'out'}}}")
     assert main(["train", "priors", "--config", str(config), "--set", "count=3"]) == 1
     out, err = capsys.readouterr()
-    assert "masks of 4 pictures made, of 0 kept, 3.0 a picture" in out
+    assert "masks of 4 images made, of 0 images found, 3.0 per image" in out
     assert "left out" in err
     assert "visible/1.png" in err
     assert main(["train", "priors", "--config", str(config), "--set", "folders=[none]"]) == 1

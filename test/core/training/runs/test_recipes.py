@@ -30,7 +30,11 @@ from ivf_core.training.sage.teacher import TeacherRecipe
 from ivf_core.training.segmentation.head import HeadRecipe, train_head
 from ivf_core.training.segmentation.head_scores import class_weights
 from ivf_core.training.segmentation.segformer import SegformerRecipe
-from ivf_core.training.students.student import StudentRecipe, learn_alone, train_student
+from ivf_core.training.students.student import (
+    StudentRecipe,
+    layerwise_loss,
+    train_student,
+)
 from ivf_core.training.students.unsupervised import UnsupervisedRecipe
 
 RECIPES = Path(__file__).parents[4] / "training"
@@ -67,14 +71,17 @@ def test_recipes_that_ship_are_sound() -> None:
     ("text", "message"),
     [
         ("stepz: 3", "unknown option stepz; known: .*steps"),
-        ("reference: a", "missing"),
+        ("teacher: a", "missing"),
         ("[1, 2]", "expected a mapping"),
         ("a: [", "while parsing"),
-        ("{reference: a, folders: [b], output: c, steps: 0}", "at least 1"),
-        ("{reference: a, folders: [b], output: c, alone_until: 2}", "alone_until must be in"),
-        ("{reference: a, folders: [b], output: c, crop: [8, 32]}", "crop must be at least 16"),
+        (
+            "{teacher: a, folders: [b], output: c, steps: 0}",
+            "either epochs or steps must be positive",
+        ),
+        ("{teacher: a, folders: [b], output: c, layerwise_ratio: 2}", "layerwise_ratio must be in"),
+        ("{teacher: a, folders: [b], output: c, crop: [8, 32]}", "crop must be at least 16"),
         ("{1: 2, x: 3}", "unknown option 1, x"),
-        ("reference: 2026-13-01", "month must be"),
+        ("teacher: 2026-13-01", "month must be"),
         ("steps: '1e3'", "steps: expected int, got '1e3'"),
         ("steps: 1.5", "steps: expected int"),
         ("steps: true", "steps: expected int, got True"),
@@ -106,14 +113,20 @@ def test_recipe_that_is_no_text(tmp_path: Path) -> None:
 def test_numbers_that_yaml_takes_for_text(tmp_path: Path) -> None:
     path = tmp_path / "head.yaml"
     path.write_text(
-        "{student: s, output: o, learning_rate: 3e-3, focus: 1, scales: [1, 2e0], bfloat16: no}"
+        "{student: s, output: o, learning_rate: 3e-3, foreground_probability: 1, "
+        "scales: [1, 2e0], bfloat16: no}"
     )
     recipe = load_recipe(HeadRecipe, path)
     assert recipe == HeadRecipe(
-        student="s", output="o", learning_rate=3e-3, focus=1.0, scales=(1.0, 2.0), bfloat16=False
+        student="s",
+        output="o",
+        learning_rate=3e-3,
+        foreground_probability=1.0,
+        scales=(1.0, 2.0),
+        precision="fp32",
     )
-    assert isinstance(recipe.focus, float)
-    with pytest.raises(RecipeError, match="bfloat16: expected bool, got 'maybe'"):
+    assert isinstance(recipe.foreground_probability, float)
+    with pytest.raises(RecipeError, match="precision 'maybe', known: fp32"):
         load_recipe(HeadRecipe, path, ["bfloat16=maybe"])
     with pytest.raises(RecipeError, match=r"(?s)--set steps=\[: while parsing"):
         load_recipe(HeadRecipe, path, ["steps=["])
@@ -122,13 +135,13 @@ def test_numbers_that_yaml_takes_for_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"crop": (33, 64)}, "crop must be even"),
-        ({"crop": (64, 16)}, "at least 32 x 32"),
+        ({"crop": (33, 64)}, "crop must be at least 32 and a multiple of 2"),
+        ({"crop": (64, 16)}, "crop must be at least 32"),
         ({"real_per_batch": 0, "synthetic_per_batch": 0}, "nothing to train on"),
         ({"real_per_batch": 0, "scenes": 0}, "nothing to train on"),
         ({"folder": "", "synthetic_per_batch": 0}, "nothing to train on"),
         ({"synthetic_per_batch": -1}, "synthetic_per_batch must be at least 0"),
-        ({"steps": 0}, "steps must be at least 1"),
+        ({"steps": 0}, "either epochs or steps must be positive"),
         ({"scales": (2.0, 1.0)}, "scales must be"),
         ({"class_set": "fmb"}, "mfnet's classes only"),
         ({"class_set": "fmb", "scenes": 0}, "mfnet's classes only"),
@@ -230,11 +243,12 @@ def test_each_convolution_learns_its_twin() -> None:
     torch.manual_seed(0)
     teacher, student = FusionStudent(4).eval(), FusionStudent(4).eval()
     images = torch.rand(2, 1, 32, 32), torch.rand(2, 1, 32, 32)
-    far = learn_alone(student, teacher, *images)
+    far = layerwise_loss(student, teacher, *images)
+    far.loss.backward()
     assert all(p.grad is not None for p in student.parameters())
     student.load_state_dict(teacher.state_dict())
-    near = learn_alone(student, teacher, *images)
-    assert near < 1e-10 < far
+    near = layerwise_loss(student, teacher, *images).parts["units"]
+    assert near < 1e-10 < far.parts["units"]
     assert not any(p.grad is not None for p in teacher.parameters())
 
 
@@ -248,13 +262,14 @@ def test_student_and_head_train(
     reference = FusionStudent().eval()
     torch.nn.init.constant_(reference.decoder.bias, 0.5)  # type: ignore[arg-type]
     save_model(FusionModel(reference), tmp_path / "reference.safetensors")
-    fields = dict(folders=("pairs",), reference="reference.safetensors", hold_out_every=4,
-                  crop=(32, 32), batch_size=2, structure=structure, pool=8,
+    fields = dict(folders=("pairs",), teacher="reference.safetensors", hold_out_every=4,
+                  crop=(32, 32), batch_size=2, architecture=structure, pool_size=8,
                   learning_rate=2e-2 if structure == "fast" else 2e-3)  # fmt: skip
     scores = []
     for steps in (1, 40):
         recipe = StudentRecipe(output=str(tmp_path / "student.safetensors"), steps=steps, **fields)  # type: ignore[arg-type]
-        scores.append(train_student(recipe)["pairs"])
+        (by_folder,) = train_student(recipe).values()
+        scores.append(by_folder["pairs"])
     assert scores[1] > scores[0] + 3
     run = tmp_path / "student"  # beside student.safetensors
     losses = read_losses(run)
@@ -296,7 +311,7 @@ def test_head_without_a_pair_to_learn_from(
         student=str(tiny_weights), output=str(tmp_path / "o.safetensors"), folder="pairs",
         labels="labels", confidence="", scenes=0, held_out_scenes=0,
     )  # fmt: skip
-    with pytest.raises(ValueError, match="'pairs': all of its pairs are kept out"):
+    with pytest.raises(ValueError, match="'pairs': all of its pairs are held out"):
         train_head(recipe)
 
 

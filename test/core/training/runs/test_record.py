@@ -79,7 +79,7 @@ def test_a_whole_run(tmp_path: Path) -> None:
             losses = {"student": 10.0**-step} if step % 2 else {"teacher": 0.5 + 0.1 * step}
             run.losses(step, losses)
             pictures = {name: np.full(shape, 30 * step, np.uint8) for name, shape in shapes.items()}
-            run.pictures(step, {**pictures, "masks": np.zeros((2, 20, 30), bool)})
+            run.images(step, {**pictures, "masks": np.zeros((2, 20, 30), bool)})
         run.summary({"PSNR in dB": {"<tno>": 31.2345}, "made of": {"priors": "crops"}})
 
     assert rows(directory)[:2] == [(0, "teacher", 0.5), (1, "student", 0.1)]
@@ -145,7 +145,7 @@ from test_record import record
 run = record(Path(sys.argv[1])).__enter__()
 for step in range(6):
     run.losses(step, {"loss": step + 0.5})
-    run.pictures(step, {"a": np.zeros((20, 20), np.uint8)})
+    run.images(step, {"a": np.zeros((20, 20), np.uint8)})
 run._events.flush()
 os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -243,7 +243,7 @@ def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setitem(sys.modules, name, None)
     with record(tmp_path) as run:
         run.losses(0, {"loss": 1.0})
-        run.pictures(0, {"a": np.zeros((20, 20), np.uint8)})
+        run.images(0, {"a": np.zeros((20, 20), np.uint8)})
     assert not (tmp_path / "tensorboard").exists()
     assert "TensorBoard is not installed (extra `training`)" in metadata(tmp_path)["warnings"][0]
     page = (tmp_path / "summary.html").read_text()
@@ -255,7 +255,7 @@ def test_other_processes_write_nothing(tmp_path: Path) -> None:
     directory = tmp_path / "none"
     with record(directory, enabled=False) as run:
         run.losses(0, {"loss": 1.0})
-        run.pictures(0, {"a": np.zeros((20, 20), np.uint8)})
+        run.images(0, {"a": np.zeros((20, 20), np.uint8)})
         run.summary({})
     assert not directory.exists()
 
@@ -264,7 +264,7 @@ def test_masks_are_told_apart(tmp_path: Path) -> None:
     masks = np.zeros((3, 20, 40), bool)
     masks[0, :, :10] = masks[1, :, :20] = masks[2, :, 30:] = True
     with record(tmp_path) as run:
-        run.pictures(0, {"masks": masks})
+        run.images(0, {"masks": masks})
     row = read_visible(tmp_path / "images" / "00000000.png")[-20:]
     columns = [tuple(row[5, column].tolist()) for column in (5, 15, 25, 35)]
     assert columns[2] == (0, 0, 0)
@@ -276,10 +276,10 @@ def test_masks_are_told_apart(tmp_path: Path) -> None:
 )
 def test_bad_pictures(tmp_path: Path, picture: np.ndarray) -> None:
     with (
-        pytest.raises(ValueError, match=r"picture 'odd' is \(4, 4.*expected H x W x 3 or H x W"),
+        pytest.raises(ValueError, match=r"image 'odd' is \(4, 4.*expected H x W x 3 or H x W"),
         record(tmp_path) as run,
     ):
-        run.pictures(0, {"odd": picture})
+        run.images(0, {"odd": picture})
 
 
 def test_damaged_metadata(tmp_path: Path) -> None:

@@ -31,9 +31,9 @@ def test_an_encoder_learns_to_paint_hidden_squares(
 ) -> None:
     monkeypatch.setenv("IVF_DATA", str(tmp_path))
     write_pairs(tmp_path)
-    recipe = encoder_recipe(tmp_path, steps=80, square=8, in_memory=True, learning_rate=1e-2)
+    recipe = encoder_recipe(tmp_path, steps=80, patch_size=8, in_memory=True, learning_rate=1e-2)
     (scores,) = train_encoder(recipe).values()
-    assert scores["painted in"] < 0.8 * scores["the picture's mean"]
+    assert scores["painted in"] < 0.8 * scores["mean of the image"]
     encoder, notes = load_encoder(recipe.output)
     assert encoder.widths == (8, 8, 16)
     assert notes["source"] == "painting in hidden squares, 80 steps of 2 pairs"
@@ -83,9 +83,9 @@ def test_files_that_are_no_encoder(tmp_path: Path, tiny_weights: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"hidden": 1.0}, "hidden must be between 0 and 1"),
-        ({"square": 0}, "square must be at least 1"),
-        ({"crop": (32, 36)}, "crop must be a multiple of 8"),
+        ({"mask_ratio": 1.0}, "mask_ratio must be above 0 and below 1"),
+        ({"patch_size": 0}, "patch_size must be at least 1"),
+        ({"crop": (32, 36)}, "crop must be at least 16 and a multiple of 8"),
     ],
 )
 def test_impossible_encoders(tmp_path: Path, options: dict[str, Any], message: str) -> None:

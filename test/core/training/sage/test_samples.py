@@ -10,8 +10,9 @@ import pytest
 import torch
 from small_runs import teacher_recipe, write_pairs
 
-from ivf_core.training.runs.options import find_priors, find_sources
-from ivf_core.training.sage.samples import Batch, BatchStream, CropOrder, MaskedPairs, Place
+from ivf_core.training.runs.batches import BatchStream
+from ivf_core.training.sage.options import find_priors, find_sources
+from ivf_core.training.sage.samples import Batch, CropOrder, MaskedPairs, Place, join
 
 
 @pytest.fixture
@@ -82,7 +83,7 @@ def test_a_crop_depends_only_on_seed_epoch_and_pair(root: Path) -> None:
 def test_workers_draw_the_same_crops(root: Path) -> None:
     pairs = open_pairs(root)
     streams = [
-        BatchStream(pairs, order(pairs=6), torch.device("cpu"), workers=workers)
+        BatchStream(pairs, order(pairs=6), torch.device("cpu"), workers=workers, join=join)
         for workers in (0, 2)
     ]
     state = torch.get_rng_state()
@@ -92,7 +93,7 @@ def test_workers_draw_the_same_crops(root: Path) -> None:
 
 
 def test_a_stream_looks_ahead(root: Path) -> None:
-    stream = BatchStream(open_pairs(root), order(pairs=6), torch.device("cpu"))
+    stream = BatchStream(open_pairs(root), order(pairs=6), torch.device("cpu"), join=join)
     ahead = stream[1]
     assert stream[1] is ahead
     assert stream[2] is not ahead
@@ -150,7 +151,7 @@ def test_sources_follow_the_split_and_labels_of_the_recipe(root: Path) -> None:
     recipe = teacher_recipe(root, hold_out_every=4)
     sources = find_sources(recipe, labelled=True, labels="labels", class_set="pst900")
     assert [s.files.name for s in sources] == ["1", "2", "3", "5"]
-    assert [s.files.name for s in sources.kept_out] == ["0", "4"]
+    assert [s.files.name for s in sources.held_out] == ["0", "4"]
     assert sources.class_set is not None
     assert sources.class_set.name == "pst900"
     for path in (root / "pairs/labels").iterdir():

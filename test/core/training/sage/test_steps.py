@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ivf_core.training.losses import Total, masked_contrast
 from ivf_core.training.runs.checkpoint import CheckpointError, RunState
 from ivf_core.training.runs.loop import Learner, StepError, StepGuard
+from ivf_core.training.runs.optimizers import adam_with_cosine
 from ivf_core.training.sage.contrast import MaskContrast
 from ivf_core.training.sage.encoder import ConvEncoder
 from ivf_core.training.sage.unrolled import unrolled_gradient
@@ -144,7 +145,9 @@ def test_second_order_restores_weights_after_an_error() -> None:
 
 def learner(steps: int = 4) -> Learner:
     torch.manual_seed(0)
-    return Learner("student", nn.Linear(3, 1), steps, 2e-3, 1e-5)
+    network = nn.Linear(3, 1)
+    optimizer = adam_with_cosine(network, steps, 2e-3, 1e-5)
+    return Learner("student", network, *optimizer, prefix="student/")
 
 
 def total(learner: Learner, scale: float = 1.0) -> Total:
@@ -157,7 +160,7 @@ def test_the_cosine_counts_the_learners_own_steps() -> None:
     rates = []
     for _ in range(4):
         rates.append(ours.learning_rate)
-        ours.descend(total(ours), GUARD)
+        ours.step(total(ours), GUARD)
     cosine = [1e-5 + (2e-3 - 1e-5) * (1 + math.cos(math.pi * n / 4)) / 2 for n in range(5)]
     assert [*rates, ours.learning_rate] == pytest.approx(cosine)
 
@@ -169,13 +172,13 @@ def test_a_loss_that_is_not_finite_stops_the_run() -> None:
         StepError,
         match=r"step 41, student/context: .* is nan; batch of a\.png, b\.png; .*learning rate",
     ):
-        ours.descend(total(ours, math.nan), GUARD)
+        ours.step(total(ours, math.nan), GUARD)
     # Finite, but without a finite derivative: its square root at zero.
     loss = total(ours).loss
     with pytest.raises(
         StepError, match=r"step 41, gradient of the student's loss: .* is (inf|nan)"
     ):
-        ours.descend(Total((loss - loss).sqrt(), {"context": loss}), GUARD)
+        ours.step(Total((loss - loss).sqrt(), {"context": loss}), GUARD)
     for parameter, start in zip(ours.network.parameters(), before, strict=True):
         assert torch.equal(parameter, start)
 
@@ -215,7 +218,7 @@ def test_a_checkpoint_has_everything(tmp_path: Path) -> None:
     options = {"steps": 4, "crop": (32, 32)}
 
     def run(ours: Learner, steps: int) -> list[float]:
-        parts = [ours.descend(total(ours), GUARD)["student/context"] for _ in range(steps)]
+        parts = [ours.step(total(ours), GUARD)["student/context"] for _ in range(steps)]
         drawn = [torch.rand(1).item(), np.random.rand(), random.random()]  # noqa: NPY002
         return [*parts, ours.learning_rate, *drawn]
 
@@ -241,10 +244,10 @@ def test_a_checkpoint_of_another_recipe_is_rejected(tmp_path: Path) -> None:
     other = RunState(path, {"steps": 5}, {"student": learner()})
     with pytest.raises(CheckpointError, match=r"steps was 4 when the run began, is 5 now"):
         other.restore()
-    with pytest.raises(CheckpointError, match=r"interrupted: go on with it \(--resume\)"):
-        other.refuse_leftover()
+    with pytest.raises(CheckpointError, match=r"interrupted run: continue that run"):
+        other.reject_leftover()
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(CheckpointError, match="cannot be read"):
         state.restore()
     state.remove()
-    other.refuse_leftover()
+    other.reject_leftover()

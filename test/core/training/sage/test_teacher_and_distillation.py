@@ -34,6 +34,7 @@ from ivf_core.models.student import FusionStudent
 from ivf_core.models.teacher import Teacher
 from ivf_core.training.losses import ContextWeights, StudentWeights, TeacherWeights
 from ivf_core.training.runs.loop import Learner, StepGuard
+from ivf_core.training.runs.optimizers import adam_with_cosine
 from ivf_core.training.sage.contrast import MaskContrast
 from ivf_core.training.sage.distill import BilevelSteps, DistillRecipe, distill
 from ivf_core.training.sage.encoder import ConvEncoder
@@ -55,14 +56,19 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 # Steps
 
 
+def learner(name: str, network: nn.Module, rate: float) -> Learner:
+    optimizer = adam_with_cosine(network, 10, rate, 1e-5)
+    return Learner(name, network, *optimizer, prefix=f"{name}/")
+
+
 class Levels:
     """Both networks on random batches, and what changed in a step."""
 
     def __init__(self, *, offline: bool = False, second_order: bool = False, **weights: Any):
         torch.manual_seed(0)
         self.teacher, self.student = Teacher(2), FusionStudent(32)
-        self.upper = Learner("student", self.student, 10, 2e-3, 1e-5)
-        self.lower = None if offline else Learner("teacher", self.teacher, 10, 5e-4, 1e-5)
+        self.upper = learner("student", self.student, 2e-3)
+        self.lower = None if offline else learner("teacher", self.teacher, 5e-4)
         encode = ConvEncoder((8, 8, 8)).requires_grad_(False)
         self.objectives = Objectives(
             self.teacher, self.student, MaskContrast(encode), **weights
@@ -158,7 +164,7 @@ def test_segmentation_is_of_the_picture_in_its_colours() -> None:
 def test_the_student_learns(root: Path) -> None:
     """On one pool of crops its loss goes down to a fraction."""
     recipe = distill_recipe(
-        root, steps=24, pool=1, scheme="offline", batch_size=1,
+        root, steps=24, pool_size=1, scheme="offline", batch_size=1,
         student_loss=StudentWeights(contrast=0), encoder="none",
     )  # fmt: skip
     distill(recipe)
@@ -182,10 +188,10 @@ def test_teacher_and_student_end_to_end(
     root: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """By the command; weights say what they were made with, and the log warns."""
-    teacher = write_recipe(root, teacher_recipe(root, score_pairs=1, picture_every=2, steps=2))
+    teacher = write_recipe(root, teacher_recipe(root, score_pairs=1, image_every=2, steps=2))
     assert main(["train", "teacher", "--config", str(teacher)]) == 0
     out = capsys.readouterr().out
-    assert "pairs kept out" in out
+    assert "held-out pairs" in out
     assert "Qabf" in out
     trained, notes = load_teacher(root / "runs/teacher.safetensors")
     assert trained.masks == 2
@@ -198,7 +204,7 @@ def test_teacher_and_student_end_to_end(
 
     recipe = distill_recipe(
         root, teacher=str(root / "runs/teacher.safetensors"), score_pairs=1, second_order=True,
-        steps=3, picture_every=2, student_loss=StudentWeights(context=0),
+        steps=3, image_every=2, student_loss=StudentWeights(context=0),
     )  # fmt: skip
     assert main(["train", "distill", "--config", str(write_recipe(root, recipe))]) == 0
     model = load_model(root / "runs/student.safetensors")
@@ -215,7 +221,7 @@ def test_teacher_and_student_end_to_end(
     assert "student_loss.context is 0: the term is left out" in said
     load_teacher(root / "runs/student/teacher.safetensors")
     assert (root / "runs/student/summary.html").is_file()
-    assert list((root / "runs/student/pictures").iterdir())
+    assert list((root / "runs/student/images").iterdir())
     assert not (root / "runs/student/checkpoint.pt").exists()
 
 
@@ -241,10 +247,10 @@ def test_a_sam_takes_part(root: Path) -> None:
 
 def test_fast_students_learn_without_features(root: Path) -> None:
     weights = StudentWeights(feature=0)
-    with pytest.raises(ValueError, match=r"structure 'fast': L_fea .*feature to 0"):
-        distill_recipe(root, structure="fast", student_loss=weights)
+    with pytest.raises(ValueError, match=r"architecture 'fast': L_fea .*feature to 0"):
+        distill_recipe(root, architecture="fast", student_loss=weights)
     recipe = distill_recipe(
-        root, structure="fast", student_loss=weights, steps=2,
+        root, architecture="fast", student_loss=weights, steps=2,
         teacher_loss=without_segmentation(feature=0.0),
     )  # fmt: skip
     distill(recipe)
@@ -256,7 +262,7 @@ def test_fast_students_learn_without_features(root: Path) -> None:
     [
         ({"scheme": "online"}, "scheme 'online', known: bilevel, offline"),
         ({"scheme": "offline", "second_order": True}, "second_order: with scheme offline"),
-        ({"structure": "slow"}, "structure 'slow', known: sage, fast"),
+        ({"architecture": "slow"}, "architecture 'slow', known: sage, fast"),
         ({"encoder": "none"}, "encoder: L_cs needs one"),
         ({"encoder": "sam"}, "sam_checkpoint go together"),
         ({"sam_checkpoint": "x.pth"}, "sam_checkpoint go together"),
@@ -268,15 +274,15 @@ def test_fast_students_learn_without_features(root: Path) -> None:
             {"student_loss": StudentWeights(terms=ContextWeights(visible=-1.0))},
             "student_loss.terms.visible must be at least 0, got -1.0",
         ),
-        ({"pool": -1}, "pool must be at least 0"),
+        ({"pool_size": -1}, "pool_size must be at least 0"),
         ({"freeze_norm_at": 2.0}, "freeze_norm_at"),
-        ({"steps": 0}, "either epochs or steps"),
-        ({"epochs": 3}, "either epochs or steps"),
+        ({"steps": 0}, "either epochs or steps must be positive"),
+        ({"epochs": 3}, "either epochs or steps must be positive"),
         ({"devices": 3}, "batch_size 2 is no multiple of 3 devices"),
-        ({"precision": "16"}, "precision '16', known: 32-true, bf16-mixed"),
+        ({"precision": "16"}, "precision '16', known: fp32, bf16, fp16"),
         ({"accelerator": "tpu"}, "accelerator 'tpu', known"),
         ({"hold_out_every": 1}, "hold_out_every must be 0 or at least 2"),
-        ({"priors": ""}, "priors: expected a folder"),
+        ({"priors": ""}, "priors must not be empty"),
         ({"class_set": "coco"}, "class_set 'coco', known: mfnet"),
     ],
 )
@@ -289,9 +295,9 @@ def test_impossible_distillations(tmp_path: Path, options: dict[str, Any], messa
     ("options", "message"),
     [
         ({"masks": 0}, "masks must be at least 1"),
-        ({"fusion": ContextWeights()}, "reference and reference_gradient must be 0"),
-        ({"segmenter": "head:fast", "segmentation": 0.0}, "set segmenter to none"),
-        ({"segmenter": ""}, "segmenter: expected one, or none"),
+        ({"fusion_loss": ContextWeights()}, "reference and reference_gradient must be 0"),
+        ({"segmenter": "head:fast", "segmentation_weight": 0.0}, "set segmenter to none"),
+        ({"segmenter": ""}, "segmenter must not be empty"),
     ],
 )
 def test_impossible_teachers(tmp_path: Path, options: dict[str, Any], message: str) -> None:
@@ -311,7 +317,7 @@ def test_devices_that_are_not_there(root: Path) -> None:
 
 def resumable(root: Path) -> DistillRecipe:
     """Four batches of a pool, both schedules under way, a checkpoint after each second one."""
-    return distill_recipe(root, steps=4, batch_size=1, checkpoint_every=2, pool=3)
+    return distill_recipe(root, steps=4, batch_size=1, checkpoint_every=2, pool_size=3)
 
 
 def weights_of(root: Path) -> dict[str, Tensor]:
@@ -398,7 +404,7 @@ def test_a_run_is_gone_on_with_by_its_own_recipe_only(
     monkeypatch.setattr(BilevelSteps, "take", stop)
     with pytest.raises(torch.OutOfMemoryError):
         distill(recipe)
-    with pytest.raises(ValueError, match="interrupted: go on with it"):
+    with pytest.raises(ValueError, match="interrupted run: continue that run"):
         distill(recipe)
     changed = dataclasses.replace(recipe, resume=True, seed=1)
     with pytest.raises(ValueError, match="seed was 0 when the run began, is 1 now"):

@@ -44,7 +44,7 @@ def recipe(tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) 
     return HeadRecipe(
         student=str(tiny_weights), output=str(tmp_path / "out.safetensors"), folder="pairs",
         labels="labels", confidence="", hold_out_every=3, scenes=0, held_out_scenes=0,
-        widths=(16, 16, 16), crop=(32, 32), steps=2, bfloat16=False,
+        widths=(16, 16, 16), crop=(32, 32), steps=2, precision="fp32",
     )  # fmt: skip
 
 
@@ -61,7 +61,7 @@ def test_data_set_as_published(recipe: HeadRecipe, tmp_path: Path) -> None:
         write_pairs(tmp_path / "FMB" / split, names, 15)
     recipe = replace(recipe, dataset="FMB", class_set="fmb")
     (title,) = train_head(recipe)
-    assert title == "FMB, 3 pairs of its test split"
+    assert title == "IoU on FMB, 3 pairs of its test split"
     model = load_model(recipe.output)
     assert model.class_set == FMB
     assert model.metadata["head_source"] == "2 steps on FMB and 0 synthetic scenes"
@@ -74,10 +74,10 @@ def test_data_set_as_published(recipe: HeadRecipe, tmp_path: Path) -> None:
 def test_student_that_learns_is_held_to_what_it_fused(recipe: HeadRecipe, tmp_path: Path) -> None:
     before = load_model(recipe.student)
     recipe = replace(recipe, train_student=True, student_learning_rate=1e-3, steps=20,
-                     average_decay=0.5)  # fmt: skip
+                     ema_decay=0.5)  # fmt: skip
     drift = {}
     for weight in (0.0, 100.0):
-        train_head(replace(recipe, keep_fused=weight))
+        train_head(replace(recipe, fused_weight=weight))
         after = load_model(recipe.output)
         changed = {
             key
@@ -106,7 +106,7 @@ def test_head_learns_from_a_segmenter_alone(recipe: HeadRecipe, tmp_path: Path) 
     spec = f"segformer:{tmp_path / 'segformer'}"
     divergence = []
     for steps in (1, 60):
-        train_head(replace(recipe, teacher_segmenter=spec, steps=steps, average_decay=0.5))
+        train_head(replace(recipe, teacher_segmenter=spec, steps=steps, ema_decay=0.5))
         model = load_model(recipe.output)
         picture = read_visible(tmp_path / "pairs" / "visible" / "00001.png")
         pair = read_pair_folder(tmp_path / "pairs")[1]
@@ -159,8 +159,8 @@ def test_segmenter_of_other_classes(recipe: HeadRecipe) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": 0.0}, "temperature must be positive"),
-        ({"student_learning_rate": -1.0}, "student_learning_rate must be positive"),
+        ({"temperature": 0.0}, "temperature must be above 0"),
+        ({"student_learning_rate": -1.0}, "student_learning_rate must be above 0"),
     ],
 )
 def test_impossible_options(options: dict[str, Any], message: str) -> None:

@@ -93,10 +93,11 @@ def test_it_makes_a_student_better(
     save_model(FusionModel(start), tmp_path / "start.safetensors")
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
-        f"start: {tmp_path}/start.safetensors\nfolders: [set]\n"
+        f"init_from: {tmp_path}/start.safetensors\nfolders: [set]\n"
         f"output: {tmp_path}/trained.safetensors\n"
         "crop: [64, 64]\nsteps: 80\nhold_out_every: 4\nbatch_size: 2\n"
-        "differences: 0\nbrighter: 0\nsmoke: 0\nnoise: 0\nbfloat16: false\n"
+        "scd_weight: 0\nmax_intensity_weight: 0\nsmoke_probability: 0\nnoise_probability: 0\n"
+        "precision: fp32\n"
     )
     scores = train_unsupervised(load_recipe(UnsupervisedRecipe, recipe))["set"]
     trained = load_model(tmp_path / "trained.safetensors")
@@ -108,9 +109,11 @@ def test_it_makes_a_student_better(
     assert "on pairs alone" in trained.metadata["source"]
 
 
-@pytest.mark.parametrize("option", ["crop=[32, 32]", "smoke=2", "edges=-1", "steps=0"])
+@pytest.mark.parametrize(
+    "option", ["crop=[32, 32]", "smoke_probability=2", "qabf_weight=-1", "steps=0"]
+)
 def test_impossible_options_are_refused(tmp_path: Path, option: str) -> None:
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text("start: fast\nfolders: [msrs]\noutput: x.safetensors\n")
+    recipe.write_text("init_from: fast\nfolders: [msrs]\noutput: x.safetensors\n")
     with pytest.raises(RecipeError, match=option.partition("=")[0]):
         load_recipe(UnsupervisedRecipe, recipe, [option])
