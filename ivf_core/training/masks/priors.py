@@ -52,7 +52,7 @@ PRIOR_SOURCES = {
     "superpixels": "SLIC superpixels",
 }
 
-# The options that decide what a source's masks are, beside the pictures and SAM's weights, by
+# The options that decide what a source's masks are, besides the images and SAM's weights, by
 # their names in the cache's settings.
 _AREA, _SAM_CROPS = "min_mask_region_area", "crop_n_points_downscale_factor"
 _DECISIVE = {

@@ -42,7 +42,7 @@ from ivf_core.training.sage.options import (
     find_priors,
     find_sources,
 )
-from ivf_core.training.sage.reports import fuse_with_teacher, picture_row, score_held_out
+from ivf_core.training.sage.reports import fuse_with_teacher, image_row, score_held_out
 from ivf_core.training.sage.samples import Batch, MaskedPairs, Source, open_stream
 from ivf_core.training.sage.teacher_weights import load_teacher, save_teacher
 from ivf_core.training.sage.unrolled import unrolled_gradient
@@ -287,7 +287,7 @@ class DistillTask(Task[DistillRecipe]):
                 "teacher": self.objectives.run_teacher(batch, guard).fused,
                 "student": self.objectives.run_student(batch, guard).fused,
             }
-        return picture_row(batch, fused)
+        return image_row(batch, fused)
 
     def finish(self, origin: dict[str, str]) -> Scores:
         """Write the student and the teacher, and score them and the mean of both sources."""

@@ -12,12 +12,12 @@ from ivf_core.metrics.fusion import fusion_metrics
 from ivf_core.models.graph import recolor
 from ivf_core.training.sage.samples import Batch, MaskedPairs
 
-__all__ = ["fuse_with_teacher", "picture_row", "score_fusion", "score_held_out"]
+__all__ = ["fuse_with_teacher", "image_row", "score_fusion", "score_held_out"]
 
 _METRICS = ("EN", "SD", "SF", "AG", "SCD", "VIF", "Qabf")
 
 
-def picture_row(batch: Batch, fused: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+def image_row(batch: Batch, fused: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
     """Return images of the first crop of a batch: sources, fused images and masks, by name.
 
     Args:

@@ -16,7 +16,7 @@ from ivf_core.training.runs.optimizers import adam_with_cosine
 from ivf_core.training.runs.recipe import option
 from ivf_core.training.sage.objectives import Objectives, open_frozen_segmenter, terms_off
 from ivf_core.training.sage.options import NO_SEGMENTER, GuidedOptions, find_priors, find_sources
-from ivf_core.training.sage.reports import fuse_with_teacher, picture_row, score_held_out
+from ivf_core.training.sage.reports import fuse_with_teacher, image_row, score_held_out
 from ivf_core.training.sage.samples import Batch, MaskedPairs, open_stream
 from ivf_core.training.sage.teacher_weights import save_teacher
 
@@ -107,7 +107,7 @@ class TeacherTask(SingleTask[TeacherRecipe]):
         with torch.no_grad():
             batch = self.batches[step]
             out = self.objectives.run_teacher(batch, StepGuard(step, batch.names))
-        return picture_row(batch, {"teacher": out.fused})
+        return image_row(batch, {"teacher": out.fused})
 
     def finish(self, origin: dict[str, str]) -> Scores:
         """Write the teacher and score it."""

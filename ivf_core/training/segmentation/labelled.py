@@ -18,7 +18,7 @@ from ivf_core.models.graph import FusionGraph
 
 __all__ = [
     "ColorCrops",
-    "FusedPictures",
+    "FusedImages",
     "open_labelled_split",
     "read_fused_folders",
     "replace_by_fused",
@@ -97,7 +97,7 @@ def replace_by_fused(files: Sequence[PairFiles], fused: Path) -> list[PairFiles]
 
 
 @dataclass(frozen=True)
-class FusedPictures(Sequence[tuple[np.ndarray, np.ndarray]]):
+class FusedImages(Sequence[tuple[np.ndarray, np.ndarray]]):
     """Sequence of fused images with labels, which are fused or read at each access.
 
     An item is an image H x W x 3 uint8 RGB and class ids H x W uint8, 255 for no label.
@@ -154,7 +154,7 @@ class ColorCrops:
     n is the same whenever it is drawn, and each epoch has each image once.
 
     Args:
-        pictures: H x W x 3 uint8 RGB images with H x W uint8 class ids. Images smaller than a crop
+        images: H x W x 3 uint8 RGB images with H x W uint8 class ids. Images smaller than a crop
             get a grey border without labels.
         size: height and width of a crop in pixels.
         scales: range of the factor by which an image is resized.
@@ -163,42 +163,42 @@ class ColorCrops:
 
     def __init__(
         self,
-        pictures: Sequence[tuple[np.ndarray, np.ndarray]],
+        images: Sequence[tuple[np.ndarray, np.ndarray]],
         size: tuple[int, int],
         *,
         scales: tuple[float, float] = (0.5, 2.0),
         seed: int = 0,
     ) -> None:
-        self.pictures = pictures
+        self.images = images
         self.size = size
         self.scales = scales
         self.seed = seed
 
     def index(self, number: int) -> int:
-        """Return the index of the picture that sample `number` shows."""
-        epoch, position = divmod(number, len(self.pictures))
-        order = np.random.default_rng((self.seed, epoch, 0)).permutation(len(self.pictures))
+        """Return the index of the image that sample `number` shows."""
+        epoch, position = divmod(number, len(self.images))
+        order = np.random.default_rng((self.seed, epoch, 0)).permutation(len(self.images))
         return int(order[position])
 
     def sample(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """3 x h x w float32 RGB in [0, 1] and h x w int64 ids."""
         random = np.random.default_rng((self.seed, number, 1))
-        picture, labels = self.pictures[self.index(number)]
+        image, labels = self.images[self.index(number)]
         scale = random.uniform(*self.scales)
         cut = (max(1, round(self.size[0] / scale)), max(1, round(self.size[1] / scale)))
-        picture, labels = _pad(picture, cut, 127), _pad(labels, cut, UNLABELED)
-        picture, labels = self._cut(picture, labels, cut, random)
+        image, labels = _pad(image, cut, 127), _pad(labels, cut, UNLABELED)
+        image, labels = self._cut(image, labels, cut, random)
         if random.random() < 0.5:
-            picture, labels = picture[:, ::-1], labels[:, ::-1]
+            image, labels = image[:, ::-1], labels[:, ::-1]
         height, width = self.size
-        picture, labels = (
+        image, labels = (
             cv2.resize(np.ascontiguousarray(plane), (width, height), interpolation=method)
             for plane, method in (
-                (picture, cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR),
+                (image, cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR),
                 (labels, cv2.INTER_NEAREST),  # others would invent classes
             )
         )
-        return _vary_light(picture, random).transpose(2, 0, 1), labels.astype(np.int64)
+        return _vary_light(image, random).transpose(2, 0, 1), labels.astype(np.int64)
 
     def _cut(
         self,

@@ -43,7 +43,7 @@ from ivf_core.training.runs.options import RunOptions
 from ivf_core.training.runs.recipe import data_directory, option
 from ivf_core.training.segmentation.labelled import (
     ColorCrops,
-    FusedPictures,
+    FusedImages,
     open_labelled_split,
     read_fused_folders,
     replace_by_fused,
@@ -255,9 +255,7 @@ def _optimizer(network: nn.Module, recipe: SegformerRecipe) -> torch.optim.AdamW
     )
 
 
-def _read_data(
-    recipe: SegformerRecipe, device: torch.device
-) -> tuple[FusedPictures, FusedPictures]:
+def _read_data(recipe: SegformerRecipe, device: torch.device) -> tuple[FusedImages, FusedImages]:
     root = data_directory()
     class_set = CLASS_SETS[recipe.class_set] if recipe.class_set else None
     parts: tuple[Sequence[PairFiles], Sequence[PairFiles]]
@@ -289,7 +287,7 @@ def _read_data(
     graph = None if recipe.fused else FusionGraph(load_model(recipe.weights)).to(device)
     assert class_set is not None
     train, test = (
-        FusedPictures(tuple(files), class_set, graph, recipe.ignored_labels) for files in parts
+        FusedImages(tuple(files), class_set, graph, recipe.ignored_labels) for files in parts
     )
     return train, test
 

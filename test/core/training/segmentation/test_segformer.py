@@ -24,7 +24,7 @@ from ivf_core.training.runs.recipe import load_recipe
 from ivf_core.training.segmentation import segformer
 from ivf_core.training.segmentation.labelled import (
     ColorCrops,
-    FusedPictures,
+    FusedImages,
     open_labelled_split,
     read_fused_folders,
     replace_by_fused,
@@ -111,7 +111,7 @@ def test_it_learns(small: SegformerRecipe, dataset: Path, tmp_path: Path) -> Non
     assert not (run / "checkpoint.pt").exists()
 
     segmenter = open_segmenter(f"segformer:{recipe.output}", MFNET)
-    test = FusedPictures(
+    test = FusedImages(
         open_labelled_split(dataset / "MSRS", 7)[1].files, MFNET, FusionGraph(load_model("fast"))
     )
     again = score_segmenter(segmenter, test, torch.device("cpu"))
@@ -172,7 +172,7 @@ def test_pictures_are_those_of_the_node(dataset: Path) -> None:
     train, test = open_labelled_split(dataset / "MSRS", 7)
     assert (len(train), len(test)) == (6, 3)
     model = load_model("fast")
-    pictures = FusedPictures(train.files, MFNET, FusionGraph(model), ignored=(2,))
+    pictures = FusedImages(train.files, MFNET, FusionGraph(model), ignored=(2,))
     visible, infrared, labels = scene(0)
     picture, ids = pictures[0]
     pipeline = FusionPipeline(model, engine="torch", device="cpu", precision="fp32")
@@ -185,7 +185,7 @@ def test_pictures_that_others_fused(dataset: Path, tmp_path: Path) -> None:
     train, _ = open_labelled_split(dataset / "MSRS", 7)
     for files in train.files:
         write_image(tmp_path / "fused" / f"{files.name}.png", 255 - files.read_visible())
-    replaced = FusedPictures(tuple(replace_by_fused(train.files, tmp_path / "fused")), MFNET)
+    replaced = FusedImages(tuple(replace_by_fused(train.files, tmp_path / "fused")), MFNET)
     visible, _, labels = scene(1)
     np.testing.assert_array_equal(replaced[1][0], 255 - visible)
     np.testing.assert_array_equal(replaced[1][1], labels)
@@ -201,7 +201,7 @@ def test_pictures_that_others_fused(dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"00001D\.png' is 96 x 64, but .* is 96 x 63"):
         replaced[1]
     with pytest.raises(ValueError, match=r"00002D\.png': ids 2 are not of 'x'"):
-        FusedPictures(train.files, replace(PST900, name="x", names=("a",) * 2, colors=((0,) * 3,) * 2))[2]  # noqa: E501  # fmt: skip
+        FusedImages(train.files, replace(PST900, name="x", names=("a",) * 2, colors=((0,) * 3,) * 2))[2]  # noqa: E501  # fmt: skip
 
 
 def test_splits_of_a_plain_folder(tmp_path: Path) -> None:
