@@ -36,14 +36,16 @@ demo: $(INSTALLED)  ## play a synthetic drive, BAG=... or VISIBLE=... INFRARED=.
 test: $(INSTALLED)  ## run the tests
 	$(RUN) -m pytest
 
-lint: $(INSTALLED)  ## check style, types and the direction of imports
+lint: $(INSTALLED)  ## check style, docstrings, plain language, types and the direction of imports
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) test/lint/plain_language.py
 	$(RUN) -m mypy
 	$(VENV)/bin/lint-imports
 
-docs: $(INSTALLED)  ## write config/fusion.yaml and docs/interfaces.md anew
+docs: $(INSTALLED)  ## write what is generated: config/fusion.yaml, docs/interfaces.md, tables of docs/architecture.md
 	$(RUN) -m ivf_ros.interfaces
+	$(RUN) test/lint/architecture.py
 
 clean:  ## remove .venv and everything that was built
 	rm -rf $(VENV) build install log ./*.egg-info demo_output .*_cache .hypothesis
