@@ -20,7 +20,8 @@ class Canvas:
     Args:
         camera: the camera.
         light: light and haze of the visible image.
-        heat: level of heat by material, 0..255.
+        heat: level of heat by material, 0..255, with "ambient" for the air and "contrast",
+            the factor on the variations of textures.
 
     Attributes:
         pixels: red, green, blue and heat, H x W x 4 uint8.
@@ -70,7 +71,7 @@ class Canvas:
 
         Args:
             points: its corners as (column, row); fewer than three draw nothing.
-            color: its colour by full light.
+            color: its colour in full light.
             heat: its level of heat, 0..255.
             label: its class id.
             glows: whether it keeps its colour at night.
@@ -101,7 +102,7 @@ class Canvas:
             start: its first end as (column, row).
             end: its second end.
             radii: radii of both ends in pixels.
-            color: its colour by full light.
+            color: its colour in full light.
             heat: its level of heat, 0..255.
             label: its class id.
         """
@@ -130,7 +131,7 @@ class Canvas:
         Args:
             center: its centre as (column, row).
             axes: half its width and half its height in pixels.
-            color: its colour by full light.
+            color: its colour in full light.
             heat: its level of heat, 0..255.
             label: its class id.
             ring: thickness of a ring in pixels; 0 fills the ellipse.

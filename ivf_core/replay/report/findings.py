@@ -47,7 +47,7 @@ def tiles(replay: ReplayDirectory) -> list[tuple[str, str, str]]:
     flips = replay.frames.get("flip_share")
     if flips is not None and np.isfinite(flips).any():
         rows.append(
-            ("mask flips, median", percent(float(np.nanmedian(flips))), "of the pixels, a pair")
+            ("mask flips, median", percent(float(np.nanmedian(flips))), "of the pixels, per pair")
         )
     return rows
 
@@ -144,11 +144,11 @@ def _metric_words(replay: ReplayDirectory, bands: Bands) -> list[str]:
     often = [row for row in judged if row["worse"] > 0.5]
     if not often:
         return [
-            "In no fusion metric are most pairs worse than the range of SAGE's published student "
+            "By no fusion metric are most pairs worse than the range of SAGE's published student "
             "on test pairs of MSRS, RoadScene and TNO."
         ]
     named = ", ".join(f"{row['name']} ({percent(row['worse'])})" for row in often)
     return [
-        "In most pairs worse than the range of SAGE's published student on test pairs of MSRS, "
-        f"RoadScene and TNO: {named}. Metrics depend on the scene: the range is a hint, no limit."
+        "Most pairs are worse than the range of SAGE's published student on test pairs of MSRS, "
+        f"RoadScene and TNO by {named}. Metrics depend on the scene: the range is only a hint."
     ]
