@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
+import yaml
 
 from ivf_core.images.files import write_image
+from ivf_core.models.checkpoints import FusionModel, save_model
+from ivf_core.models.student import FastStudent, FusionStudent
 from ivf_core.models.teacher import Teacher
 from ivf_core.training.masks.priors import PriorRecipe, make_priors
-from ivf_core.training.sage.distill import DistillRecipe
-from ivf_core.training.sage.encoder import ConvEncoder, save_encoder
+from ivf_core.training.runs.options import RunOptions
+from ivf_core.training.sage.distill import DistillRecipe, distill
+from ivf_core.training.sage.encoder import (
+    ConvEncoder,
+    EncoderRecipe,
+    save_encoder,
+    train_encoder,
+)
 from ivf_core.training.sage.samples import Batch, Place
-from ivf_core.training.sage.teacher import TeacherRecipe
+from ivf_core.training.sage.teacher import TeacherRecipe, train_teacher
 from ivf_core.training.sage.teacher_weights import save_teacher
+from ivf_core.training.segmentation.head import HeadRecipe, train_head
+from ivf_core.training.segmentation.segformer import SegformerRecipe, train_segformer
+from ivf_core.training.students.student import StudentRecipe, train_student
+from ivf_core.training.students.unsupervised import UnsupervisedRecipe, train_unsupervised
 
 SIZE = (48, 56)
+COMMANDS = ("student", "fast", "unsupervised", "head", "segformer", "teacher", "distill", "encoder")
 RUN: dict[str, Any] = dict(
     folders=("pairs",), crop=(32, 32), batch_size=2, steps=6, hold_out_every=4, score_pairs=0
 )
@@ -43,10 +59,58 @@ def write_pairs(root: Path, count: int = 6) -> None:
 
 
 def write_networks(root: Path) -> None:
-    """A teacher and an encoder with random weights."""
+    """A teacher, an encoder and two students with random weights."""
     torch.manual_seed(1)
     save_teacher(Teacher(2), root / "teacher.safetensors", source="random")
     save_encoder(ConvEncoder((8, 8, 8)), root / "encoder.safetensors", source="random")
+    student = FusionStudent().eval()
+    torch.nn.init.constant_(student.decoder.bias, 0.5)  # type: ignore[arg-type]
+    save_model(FusionModel(student), root / "sage.safetensors")
+    fast = FastStudent(widths=(16, 16, 16), convolutions=(0, 1, 1, 0, 0)).eval()
+    save_model(FusionModel(fast), root / "fast.safetensors")
+
+
+def recipe_of(command: str, root: Path, **options: Any) -> RunOptions:
+    """A recipe of `ivf train COMMAND`; "fast" stands for `student` of that architecture."""
+    fields = RUN | {"output": str(root / f"runs/{command}.safetensors"), **options}
+    if command == "teacher":
+        return teacher_recipe(root, **fields)
+    if command == "distill":
+        return distill_recipe(root, **fields)
+    del fields["score_pairs"]
+    if command == "encoder":
+        return EncoderRecipe(**{"widths": (8, 8, 8), **fields})
+    if command in ("student", "fast"):
+        fields |= {"teacher": str(root / "sage.safetensors"), "pool_size": 8}
+        architecture = "fast" if command == "fast" else "sage"
+        return StudentRecipe(**{"architecture": architecture, "precision": "fp32", **fields})
+    if command == "unsupervised":
+        fields |= {"init_from": str(root / "fast.safetensors"), "crop": (48, 48)}
+        return UnsupervisedRecipe(**{"precision": "fp32", **fields})
+    del fields["folders"]
+    if command == "segformer":
+        fields |= {"output": str(root / "runs/segformer"), "dataset": "pairs", "labels": "labels"}
+        fields |= {"class_set": "mfnet", "weights": str(root / "fast.safetensors"), "model": "b0"}
+        return SegformerRecipe(**{"epochs": 0, "workers": 0, **fields})
+    del fields["batch_size"]
+    fields |= {"student": str(root / "fast.safetensors"), "folder": "pairs", "labels": "labels"}
+    fields |= {"confidence": "", "scenes": 1, "held_out_scenes": 0, "widths": (16, 16, 16)}
+    return HeadRecipe(**{"train_student": True, "precision": "fp32", **fields})
+
+
+def run(command: str, recipe: Any) -> Any:
+    """Run a recipe of `recipe_of` in this process."""
+    functions = {"teacher": train_teacher, "distill": distill, "encoder": train_encoder,
+                 "unsupervised": train_unsupervised, "head": train_head,
+                 "segformer": train_segformer}  # fmt: skip
+    return functions.get(command, train_student)(recipe)
+
+
+def write_recipe(root: Path, recipe: object) -> Path:
+    """Write a recipe as YAML below `root`."""
+    path = root / f"{type(recipe).__name__}.yaml"
+    path.write_text(yaml.safe_dump(json.loads(json.dumps(dataclasses.asdict(recipe)))))  # type: ignore[call-overload]
+    return path
 
 
 def teacher_recipe(root: Path, **options: Any) -> TeacherRecipe:

@@ -15,7 +15,16 @@ import yaml
 
 from ivf_core.system.revision import git_revision
 
-__all__ = ["Recipe", "RecipeError", "data_directory", "load_recipe", "option", "provenance"]
+__all__ = [
+    "Bounds",
+    "Recipe",
+    "RecipeError",
+    "bounds_of",
+    "data_directory",
+    "load_recipe",
+    "option",
+    "provenance",
+]
 
 T = TypeVar("T")
 

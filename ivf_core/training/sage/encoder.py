@@ -202,7 +202,7 @@ class EncoderTask(SingleTask[EncoderRecipe]):
         scores = {}
         for name, text in (("hidden", "painted in"), ("mean", "mean of the image")):
             steps, values = losses[f"encoder/{name}"]
-            scores[text] = float(values[steps >= 0.9 * self.steps].mean())
+            scores[text] = float(values[steps >= min(0.9 * self.steps, self.steps - 1)].mean())
         return {"squared error of masked pixels, last tenth of the steps": scores}
 
     def _paint(self, step: int, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +21,12 @@ from ivf_core.data.pairs import (
 )
 from ivf_core.images.files import ImageFileError, write_image
 from ivf_core.images.videos import VideoWriter
-from ivf_core.models.checkpoints import FusionModel, load_model, save_model
+from ivf_core.models.checkpoints import FusionModel, load_model, save_model, shipped_weights
 from ivf_core.models.student import STUDENTS, FusionStudent
 from ivf_core.system.revision import git_revision
 from ivf_core.training.masks.priors import PriorRecipe
 from ivf_core.training.runs.page import image_files, read_losses
-from ivf_core.training.runs.recipe import RecipeError, load_recipe
+from ivf_core.training.runs.recipe import RecipeError, bounds_of, load_recipe
 from ivf_core.training.sage.distill import DistillRecipe
 from ivf_core.training.sage.encoder import EncoderRecipe
 from ivf_core.training.sage.teacher import TeacherRecipe
@@ -38,6 +41,16 @@ from ivf_core.training.students.student import (
 from ivf_core.training.students.unsupervised import UnsupervisedRecipe
 
 RECIPES = Path(__file__).parents[4] / "training"
+KINDS: dict[str, Any] = {
+    "student": StudentRecipe,
+    "head": HeadRecipe,
+    "priors": PriorRecipe,
+    "segformer": SegformerRecipe,
+    "teacher": TeacherRecipe,
+    "distill": DistillRecipe,
+    "encoder": EncoderRecipe,
+    "unsupervised": UnsupervisedRecipe,
+}
 
 
 def write_folder(root: Path, count: int = 4) -> None:
@@ -51,20 +64,104 @@ def write_folder(root: Path, count: int = 4) -> None:
 
 
 def test_recipes_that_ship_are_sound() -> None:
-    kinds: dict[str, type] = {
-        "student": StudentRecipe,
-        "head": HeadRecipe,
-        "priors": PriorRecipe,
-        "segformer": SegformerRecipe,
-        "teacher": TeacherRecipe,
-        "distill": DistillRecipe,
-        "encoder": EncoderRecipe,
-        "unsupervised": UnsupervisedRecipe,
-    }
     paths = sorted(RECIPES.glob("*.yaml"))
     assert paths
     for path in paths:
-        load_recipe(kinds[path.stem.split("_")[0]], path)
+        load_recipe(KINDS[path.stem.split("_")[0]], path)
+
+
+def recipe_of_kind(kind: str) -> Any:
+    """Build a recipe that is sound."""
+    path = next(RECIPES.glob(f"{kind}_*.yaml"))
+    return load_recipe(KINDS[kind], path)
+
+
+def numeric_options() -> list[tuple[str, str]]:
+    bounded = ("minimum", "maximum", "above", "below")
+    return [
+        (kind, entry.name)
+        for kind, recipe in KINDS.items()
+        for entry in dataclasses.fields(recipe)
+        if any(getattr(bounds_of(entry), name) is not None for name in bounded)
+    ]
+
+
+@pytest.mark.parametrize(("kind", "name"), numeric_options())
+def test_numbers_out_of_bounds(kind: str, name: str) -> None:
+    """Just below the minimum and just above the maximum; the error names option and value."""
+    recipe = recipe_of_kind(kind)
+    (entry,) = (entry for entry in dataclasses.fields(recipe) if entry.name == name)
+    bounds, value = bounds_of(entry), getattr(recipe, name)
+    step = 1e-6 if "float" in str(entry.type) or dataclasses.is_dataclass(value) else 1
+    bad = [
+        *([] if bounds.minimum is None else [bounds.minimum - step]),
+        *([] if bounds.maximum is None else [bounds.maximum + step]),
+        *(limit for limit in (bounds.above, bounds.below) if limit is not None),
+    ]
+    assert bad
+    for number in bad:
+        if dataclasses.is_dataclass(value):
+            name = f"{entry.name}.{dataclasses.fields(value)[0].name}"
+            changed = dataclasses.replace(value, **{name.split(".")[1]: number})  # type: ignore[type-var]
+        else:
+            changed = (number,) * max(1, len(value)) if isinstance(value, tuple) else number
+        with pytest.raises(
+            ValueError, match=rf"^{re.escape(name)} must be .*{re.escape(str(number))}"
+        ):
+            dataclasses.replace(recipe, **{entry.name: changed})
+
+
+def test_recipes_of_shipped_weights_load_without_loss(tmp_path: Path) -> None:
+    """Each option that they name is in the recipe of today, with its value."""
+    for name in shipped_weights():
+        metadata = load_model(name).metadata
+        for part in ("student", "head"):
+            options = json.loads(metadata[f"{part}_recipe"])
+            kind = KINDS["unsupervised" if "start" in options else part]
+            path = tmp_path / "recipe.json"
+            path.write_text(metadata[f"{part}_recipe"])
+            recipe = load_recipe(kind, path)
+            today = {
+                old: entry.name
+                for entry in dataclasses.fields(kind)
+                for old in (entry.name, *bounds_of(entry).former_names)
+            }
+            for key, value in options.items():
+                found = getattr(recipe, today[key])
+                if key == "bfloat16":
+                    assert found == ("bf16" if value else "fp32")
+                else:
+                    assert found == (tuple(value) if isinstance(value, list) else value), key
+
+
+def test_names_of_earlier_releases(tmp_path: Path) -> None:
+    """In the file and in changes, mixed with those of today; twice is an error."""
+    path = tmp_path / "recipe.yaml"
+    path.write_text("{start: fast, folders: [a], output: o, edges: 3, bfloat16: false}")
+    recipe = load_recipe(UnsupervisedRecipe, path, ["qabf_weight=4", "noise=0.5"])
+    assert (recipe.init_from, recipe.qabf_weight, recipe.noise_probability) == ("fast", 4.0, 0.5)
+    assert recipe.precision == "fp32"
+    assert load_recipe(UnsupervisedRecipe, path, ["edges=5"]).qabf_weight == 5.0
+    with pytest.raises(RecipeError, match="qabf_weight is given twice: qabf_weight"):
+        load_recipe(UnsupervisedRecipe, path, ["edges=5", "qabf_weight=4"])
+    path.write_text("{dataset: a, output: o, threads: 2, precision: bf16-mixed, warmup: 0.2}")
+    segformer = load_recipe(SegformerRecipe, path)
+    assert (segformer.workers, segformer.precision, segformer.warmup_ratio) == (2, "bf16", 0.2)
+
+
+def test_precision_of_a_student_follows_its_architecture() -> None:
+    options: dict[str, Any] = {"teacher": "a", "folders": ("b",), "output": "c"}
+    assert StudentRecipe(**options).precision == "fp32"
+    assert StudentRecipe(**options, architecture="fast").precision == "bf16"
+    assert StudentRecipe(**options, architecture="fast", precision="fp32").precision == "fp32"
+
+
+def test_half_precision_needs_a_gpu() -> None:
+    recipe = StudentRecipe(
+        teacher="a", folders=("b",), output="c", precision="fp16", accelerator="cpu"
+    )
+    with pytest.raises(ValueError, match="precision 'fp16' needs a GPU, expected fp32 or bf16"):
+        train_student(recipe)
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import RUN, write_pairs
+from small_runs import recipe_of, write_pairs
 
 from ivf_core.training.sage.encoder import (
     ConvEncoder,
-    EncoderRecipe,
     load_encoder,
     open_encoder,
     save_encoder,
@@ -20,10 +19,8 @@ from ivf_core.training.sage.encoder import (
 )
 
 
-def encoder_recipe(root: Path, **options: Any) -> EncoderRecipe:
-    fields = {key: value for key, value in RUN.items() if key != "score_pairs"}
-    fields |= {"output": str(root / "encoder.safetensors"), "widths": (8, 8, 16)}
-    return EncoderRecipe(**{**fields, **options})
+def encoder_recipe(root: Path, **options: Any) -> Any:
+    return recipe_of("encoder", root, **{"widths": (8, 8, 16), **options})
 
 
 def test_an_encoder_learns_to_paint_hidden_squares(

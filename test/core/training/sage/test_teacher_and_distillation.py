@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
 from small_runs import (
     distill_recipe,
@@ -25,6 +24,7 @@ from small_runs import (
     without_segmentation,
     write_networks,
     write_pairs,
+    write_recipe,
 )
 from torch import Tensor, nn
 
@@ -223,12 +223,6 @@ def test_teacher_and_student_end_to_end(
     assert (root / "runs/student/summary.html").is_file()
     assert list((root / "runs/student/images").iterdir())
     assert not (root / "runs/student/checkpoint.pt").exists()
-
-
-def write_recipe(root: Path, recipe: object) -> Path:
-    path = root / f"{type(recipe).__name__}.yaml"
-    path.write_text(yaml.safe_dump(json.loads(json.dumps(dataclasses.asdict(recipe)))))  # type: ignore[call-overload]
-    return path
 
 
 def test_a_sam_takes_part(root: Path) -> None:

@@ -1,0 +1,132 @@
+"""All commands of `ivf train`: resumed after a kill, stopped by a bad loss, in two processes."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_runs import COMMANDS, recipe_of, run, write_networks, write_pairs, write_recipe
+from torch import Tensor
+
+from ivf_core.training.runs.loop import StepError
+from ivf_core.training.runs.page import read_losses
+from ivf_core.training.runs.record import run_directory
+
+ROOT = Path(__file__).parents[4]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("IVF_DATA", str(tmp_path))
+    write_pairs(tmp_path)
+    write_networks(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Another number of threads gives other last bits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def subcommand(command: str) -> str:
+    return "student" if command == "fast" else command
+
+
+def weights_of(recipe: Any) -> dict[str, Tensor]:
+    """Tensors that a run has written, also those in its record."""
+    output, directory = Path(recipe.output), run_directory(recipe.output)
+    files = [output, directory / "teacher.safetensors", output / "model.safetensors"]
+    found = {str(path): load_file(path) for path in files if path.is_file()}
+    assert found
+    return {f"{path}: {name}": t for path, tensors in found.items() for name, t in tensors.items()}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_killed_run_is_resumed_to_the_bit(command: str, root: Path, one_thread: None) -> None:
+    """SIGKILL after four steps, a checkpoint after two: weights and losses are as without."""
+    if command == "segformer":
+        pytest.importorskip("transformers")
+    recipe = recipe_of(command, root, steps=5, checkpoint_every=2)
+    run(command, recipe)
+    whole, losses = weights_of(recipe), read_losses(run_directory(recipe.output))
+    for path in Path(recipe.output).parent.rglob("*.safetensors"):
+        path.unlink()
+    arguments = ["train", subcommand(command), "--config", str(write_recipe(root, recipe))]
+    script = str(ROOT / "test/helpers/killed_run.py")
+    killed = subprocess.run(
+        [sys.executable, script, "3", *arguments], env={**ENVIRONMENT, "IVF_DATA": str(root)}
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert (run_directory(recipe.output) / "checkpoint.pt").is_file()
+    torch.rand(3)
+    run(command, dataclasses.replace(recipe, resume=True, workers=1, checkpoint_every=3))
+    resumed = weights_of(recipe)
+    assert resumed.keys() == whole.keys()
+    for name, value in whole.items():
+        assert torch.equal(resumed[name], value), name
+    again = read_losses(run_directory(recipe.output))
+    assert again.keys() == losses.keys()
+    for name, (steps, values) in losses.items():
+        np.testing.assert_array_equal(again[name][0], steps)
+        np.testing.assert_array_equal(again[name][1], values)
+    assert not (run_directory(recipe.output) / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_loss_that_is_not_finite_stops_a_run(command: str, root: Path) -> None:
+    """With one type of error, which names step, loss and files."""
+    if command == "segformer":
+        pytest.importorskip("transformers")
+    names = ("student_learning_rate", "teacher_learning_rate")
+    rates = dict.fromkeys(names if command == "distill" else ("learning_rate",), 1e30)
+    recipe = recipe_of(command, root, **rates)
+    with pytest.raises(StepError, match=r"^step \d, .* is (nan|-?inf); batch of .+; look at these"):
+        run(command, recipe)
+    assert not Path(recipe.output).exists()
+
+
+@pytest.mark.parametrize("command", ["student", "fast", "head", "unsupervised"])
+def test_two_processes_learn_as_one(command: str, root: Path) -> None:
+    """Under torchrun on CPUs: losses of whole batches, gradients and BatchNorm of both."""
+    options = {"real_per_batch": 3, "synthetic_per_batch": 1} if command == "head" else {}
+    recipe = recipe_of(command, root, steps=4, **options)
+    run(command, recipe)
+    alone, before = read_losses(run_directory(recipe.output)), weights_of(recipe)
+    several = dataclasses.replace(recipe, devices=2, accelerator="cpu")
+    subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+         "-m", "ivf_core.cli", "train", subcommand(command),
+         "--config", str(write_recipe(root, several))],
+        check=True, timeout=400, env={**ENVIRONMENT, "IVF_DATA": str(root)},
+    )  # fmt: skip
+    together = read_losses(run_directory(recipe.output))
+    assert together.keys() == alone.keys()
+    for name, (_, values) in alone.items():
+        assert together[name][1] == pytest.approx(values, rel=1e-2, abs=1e-3), name
+    for name, tensor in weights_of(recipe).items():
+        if "running" in name:  # BatchNorm of the whole batch
+            torch.testing.assert_close(tensor, before[name], rtol=1e-2, atol=1e-2)
+
+
+def test_resume_without_a_checkpoint_starts_a_run(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = recipe_of("encoder", root, steps=2, resume=True)
+    run("encoder", recipe)
+    assert Path(recipe.output).is_file()
+    assert "there is no checkpoint" in caplog.text
