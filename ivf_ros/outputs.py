@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -90,7 +91,8 @@ class Outputs:
         if LabelInfo is not None:
             self._label_info = node.create_publisher(LabelInfo, "~/label_info", _LATCHED)
             self._all.append(self._label_info)
-        self._infos: dict[int, CameraInfo] = {}
+        self._infos: dict[int, CameraInfo] = {}  # by stamp in ns, oldest first
+        self._infos_lock = threading.Lock()  # the executor's thread writes, the worker's reads
 
     def destroy(self) -> None:
         """Destroy the publishers."""
@@ -125,9 +127,10 @@ class Outputs:
         Args:
             info: message of the RGB camera.
         """
-        self._infos[stamp_to_ns(info.header.stamp)] = info
-        while len(self._infos) > _INFOS_KEPT:
-            del self._infos[next(iter(self._infos))]
+        with self._infos_lock:
+            self._infos[stamp_to_ns(info.header.stamp)] = info
+            while len(self._infos) > _INFOS_KEPT:
+                del self._infos[next(iter(self._infos))]
 
     def publish(
         self,
@@ -180,9 +183,11 @@ class Outputs:
 
     def _publish_info(self, header: Header) -> None:
         """Publish the calibration with this stamp, or else the latest, if there is one."""
-        infos = list(self._infos.values())
-        if infos:
-            info = copy.copy(self._infos.get(stamp_to_ns(header.stamp), infos[-1]))
+        with self._infos_lock:
+            latest = next(reversed(self._infos.values()), None)
+            info = self._infos.get(stamp_to_ns(header.stamp), latest)
+        if info is not None:
+            info = copy.copy(info)
             info.header = header
             self._fused_info.publish(info)
 

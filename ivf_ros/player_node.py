@@ -5,6 +5,7 @@ Messages are published as the bag's own CDR bytes, without decoding them.
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Sequence
@@ -269,7 +270,7 @@ class Player(Node):
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run `player_node`.
+    """Run `player_node` until the bag has been played, or SIGINT or SIGTERM.
 
     Args:
         args: command-line arguments; by default those of the process.
@@ -278,12 +279,14 @@ def main(args: list[str] | None = None) -> int:
         The exit status: 1 if the bag or a parameter cannot be used.
     """
     keep_freed_memory()
-    # Without rclpy's SIGINT handler, context and summary survive Ctrl-C.
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.SIGTERM)
+    # rclpy's handlers would end the context while this thread still publishes: instead,
+    # SIGTERM raises KeyboardInterrupt in this thread, as SIGINT does.
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     executor = SingleThreadedExecutor()
     spinner = threading.Thread(target=_spin, args=(executor,), name="spin", daemon=True)
     player = None
     try:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         player = Player()
         executor.add_node(player)
         spinner.start()

@@ -157,16 +157,11 @@ class Streams:
         data = message.message
         if offset_ns is not None and stream.has_header:
             data = shift_stamp(data, offset_ns)
-        try:
-            if self._clock is not None:
-                clock = self._clock.msg_type()
-                clock.clock.sec, clock.clock.nanosec = divmod(message.time_ns, 10**9)
-                self._clock.publish(clock)
-            stream.publish(data)
-        except Exception:
-            if self._node.context.ok():
-                raise
-            # Otherwise a signal has shut the context down since the check above.
+        if self._clock is not None:
+            clock = self._clock.msg_type()
+            clock.clock.sec, clock.clock.nanosec = divmod(message.time_ns, 10**9)
+            self._clock.publish(clock)
+        stream.publish(data)
 
     def wait_for_delivery(self) -> None:
         """Wait until the subscribers have acknowledged the last messages, or warn."""

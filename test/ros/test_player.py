@@ -269,14 +269,24 @@ class TestPlaying:
         assert process.returncode == 0, output
         assert f"starting without a subscriber on {RGB_TOPIC}, {THERMAL_TOPIC}" in output
 
-    def test_interrupt_ends_with_a_summary(
+    def test_sigterm_while_it_waits_for_subscribers(
         self, tmp_path: Path, listener: Listener, start: Callable
+    ) -> None:
+        process = start(bag=write_bag(tmp_path / "bag", 3))
+        listener.spin_until(lambda: listener.node.count_publishers(RGB_TOPIC) == 1)
+        listener.spin_for(0.5)
+        process.terminate()
+        assert "Traceback" not in listener.wait_for_end(process)
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_interrupt_ends_with_a_summary(
+        self, tmp_path: Path, listener: Listener, start: Callable, number: signal.Signals
     ) -> None:
         listener.listen(RGB_TOPIC)
         listener.listen(THERMAL_TOPIC)
         process = start(bag=write_bag(tmp_path / "bag", 3), loop=True)
         listener.spin_until(lambda: len(listener.received[RGB_TOPIC]) > 6)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         output = listener.wait_for_end(process)
         assert "Traceback" not in output
         assert "published in" in output
