@@ -123,7 +123,7 @@ def check_encoding(array: np.ndarray, name: str) -> Encoding:
         name: one of `WRITTEN_ENCODINGS`.
 
     Raises:
-        ValueError: another encoding, or an array that does not suit it; says what is expected.
+        ValueError: the encoding is another, or the array does not suit it; names the expected ones.
     """
     if name not in WRITTEN_ENCODINGS:
         raise ValueError(f"encoding {name!r}: expected one of {', '.join(WRITTEN_ENCODINGS)}")

@@ -69,7 +69,7 @@ def to_infrared(message: Any) -> np.ndarray:
 
     Args:
         message: Image with one of `INFRARED_ENCODINGS`, or CompressedImage
-            that holds a JPEG, PNG (16-bit too) or TIFF image.
+            that holds a JPEG, PNG (8 or 16 bits) or TIFF image.
 
     Returns:
         H x W uint8, uint16 or float32 (32FC1, and 16SC1 for its negative values),
@@ -166,7 +166,7 @@ def _is_cut_off(data: bytes) -> bool:
 
 
 def _decoded_encoding(pixels: np.ndarray, format_: str) -> str:
-    """Name the encoding of decoded pixels, by what compressed_image_transport writes.
+    """Name the encoding of decoded pixels, by the format of compressed_image_transport.
 
     `format` reads "rgb8; jpeg compressed bgr8": the encoding of the raw image,
     the codec, and the encoding that the codec was given, which is that of the raw

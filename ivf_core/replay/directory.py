@@ -1,4 +1,4 @@
-"""Write the directory of a replay whole or not at all, and tell whether it is up to date."""
+"""Write the directory of a replay atomically, and check whether it is up to date."""
 
 from __future__ import annotations
 

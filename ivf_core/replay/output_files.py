@@ -20,10 +20,11 @@ from ivf_core.images.overlay import draw_overlay, side_by_side
 from ivf_core.images.videos import VideoWriter
 from ivf_core.replay.frames import FusedFrame
 
-__all__ = ["FUSED", "MASK", "BagOutput", "ImageOutput", "TableOutput", "VideoOutput"]
+__all__ = ["BagOutput", "ImageOutput", "TableOutput", "VideoOutput"]
 
-FUSED, MASK, OVERLAY = "/fusion/fused/image", "/fusion/mask/image", "/fusion/overlay/image"
-LABELS, LABEL_INFO = "/fusion/labels", "/fusion/label_info"
+# Topics of a node named /fusion.
+_FUSED, _MASK, _OVERLAY = "/fusion/fused/image", "/fusion/mask/image", "/fusion/overlay/image"
+_LABELS, _LABEL_INFO = "/fusion/labels", "/fusion/label_info"
 
 _IMAGE_WIDTH = 480
 _JPEG_QUALITY = 85
@@ -87,7 +88,11 @@ class BagOutput:
         """
         if not self._announced:
             self._announce(frame.time_ns, frame.stamp_ns)
-        images = ((FUSED, frame.fused, "rgb8"), (MASK, mask, "mono8"), (OVERLAY, overlay, "rgb8"))
+        images = (
+            (_FUSED, frame.fused, "rgb8"),
+            (_MASK, mask, "mono8"),
+            (_OVERLAY, overlay, "rgb8"),
+        )
         for topic, image, encoding in images:
             if image is not None:
                 self._writer.write_image(
@@ -100,7 +105,7 @@ class BagOutput:
         if self._class_set is None:
             return
         text = message("std_msgs/msg/String", data=self._class_set.to_json())
-        self._writer.write(LABELS, "std_msgs/msg/String", time_ns, text, latched=True)
+        self._writer.write(_LABELS, "std_msgs/msg/String", time_ns, text, latched=True)
         classes = [
             message("vision_msgs/msg/VisionClass", class_id=number, class_name=name)
             for number, name in enumerate(self._class_set.names)
@@ -111,7 +116,7 @@ class BagOutput:
             class_map=classes,
             threshold=0.0,
         )
-        self._writer.write(LABEL_INFO, "vision_msgs/msg/LabelInfo", time_ns, info, latched=True)
+        self._writer.write(_LABEL_INFO, "vision_msgs/msg/LabelInfo", time_ns, info, latched=True)
 
 
 class VideoOutput:
@@ -165,9 +170,6 @@ class ImageOutput:
         class_set: class set of the labels, or None.
         opacity: opacity of the class colours in the overlay, 0 to 1.
         palette: palette of the overlay.
-
-    Attributes:
-        written: numbers of the pairs whose images are on disk.
     """
 
     def __init__(
@@ -178,7 +180,7 @@ class ImageOutput:
         self._opacity = opacity
         self._palette = palette
         self._kept: dict[int, dict[str, bytes]] = {}
-        self.written: set[int] = set()
+        self._written: set[int] = set()
         folder.mkdir(parents=True)
 
     def write(self, frame: FusedFrame) -> None:
@@ -187,7 +189,7 @@ class ImageOutput:
 
     def keep(self, frame: FusedFrame) -> None:
         """Keep the images of a pair in memory, for it may have to be written at the end."""
-        if frame.index not in self.written and frame.index not in self._kept:
+        if frame.index not in self._written and frame.index not in self._kept:
             self._kept[frame.index] = self._encoded(frame)
 
     def keep_only(self, indices: set[int]) -> None:
@@ -207,7 +209,7 @@ class ImageOutput:
     def _store(self, index: int, images: Mapping[str, bytes]) -> None:
         for kind, data in images.items():
             (self._folder / f"{index:06d}_{kind}.jpg").write_bytes(data)
-        self.written.add(index)
+        self._written.add(index)
 
     def _encoded(self, frame: FusedFrame) -> dict[str, bytes]:
         """Return the JPEG files of a pair by kind."""

@@ -1,4 +1,4 @@
-"""Versions and fingerprints that tell what a replay was made from."""
+"""Versions and fingerprints of the code and the files that a replay was made with."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ def input_fingerprints(settings: ReplaySettings) -> dict[str, str]:
 
 
 def fingerprint(path: Path) -> str:
-    """Return a hash of the names, sizes and ends of a bag's files, which tells bags apart.
+    """Return a hash of the names, sizes, first and last bytes of a bag's files.
 
     Args:
-        path: file or folder; of each file the first and the last MiB are read.
+        path: file or folder; the first and the last MiB of each file are read.
     """
     digest = hashlib.sha256()
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]

@@ -19,7 +19,7 @@ class StampMatcher:
     pairing.
 
     Args:
-        bag: open for reading, and used by no one else meanwhile.
+        bag: open for reading, and used by no other reader.
         topic: name of the topic.
         tolerance_ns: largest difference of stamps.
 

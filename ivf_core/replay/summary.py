@@ -1,4 +1,4 @@
-"""Build summary.json: what a replay found, as figures and in plain words."""
+"""Build summary.json: the figures and warnings of a whole replay."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["FinishedReplay", "build_summary"]
 
 @dataclass(frozen=True)
 class FinishedReplay:
-    """Stages of a replay whose threads have ended, and what they ran with.
+    """Stages of a replay whose threads have ended, and their settings.
 
     Attributes:
         read: first stage.
@@ -124,7 +124,7 @@ def _classes_entry(class_set: ClassSet | None) -> dict[str, Any]:
 
 
 def _throughput_entry(times: dict[str, np.ndarray], seconds: float) -> dict[str, Any]:
-    """Return pairs per second, over all and of the pipeline alone by the mean of known times."""
+    """Return pairs per second: of the whole run, and of the pipeline by its mean duration."""
     pipeline = times["prepare_ms"] + times["model_ms"]
     known = pipeline[np.isfinite(pipeline)]
     return {

@@ -1,4 +1,4 @@
-"""Warnings of summary.json: faults of bag, stamps and images, in plain words."""
+"""Warnings of summary.json about stamps, pairing and images."""
 
 from __future__ import annotations
 
