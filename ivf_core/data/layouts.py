@@ -26,7 +26,7 @@ class SplitFiles:
     """Files found in a split.
 
     Attributes:
-        files: complete pairs, sorted by name.
+        files: complete pairs.
         missing: missing folders, lists and files that the layout requires.
         left_out: files that belong to no pair, one line each.
     """
