@@ -11,7 +11,7 @@ from ivf_core.class_sets import ClassSet
 from ivf_core.data.pairs import PairFiles
 from ivf_core.images.files import IMAGE_SUFFIXES, list_images
 
-__all__ = ["WHOLE", "FolderLayout", "Found", "Layout", "LayoutError"]
+__all__ = ["WHOLE", "FolderLayout", "Layout", "LayoutError", "SplitFiles"]
 
 WHOLE = "all"
 """Name of the only split of a data set that was published without splits."""
@@ -22,11 +22,11 @@ class LayoutError(ValueError):
 
 
 @dataclass
-class Found:
+class SplitFiles:
     """Files found in a split.
 
     Attributes:
-        files: complete pairs, sorted by name.
+        files: complete pairs.
         missing: missing folders, lists and files that the layout requires.
         left_out: files that belong to no pair, one line each.
     """
@@ -64,7 +64,7 @@ class Layout(ABC):
         """
 
     @abstractmethod
-    def scan(self, root: Path, split: str) -> Found:
+    def scan(self, root: Path, split: str) -> SplitFiles:
         """Look for the files of a split, and open only the lists of names.
 
         Args:
@@ -83,7 +83,7 @@ class Layout(ABC):
             root: directory of the data set.
         """
 
-    def find(self, root: Path, split: str | None = None) -> Found:
+    def find(self, root: Path, split: str | None = None) -> SplitFiles:
         """Find the pairs of a split, or of all splits.
 
         Args:
@@ -97,7 +97,7 @@ class Layout(ABC):
             LayoutError: no such split, or something is missing; the message shows the
                 layout and the first thing missing.
         """
-        found = Found()
+        found = SplitFiles()
         for name in self.splits(root) if split is None else (split,):
             part = self.scan(root, name)
             if part.missing:
@@ -165,14 +165,14 @@ class FolderLayout(Layout):
         }
         return sum(path.exists() for path in paths) / len(paths)
 
-    def scan(self, root: Path, split: str) -> Found:
+    def scan(self, root: Path, split: str) -> SplitFiles:
         """Match the files of a split by name."""
         names_path = self._list(root, split)
         # There are lists of further splits, such as MFNet's test_night.
         if names_path is None or not names_path.is_file():
             self._check_split(root, split)
         folders = self._folders(root, split)
-        found = Found()
+        found = SplitFiles()
         found.missing = [path for path in dict.fromkeys(folders.values()) if not path.is_dir()]
         if names_path is not None and not names_path.is_file():
             found.missing.append(names_path)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ivf_core.data.layouts import WHOLE, Found, Layout
+from ivf_core.data.layouts import WHOLE, Layout, SplitFiles
 from ivf_core.data.pairs import PairFiles
 from ivf_core.images.files import list_images
 
@@ -41,10 +41,10 @@ class TnoLayout(Layout):
         """Return the share of the top folders that exist."""
         return sum((root / name).is_dir() for name in self.folders) / len(self.folders)
 
-    def scan(self, root: Path, split: str) -> Found:
+    def scan(self, root: Path, split: str) -> SplitFiles:
         """Search all folders for scenes and sequences."""
         self._check_split(root, split)
-        found = Found()
+        found = SplitFiles()
         if not self.presence(root):
             found.missing = [root / name for name in self.folders]
             return found
@@ -61,7 +61,7 @@ class TnoLayout(Layout):
         return found
 
 
-def _add_sequence(title: str, visual: Path, thermal: Path, found: Found) -> None:
+def _add_sequence(title: str, visual: Path, thermal: Path, found: SplitFiles) -> None:
     first, second = (
         {_number(stem): path for stem, path in list_images(folder).items()}
         for folder in (visual, thermal)
@@ -74,7 +74,7 @@ def _add_sequence(title: str, visual: Path, thermal: Path, found: Found) -> None
             found.left_out.append(f"'{alone}': no partner")
 
 
-def _add_scene(title: str, folder: Path, found: Found) -> None:
+def _add_scene(title: str, folder: Path, found: SplitFiles) -> None:
     images = list_images(folder)
     pair = _bands(images, leading=True) or _bands(images, leading=False)
     if pair is not None:

@@ -18,11 +18,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ivf_core.system.child_process import Answer, Child, serve
+
+if TYPE_CHECKING:
+    from ivf_core.models.checkpoints import FusionModel
 
 __all__ = ["Candidate", "Row", "run", "table"]
 
@@ -237,14 +240,13 @@ def _time(call: Callable[[], object]) -> float:
 
 
 def _prepare(candidate: Candidate) -> tuple[Callable[[], object], dict[str, Any]]:
-    import cv2
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
+    """Build a candidate.
 
-    from ivf_core.inference.engine import create_engine
+    Returns:
+        The function to measure, and facts about the candidate for its row.
+    """
     from ivf_core.models.checkpoints import load_model
     from ivf_core.models.student import commute_merges
-    from ivf_core.scenes import random_scene
     from ivf_core.system.memory import keep_freed_memory
 
     if candidate.keep_memory:
@@ -252,35 +254,65 @@ def _prepare(candidate: Candidate) -> tuple[Callable[[], object], dict[str, Any]
     model = load_model(candidate.weights)
     if candidate.head and model.head is None:
         raise ValueError("these weights have no head")
+    if candidate.engine == _EAGER:
+        commute_merges(model.student, False)  # in the published order of operations
+    facts = _count_operations(model, candidate)
+    prepare = _prepare_eager if candidate.engine == _EAGER else _prepare_engine
+    call, measured = prepare(model, candidate)
+    return call, {**facts, **measured}
+
+
+def _count_operations(model: FusionModel, candidate: Candidate) -> dict[str, Any]:
+    """Count multiply-accumulates of a pair, and parameters."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    head = model.head if candidate.head else None
+    width, height = candidate.size
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        features = model.student(*(torch.zeros(1, 1, height, width) for _ in range(2))).features
+        if head is not None:
+            head(features)
+    networks = [network for network in (model.student, head) if network is not None]
+    return {
+        "macs": counter.get_total_flops() / 2,
+        "params": sum(p.numel() for network in networks for p in network.parameters()),
+    }
+
+
+def _prepare_eager(
+    model: FusionModel, candidate: Candidate
+) -> tuple[Callable[[], object], dict[str, Any]]:
+    """Prepare a baseline: the student alone, on float tensors."""
+    import torch
+
+    if candidate.threads:
+        torch.set_num_threads(candidate.threads)
+    width, height = candidate.size
+    luma, thermal = (torch.rand(1, 1, height, width) for _ in range(2))
+
+    def eager() -> None:
+        with torch.inference_mode():
+            model.student(luma, thermal)
+
+    eager()
+    facts = {"engine": _EAGER, "precision": "fp32", "device": "cpu"}
+    return eager, {**facts, "max_diff": 0, "p999_diff": 0.0}
+
+
+def _prepare_engine(
+    model: FusionModel, candidate: Candidate
+) -> tuple[Callable[[], object], dict[str, Any]]:
+    """Build and warm up an engine, and compare its fused image with fp32 PyTorch."""
+    import cv2
+
+    from ivf_core.inference.engine import create_engine
+    from ivf_core.scenes import random_scene
+
     scene = random_scene(np.random.default_rng(_SEED))
     visible, infrared = (
         cv2.resize(image, candidate.size) for image in (scene.visible, scene.infrared)
     )
-    if candidate.engine == _EAGER:
-        commute_merges(model.student, False)  # as published
-        if candidate.threads:
-            torch.set_num_threads(candidate.threads)
-    networks = [model.student, *([model.head] if candidate.head and model.head else [])]
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        planes = [torch.zeros(1, 1, *visible.shape[:2]) for _ in range(2)]
-        features = model.student(*planes).features
-        if candidate.head and model.head is not None:
-            model.head(features)
-    facts: dict[str, Any] = {
-        "macs": counter.get_total_flops() / 2,
-        "params": sum(p.numel() for network in networks for p in network.parameters()),
-        "max_diff": 0,
-        "p999_diff": 0.0,
-    }
-    if candidate.engine == _EAGER:
-        luma, thermal = (torch.rand(1, 1, *visible.shape[:2]) for _ in range(2))
-
-        def eager() -> None:
-            with torch.inference_mode():
-                model.student(luma, thermal)
-
-        eager()
-        return eager, {**facts, "engine": _EAGER, "precision": "fp32", "device": "cpu"}
     engine = create_engine(
         model,
         engine=candidate.engine,
@@ -294,12 +326,15 @@ def _prepare(candidate: Candidate) -> tuple[Callable[[], object], dict[str, Any]
     assert fused is not None
     assert expected is not None
     difference = cv2.absdiff(fused, expected)
-    facts["max_diff"] = int(difference.max())
-    facts["p999_diff"] = float(np.percentile(difference, 99.9))
     for _ in range(3):
         engine(visible, infrared, labels=candidate.head)
-    names = {"engine": engine.name, "precision": engine.precision, "device": engine.device}
-    return lambda: engine(visible, infrared, labels=candidate.head), {**facts, **names}
+    return lambda: engine(visible, infrared, labels=candidate.head), {
+        "engine": engine.name,
+        "precision": engine.precision,
+        "device": engine.device,
+        "max_diff": int(difference.max()),
+        "p999_diff": float(np.percentile(difference, 99.9)),
+    }
 
 
 def _peaks(side: int = 2048, times: int = 5) -> dict[str, float]:

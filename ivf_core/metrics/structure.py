@@ -50,7 +50,7 @@ def ssim(
     sources: Literal["mean", "sum"] = "mean",
     scaled_twice: bool = False,
 ) -> Tensor:
-    """Structural similarity to the two sources (Wang et al., TIP 2004, equation 13).
+    """Compute SSIM: structural similarity to both sources (Wang et al., TIP 2004, equation 13).
 
     The window is 11 x 11, a Gaussian of 1.5 pixels, used only where it fits; K1 = 0.01,
     K2 = 0.03.
@@ -82,10 +82,11 @@ def ms_ssim(
     sources: Literal["mean", "sum"] = "mean",
     scaled_twice: bool = False,
 ) -> Tensor:
-    """SSIM at five scales (Wang, Simoncelli and Bovik, Asilomar 2003, equation 7).
+    """Compute MS-SSIM: SSIM at five scales (Wang et al., Asilomar 2003, equation 7).
 
-    Negative terms count as 0, and a side of odd length gets a border of zeros before it is
-    halved, both as in pytorch-msssim, which IVIF_ZOO uses.
+    The paper is by Wang, Simoncelli and Bovik. Negative terms count as 0, and a side of odd
+    length gets a border of zeros before it is halved, both as in pytorch-msssim, which
+    IVIF_ZOO uses.
 
     Args:
         visible: N x 1 x H x W float in 0..255, at least 161 x 161.
@@ -119,7 +120,7 @@ def vif(
     sources: Literal["mean", "sum"] = "mean",
     off_centre_window: bool = False,
 ) -> Tensor:
-    """Visual information fidelity in the pixel domain, VIFp.
+    """Compute VIF: visual information fidelity in the pixel domain, VIFp.
 
     Sheikh and Bovik, TIP 2006, in the multi-scale form of their `vifp_mscale`: four scales,
     Gaussian windows of size N = 17, 9, 5, 3 and sigma N/5 pixels, used only where they fit,
