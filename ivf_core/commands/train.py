@@ -154,7 +154,7 @@ COMMANDS = (
     Command(
         "train encoder",
         "train an encoder for L_cs, without SAM",
-        "ivf train encoder --config training/encoder_shared.yaml",
+        "ivf train encoder --config training/encoder_small.yaml",
         _add_train,
         _train_encoder,
         _BAD_RUN,

@@ -166,8 +166,8 @@ def load_recipe(kind: type[T], path: str | Path, changes: Sequence[str] = ()) ->
 
 
 def data_directory() -> Path:
-    """Return the folder of data sets: environment variable IVF_DATA, or ../shared/data."""
-    return Path(os.environ.get("IVF_DATA", "../shared/data"))
+    """Return the folder of data sets: environment variable IVF_DATA, or data."""
+    return Path(os.environ.get("IVF_DATA", "data"))
 
 
 def provenance(part: str, recipe: object) -> dict[str, str]:

@@ -134,12 +134,12 @@ class HeadRecipe(RunOptions):
     fp32."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.batch_size:
             raise ValueError(
                 "there is nothing to train on: give folder or dataset and real_per_batch, "
                 "or scenes and synthetic_per_batch, or all"
             )
-        super().__post_init__()
         if (self.scenes or self.held_out_scenes) and self.class_set != "mfnet":
             raise ValueError("scenes and held_out_scenes: these have mfnet's classes only")
 
