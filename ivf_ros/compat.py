@@ -125,19 +125,6 @@ def own_profile(profile: QoSProfile) -> QoSProfile:
     return copy.copy(profile)
 
 
-def mismatched_policy(event: Any) -> str:
-    """Return the name of the QoS policy that does not match, such as "RELIABILITY".
-
-    `event.last_policy_kind` is an enumeration of rclpy's C++ extension, whose text is
-    "rmw_qos_policy_kind_t.QOS_POLICY_RELIABILITY" (read in 3.3.15 and 8.0.0, run with
-    7.1.5). Any other text is returned unchanged.
-
-    Args:
-        event: argument of an `incompatible_qos` callback.
-    """
-    return str(event.last_policy_kind).rsplit("QOS_POLICY_", maxsplit=1)[-1]
-
-
 def reject_impossible_transitions(node: Any, on_rejected: Callable[[int, Exception], None]) -> bool:
     """Make a lifecycle node answer an impossible transition with `success = False`.
 
@@ -195,7 +182,6 @@ __all__ = [
     "SubscriptionEventCallbacks",
     "VisionClass",
     "message_class",
-    "mismatched_policy",
     "own_profile",
     "reject_impossible_transitions",
     "spin_once",

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 from rclpy.lifecycle import LifecycleNode
-from rclpy.qos import QoSProfile
+from rclpy.qos import QoSProfile, qos_policy_name_from_kind
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from ivf_ros.camera_watch import CameraWatch
-from ivf_ros.compat import Subscriber, SubscriptionEventCallbacks, mismatched_policy, own_profile
+from ivf_ros.compat import Subscriber, SubscriptionEventCallbacks, own_profile
 from ivf_ros.diagnostics import Finding, WarningLog
 from ivf_ros.parameters import FusionParameters
 from ivf_ros.synchronizer import PairSynchronizer, stamp_to_seconds
@@ -146,10 +146,11 @@ class Inputs:
         self._watches[camera] = watch
 
         def on_mismatch(event: Any) -> None:
+            policy = qos_policy_name_from_kind(event.last_policy_kind)
             self._warnings.warn(
                 f"{camera} QoS",
                 f"{watch.topic}: a publisher offers a QoS that does not match "
-                f"(policy: {mismatched_policy(event)}); its images will not arrive",
+                f"(policy: {policy}); its images will not arrive",
             )
 
         def on_lost(event: Any) -> None:
