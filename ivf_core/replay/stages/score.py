@@ -23,8 +23,10 @@ TIMINGS = ("read_ms", "prepare_ms", "model_ms", "write_ms", "score_ms")
 """Columns of timings.csv after `index`: the duration of each stage in ms."""
 
 _MOST_IMAGES = 120  # pairs whose images are written
+_MOST_SCORED = 120
 _LEAST_SCORED = 30
-_SCORED_APART = 10
+_SCORED_EVERY = 30  # one pair in so many is scored, between these two numbers
+_SCORED_APART = 10  # least distance of scored pairs
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,8 @@ class Sampling:
         """Choose pairs by the length of a bag.
 
         The metrics cost as much as ten pairs: one pair in 300 of a long bag is scored, one
-        in 30 of a bag of a minute, and more of a short one, for 30 are needed to tell
-        anything. Scored pairs are among those with images.
+        in 30 of a bag of a minute, and more of a short one, because a mean needs about 30.
+        Scored pairs are among those with images.
 
         Args:
             most_pairs: largest number of pairs there can be.
@@ -54,7 +56,7 @@ class Sampling:
         image_every = max(1, math.ceil(most_pairs / _MOST_IMAGES))
         if score_every:
             return cls(image_every, score_every)
-        wanted = min(max(most_pairs / _LEAST_SCORED, _LEAST_SCORED), _MOST_IMAGES)
+        wanted = min(max(most_pairs / _SCORED_EVERY, _LEAST_SCORED), _MOST_SCORED)
         apart = max(_SCORED_APART, most_pairs / wanted)
         return cls(image_every, image_every * math.ceil(apart / image_every))
 
