@@ -1,4 +1,4 @@
-"""Crops: what they show, and that it depends on nothing else than it should."""
+"""Crops of masked pairs depend on seed, epoch and pair alone."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_labels_are_read_where_they_are_wanted(root: Path) -> None:
 def test_pairs_without_masks_are_named(root: Path) -> None:
     for path in (root / "priors").glob("*/*.npz"):
         path.unlink()
-    with pytest.raises(ValueError, match=r"pairs/visible/3\.png.*none of this picture"):
+    with pytest.raises(ValueError, match=r"pairs/visible/3\.png.*none of this image"):
         open_pairs(root)[Place(0, 3)]
 
 

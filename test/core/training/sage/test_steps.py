@@ -24,17 +24,17 @@ GUARD = StepGuard(41, ("a.png", "b.png"))
 
 
 class Counting(nn.Module):
-    """An encoder that counts the pictures it sees."""
+    """An encoder that counts the images it sees."""
 
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.encoder = ConvEncoder((8, 8, 8)).requires_grad_(False)
-        self.pictures = 0
+        self.images = 0
 
-    def forward(self, pictures: Tensor) -> list[Tensor]:
-        self.pictures += len(pictures)
-        return self.encoder(pictures)
+    def forward(self, images: Tensor) -> list[Tensor]:
+        self.images += len(images)
+        return self.encoder(images)
 
 
 # L_cs
@@ -70,15 +70,15 @@ def test_sources_are_encoded_once() -> None:
     contrast = MaskContrast(encode)
     for _ in range(2):
         contrast(batch.luma, batch.infrared, batch)
-    assert encode.pictures == planes + 2 * 2 * planes
+    assert encode.images == planes + 2 * 2 * planes
     contrast(other.luma, other.infrared, other)
     contrast(batch.luma, batch.infrared, batch)
-    assert encode.pictures == 2 * planes + 4 * 2 * planes
+    assert encode.images == 2 * planes + 4 * 2 * planes
     encode = Counting()
     contrast = MaskContrast(encode, remember=True)
     for part in (batch, random_batch(), random_batch()):
         contrast(part.luma, part.infrared, part)
-    assert encode.pictures == planes + 3 * 2 * planes  # other batches, the same crops
+    assert encode.images == planes + 3 * 2 * planes  # other batches, the same crops
 
 
 def test_contrast_without_masks_is_zero() -> None:
@@ -234,7 +234,7 @@ def test_a_checkpoint_has_everything(tmp_path: Path) -> None:
         assert torch.equal(a, b)
 
 
-def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_recipe_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pt"
     state = RunState(path, {"steps": 4, "resume": False}, {"student": learner()}, ("resume",))
     assert state.restore() == 0
