@@ -46,10 +46,10 @@ def write_pairs(root: Path, count: int = 6) -> None:
     for number in range(count):
         name = f"{number}.png"
         noise = random.integers(0, 256, (5, 7, 4), np.uint8)
-        picture = cv2.resize(noise, SIZE[::-1], interpolation=cv2.INTER_CUBIC)
-        write_image(root / "pairs/visible" / name, picture[..., :3])
-        write_image(root / "pairs/infrared" / name, picture[..., 3])
-        write_image(root / "pairs/labels" / name, (picture[..., 3] > 128).astype(np.uint8))
+        image = cv2.resize(noise, SIZE[::-1], interpolation=cv2.INTER_CUBIC)
+        write_image(root / "pairs/visible" / name, image[..., :3])
+        write_image(root / "pairs/infrared" / name, image[..., 3])
+        write_image(root / "pairs/labels" / name, (image[..., 3] > 128).astype(np.uint8))
     make_priors(
         PriorRecipe(
             folders=("pairs",), output=str(root / "priors"), source="crops", count=3,

@@ -24,8 +24,8 @@ from ivf_core.training.sage.samples import Batch
 class Brightness(torch.nn.Module):
     """Two classes."""
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        return torch.cat((pictures[:, :1], 1 - pictures[:, 1:2]), dim=1)
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.cat((images[:, :1], 1 - images[:, 1:2]), dim=1)
 
 
 def results(batch: Batch) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Ranges for 8-bit convolutions, from pairs."""
+"""Calibration of 8-bit convolutions on training pairs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ _PAIRS = 64
 
 
 def calibrate(model: FusionModel, pairs: Sequence[Pair]) -> FusionModel:
-    """A model like `model` with ranges from at most 64 of the pairs, evenly spread.
+    """Return the model with ranges of 8-bit convolutions from at most 64 pairs, evenly spread.
+
+    Args:
+        model: its networks are in evaluation mode.
+        pairs: pairs to run it on.
 
     Raises:
         ValueError: there are no pairs.

@@ -1,4 +1,4 @@
-"""Networks of training as data: safetensors files whose metadata say how to build them."""
+"""Files of networks that only training uses: safetensors whose metadata tell how to build them."""
 
 from __future__ import annotations
 
@@ -30,9 +30,11 @@ def save_network(
     """Write a network, under a temporary name first.
 
     Args:
-        kind: what it is, such as "teacher".
-        options: of its class, values of JSON.
-        metadata: where the weights come from.
+        network: its state is written.
+        path: file to write.
+        kind: kind of the network, such as "teacher".
+        options: arguments of its class, values of JSON.
+        metadata: origin of the weights.
 
     Raises:
         ValueError: a key of the metadata starts with "ivf_": those are reserved.
@@ -48,7 +50,12 @@ def save_network(
 def load_network(
     path: str | os.PathLike[str], kind: str, build: Callable[..., Network]
 ) -> tuple[Network, dict[str, str]]:
-    """A network in evaluation mode, and what else its file says.
+    """Read a network in evaluation mode, and the metadata of its file.
+
+    Args:
+        path: file that `save_network` wrote.
+        kind: expected kind, such as "teacher".
+        build: class of the network.
 
     Raises:
         WeightsError: names the file and what was expected.

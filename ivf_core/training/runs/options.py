@@ -40,7 +40,12 @@ class RunOptions(Recipe):
     The batches do not depend on it."""
     checkpoint_every: int = option(200, minimum=1, changeable=True)
     """Steps from one checkpoint to the next."""
-    image_every: int = option(0, minimum=0, changeable=True, former_names=("picture_every",))
+    image_every: int = option(
+        0,
+        minimum=0,
+        changeable=True,
+        former_names=("picture_every",),  # plain: picture
+    )
     """Steps from one row of images to the next; 0 shows about twenty rows in a run."""
     resume: bool = option(False, changeable=True)
     """Continue from the checkpoint of an interrupted run, or start if there is none."""

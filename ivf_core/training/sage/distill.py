@@ -132,13 +132,13 @@ class DistillRecipe(GuidedOptions):
 
     @property
     def contrast(self) -> bool:
-        """Whether L_cs is part of any loss."""
+        """Return whether L_cs is part of any loss."""
         teacher = self.scheme == "bilevel" and self.teacher_loss.contrast
         return bool(self.student_loss.contrast or teacher)
 
     @property
     def features(self) -> bool:
-        """Whether L_fea is part of any loss."""
+        """Return whether L_fea is part of any loss."""
         teacher = self.scheme == "bilevel" and self.teacher_loss.feature
         return bool(self.student_loss.feature or teacher)
 

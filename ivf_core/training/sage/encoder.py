@@ -1,8 +1,8 @@
 """Frozen encoders for L_cs: SAM's, or a small one that learns from the pairs themselves.
 
-The small one is for those who have no SAM weights. It learns to paint in what was hidden of
-grey pictures of both modalities (He et al., Masked Autoencoders, CVPR 2022; here with
-convolutions). What is distilled with it is not SAM-guided, and says so.
+The small one needs no SAM weights. It learns to inpaint masked patches of grey images of both
+modalities (He et al., Masked Autoencoders, CVPR 2022; here with convolutions). A student that is
+distilled with it is not SAM-guided, and its metadata say so.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ __all__ = [
 
 _STRIDE = 8
 _GROUPS = 8
-_HIDING = 3  # beside the numbers that `samples` draws with
+_MASKING = 3  # other random numbers than `samples` draws
 _log = logging.getLogger(__name__)
 
 
 class ConvEncoder(nn.Module):
-    """Grey pictures to feature maps at 1/4 and 1/8.
+    """Convolutional encoder of grey images, with feature maps at 1/4 and 1/8 of the size.
 
     Args:
-        widths: channels at 1/2, 1/4 and 1/8, multiples of 8.
+        widths: channels at 1/2, 1/4 and 1/8 of the size, multiples of 8.
 
     Raises:
         ValueError: other widths.
@@ -67,23 +67,23 @@ class ConvEncoder(nn.Module):
         self.quarter = nn.Sequential(_unit(half, quarter, 2), _Residual(quarter))
         self.eighth = nn.Sequential(_unit(quarter, eighth, 2), _Residual(eighth))
 
-    def forward(self, pictures: Tensor) -> list[Tensor]:
+    def forward(self, images: Tensor) -> list[Tensor]:
         """Encode a batch.
 
         Args:
-            pictures: N x 1 x H x W float in [0, 1], H and W at least 16.
+            images: N x 1 x H x W float in [0, 1], H and W at least 16.
 
         Returns:
             N x C x H/4 x W/4 and N x C x H/8 x W/8, sizes rounded up.
 
         Raises:
-            ValueError: pictures are not as above.
+            ValueError: images are not as above.
         """
-        if pictures.ndim != 4 or pictures.shape[1] != 1 or min(pictures.shape[2:]) < 16:
+        if images.ndim != 4 or images.shape[1] != 1 or min(images.shape[2:]) < 16:
             raise ValueError(
-                f"pictures are {tuple(pictures.shape)}, expected N x 1 x H x W, H and W at least 16"
+                f"images are {tuple(images.shape)}, expected N x 1 x H x W, H and W at least 16"
             )
-        quarter = self.quarter(self.stem(4 * pictures - 2))
+        quarter = self.quarter(self.stem(4 * images - 2))
         return [quarter, self.eighth(quarter)]
 
 
@@ -106,7 +106,7 @@ def _unit(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
 
 
 class _Painter(nn.Module):
-    """Encoder and decoder of a picture."""
+    """Encoder and decoder of an image."""
 
     def __init__(self, encoder: ConvEncoder) -> None:
         super().__init__()
@@ -118,9 +118,9 @@ class _Painter(nn.Module):
             nn.PixelShuffle(_STRIDE),
         )
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """N x 1 x H x W, H and W multiples of 8."""
-        return self.decoder(self.encoder(pictures)[-1])
+    def forward(self, images: Tensor) -> Tensor:
+        """Inpaint N x 1 x H x W, H and W multiples of 8."""
+        return self.decoder(self.encoder(images)[-1])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,12 +218,12 @@ class EncoderTask(SingleTask[EncoderRecipe]):
 
 
 class OpenedEncoder(NamedTuple):
-    """An encoder and what weights say that were distilled with it.
+    """An encoder, and its entries in the metadata of weights that are distilled with it.
 
     Attributes:
-        encode: frozen; pictures to features, as `contrast.Encoder`.
-        metadata: `encoder`, what it is, in words; `encoder_sam_guided`, "true" or "false";
-            `encoder_sha256`, of its file.
+        encode: frozen network from images to features, a `contrast.Encoder`.
+        metadata: `encoder`, a description; `encoder_sam_guided`, "true" or "false";
+            `encoder_sha256`, the digest of its file.
     """
 
     encode: nn.Module
@@ -237,15 +237,16 @@ def open_encoder(
     layers: Sequence[int] = (0, 1),
     published: bool = False,
 ) -> OpenedEncoder:
-    """The encoder of a recipe, frozen; warns in the log where it is not SAM's.
+    """Open the encoder of a recipe, frozen; log a warning if it is not SAM's.
 
     Args:
         spec: "sam", or a file that `train_encoder` wrote.
         sam_checkpoint: file of SAM's weights, relative to the data directory.
-        layers, published: of SAM's, see `SamFeatures`.
+        layers: blocks of SAM's encoder, see `SamFeatures`.
+        published: preprocessing of SAM's encoder, see `SamFeatures`.
 
     Raises:
-        ValueError: the file is missing or no encoder.
+        ValueError: the file is missing or not an encoder.
     """
     if spec == "sam":
         from ivf_core.training.masks.sam import load_sam
@@ -255,13 +256,15 @@ def open_encoder(
         encode: nn.Module = SamFeatures(load_sam(path).image_encoder, layers, published=published)
         words = f"SAM's image encoder, blocks {', '.join(map(str, layers))}"
         if published:
-            words += ", pictures unnormalised as published"
+            words += ", images unnormalised as published"
     else:
         path = Path(spec)
         encode, notes = load_encoder(path)
         words = f"a convolutional encoder, {notes.get('source', 'of unknown origin')}"
         words += ": not SAM-guided"
-        _log.warning("encoder '%s' is not SAM's: what is distilled with it is not SAM-guided", path)
+        _log.warning(
+            "encoder '%s' is not SAM's: a student distilled with it is not SAM-guided", path
+        )
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return OpenedEncoder(
         encode.eval().requires_grad_(False),
@@ -279,15 +282,15 @@ def save_encoder(encoder: ConvEncoder, path: str | os.PathLike[str], **metadata:
 
 
 def load_encoder(path: str | os.PathLike[str]) -> tuple[ConvEncoder, dict[str, str]]:
-    """An encoder in evaluation mode, and what else its file says; see `load_network`."""
+    """Read an encoder in evaluation mode, and its metadata; see `load_network`."""
     return load_network(path, "encoder", ConvEncoder)
 
 
 def _hide(shape: tuple[int, ...], recipe: EncoderRecipe, step: int) -> Tensor:
-    """Squares at random, ... x H x W bool, the same in all processes."""
+    """Draw masked patches, ... x H x W bool, the same in all processes."""
     *outer, height, width = shape
     grid = (-(-height // recipe.patch_size), -(-width // recipe.patch_size))
-    random = np.random.default_rng((_HIDING, recipe.seed, step))
+    random = np.random.default_rng((_MASKING, recipe.seed, step))
     hidden = torch.from_numpy(random.random((*outer, *grid)) < recipe.mask_ratio).float()
     large = F.interpolate(hidden, scale_factor=recipe.patch_size, mode="nearest")
     return large[..., :height, :width].bool()

@@ -46,7 +46,12 @@ class PairOptions(RunOptions):
     """Share of images whose contrast, gamma and noise are varied."""
     batch_size: int = option(4, minimum=1)  # type: ignore[assignment]
     """Crops of a batch, of all processes together."""
-    image_every: int = option(500, minimum=0, changeable=True, former_names=("picture_every",))
+    image_every: int = option(
+        500,
+        minimum=0,
+        changeable=True,
+        former_names=("picture_every",),  # plain: picture
+    )
     """Steps from one row of images to the next; 0 shows about twenty rows in a run."""
     in_memory: bool = option(False, changeable=True)
     """Keep the pairs in memory after they are read (in each worker: best without workers)."""
@@ -81,7 +86,7 @@ class GuidedOptions(PairOptions):
 
     @property
     def labelled(self) -> bool:
-        """Whether labels are needed."""
+        """Return whether labels are needed."""
         return self.segmenter != NO_SEGMENTER
 
 

@@ -1,14 +1,13 @@
-"""Train SegFormer on fused pictures, as SAGE (CVPR 2025, section 4.1) scores fusion by it.
+"""Training of SegFormer on fused images, by which SAGE (CVPR 2025, section 4.1) scores fusion.
 
-The paper says: SegFormer-B3, 100 epochs, the official splits, IoU by class and in the mean.
-The mean of its Table 2 (MFNet) is over all nine classes: its seven columns leave 97 to 98 % for
-the unlabelled one and guardrail together. It does not say how the network is optimised, on crops
-of what size, in which batches, from which weights, or whether FMB's pixels without a label count.
-Here this is as in the paper of SegFormer (Xie et al., NeurIPS 2021) and its code: AdamW at 6e-5,
-ten times that for the decoder, weight decay 0.01 but none for normalisation, a linear rise over
-the first tenth and a linear decline to zero; batches of 8, crops of 512 x 512 from pictures at 0.5
-to 2 times their size, mirrored, with varied light. The last weights are tested, once, on whole
-pictures.
+The paper states: SegFormer-B3, 100 epochs, the official splits, IoU by class and its mean. The mean
+of its Table 2 (MFNet) is over all nine classes: its seven columns leave 97 to 98 % for the unlabelled
+class and guardrail together. It does not state the optimizer, the size of crops and batches, the
+initial weights, or whether FMB's pixels without a label count. These follow the paper of SegFormer
+(Xie et al., NeurIPS 2021) and its code: AdamW at 6e-5, ten times that for the decoder, weight decay
+0.01 but none for normalisation, a linear rise over the first tenth and a linear decline to zero;
+batches of 8, crops of 512 x 512 from images at 0.5 to 2 times their size, mirrored, with varied
+light. The weights of the last step are tested, once, on whole images.
 """
 
 from __future__ import annotations
@@ -123,15 +122,16 @@ class SegformerRecipe(RunOptions):
 
 
 def build_segformer(model: str, class_set: ClassSet, start: str | Path = "") -> Any:
-    """`transformers.SegformerForSemanticSegmentation` with a logit for each class.
+    """Build a `transformers.SegformerForSemanticSegmentation` with a logit for each class.
 
     Args:
         model: one of `SEGFORMERS`.
+        class_set: classes of the logits.
         start: directory of weights to start from, of a classifier or of a network with other
-            classes; the layers that these do not have stay random. Random ones without.
+            classes; layers that these do not have stay random. Without it all are random.
 
     Raises:
-        PretrainedError: no such package or weights.
+        PretrainedError: the package or the weights are missing.
         ValueError: the weights are of another model.
     """
     channels, blocks, decoder = SEGFORMERS[model]
@@ -282,8 +282,8 @@ def _read_data(recipe: SegformerRecipe, device: torch.device) -> tuple[FusedImag
             for split in ("train", "test")
         )
     else:
-        pictures = read_fused_folders(root / recipe.fused, root / recipe.labels)
-        parts = hold_out(pictures, recipe.hold_out_every)
+        images = read_fused_folders(root / recipe.fused, root / recipe.labels)
+        parts = hold_out(images, recipe.hold_out_every)
     graph = None if recipe.fused else FusionGraph(load_model(recipe.weights)).to(device)
     assert class_set is not None
     train, test = (
@@ -293,13 +293,13 @@ def _read_data(recipe: SegformerRecipe, device: torch.device) -> tuple[FusedImag
 
 
 def _rate(step: int, steps: int, warmup: float) -> float:
-    """Share of the highest rate: linear up, and linear to zero at the end."""
+    """Return the share of the highest rate: rising linearly, then falling linearly to zero."""
     rising = max(1.0, warmup * steps)
     return min(1.0, (step + 1) / rising) * (1 - step / steps)
 
 
 def _scores(matrix: ConfusionMatrix, class_set: ClassSet) -> dict[str, dict[str, float]]:
-    """By title and class; without classes that do not occur."""
+    """Return scores by title and class, without classes that do not occur."""
 
     def named(values: np.ndarray, mean: float) -> dict[str, float]:
         found = zip(class_set.names, values.tolist(), strict=True)
@@ -315,7 +315,7 @@ def _scores(matrix: ConfusionMatrix, class_set: ClassSet) -> dict[str, dict[str,
 
 
 def _save(network: Any, output: Path, notes: dict[str, object]) -> None:
-    """Write beside the directory first, then move file by file."""
+    """Write into a temporary directory first, then move file by file."""
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output, prefix=".") as temporary:
         network.save_pretrained(temporary)

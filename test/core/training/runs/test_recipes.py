@@ -263,9 +263,9 @@ def test_pair_folder_and_split(tmp_path: Path) -> None:
     pairs = read_pair_folder(tmp_path, labels="labels", confidence="sure", minimum_confidence=0.5)
     doubtful = [bool((pair.labels == 255).all()) for pair in pairs if pair.labels is not None]
     assert doubtful == [True, True, True, False]  # 0, 60, 120, 180 of 255
-    train, kept_out = hold_out(pairs, 3)
+    train, held_out = hold_out(pairs, 3)
     assert [pair.name for pair in train] == ["01", "02"]
-    assert [pair.name for pair in kept_out] == ["00", "03"]
+    assert [pair.name for pair in held_out] == ["00", "03"]
     (tmp_path / "infrared" / "02.png").unlink()
     with pytest.raises(ValueError, match=r"infrared: no partner for .*02\.png"):
         read_pair_folder(tmp_path)
@@ -300,8 +300,8 @@ def test_crops_never_invent_classes_and_find_objects() -> None:
 
 
 def test_smoke_veils_the_visible_camera_only() -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (64, 80), np.uint8)
-    pair = Pair("x", picture, picture)
+    image = np.random.default_rng(0).integers(0, 256, (64, 80), np.uint8)
+    pair = Pair("x", image, image)
     for seed in range(8):
         clear, veiled = (
             next(CropSampler([pair], (48, 64), smoke=smoke, seed=seed).batches(1))

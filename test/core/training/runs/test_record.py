@@ -1,4 +1,4 @@
-"""What a run leaves behind is whole after an end, a failure, a kill and a resume."""
+"""Records of runs are complete after an end, a failure, a kill and a resume."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def drawn_curves(directory: Path) -> str:
 
 
 def scalars(directory: Path) -> dict[str, list[tuple[int, float]]]:
-    """What TensorBoard shows."""
+    """Scalars that TensorBoard shows."""
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     events = accumulator.EventAccumulator(str(directory / "tensorboard")).Reload()
     return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.scalars.Keys()}
@@ -78,8 +78,8 @@ def test_a_whole_run(tmp_path: Path) -> None:
         for step in range(8):
             losses = {"student": 10.0**-step} if step % 2 else {"teacher": 0.5 + 0.1 * step}
             run.losses(step, losses)
-            pictures = {name: np.full(shape, 30 * step, np.uint8) for name, shape in shapes.items()}
-            run.images(step, {**pictures, "masks": np.zeros((2, 20, 30), bool)})
+            images = {name: np.full(shape, 30 * step, np.uint8) for name, shape in shapes.items()}
+            run.images(step, {**images, "masks": np.zeros((2, 20, 30), bool)})
         run.summary({"PSNR in dB": {"<tno>": 31.2345}, "made of": {"priors": "crops"}})
 
     assert rows(directory)[:2] == [(0, "teacher", 0.5), (1, "student", 0.1)]
@@ -177,8 +177,8 @@ def test_resume_after_a_kill(tmp_path: Path) -> None:
     assert "Finished, 8 of 8 steps" in (tmp_path / "summary.html").read_text()
 
     with record(tmp_path) as run:
-        run.losses(0, {"anew": 1.0})
-    assert rows(tmp_path) == [(0, "anew", 1.0)]
+        run.losses(0, {"again": 1.0})
+    assert rows(tmp_path) == [(0, "again", 1.0)]
     assert not image_files(tmp_path)
     assert len(metadata(tmp_path)["sessions"]) == 1
 
@@ -272,14 +272,14 @@ def test_masks_are_told_apart(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "picture", [np.zeros((4, 4)), np.zeros((4, 4, 2), np.uint8), np.zeros((4, 4), bool)]
+    "image", [np.zeros((4, 4)), np.zeros((4, 4, 2), np.uint8), np.zeros((4, 4), bool)]
 )
-def test_bad_pictures(tmp_path: Path, picture: np.ndarray) -> None:
+def test_bad_images(tmp_path: Path, image: np.ndarray) -> None:
     with (
         pytest.raises(ValueError, match=r"image 'odd' is \(4, 4.*expected H x W x 3 or H x W"),
         record(tmp_path) as run,
     ):
-        run.images(0, {"odd": picture})
+        run.images(0, {"odd": image})
 
 
 def test_damaged_metadata(tmp_path: Path) -> None:

@@ -39,15 +39,15 @@ def test_an_encoder_learns_to_paint_hidden_squares(
 
 def test_features_and_their_gradient() -> None:
     encoder = ConvEncoder((8, 16, 24)).requires_grad_(False)
-    pictures = torch.rand(2, 1, 36, 50).requires_grad_()
-    quarter, eighth = encoder(pictures)
+    images = torch.rand(2, 1, 36, 50).requires_grad_()
+    quarter, eighth = encoder(images)
     assert quarter.shape == (2, 16, 9, 13)
     assert eighth.shape == (2, 24, 5, 7)
     eighth.sum().backward()
-    assert pictures.grad is not None
-    assert pictures.grad.any()
-    with pytest.raises(ValueError, match=r"pictures are \(2, 3, 36, 50\)"):
-        encoder(pictures.expand(-1, 3, -1, -1))
+    assert images.grad is not None
+    assert images.grad.any()
+    with pytest.raises(ValueError, match=r"images are \(2, 3, 36, 50\)"):
+        encoder(images.expand(-1, 3, -1, -1))
     with pytest.raises(ValueError, match="three multiples of 8"):
         ConvEncoder((8, 12, 16))
 
@@ -64,8 +64,8 @@ def test_an_opened_encoder_is_frozen_and_describes_itself(
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert not any(p.requires_grad for p in opened.encode.parameters())
     image = torch.rand(1, 1, 16, 16)
-    for layer, expected in zip(opened.encode(image), encoder(image), strict=True):
-        assert torch.equal(layer, expected)
+    for ours, theirs in zip(opened.encode(image), encoder(image), strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_files_that_are_no_encoder(tmp_path: Path, tiny_weights: Path) -> None:

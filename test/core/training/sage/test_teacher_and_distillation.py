@@ -107,7 +107,7 @@ def test_offline_every_batch_updates_the_student() -> None:
 
 
 def test_each_level_sees_the_other_as_it_is() -> None:
-    """A term of the student's loss is that against the teacher's picture of the same batch."""
+    """A term of the student's loss is that against the teacher's image of the same batch."""
     levels = Levels()
     batch = levels.batches[0]
     guard = StepGuard(0, ())
@@ -142,11 +142,11 @@ def test_second_order_looks_ahead_of_the_teachers_next_step() -> None:
 class Reddish(nn.Module):
     """Two classes by how red a pixel is."""
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        return torch.cat((pictures[:, :1], 1 - pictures[:, :1]), dim=1)[..., ::2, ::2]
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.cat((images[:, :1], 1 - images[:, :1]), dim=1)[..., ::2, ::2]
 
 
-def test_segmentation_is_of_the_picture_in_its_colours() -> None:
+def test_segmentation_is_of_the_image_in_its_colours() -> None:
     levels = Levels()
     levels.objectives.segmenter = Reddish()
     batch = levels.batches[1]
@@ -217,7 +217,7 @@ def test_teacher_and_student_end_to_end(
     assert model.metadata["terms_off"] == "student_loss.context, teacher_loss.segmentation"
     assert json.loads(model.metadata["distill_recipe"])["second_order"] is True
     said = " ".join(record.getMessage() for record in caplog.records)
-    assert "what is distilled with it is not SAM-guided" in said
+    assert "a student distilled with it is not SAM-guided" in said
     assert "student_loss.context is 0: the term is left out" in said
     load_teacher(root / "runs/student/teacher.safetensors")
     assert (root / "runs/student/summary.html").is_file()
@@ -328,7 +328,7 @@ def assert_same_bits(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None
         assert torch.equal(value, theirs[name]), name
 
 
-def test_a_run_that_stops_at_any_step_is_gone_on_with(
+def test_a_run_that_stops_at_any_step_is_resumed(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = resumable(root)
@@ -353,7 +353,7 @@ def test_a_run_that_stops_at_any_step_is_gone_on_with(
 
 
 @pytest.mark.parametrize("rows", [1, 11])
-def test_a_killed_run_is_gone_on_with(rows: int, root: Path) -> None:
+def test_a_killed_run_is_resumed(rows: int, root: Path) -> None:
     """SIGKILL, early and in the middle; the rest comes out to the bit."""
     recipe = resumable(root)
     distill(recipe)
@@ -385,7 +385,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 240) -> None:
         time.sleep(0.005)
 
 
-def test_a_run_is_gone_on_with_by_its_own_recipe_only(
+def test_a_run_is_resumed_with_its_own_recipe_only(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = resumable(root)

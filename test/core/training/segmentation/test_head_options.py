@@ -86,8 +86,8 @@ def test_student_that_learns_is_held_to_what_it_fused(recipe: HeadRecipe, tmp_pa
         }
         assert "stages.0.0.weight" in changed
         assert not any("running" in key for key in changed)
-        pictures = (fused_luma(model, tmp_path / "pairs") for model in (before, after))
-        drift[weight] = F.l1_loss(*pictures).item()
+        images = (fused_luma(model, tmp_path / "pairs") for model in (before, after))
+        drift[weight] = F.l1_loss(*images).item()
     assert drift[100.0] < 0.5 * drift[0.0]
     assert not any(p.requires_grad for p in after.student.parameters())
 
@@ -108,9 +108,9 @@ def test_head_learns_from_a_segmenter_alone(recipe: HeadRecipe, tmp_path: Path) 
     for steps in (1, 60):
         train_head(replace(recipe, teacher_segmenter=spec, steps=steps, ema_decay=0.5))
         model = load_model(recipe.output)
-        picture = read_visible(tmp_path / "pairs" / "visible" / "00001.png")
+        image = read_visible(tmp_path / "pairs" / "visible" / "00001.png")
         pair = read_pair_folder(tmp_path / "pairs")[1]
-        planes = [torch.from_numpy(np.ascontiguousarray(p))[None] for p in (picture, pair.infrared)]
+        planes = [torch.from_numpy(np.ascontiguousarray(p))[None] for p in (image, pair.infrared)]
         fused, _ = FusionGraph(model)(*planes)
         assert fused is not None
         with torch.no_grad():
@@ -127,13 +127,13 @@ def test_head_learns_from_a_segmenter_alone(recipe: HeadRecipe, tmp_path: Path) 
 class _Remembers(Segmenter):
     """Keeps what it was shown."""
 
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        self.seen = pictures
-        return pictures.new_zeros(len(pictures), len(self.class_set), 4, 4)
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.seen = images
+        return images.new_zeros(len(images), len(self.class_set), 4, 4)
 
 
 def test_segmenter_sees_colour(recipe: HeadRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the node would publish of the crops: reds stay red."""
+    """The segmenter sees the crops in the colours that the node publishes: reds stay red."""
     root = Path(recipe.output).parent / "pairs"
     for path in (root / "visible").iterdir():
         write_image(path, np.full((*SIZE, 3), (200, 40, 60), np.uint8))

@@ -1,4 +1,4 @@
-"""SegFormer on fused pictures: the data, the structures, and that it learns."""
+"""SegFormer on fused images: the data, the structures, and that it learns."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def small(monkeypatch: pytest.MonkeyPatch, dataset: Path) -> SegformerRecipe:
 
 
 def test_it_learns(small: SegformerRecipe, dataset: Path, tmp_path: Path) -> None:
-    """Both things are found in pictures it has not seen, and what was written opens again."""
+    """Both things are found in images it has not seen, and what was written opens again."""
     recipe = replace(small, output=str(tmp_path / "out"))
     iou = "IoU on the test split"
     before = train_segformer(recipe)[iou]
@@ -115,13 +115,13 @@ def test_it_learns(small: SegformerRecipe, dataset: Path, tmp_path: Path) -> Non
         open_labelled_split(dataset / "MSRS", 7)[1].files, MFNET, FusionGraph(load_model("fast"))
     )
     again = score_segmenter(segmenter, test, torch.device("cpu"))
-    assert again.counts.sum() == 3 * (SIZE[0] - 2) * SIZE[1]  # whole pictures, labelled pixels
+    assert again.counts.sum() == 3 * (SIZE[0] - 2) * SIZE[1]  # whole images, labelled pixels
     assert not again.counts[3:].any()
     assert again.iou()[1] == after["car"]
     assert again.mean_iou() == after["mean"]
 
 
-def test_a_run_that_was_interrupted_goes_on(
+def test_an_interrupted_run_is_resumed(
     small: SegformerRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To the bit as one that was not, with another number of threads, too."""
@@ -146,7 +146,7 @@ def test_a_run_that_was_interrupted_goes_on(
 def test_command(
     small: SegformerRecipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """From the command line, on folders of pictures that are fused already."""
+    """From the command line, on folders of images that are fused already."""
     for split, seeds in (("train", range(3)), ("test", range(3, 5))):
         for seed in seeds:
             visible, _, labels = scene(seed)
@@ -168,20 +168,20 @@ def test_command(
     assert "none" in capsys.readouterr().err
 
 
-def test_pictures_are_those_of_the_node(dataset: Path) -> None:
+def test_images_are_those_of_the_node(dataset: Path) -> None:
     train, test = open_labelled_split(dataset / "MSRS", 7)
     assert (len(train), len(test)) == (6, 3)
     model = load_model("fast")
-    pictures = FusedImages(train.files, MFNET, FusionGraph(model), ignored=(2,))
+    images = FusedImages(train.files, MFNET, FusionGraph(model), ignored=(2,))
     visible, infrared, labels = scene(0)
-    picture, ids = pictures[0]
+    image, ids = images[0]
     pipeline = FusionPipeline(model, engine="torch", device="cpu", precision="fp32")
     fused = pipeline(ImagePair(visible, infrared)).fused
-    np.testing.assert_array_equal(picture, fused)
+    np.testing.assert_array_equal(image, fused)
     np.testing.assert_array_equal(ids, np.where(labels == 2, 255, labels))
 
 
-def test_pictures_that_others_fused(dataset: Path, tmp_path: Path) -> None:
+def test_images_that_others_fused(dataset: Path, tmp_path: Path) -> None:
     train, _ = open_labelled_split(dataset / "MSRS", 7)
     for files in train.files:
         write_image(tmp_path / "fused" / f"{files.name}.png", 255 - files.read_visible())
@@ -224,14 +224,14 @@ def test_splits_of_a_plain_folder(tmp_path: Path) -> None:
         open_labelled_split(tmp_path, 7, labels="ids", class_set=MFNET)
 
 
-def test_crops_move_picture_and_labels_together() -> None:
+def test_crops_move_image_and_labels_together() -> None:
     """Labels are a stretch of the red channel's ramp, and stay so up to the light."""
     ramp = np.tile(np.arange(100, 220, dtype=np.uint8), (80, 1))
     labels = (ramp >= 160).astype(np.uint8)
     labels[:20] = 2
-    picture = np.dstack([ramp, ramp, ramp])
-    picture[:20] = 0
-    crops = ColorCrops([(picture, labels)], (48, 64), scales=(0.7, 1.4), seed=1)
+    image = np.dstack([ramp, ramp, ramp])
+    image[:20] = 0
+    crops = ColorCrops([(image, labels)], (48, 64), scales=(0.7, 1.4), seed=1)
     for number in range(12):
         values, ids = crops.sample(number)
         assert values.shape == (3, 48, 64)
@@ -246,7 +246,7 @@ def test_crops_move_picture_and_labels_together() -> None:
     assert not np.array_equal(crops.sample(0)[0], crops.sample(1)[0])
 
 
-def test_crops_of_small_pictures_have_a_border_without_labels() -> None:
+def test_crops_of_small_images_have_a_border_without_labels() -> None:
     crops = ColorCrops([(np.full((20, 30, 3), 200, np.uint8), np.ones((20, 30), np.uint8))],
                        (40, 40), scales=(1.0, 1.0))  # fmt: skip
     _, ids = crops.sample(0)
@@ -257,9 +257,9 @@ def test_crops_of_small_pictures_have_a_border_without_labels() -> None:
 def test_crops_avoid_what_is_all_one_class() -> None:
     labels = np.zeros((60, 400), np.uint8)
     labels[:, :40] = 1
-    picture = np.zeros((60, 400, 3), np.uint8)
+    image = np.zeros((60, 400, 3), np.uint8)
     both = [
-        len(np.unique(ColorCrops([(picture, labels)], (60, 60), scales=(1.0, 1.0)).sample(n)[1]))
+        len(np.unique(ColorCrops([(image, labels)], (60, 60), scales=(1.0, 1.0)).sample(n)[1]))
         for n in range(20)
     ]
     # At random about one crop in nine has both, and three quarters of it at most the larger.
@@ -274,15 +274,13 @@ def stream_of(crops: ColorCrops, first: int) -> list[tuple[torch.Tensor, ...]]:
 
 
 def test_batches_are_in_order_and_each_epoch_has_all() -> None:
-    pictures = [
-        (np.full((32, 32, 3), 0, np.uint8), np.full((32, 32), n, np.uint8)) for n in range(5)
-    ]
-    crops = ColorCrops(pictures, (32, 32), scales=(1.0, 1.0))
+    images = [(np.full((32, 32, 3), 0, np.uint8), np.full((32, 32), n, np.uint8)) for n in range(5)]
+    crops = ColorCrops(images, (32, 32), scales=(1.0, 1.0))
     batches = stream_of(crops, 0)
     drawn = [int(ids[0, 0]) for _, labels in batches for ids in labels]
     assert sorted(drawn[:5]) == sorted(drawn[5:]) == [0, 1, 2, 3, 4]
     assert drawn[:5] != drawn[5:]
-    assert [tuple(pictures.shape) for pictures, _ in batches] == [(2, 3, 32, 32)] * 5
+    assert [tuple(images.shape) for images, _ in batches] == [(2, 3, 32, 32)] * 5
     later = stream_of(crops, 3)
     assert len(later) == 2
     for (a, b), (c, d) in zip(later, batches[3:], strict=True):

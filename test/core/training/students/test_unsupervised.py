@@ -45,7 +45,7 @@ def test_edge_preservation_is_qabf(pairs: list[Pair]) -> None:
             assert kept == pytest.approx(qabf(visible, infrared, fused).item(), abs=0.04)
 
 
-def test_edge_preservation_has_a_gradient_where_pictures_are_flat() -> None:
+def test_edge_preservation_has_a_gradient_where_images_are_flat() -> None:
     flat = torch.zeros(1, 1, 16, 16)
     fused = torch.zeros(1, 1, 16, 16, requires_grad=True)
     edge_preservation(flat, flat, fused).backward()
@@ -112,7 +112,7 @@ def test_it_makes_a_student_better(
 @pytest.mark.parametrize(
     "option", ["crop=[32, 32]", "smoke_probability=2", "qabf_weight=-1", "steps=0"]
 )
-def test_impossible_options_are_refused(tmp_path: Path, option: str) -> None:
+def test_impossible_options_are_rejected(tmp_path: Path, option: str) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("init_from: fast\nfolders: [msrs]\noutput: x.safetensors\n")
     with pytest.raises(RecipeError, match=option.partition("=")[0]):
