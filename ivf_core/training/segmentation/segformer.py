@@ -1,8 +1,8 @@
 """Training of SegFormer on fused images, by which SAGE (CVPR 2025, section 4.1) scores fusion.
 
 The paper states: SegFormer-B3, 100 epochs, the official splits, IoU by class and its mean. The mean
-of its Table 2 (MFNet) is over all nine classes: its seven columns leave 97 to 98 % for the unlabelled
-class and guardrail together. It does not state the optimizer, the size of crops and batches, the
+of its Table 2 (MFNet) is over all nine classes: its seven columns leave 97 to 98 % for unlabelled
+and guardrail together. It does not state the optimizer, the size of crops and batches, the
 initial weights, or whether FMB's pixels without a label count. These follow the paper of SegFormer
 (Xie et al., NeurIPS 2021) and its code: AdamW at 6e-5, ten times that for the decoder, weight decay
 0.01 but none for normalisation, a linear rise over the first tenth and a linear decline to zero;

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ivf_core.data.datasets import PairDataset, open_split
 from ivf_core.data.pairs import Pair, read_pair_videos
+from ivf_core.training.runs.batches import pair_tensors
 from ivf_core.training.runs.options import RunOptions
 from ivf_core.training.runs.recipe import data_directory, option
 
@@ -74,9 +75,7 @@ class FolderPairs:
 @torch.inference_mode()
 def fuse_pair(student: nn.Module, pair: Pair, device: torch.device) -> Tensor:
     """Return the fused luma of a whole pair, 1 x 1 x H x W float32, not clamped to [0, 1]."""
-    planes = (pair.luma, pair.infrared)
-    luma, infrared = (torch.from_numpy(p).to(device)[None, None].float() / 255 for p in planes)
-    return student(luma, infrared).fused.float()
+    return student(*pair_tensors(pair, device)).fused.float()
 
 
 def to_uint8(luma: Tensor) -> np.ndarray:

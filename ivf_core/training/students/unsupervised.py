@@ -168,7 +168,9 @@ def _losses(
     """Return the weighted terms, the lower the better; those of weight 0 are left out.
 
     Args:
-        visible, infrared, fused: N x 1 x H x W float32 in grey levels.
+        visible: visible luma, N x 1 x H x W float32 in grey levels, as the other images.
+        infrared: infrared images.
+        fused: fused luma, which may leave the range of grey levels.
         recipe: the weights.
     """
     inside = fused.clamp(0, 255)
