@@ -27,7 +27,7 @@ class StudentOptions(RunOptions):
     videos: tuple[str, ...] = ()
     """Pairs of videos, by NAME: NAME_visible.mp4 and NAME_infrared.mp4, relative to the data
     directory."""
-    video_stride: int = option(30, minimum=1, former_names=("video_step",))
+    video_stride: int = option(30, minimum=1, former="video_step")
     """Every n-th frame of the videos is taken."""
     hold_out_every: int = option(7, minimum=2)
     """Every n-th pair of a data set without published splits is held out and scored at the end;
@@ -36,7 +36,7 @@ class StudentOptions(RunOptions):
     """Crops of a batch, of all processes together."""
     freeze_norm_at: float = option(0.3, minimum=0, maximum=1)
     """Share of the steps after which BatchNorm keeps its running statistics."""
-    smoke_probability: float = option(0.0, minimum=0, maximum=1, former_names=("smoke",))
+    smoke_probability: float = option(0.0, minimum=0, maximum=1, former="smoke")
     """Share of crops with smoke in front of the visible camera."""
 
 
