@@ -21,8 +21,6 @@ OUTPUTS = (
 )  # fmt: skip
 """Names in the directory of a replay; summary.json is written last."""
 
-_FORMER_OUTPUTS = ("pictures",)  # plain: pictures
-
 
 def is_finished(path: Path, output: Path, settings: ReplaySettings) -> bool:
     """Return whether a directory holds the replay of this bag by these settings and version.
@@ -63,7 +61,7 @@ def replaced_directory(output: Path, recording: Path | None) -> Iterator[Path]:
         yield folder
         output.mkdir(exist_ok=True)
         # summary.json marks a finished replay: it goes first.
-        for name in (*OUTPUTS[-1:], *OUTPUTS[:-1], *_FORMER_OUTPUTS):
+        for name in (*OUTPUTS[-1:], *OUTPUTS[:-1]):
             old = output / name
             if recording is not None and recording.resolve().is_relative_to(old.resolve()):
                 continue

@@ -86,18 +86,16 @@ class PriorRecipe(Recipe):
     """sam only: prompts along a side of the image."""
     points_per_batch: int = option(64, minimum=1)
     """sam only: prompts at a time; more are faster and need more memory."""
-    pred_iou_thresh: float = option(0.86, minimum=0, maximum=1, former_names=("predicted_iou",))
+    pred_iou_thresh: float = option(0.86, minimum=0, maximum=1, former="predicted_iou")
     """sam only: masks are dropped if SAM predicts a lower IoU for them."""
-    stability_score_thresh: float = option(0.92, minimum=0, maximum=1, former_names=("stability",))
+    stability_score_thresh: float = option(0.92, minimum=0, maximum=1, former="stability")
     """sam only: masks are dropped if they change more than this with the threshold on their
     logits."""
-    crop_n_layers: int = option(1, minimum=0, former_names=("crop_layers",))
+    crop_n_layers: int = option(1, minimum=0, former="crop_layers")
     """sam only: layer n prompts again in each of 4^n overlapping parts of the image."""
-    crop_n_points_downscale_factor: int = option(
-        2, minimum=1, former_names=("crop_points_downscale",)
-    )
+    crop_n_points_downscale_factor: int = option(2, minimum=1, former="crop_points_downscale")
     """sam only: prompts along a side are divided by this, layer by layer."""
-    min_mask_region_area: int = option(100, minimum=0, former_names=("minimum_area",))
+    min_mask_region_area: int = option(100, minimum=0, former="minimum_area")
     """sam: smaller holes are filled and smaller islands removed; labels: smaller regions are
     left out; in pixels."""
     bgr: bool = False
@@ -109,7 +107,7 @@ class PriorRecipe(Recipe):
     """labels only: name of the folder of class ids, if a plain folder has another."""
     ignored_labels: tuple[int, ...] = option((), minimum=0, maximum=255)
     """labels only: classes that give no masks, beside 255."""
-    n_segments: int = option(100, minimum=1, former_names=("segments",))
+    n_segments: int = option(100, minimum=1, former="segments")
     """superpixels only: approximate number of superpixels of an image."""
     compactness: float = option(10.0, above=0)
     """superpixels only: weight of distance against colour."""

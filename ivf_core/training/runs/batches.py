@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -15,13 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ivf_core.data.pairs import Crop, CropSampler, Pair
 
-__all__ = ["Batch", "BatchStream", "ItemNumbers", "PairCrops", "Sample", "join", "open_batches"]
-
-B = TypeVar("B", bound="_Movable")
-
-
-class _Movable(Protocol):
-    def to(self, device: torch.device) -> Any: ...
+__all__ = ["Batch", "BatchStream", "PairCrops", "Sample", "item_numbers", "join", "open_batches"]
 
 
 class Sample(NamedTuple):
@@ -52,7 +46,7 @@ class Batch(NamedTuple):
         return Batch(self.names, tuple(t.to(device, non_blocking=True) for t in self.tensors))
 
 
-class BatchStream(Generic[B]):
+class BatchStream:
     """Batches by their number, in ascending order, on a device; a look ahead is allowed.
 
     Args:
@@ -73,11 +67,11 @@ class BatchStream(Generic[B]):
         *,
         first: int = 0,
         workers: int = 0,
-        join: Callable[[list[Any]], B],
+        join: Callable[[list[Any]], Any],
     ) -> None:
         self._device = device
         self._next = first
-        self._ahead: dict[int, B] = {}
+        self._ahead: dict[int, Any] = {}
         self._batches = iter(
             DataLoader(
                 samples,
@@ -89,7 +83,7 @@ class BatchStream(Generic[B]):
             )
         )
 
-    def __getitem__(self, number: int) -> B:
+    def __getitem__(self, number: int) -> Any:
         while self._next <= number:
             self._ahead[self._next] = next(self._batches).to(self._device)
             self._next += 1
@@ -98,33 +92,33 @@ class BatchStream(Generic[B]):
         return self._ahead[number]
 
 
-class ItemNumbers:
-    """Numbers of the samples of batch after batch, without end, for one of several processes.
+def item_numbers(
+    batch_size: int, *, first: int = 0, rank: int = 0, processes: int = 1
+) -> Iterator[list[int]]:
+    """Yield the numbers of the samples of batch after batch, without end, for one process.
 
     Args:
         batch_size: samples of a batch, of all processes together.
         first: number of the first batch.
-        rank: number of this process.
+        rank: number of the process.
         processes: number of processes, a divisor of the batch size.
     """
+    if batch_size % processes:
+        raise ValueError(f"batch size {batch_size} is no multiple of {processes} processes")
+    for batch in count(first):
+        yield [batch * batch_size + item for item in range(rank, batch_size, processes)]
 
-    def __init__(
-        self, batch_size: int, *, first: int = 0, rank: int = 0, processes: int = 1
-    ) -> None:
-        if batch_size % processes:
-            raise ValueError(f"batch size {batch_size} is no multiple of {processes} processes")
-        self._first = first
-        self._batch_size = batch_size
-        self._share = range(rank, batch_size, processes)
 
-    def __iter__(self) -> Iterator[list[int]]:
-        for batch in count(self._first):
-            yield [batch * self._batch_size + item for item in self._share]
+def pair_tensors(pair: Pair, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return visible luma and infrared of a whole pair, each 1 x 1 x H x W float32 in [0, 1]."""
+    planes = (pair.luma, pair.infrared)
+    luma, infrared = (torch.from_numpy(p).to(device)[None, None].float() / 255 for p in planes)
+    return luma, infrared
 
 
 def open_batches(
     samples: Dataset[Sample], batch_size: int, fabric: Any, *, first: int, workers: int
-) -> BatchStream[Batch]:
+) -> BatchStream:
     """Open the batches of this process, samples by number, from batch `first` on.
 
     Args:
@@ -135,12 +129,12 @@ def open_batches(
         workers: see `BatchStream`.
     """
     rank, processes = fabric.global_rank, fabric.world_size
-    order = ItemNumbers(batch_size, first=first, rank=rank, processes=processes)
+    order = item_numbers(batch_size, first=first, rank=rank, processes=processes)
     return BatchStream(samples, order, fabric.device, first=first, workers=workers, join=join)
 
 
 class PairCrops(Dataset[Sample]):
-    """Random crops of pairs in memory, each with a number.
+    """Random crops of pairs in memory, by number.
 
     Which pair a crop shows, and all that is drawn with it, depends on seed and number alone:
     neither on workers or processes, nor on where a run was interrupted.
@@ -175,6 +169,7 @@ class PairCrops(Dataset[Sample]):
 
 
 def join(samples: list[Sample]) -> Batch:
+    """Stack samples to a batch."""
     columns = zip(*(sample.arrays for sample in samples), strict=True)
     tensors = tuple(torch.from_numpy(np.stack(column)) for column in columns)
     return Batch(tuple(sample.name for sample in samples), tensors)

@@ -7,14 +7,14 @@ import logging
 import random
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 
 from ivf_core.system.atomic import atomic_path
 
-__all__ = ["CheckpointError", "RunState", "Stateful"]
+__all__ = ["CheckpointError", "RunState"]
 
 _FORMAT = "ivf-run-2"
 _log = logging.getLogger(__name__)
@@ -22,13 +22,6 @@ _log = logging.getLogger(__name__)
 
 class CheckpointError(ValueError):
     """Error for a checkpoint that is damaged, would be overwritten, or is of another run."""
-
-
-class Stateful(Protocol):
-    """Interface of modules, optimizers, schedules and learners."""
-
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state_dict: Any, /) -> Any: ...
 
 
 class RunState:
@@ -41,7 +34,7 @@ class RunState:
     Args:
         path: file of the checkpoint.
         options: resolved recipe, values of JSON; a run must be resumed with the same.
-        parts: everything that training changes, by name.
+        parts: everything that training changes, by name; has `state_dict` and `load_state_dict`.
         changeable: names of the options that may differ.
     """
 
@@ -49,7 +42,7 @@ class RunState:
         self,
         path: Path,
         options: Mapping[str, Any],
-        parts: Mapping[str, Stateful],
+        parts: Mapping[str, Any],
         changeable: tuple[str, ...] = (),
     ) -> None:
         self.path = path

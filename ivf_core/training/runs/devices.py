@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from ivf_core.training.runs.options import RunOptions
+
 __all__ = [
     "PRECISIONS",
-    "DeviceOptions",
     "average_over_processes",
     "gather_over_processes",
     "mean_over_processes",
@@ -32,20 +34,7 @@ PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 """Words for `precision` in recipes, with those of Lightning Fabric."""
 
 
-class DeviceOptions(Protocol):
-    """Options of a recipe that choose devices; see `options.RunOptions`."""
-
-    @property
-    def accelerator(self) -> str: ...
-    @property
-    def devices(self) -> int: ...
-    @property
-    def nodes(self) -> int: ...
-    @property
-    def precision(self) -> str: ...
-
-
-def start_fabric(options: DeviceOptions) -> Any:
+def start_fabric(options: RunOptions) -> Any:
     """Launch a `lightning_fabric.Fabric` with the devices and the precision of a recipe.
 
     Args:
@@ -153,5 +142,5 @@ class _Sum(torch.autograd.Function):
         return total
 
 
-def _uses_gpu(options: DeviceOptions) -> bool:
+def _uses_gpu(options: RunOptions) -> bool:
     return options.accelerator != "cpu" and torch.cuda.is_available()

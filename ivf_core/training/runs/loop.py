@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from ivf_core.training.losses import Total
 from ivf_core.training.runs.batches import Sample, open_batches
-from ivf_core.training.runs.checkpoint import RunState, Stateful
+from ivf_core.training.runs.checkpoint import RunState
 from ivf_core.training.runs.devices import average_over_processes, start_fabric
 from ivf_core.training.runs.options import RunOptions
 from ivf_core.training.runs.recipe import provenance
@@ -179,7 +179,7 @@ class Learner:
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
 
-    def _parts(self) -> dict[str, Stateful]:
+    def _parts(self) -> dict[str, Any]:
         return {"network": self.network, "optimizer": self.optimizer, "schedule": self.schedule,
                 "scaler": self.scaler}  # fmt: skip
 
@@ -206,7 +206,7 @@ class Task(ABC, Generic[R]):
         self.device: torch.device = fabric.device
         self.steps = 0
         self.names: Sequence[str] = ()
-        self.parts: dict[str, Stateful] = {}
+        self.parts: dict[str, Any] = {}
         self.batches: Any = None
 
     def learner(self, name: str, network: nn.Module, *optimizer: Any, **options: Any) -> Learner:

@@ -35,7 +35,7 @@ class RunOptions(Recipe):
     precision: str = option("fp32", choices=PRECISIONS, former_values=FORMER_PRECISIONS)
     """Arithmetic of the networks: fp32, bf16, or fp16 with scaled gradients (GPU only). Weights
     and losses are always fp32."""
-    workers: int = option(0, minimum=0, changeable=True, former_names=("threads",))
+    workers: int = option(0, minimum=0, changeable=True, former="threads")
     """Processes that prepare batches, for each device; 0 prepares them in the training process.
     The batches do not depend on it."""
     checkpoint_every: int = option(200, minimum=1, changeable=True)
@@ -44,7 +44,7 @@ class RunOptions(Recipe):
         0,
         minimum=0,
         changeable=True,
-        former_names=("picture_every",),  # plain: picture
+        former="picture_every",  # plain: picture
     )
     """Steps from one row of images to the next; 0 shows about twenty rows in a run."""
     resume: bool = option(False, changeable=True)

@@ -45,7 +45,7 @@ class Bounds:
         nonempty: whether the option needs at least one entry or character.
         choices: allowed words; none allows any.
         changeable: whether a resumed run may have another value: it does not change the result.
-        former_names: names of the option in earlier releases.
+        former: name of the option in earlier releases.
         former_values: words for values in earlier releases, with those of today.
     """
 
@@ -58,7 +58,7 @@ class Bounds:
     nonempty: bool = False
     choices: Collection[str] = ()
     changeable: bool = False
-    former_names: Collection[str] = ()
+    former: str = ""
     former_values: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -196,7 +196,7 @@ def _parse_yaml(text: str, where: str) -> Any:
 def _rename(kind: type, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return options with today's names and words in place of those of earlier releases."""
     known = {entry.name: bounds_of(entry) for entry in fields(kind)}
-    names = {old: name for name, bounds in known.items() for old in bounds.former_names}
+    names = {bounds.former: name for name, bounds in known.items()}
     renamed: dict[str, Any] = {}
     for key, value in options.items():
         name = names.get(key, key)

@@ -69,16 +69,16 @@ class DistillRecipe(GuidedOptions):
     """encoder sam only: blocks whose features are compared."""
     encoder_published: bool = False
     """encoder sam only: images in [0, 1] without normalisation, as in the published code."""
-    architecture: str = option("sage", choices=STUDENTS, former_names=("structure",))
+    architecture: str = option("sage", choices=STUDENTS, former="structure")
     """Student: sage; or fast, which has other features than the teacher: set both feature
     weights to 0."""
-    init_from: str = option("", former_names=("student",))
+    init_from: str = option("", former="student")
     """Weights to start the student from: shipped name or file; empty for random ones."""
     scheme: str = option("bilevel", choices=SCHEMES)
     """bilevel; or offline: the teacher is frozen (Table 3 III d)."""
     second_order: bool = False
     """Compute the student's gradient after a step of the teacher, as DARTS's second order."""
-    pool_size: int = option(0, minimum=0, former_names=("pool",))
+    pool_size: int = option(0, minimum=0, former="pool")
     """Number of crops that are drawn once, and whose sources are encoded once for L_cs; 0 draws
     new ones in every epoch. The features are kept in main memory: with SAM ViT-B 9 MB a crop."""
     student_learning_rate: float = option(2e-3, above=0)

@@ -131,9 +131,9 @@ class EncoderRecipe(PairOptions):
     """Height and width of a crop in pixels. Half of the crops are mirrored."""
     widths: tuple[int, int, int] = option((32, 64, 96), minimum=_GROUPS, multiple_of=_GROUPS)
     """Channels at 1/2, 1/4 and 1/8 of the size, multiples of 8."""
-    mask_ratio: float = option(0.5, above=0, below=1, former_names=("hidden",))
+    mask_ratio: float = option(0.5, above=0, below=1, former="hidden")
     """Share of the patches that are masked."""
-    patch_size: int = option(16, minimum=1, former_names=("square",))
+    patch_size: int = option(16, minimum=1, former="square")
     """Side of a patch in pixels."""
     learning_rate: float = option(2e-3, above=0)
     """Learning rate of Adam, which falls to `final_learning_rate` along a cosine."""

@@ -42,7 +42,7 @@ class PairOptions(RunOptions):
     """Height and width of a crop in pixels. Half of the crops are mirrored."""
     scales: tuple[float, float] = option((1.0, 1.0), above=0, ascending=True)
     """Range of the size of a crop, relative to `crop`, before it is resized."""
-    photometric_augmentation: float = option(0.0, minimum=0, maximum=1, former_names=("light",))
+    photometric_augmentation: float = option(0.0, minimum=0, maximum=1, former="light")
     """Share of images whose contrast, gamma and noise are varied."""
     batch_size: int = option(4, minimum=1)  # type: ignore[assignment]
     """Crops of a batch, of all processes together."""
@@ -50,7 +50,7 @@ class PairOptions(RunOptions):
         500,
         minimum=0,
         changeable=True,
-        former_names=("picture_every",),  # plain: picture
+        former="picture_every",  # plain: picture
     )
     """Steps from one row of images to the next; 0 shows about twenty rows in a run."""
     in_memory: bool = option(False, changeable=True)

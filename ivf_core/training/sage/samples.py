@@ -266,7 +266,7 @@ def _permutation(kind: int, seed: int, epoch: int, length: int) -> np.ndarray:
 
 def open_stream(
     options: RunOptions, pairs: MaskedPairs, fabric: Any, first: int, pool: int = 0
-) -> BatchStream[Batch]:
+) -> BatchStream:
     """Open the batches of this process, from number `first` on.
 
     Args:

@@ -38,11 +38,11 @@ class TeacherRecipe(GuidedOptions):
     final_learning_rate: float = option(1e-5, minimum=0)
     """Learning rate at the end."""
     fusion_loss: ContextWeights = option(  # noqa: RUF009
-        TeacherWeights().fusion, minimum=0, former_names=("fusion",)
+        TeacherWeights().fusion, minimum=0, former="fusion"
     )
     """Weights of squared errors and edges; those of a reference must be 0, there is none yet."""
     segmentation_weight: float = option(
-        TeacherWeights().segmentation, minimum=0, former_names=("segmentation",)
+        TeacherWeights().segmentation, minimum=0, former="segmentation"
     )
     """Weight of L_seg."""
 

@@ -72,9 +72,7 @@ class HeadRecipe(RunOptions):
     """Name of the folder of class ids in `folder`."""
     confidence: str = "pseudo_confidence"
     """Name of the folder of confidences in `folder`; empty if labels are certain."""
-    confidence_threshold: float = option(
-        0.6, minimum=0, maximum=1, former_names=("minimum_confidence",)
-    )
+    confidence_threshold: float = option(0.6, minimum=0, maximum=1, former="minimum_confidence")
     """Labels of less confidence are ignored in training."""
     hold_out_every: int = option(7, minimum=2)
     """Every n-th pair of a folder is held out and scored at the end."""
@@ -92,19 +90,19 @@ class HeadRecipe(RunOptions):
     """Height and width of a crop in pixels."""
     scales: tuple[float, float] = option((0.75, 1.6), above=0, ascending=True)
     """Range of the size of a crop, relative to `crop`, before it is resized."""
-    foreground_probability: float = option(0.5, minimum=0, maximum=1, former_names=("focus",))
+    foreground_probability: float = option(0.5, minimum=0, maximum=1, former="focus")
     """Share of crops that are placed on a labelled object."""
-    finetune_head: bool = option(False, former_names=("start_from_head",))
+    finetune_head: bool = option(False, former="start_from_head")
     """Start from the head in the student's weights file."""
     freeze_norm_at: float = option(0.3, minimum=0, maximum=1)
     """Share of the steps after which BatchNorm keeps its running statistics: those of a few
     crops by day and night differ far more than what the head meets later."""
-    ohem_threshold: float = option(1.0, minimum=0, maximum=1, former_names=("hard_below",))
+    ohem_threshold: float = option(1.0, minimum=0, maximum=1, former="hard_below")
     """Pixels count if the probability of their class is at most this. 1 counts all: if labels
     are predictions of another network, the hard pixels are often the wrong ones."""
-    dice_weight: float = option(1.0, minimum=0, former_names=("dice",))
+    dice_weight: float = option(1.0, minimum=0, former="dice")
     """Weight of the Dice loss beside the cross-entropy: it keeps rare classes alive."""
-    class_weight_exponent: float = option(0.25, minimum=0, former_names=("balance",))
+    class_weight_exponent: float = option(0.25, minimum=0, former="balance")
     """Exponent on the class weights of the cross-entropy: 0 counts all pixels the same, 1 is
     ENet's weighting, which with so much background paints objects too large."""
     learning_rate: float = option(2e-2, above=0)
@@ -115,20 +113,20 @@ class HeadRecipe(RunOptions):
     """Train the student with the head; its BatchNorm keeps its statistics."""
     student_learning_rate: float = option(1e-4, above=0)
     """train_student only: highest learning rate of the student's AdamW, in one cycle."""
-    fused_weight: float = option(20.0, minimum=0, former_names=("keep_fused",))
+    fused_weight: float = option(20.0, minimum=0, former="keep_fused")
     """train_student only: weight of the absolute error of the fused luma against that of the
     student before training."""
     teacher_segmenter: str = ""
     """Segmenter of the same classes to learn from, as `segmenters.open_segmenter` takes it, such
     as segformer:runs/segformer_msrs. It sees the fused image of the student before training."""
-    distillation_weight: float = option(1.0, minimum=0, former_names=("distill",))
+    distillation_weight: float = option(1.0, minimum=0, former="distill")
     """teacher_segmenter only: weight of the divergence from its probabilities."""
     temperature: float = option(2.0, above=0)
     """teacher_segmenter only: divisor of both networks' logits."""
-    ema_decay: float = option(0.999, minimum=0, maximum=1, former_names=("average_decay",))
+    ema_decay: float = option(0.999, minimum=0, maximum=1, former="average_decay")
     """Decay of the exponential moving average of the weights, which is what is written."""
     precision: str = option(
-        "bf16", choices=PRECISIONS, former_names=("bfloat16",), former_values=FORMER_PRECISIONS
+        "bf16", choices=PRECISIONS, former="bfloat16", former_values=FORMER_PRECISIONS
     )
     """Arithmetic of the networks: fp32, bf16, or fp16 (GPU only). Weights and losses are always
     fp32."""

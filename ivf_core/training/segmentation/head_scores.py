@@ -13,6 +13,7 @@ from ivf_core.class_sets import UNLABELED, unknown_ids
 from ivf_core.data.pairs import Pair
 from ivf_core.metrics.segmentation import ConfusionMatrix
 from ivf_core.models.segmentation import LABEL_STRIDE, SegmentationHead
+from ivf_core.training.runs.batches import pair_tensors
 
 __all__ = ["background_offset", "class_weights", "predict_labels", "score_head"]
 
@@ -67,7 +68,7 @@ def background_offset(
     matrices = [ConfusionMatrix(head.num_classes) for _ in candidates]
     for pair in pairs:
         assert pair.labels is not None
-        logits = head(student(*_to_tensors(pair, device)).features)
+        logits = head(student(*pair_tensors(pair, device)).features)
         height, width = logits.shape[-2:]
         truth = pair.labels[::LABEL_STRIDE, ::LABEL_STRIDE][:height, :width]
         for candidate, matrix in zip(candidates, matrices, strict=True):
@@ -83,7 +84,7 @@ def predict_labels(
     student: nn.Module, head: nn.Module, pair: Pair, device: torch.device
 ) -> np.ndarray:
     """Predict the class ids of a whole pair with networks in evaluation mode: H x W uint8."""
-    ids = head(student(*_to_tensors(pair, device)).features).argmax(dim=1)[0].to(torch.uint8)
+    ids = head(student(*pair_tensors(pair, device)).features).argmax(dim=1)[0].to(torch.uint8)
     height, width = pair.luma.shape
     return cv2.resize(ids.cpu().numpy(), (width, height), interpolation=cv2.INTER_NEAREST)
 
@@ -118,12 +119,3 @@ def score_head(
         if not np.isnan(value)
     }
     return {**scores, "mean": matrix.mean_iou()}
-
-
-def _to_tensors(pair: Pair, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return luma and infrared of a pair, each 1 x 1 x H x W float32 in [0, 1]."""
-    luma, infrared = (
-        torch.from_numpy(plane).to(device)[None, None].float() / 255
-        for plane in (pair.luma, pair.infrared)
-    )
-    return luma, infrared

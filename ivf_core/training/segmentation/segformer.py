@@ -1,8 +1,8 @@
 """Training of SegFormer on fused images, by which SAGE (CVPR 2025, section 4.1) scores fusion.
 
 The paper states: SegFormer-B3, 100 epochs, the official splits, IoU by class and its mean. The mean
-of its Table 2 (MFNet) is over all nine classes: its seven columns leave 97 to 98 % for the unlabelled
-class and guardrail together. It does not state the optimizer, the size of crops and batches, the
+of its Table 2 (MFNet) is over all nine classes: its seven columns leave 97 to 98 % for unlabelled
+and guardrail together. It does not state the optimizer, the size of crops and batches, the
 initial weights, or whether FMB's pixels without a label count. These follow the paper of SegFormer
 (Xie et al., NeurIPS 2021) and its code: AdamW at 6e-5, ten times that for the decoder, weight decay
 0.01 but none for normalisation, a linear rise over the first tenth and a linear decline to zero;
@@ -90,7 +90,7 @@ class SegformerRecipe(RunOptions):
     """Classes that neither train nor count, beside 255."""
     model: str = option("b3", choices=SEGFORMERS)
     """Size of the SegFormer, b0 to b5."""
-    init_from: str = option("", former_names=("start",))
+    init_from: str = option("", former="start")
     """Directory, relative to the data directory, of weights of the same model to start from, in
     safetensors as `save_pretrained` writes it: such as nvidia/mit-b3 (ImageNet), or
     nvidia/segformer-b3-finetuned-ade-512-512, whose classes are dropped. Empty for random ones."""
@@ -104,13 +104,13 @@ class SegformerRecipe(RunOptions):
     """Range of the factor by which images are resized before they are cut."""
     learning_rate: float = option(6e-5, above=0)
     """Highest learning rate of AdamW, for the encoder."""
-    decoder_lr_mult: float = option(10.0, above=0, former_names=("decoder_rate",))
+    decoder_lr_mult: float = option(10.0, above=0, former="decoder_rate")
     """Learning rate of the decoder, as a multiple of the encoder's."""
     weight_decay: float = option(0.01, minimum=0)
     """Weight decay of all parameters but those of normalisation."""
-    warmup_ratio: float = option(0.1, minimum=0, maximum=1, former_names=("warmup",))
+    warmup_ratio: float = option(0.1, minimum=0, maximum=1, former="warmup")
     """Share of the steps in which the learning rate rises."""
-    workers: int = option(4, minimum=0, changeable=True, former_names=("threads",))
+    workers: int = option(4, minimum=0, changeable=True, former="threads")
     """Processes that draw crops, for each device; 0 draws them in the training process."""
     checkpoint_every: int = option(1000, minimum=1, changeable=True)
     """Steps from one checkpoint to the next."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ivf_core.data.datasets import PairDataset, open_split
 from ivf_core.data.pairs import Pair, read_pair_videos
+from ivf_core.training.runs.batches import pair_tensors
 from ivf_core.training.runs.options import RunOptions
 from ivf_core.training.runs.recipe import data_directory, option
 
@@ -26,7 +27,7 @@ class StudentOptions(RunOptions):
     videos: tuple[str, ...] = ()
     """Pairs of videos, by NAME: NAME_visible.mp4 and NAME_infrared.mp4, relative to the data
     directory."""
-    video_stride: int = option(30, minimum=1, former_names=("video_step",))
+    video_stride: int = option(30, minimum=1, former="video_step")
     """Every n-th frame of the videos is taken."""
     hold_out_every: int = option(7, minimum=2)
     """Every n-th pair of a data set without published splits is held out and scored at the end;
@@ -35,7 +36,7 @@ class StudentOptions(RunOptions):
     """Crops of a batch, of all processes together."""
     freeze_norm_at: float = option(0.3, minimum=0, maximum=1)
     """Share of the steps after which BatchNorm keeps its running statistics."""
-    smoke_probability: float = option(0.0, minimum=0, maximum=1, former_names=("smoke",))
+    smoke_probability: float = option(0.0, minimum=0, maximum=1, former="smoke")
     """Share of crops with smoke in front of the visible camera."""
 
 
@@ -74,9 +75,7 @@ class FolderPairs:
 @torch.inference_mode()
 def fuse_pair(student: nn.Module, pair: Pair, device: torch.device) -> Tensor:
     """Return the fused luma of a whole pair, 1 x 1 x H x W float32, not clamped to [0, 1]."""
-    planes = (pair.luma, pair.infrared)
-    luma, infrared = (torch.from_numpy(p).to(device)[None, None].float() / 255 for p in planes)
-    return student(luma, infrared).fused.float()
+    return student(*pair_tensors(pair, device)).fused.float()
 
 
 def to_uint8(luma: Tensor) -> np.ndarray:

@@ -52,9 +52,9 @@ _PRECISIONS = {"sage": "fp32", "fast": "bf16"}
 class StudentRecipe(StudentOptions):
     """Distillation of a student from another student."""
 
-    teacher: str = option(nonempty=True, former_names=("reference",))
+    teacher: str = option(nonempty=True, former="reference")
     """Weights to learn from: shipped name, or a file relative to the data directory."""
-    architecture: str = option("sage", choices=STUDENTS, former_names=("structure",))
+    architecture: str = option("sage", choices=STUDENTS, former="structure")
     """sage learns layer by layer and then end to end; fast has no layers in common with the
     teacher and imitates its fused luma."""
     steps: int = option(6000, minimum=0)
@@ -66,7 +66,7 @@ class StudentRecipe(StudentOptions):
     highest learning rate of Muon, in one cycle."""
     final_learning_rate: float = option(1e-5, minimum=0)
     """sage only: learning rate at the end."""
-    layerwise_ratio: float = option(0.75, minimum=0, maximum=1, former_names=("alone_until",))
+    layerwise_ratio: float = option(0.75, minimum=0, maximum=1, former="alone_until")
     """sage only: share of the steps in which each convolution learns by itself."""
     freeze_norm_at: float = option(0.05, minimum=0, maximum=1)
     """Share of the steps after which BatchNorm keeps its running statistics."""
@@ -74,9 +74,9 @@ class StudentRecipe(StudentOptions):
     """sage only: weight of the relative error of the five features, end to end."""
     output_weight: float = option(20.0, minimum=0)
     """sage only: weight of the absolute error of the fused luma, end to end."""
-    video_stride: int = option(15, minimum=1, former_names=("video_step",))
+    video_stride: int = option(15, minimum=1, former="video_step")
     """fast only: every n-th frame of the videos is taken."""
-    pool_size: int = option(2000, minimum=1, former_names=("pool",))
+    pool_size: int = option(2000, minimum=1, former="pool")
     """fast only: number of crops that the teacher sees, once; the student sees each several
     times."""
     precision: str = option(

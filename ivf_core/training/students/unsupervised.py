@@ -48,7 +48,7 @@ _LEAST_DEVIATION = 1.0
 class UnsupervisedRecipe(StudentOptions):
     """Training of a student on pairs alone."""
 
-    init_from: str = option(nonempty=True, former_names=("start",))
+    init_from: str = option(nonempty=True, former="start")
     """Weights to start from: shipped name or file. A head stays unchanged, although the features
     that it reads change: train it again."""
     steps: int = option(4000, minimum=0)
@@ -59,22 +59,22 @@ class UnsupervisedRecipe(StudentOptions):
     """Range of the size of a crop, relative to `crop`, before it is resized."""
     learning_rate: float = option(1.5e-2, above=0)
     """Highest learning rate of Muon, in one cycle."""
-    qabf_weight: float = option(2.5, minimum=0, former_names=("edges",))
+    qabf_weight: float = option(2.5, minimum=0, former="edges")
     """Weight of the preserved edges, `edge_preservation` (Qabf with a gradient)."""
-    vif_weight: float = option(1.5, minimum=0, former_names=("information",))
+    vif_weight: float = option(1.5, minimum=0, former="information")
     """Weight of VIF, the mean of both sources."""
-    scd_weight: float = option(1.0, minimum=0, former_names=("differences",))
+    scd_weight: float = option(1.0, minimum=0, former="differences")
     """Weight of SCD."""
-    max_intensity_weight: float = option(4.0, minimum=0, former_names=("brighter",))
+    max_intensity_weight: float = option(4.0, minimum=0, former="brighter")
     """Weight of the mean distance to the brighter of the two pixels."""
-    darkening_weight: float = option(0.0, minimum=0, former_names=("darkening",))
+    darkening_weight: float = option(0.0, minimum=0, former="darkening")
     """Weight of `darkening`, the loss of the visible image's brightness."""
-    smoke_probability: float = option(0.15, minimum=0, maximum=1, former_names=("smoke",))
+    smoke_probability: float = option(0.15, minimum=0, maximum=1, former="smoke")
     """Share of crops with smoke in front of the visible camera."""
-    noise_probability: float = option(0.3, minimum=0, maximum=1, former_names=("noise",))
+    noise_probability: float = option(0.3, minimum=0, maximum=1, former="noise")
     """Share of crops with noise of up to 8 grey levels."""
     precision: str = option(
-        "bf16", choices=PRECISIONS, former_names=("bfloat16",), former_values=FORMER_PRECISIONS
+        "bf16", choices=PRECISIONS, former="bfloat16", former_values=FORMER_PRECISIONS
     )
     """Arithmetic of the student: fp32, bf16, or fp16 (GPU only). Weights and losses are always
     fp32."""
@@ -168,7 +168,9 @@ def _losses(
     """Return the weighted terms, the lower the better; those of weight 0 are left out.
 
     Args:
-        visible, infrared, fused: N x 1 x H x W float32 in grey levels.
+        visible: visible luma, N x 1 x H x W float32 in grey levels, as the other images.
+        infrared: infrared images.
+        fused: fused luma, which may leave the range of grey levels.
         recipe: the weights.
     """
     inside = fused.clamp(0, 255)

@@ -193,11 +193,9 @@ class TestOutputs:
         output = tmp_path / "out"
         replay_bag(write_drive(tmp_path / "long", 6), output, settings)
         (output / "notes.txt").write_text("mine")
-        (output / "pictures").mkdir()  # plain: pictures
         replay_bag(write_drive(tmp_path / "short", 4), output, settings)
         assert len(rows(output)) == 4
         assert not (output / "images" / "000005_rgb.jpg").exists()
-        assert not (output / "pictures").exists()  # plain: pictures
         assert (output / "notes.txt").read_text() == "mine"
         assert sorted(path.name for path in tmp_path.iterdir()) == ["long", "out", "short"]
 

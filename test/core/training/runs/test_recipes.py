@@ -124,7 +124,7 @@ def test_recipes_of_shipped_weights_load_without_loss(tmp_path: Path) -> None:
             today = {
                 old: entry.name
                 for entry in dataclasses.fields(kind)
-                for old in (entry.name, *bounds_of(entry).former_names)
+                for old in (entry.name, bounds_of(entry).former)
             }
             for key, value in options.items():
                 found = getattr(recipe, today[key])

@@ -112,13 +112,13 @@ def test_images_of_older_records_are_shown_and_dropped(tmp_path: Path) -> None:
     with record(tmp_path) as run:
         for step in range(4):
             run.losses(step, {"loss": 1.0})
-            run.pictures(step, {"a": np.zeros((20, 20), np.uint8)})
+            run.images(step, {"a": np.zeros((20, 20), np.uint8)})
     (tmp_path / "images").rename(tmp_path / "pictures")  # plain: pictures
     assert list(image_files(tmp_path)) == [0, 1, 2, 3]
     assert "<p>Step 3</p>" in write_summary(tmp_path).read_text()
     with record(tmp_path, first_step=2) as run:
         run.losses(2, {"loss": 1.0})
-        run.pictures(2, {"a": np.zeros((20, 20), np.uint8)})
+        run.images(2, {"a": np.zeros((20, 20), np.uint8)})
     assert [path.parent.name for path in image_files(tmp_path).values()] == [
         "pictures", "pictures", "images",  # plain: pictures
     ]  # fmt: skip

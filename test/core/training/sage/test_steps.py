@@ -143,11 +143,11 @@ def test_second_order_restores_weights_after_an_error() -> None:
 # Learners
 
 
-def learner(steps: int = 4) -> Learner:
+def learner(steps: int = 4, *, fp16: bool = False) -> Learner:
     torch.manual_seed(0)
     network = nn.Linear(3, 1)
     optimizer = adam_with_cosine(network, steps, 2e-3, 1e-5)
-    return Learner("student", network, *optimizer, prefix="student/")
+    return Learner("student", network, *optimizer, prefix="student/", fp16=fp16)
 
 
 def total(learner: Learner, scale: float = 1.0) -> Total:
@@ -181,6 +181,24 @@ def test_a_loss_that_is_not_finite_stops_the_run() -> None:
         ours.step(Total((loss - loss).sqrt(), {"context": loss}), GUARD)
     for parameter, start in zip(ours.network.parameters(), before, strict=True):
         assert torch.equal(parameter, start)
+
+
+def test_gradients_are_scaled_in_half_precision() -> None:
+    """The step is the same; one that overflows is left out, and the scale is halved."""
+    ours, scaled = learner(), learner(fp16=True)
+    for each in (ours, scaled):
+        assert each.step(total(each), GUARD).keys() == {"student/context"}
+    for a, b in zip(ours.network.parameters(), scaled.network.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+    before = [p.detach().clone() for p in scaled.network.parameters()]
+    scale = scaled.scaler.get_scale()
+    scaled.step(total(scaled, 1e38), GUARD)
+    assert scaled.scaler.get_scale() == scale / 2
+    for parameter, start in zip(scaled.network.parameters(), before, strict=True):
+        assert torch.equal(parameter, start)
+    again = learner(fp16=True)
+    again.load_state_dict(scaled.state_dict())
+    assert again.scaler.get_scale() == scale / 2
 
 
 @pytest.mark.parametrize(

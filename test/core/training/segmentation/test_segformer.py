@@ -17,7 +17,7 @@ from ivf_core.images.files import write_image
 from ivf_core.inference.pipeline import FusionPipeline, ImagePair
 from ivf_core.models.checkpoints import load_model
 from ivf_core.models.graph import FusionGraph
-from ivf_core.training.runs.batches import BatchStream, ItemNumbers, join
+from ivf_core.training.runs.batches import BatchStream, item_numbers, join
 from ivf_core.training.runs.loop import StepError
 from ivf_core.training.runs.page import image_files, read_losses
 from ivf_core.training.runs.recipe import load_recipe
@@ -268,7 +268,7 @@ def test_crops_avoid_what_is_all_one_class() -> None:
 
 def stream_of(crops: ColorCrops, first: int) -> list[tuple[torch.Tensor, ...]]:
     """Batches `first` to 4 of two crops each."""
-    named, order = segformer._NamedCrops(crops, "abcde"), ItemNumbers(2, first=first)
+    named, order = segformer._NamedCrops(crops, "abcde"), item_numbers(2, first=first)
     stream = BatchStream(named, order, torch.device("cpu"), first=first, join=join)
     return [stream[number].tensors for number in range(first, 5)]
 
