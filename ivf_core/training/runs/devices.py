@@ -11,17 +11,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from ivf_core.training.runs.options import RunOptions
+from ivf_core.training.runs.options import RunOptions
 
 __all__ = [
-    "PRECISIONS",
     "average_over_processes",
     "gather_over_processes",
     "mean_over_processes",
@@ -30,8 +28,7 @@ __all__ = [
     "sum_over_processes",
 ]
 
-PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
-"""Words for `precision` in recipes, with those of Lightning Fabric."""
+_FABRIC_PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
 def start_fabric(options: RunOptions) -> Any:
@@ -65,7 +62,7 @@ def start_fabric(options: RunOptions) -> Any:
             accelerator=options.accelerator,
             devices=options.devices,
             num_nodes=options.nodes,
-            precision=PRECISIONS[options.precision],  # type: ignore[arg-type]
+            precision=_FABRIC_PRECISIONS[options.precision],  # type: ignore[arg-type]
             strategy="ddp" if several else "auto",
         )
         fabric.launch()

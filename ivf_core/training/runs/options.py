@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ivf_core.training.runs.devices import PRECISIONS
 from ivf_core.training.runs.recipe import Recipe, option
 
-__all__ = ["FORMER_PRECISIONS", "RunOptions"]
+__all__ = ["FORMER_PRECISIONS", "PRECISIONS", "RunOptions"]
+
+PRECISIONS = ("fp32", "bf16", "fp16")
+"""Words for `precision` in recipes."""
 
 FORMER_PRECISIONS = {"32-true": "fp32", "bf16-mixed": "bf16", "True": "bf16", "False": "fp32"}
 """Words for `precision` in earlier releases; `bfloat16` was a switch."""

@@ -36,10 +36,10 @@ from ivf_core.training.losses import (
 from ivf_core.training.runs.batch_norm import restore_norm, synchronize_norm, train_mode
 from ivf_core.training.runs.batches import Batch, PairCrops, Sample
 from ivf_core.training.runs.calibration import calibrate
-from ivf_core.training.runs.devices import PRECISIONS, gather_over_processes
+from ivf_core.training.runs.devices import gather_over_processes
 from ivf_core.training.runs.loop import Scores, SingleTask, StepGuard, run_task
 from ivf_core.training.runs.optimizers import MuonAdamW, muon_groups, one_cycle
-from ivf_core.training.runs.options import FORMER_PRECISIONS, RunOptions
+from ivf_core.training.runs.options import FORMER_PRECISIONS, PRECISIONS, RunOptions
 from ivf_core.training.runs.recipe import data_directory, option
 from ivf_core.training.segmentation.head_scores import (
     background_offset,

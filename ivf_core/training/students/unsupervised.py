@@ -25,10 +25,9 @@ from ivf_core.training.losses import Total
 from ivf_core.training.runs.batch_norm import restore_norm, synchronize_norm, train_mode
 from ivf_core.training.runs.batches import Batch, PairCrops, Sample
 from ivf_core.training.runs.calibration import calibrate
-from ivf_core.training.runs.devices import PRECISIONS
 from ivf_core.training.runs.loop import Scores, SingleTask, StepGuard, run_task
 from ivf_core.training.runs.optimizers import MuonAdamW, muon_groups, one_cycle
-from ivf_core.training.runs.options import FORMER_PRECISIONS
+from ivf_core.training.runs.options import FORMER_PRECISIONS, PRECISIONS
 from ivf_core.training.runs.recipe import option
 from ivf_core.training.students.pairs import FolderPairs, StudentOptions, fuse_pair, to_uint8
 from ivf_core.training.students.source_losses import darkening, edge_preservation
