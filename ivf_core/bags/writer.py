@@ -11,7 +11,6 @@ import shutil
 import tempfile
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import cv2
@@ -92,12 +91,7 @@ class BagWriter:
             raise
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, exc_type: type[BaseException] | None, *_error: object) -> None:
         try:
             if exc_type is not None:
                 with suppress(Exception):  # must not hide the error that ended the block

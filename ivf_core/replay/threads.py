@@ -6,7 +6,6 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 __all__ = ["Sink", "prefetched"]
@@ -111,12 +110,7 @@ class Sink(Generic[T]):
             raise self._error
         self._waiting.put(item)
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, exc_type: type[BaseException] | None, *_error: object) -> None:
         self._waiting.put(_END)
         self._thread.join()
         if exc_type is None and self._error is not None:

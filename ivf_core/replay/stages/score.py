@@ -7,7 +7,6 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 from ivf_core.class_sets import ClassSet
 from ivf_core.replay.frames import FusedFrame
@@ -106,12 +105,7 @@ class ScoreStage:
             self._open.enter_context(context)
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, exc_type: type[BaseException] | None, *_error: object) -> None:
         with self._open:
             if exc_type is None:
                 self._images.write_kept()
