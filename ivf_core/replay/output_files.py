@@ -6,7 +6,6 @@ import csv
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TextIO
 
 import cv2
@@ -53,14 +52,9 @@ class BagOutput:
     def __enter__(self) -> BagOutput:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: Any) -> None:
         if self._opened is not None:
-            self._opened.__exit__(exc_type, exc, traceback)
+            self._opened.__exit__(*exception)
 
     @property
     def _writer(self) -> BagWriter:
@@ -135,14 +129,9 @@ class VideoOutput:
     def __enter__(self) -> VideoOutput:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: Any) -> None:
         if self._writer is not None:
-            self._writer.__exit__(exc_type, exc, traceback)
+            self._writer.__exit__(*exception)
 
     def write(self, frame: FusedFrame, overlay: np.ndarray | None) -> None:
         """Append the images of a pair, side by side, at the size of the first ones.

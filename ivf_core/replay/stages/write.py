@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
+from typing import Any
 
 import numpy as np
 
@@ -53,13 +53,8 @@ class WriteStage:
             self._open.enter_context(self._video)
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._open.__exit__(exc_type, exc, traceback)
+    def __exit__(self, *exception: Any) -> None:
+        self._open.__exit__(*exception)
 
     def write(self, item: FusedFrame | BagMessage) -> None:
         """Copy an input message, or write the result of a pair."""
