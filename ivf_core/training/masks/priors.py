@@ -233,7 +233,7 @@ def pair_masks(
         masks = cache.read(content)
         if masks is None:
             raise MaskCacheError(
-                f"masks '{cache.directory}': none of this picture (ivf train priors makes them)"
+                f"masks '{cache.directory}': none of this image (ivf train priors makes them)"
             )
         found.append(masks)
     return found[0], found[-1]

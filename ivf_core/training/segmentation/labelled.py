@@ -71,7 +71,7 @@ def replace_by_fused(files: Sequence[PairFiles], fused: Path) -> list[PairFiles]
     """
     pictures = list_images(fused)
     if missing := next((pair.name for pair in files if pair.name not in pictures), None):
-        raise ValueError(f"'{fused}': no picture named '{missing}'")
+        raise ValueError(f"'{fused}': no image named '{missing}'")
     return [replace(pair, visible=pictures[pair.name]) for pair in files]
 
 
