@@ -131,7 +131,7 @@ def distill_recipe(root: Path, **options: Any) -> DistillRecipe:
 
 
 def without_segmentation(**options: Any) -> Any:
-    from ivf_core.training.losses import TeacherWeights
+    from ivf_core.training.sage.losses import TeacherWeights
 
     return TeacherWeights(**{"segmentation": 0.0, **options})
 

@@ -20,7 +20,6 @@ from ivf_core.data.pairs import Pair
 from ivf_core.models.checkpoints import FusionModel, load_model, save_model
 from ivf_core.models.student import STUDENTS, FastStudent, FusionStudent
 from ivf_core.models.teacher import Teacher
-from ivf_core.training.losses import StudentWeights, TeacherWeights
 from ivf_core.training.masks.priors import prior_metadata
 from ivf_core.training.runs.batch_norm import (
     freeze_norm,
@@ -35,6 +34,7 @@ from ivf_core.training.runs.recipe import option
 from ivf_core.training.runs.record import run_directory
 from ivf_core.training.sage.contrast import MaskContrast
 from ivf_core.training.sage.encoder import open_encoder
+from ivf_core.training.sage.losses import StudentWeights, TeacherWeights
 from ivf_core.training.sage.objectives import Objectives, open_frozen_segmenter, terms_off
 from ivf_core.training.sage.options import (
     NO_SEGMENTER,

@@ -13,17 +13,11 @@ from torch import Tensor, nn
 from ivf_core.class_sets import UNLABELED, ClassSet
 from ivf_core.models.graph import recolor_unrounded
 from ivf_core.models.student import StudentOutput
-from ivf_core.training.losses import (
-    StudentWeights,
-    TeacherWeights,
-    Total,
-    segmentation_loss,
-    student_loss,
-    teacher_loss,
-)
+from ivf_core.training.losses import Total, segmentation_loss
 from ivf_core.training.runs.devices import gather_over_processes
 from ivf_core.training.runs.loop import StepGuard
 from ivf_core.training.sage.contrast import MaskContrast
+from ivf_core.training.sage.losses import StudentWeights, TeacherWeights, student_loss, teacher_loss
 from ivf_core.training.sage.options import NO_SEGMENTER
 from ivf_core.training.sage.samples import Batch
 from ivf_core.training.segmentation.segmenters import open_segmenter

@@ -9,11 +9,12 @@ import numpy as np
 import torch
 
 from ivf_core.models.teacher import Teacher
-from ivf_core.training.losses import ContextWeights, TeacherWeights, Total
+from ivf_core.training.losses import Total
 from ivf_core.training.masks.priors import prior_metadata
 from ivf_core.training.runs.loop import Scores, SingleTask, StepGuard, run_task
 from ivf_core.training.runs.optimizers import adam_with_cosine
 from ivf_core.training.runs.recipe import option
+from ivf_core.training.sage.losses import ContextWeights, TeacherWeights
 from ivf_core.training.sage.objectives import Objectives, open_frozen_segmenter, terms_off
 from ivf_core.training.sage.options import NO_SEGMENTER, GuidedOptions, find_priors, find_sources
 from ivf_core.training.sage.reports import fuse_with_teacher, image_row, score_held_out

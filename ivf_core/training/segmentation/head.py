@@ -27,12 +27,7 @@ from ivf_core.models.checkpoints import load_model, save_model
 from ivf_core.models.graph import fold_batch_norm, recolor_unrounded
 from ivf_core.models.segmentation import LABEL_STRIDE, SegmentationHead
 from ivf_core.scenes import random_scene
-from ivf_core.training.losses import (
-    Total,
-    dice_loss,
-    logit_distillation_loss,
-    ohem_cross_entropy,
-)
+from ivf_core.training.losses import Total, dice_loss, logit_distillation_loss, ohem_cross_entropy
 from ivf_core.training.runs.batch_norm import restore_norm, synchronize_norm, train_mode
 from ivf_core.training.runs.batches import Batch, PairCrops, Sample
 from ivf_core.training.runs.calibration import calibrate

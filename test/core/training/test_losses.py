@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from ivf_core.training.losses import (
-    cosine_feature_loss,
     dice_loss,
     logit_distillation_loss,
     mean_psnr_loss,
     ohem_cross_entropy,
     relative_feature_error,
 )
+from ivf_core.training.sage.losses import cosine_feature_loss
 
 
 def test_cosine_feature_loss() -> None:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ivf_core.models.student import StudentOutput
-from ivf_core.training.losses import (
+from ivf_core.training.losses import segmentation_loss
+from ivf_core.training.sage.losses import (
     ContextWeights,
     StudentWeights,
     TeacherWeights,
@@ -20,7 +21,6 @@ from ivf_core.training.losses import (
     gradient_loss,
     masked_contrast,
     mse_loss,
-    segmentation_loss,
     sobel_magnitude,
     student_loss,
     teacher_loss,
