@@ -48,6 +48,7 @@ class RunState:
         self.path = path
         self._options = {key: value for key, value in options.items() if key not in changeable}
         self._parts = parts
+        self._random: Mapping[str, Any] | None = None
 
     def save(self, step: int) -> None:
         """Write the state after `step` steps."""
@@ -62,7 +63,7 @@ class RunState:
             torch.save(state, temporary)
 
     def restore(self) -> int:
-        """Load the file into the parts and the random generators.
+        """Load the file into the parts; `restore_random` then sets the random generators.
 
         Returns:
             Steps taken before; 0 if there is no file.
@@ -85,12 +86,20 @@ class RunState:
         try:
             for name, part in self._parts.items():
                 part.load_state_dict(state["parts"][name])
-            _restore_random(state["random"])
+            self._random = state["random"]
         except (LookupError, RuntimeError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"checkpoint '{self.path}': does not fit this run: {error}"
             ) from error
         return int(state["step"])
+
+    def restore_random(self) -> None:
+        """Set the random generators to the state of the restored file, if there was one.
+
+        Call it last before the first step: opening networks may draw numbers.
+        """
+        if self._random is not None:
+            _restore_random(self._random)
 
     def reject_leftover(self) -> None:
         """Raise CheckpointError if there is a checkpoint: a new run would overwrite it."""
@@ -124,7 +133,8 @@ def _random_state() -> dict[str, Any]:
     kind, keys, *rest = np.random.get_state()  # noqa: NPY002
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        # Of this process's GPU: all processes start alike and draw as many numbers.
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
         "numpy": (kind, torch.from_numpy(np.asarray(keys, np.int64)), *rest),
         "python": random.getstate(),
     }
@@ -132,8 +142,8 @@ def _random_state() -> dict[str, Any]:
 
 def _restore_random(state: Mapping[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if state["cuda"] is not None:
+        torch.cuda.set_rng_state(state["cuda"])
     kind, keys, *rest = state["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
     random.setstate(state["python"])

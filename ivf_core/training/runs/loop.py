@@ -296,6 +296,7 @@ def run_task(part: str, recipe: R, build: Callable[[R, Any], Task[R]]) -> Scores
         first_step=first, enabled=fabric.is_global_zero,
     ) as record:  # fmt: skip
         task.start(first)
+        state.restore_random()
         _take_steps(task, state, record, first)
         scores = task.finish(origin) if record.enabled else {}
         record.summary(scores)

@@ -196,7 +196,7 @@ def _parse_yaml(text: str, where: str) -> Any:
 def _rename(kind: type, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return options with today's names and words in place of those of earlier releases."""
     known = {entry.name: bounds_of(entry) for entry in fields(kind)}
-    names = {bounds.former: name for name, bounds in known.items()}
+    names = {bounds.former: name for name, bounds in known.items() if bounds.former}
     renamed: dict[str, Any] = {}
     for key, value in options.items():
         name = names.get(key, key)

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ivf_core.training.losses import Total
+from ivf_core.training.runs.devices import sum_over_processes
 from ivf_core.training.runs.loop import Scores, SingleTask, StepGuard, run_task
 from ivf_core.training.runs.network_files import load_network, save_network
 from ivf_core.training.runs.optimizers import adam_with_cosine
@@ -174,9 +175,9 @@ class EncoderTask(SingleTask[EncoderRecipe]):
     def loss(self, step: int, batch: Batch, guard: StepGuard) -> Total:
         """Return the squared error of masked pixels, and a tenth of that of the others."""
         images, mask, painted = self._paint(step, batch)
-        seen, unseen = ((painted - images)[m].square().mean() for m in (~mask, mask))
+        seen, unseen = (_mean_square((painted - images)[m]) for m in (~mask, mask))
         means = images.mean(dim=(2, 3), keepdim=True)
-        parts = {"hidden": unseen, "seen": seen, "mean": (means - images)[mask].square().mean()}
+        parts = {"hidden": unseen, "seen": seen, "mean": _mean_square((means - images)[mask])}
         return Total(unseen + 0.1 * seen, parts)
 
     def images(self, step: int) -> dict[str, np.ndarray]:
@@ -215,6 +216,13 @@ class EncoderTask(SingleTask[EncoderRecipe]):
         with fabric.autocast():
             painted = self.painter(images.masked_fill(mask, 0.5))
         return images, mask, painted.float()
+
+
+def _mean_square(errors: Tensor) -> Tensor:
+    """Return the mean of the squares in all processes, which hold different numbers of them."""
+    return sum_over_processes(errors.square().sum()) / sum_over_processes(
+        torch.tensor(float(errors.numel()), device=errors.device)
+    )
 
 
 class OpenedEncoder(NamedTuple):

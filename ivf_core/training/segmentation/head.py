@@ -176,7 +176,9 @@ class HeadTask(SingleTask[HeadRecipe]):
             self.student = self._place(copy.deepcopy(self.model.student).requires_grad_(True))
         self.real, self.held_out = _real_pairs(recipe, self.class_set)
         self.names = [pair.name for pair in self.real]
-        self.steps = recipe.count_steps(len(self.real) + recipe.scenes)
+        drawn = len(self.real) * (recipe.real_per_batch > 0)
+        drawn += recipe.scenes * (recipe.synthetic_per_batch > 0)
+        self.steps = recipe.count_steps(drawn)
         self._learn()
 
     def _new_head(self) -> SegmentationHead:

@@ -68,7 +68,7 @@ SEGFORMERS = {
 class SegformerRecipe(RunOptions):
     """Training of a SegFormer on fused images, and its score on the test split."""
 
-    output: str = option()
+    output: str = option(nonempty=True)
     """Directory to write: config.json, model.safetensors and scores.json. Checkpoint, losses and
     images go to a folder beside it, with `.run` at its end."""
     dataset: str = ""

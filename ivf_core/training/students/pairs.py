@@ -39,6 +39,11 @@ class StudentOptions(RunOptions):
     smoke_probability: float = option(0.0, minimum=0, maximum=1, former="smoke")
     """Share of crops with smoke in front of the visible camera."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.epochs and self.videos:
+            raise ValueError("epochs and videos exclude each other: give steps instead of epochs")
+
 
 class FolderPairs:
     """Pairs of a recipe. `read` reads those to train on.

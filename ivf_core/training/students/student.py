@@ -75,7 +75,7 @@ class StudentRecipe(StudentOptions):
     output_weight: float = option(20.0, minimum=0)
     """sage only: weight of the absolute error of the fused luma, end to end."""
     video_stride: int = option(15, minimum=1, former="video_step")
-    """fast only: every n-th frame of the videos is taken."""
+    """Every n-th frame of the videos is taken."""
     pool_size: int = option(2000, minimum=1, former="pool")
     """fast only: number of crops that the teacher sees, once; the student sees each several
     times."""
@@ -164,7 +164,13 @@ class TwinTask(_StudentTask):
         """Read the pairs and open their crops."""
         super().start(first)
         recipe = self.recipe
-        crops = PairCrops(self.training, recipe.crop, scales=(0.8, 1.6), seed=recipe.seed)
+        crops = PairCrops(
+            self.training,
+            recipe.crop,
+            scales=(0.8, 1.6),
+            smoke=recipe.smoke_probability,
+            seed=recipe.seed,
+        )
         self.batches = self.open_batches(crops, recipe.batch_size, first)
 
     def loss(self, step: int, batch: Batch, guard: StepGuard) -> Total:
@@ -246,7 +252,10 @@ def layerwise_loss(student: nn.Module, teacher: nn.Module, luma: Tensor, infrare
         with torch.enable_grad():
             out = conv(inputs.pop(twin))
             out = norm(out) if norm is not None else out
-            losses.append(relative_feature_error([out], [target.clone()], mean=mean_over_processes))
+            error = relative_feature_error(
+                [out.float()], [target.float().clone()], mean=mean_over_processes
+            )
+            losses.append(error)
 
     inputs: dict[nn.Module, Tensor] = {}
     for (twin, twin_norm), (conv, norm) in zip(_units(teacher), _units(student), strict=True):

@@ -100,7 +100,7 @@ def test_a_loss_that_is_not_finite_stops_a_run(command: str, root: Path) -> None
     assert not Path(recipe.output).exists()
 
 
-@pytest.mark.parametrize("command", ["student", "fast", "head", "unsupervised"])
+@pytest.mark.parametrize("command", ["student", "fast", "head", "unsupervised", "encoder"])
 def test_two_processes_learn_as_one(command: str, root: Path) -> None:
     """Under torchrun on CPUs: losses of whole batches, gradients and BatchNorm of both."""
     options = {"real_per_batch": 3, "synthetic_per_batch": 1} if command == "head" else {}

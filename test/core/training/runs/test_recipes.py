@@ -178,6 +178,11 @@ def test_half_precision_needs_a_gpu() -> None:
         ("{teacher: a, folders: [b], output: c, layerwise_ratio: 2}", "layerwise_ratio must be in"),
         ("{teacher: a, folders: [b], output: c, crop: [8, 32]}", "crop must be at least 16"),
         ("{1: 2, x: 3}", "unknown option 1, x"),
+        ("'': 3", "unknown option ; known"),
+        (
+            "{teacher: a, folders: [b], output: c, steps: 0, epochs: 2, videos: [d]}",
+            "epochs and videos exclude each other",
+        ),
         ("teacher: 2026-13-01", "month must be"),
         ("steps: '1e3'", "steps: expected int, got '1e3'"),
         ("steps: 1.5", "steps: expected int"),

@@ -248,6 +248,8 @@ def test_a_checkpoint_has_everything(tmp_path: Path) -> None:
     other = learner()
     state = RunState(tmp_path / "run/checkpoint.pt", options, {"student": other})
     assert state.restore() == 2
+    torch.rand(7)  # as networks draw when they are opened
+    state.restore_random()
     assert run(other, 2) == expected
     for a, b in zip(ours.network.parameters(), other.network.parameters(), strict=True):
         assert torch.equal(a, b)
