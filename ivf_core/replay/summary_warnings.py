@@ -152,8 +152,8 @@ def _gap_warnings(pairing: dict[str, Any]) -> list[dict[str, Any]]:
             found.append(
                 warning(
                     "gaps",
-                    f"The {name} camera is silent for longer than two and a half periods: "
-                    f"{len(gaps)} gaps, the longest {max(gaps):.2f} s",
+                    f"The {name} camera is silent for longer than two and a half periods "
+                    f"(gaps: {len(gaps)}, the longest {max(gaps):.2f} s)",
                 )
             )
     return found

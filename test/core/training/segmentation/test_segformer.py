@@ -78,7 +78,7 @@ def small(monkeypatch: pytest.MonkeyPatch, dataset: Path) -> SegformerRecipe:
     monkeypatch.setitem(SEGFORMERS, "tiny", ((8, 16, 40, 64), (1, 1, 1, 1), 32))
     monkeypatch.setenv("IVF_DATA", str(dataset))
     return SegformerRecipe(
-        output="", dataset="MSRS", weights="fast", model="tiny", epochs=1, batch_size=3,
+        output="unused", dataset="MSRS", weights="fast", model="tiny", epochs=1, batch_size=3,
         crop=(64, 64), scales=(0.8, 1.2), learning_rate=2e-3, decoder_lr_mult=1.0,
     )  # fmt: skip
 
