@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ivf_core import __version__
-from ivf_core.replay.provenance import FORMAT, fingerprint, input_fingerprints
+from ivf_core.replay.provenance import fingerprint, input_fingerprints
+from ivf_core.replay.saved_replay import FORMAT
 from ivf_core.replay.settings import ReplaySettings
 
 __all__ = ["OUTPUTS", "is_finished", "replaced_directory"]

@@ -11,10 +11,7 @@ from ivf_core import __version__
 from ivf_core.models.checkpoints import find_weights
 from ivf_core.replay.settings import ReplaySettings
 
-__all__ = ["FORMAT", "fingerprint", "input_fingerprints", "versions"]
-
-FORMAT = 1
-"""Layout of a replay's directory: `format` in summary.json."""
+__all__ = ["fingerprint", "input_fingerprints", "versions"]
 
 _FINGERPRINT_BYTES = 1 << 20
 _PACKAGES = ("numpy", "opencv-python-headless", "rosbags", "torch", "openvino", "onnxruntime")

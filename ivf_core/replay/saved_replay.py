@@ -21,7 +21,7 @@ import numpy as np
 __all__ = ["FORMAT", "IMAGE_KINDS", "ReplayDirectory", "ReplayDirectoryError"]
 
 FORMAT = 1
-"""Version of the layout that is read: `format` in summary.json."""
+"""Version of the layout that is written and read: `format` in summary.json."""
 
 IMAGE_KINDS = ("rgb", "thermal", "fused", "overlay", "other")
 """Kinds of images of a pair, as their file names end."""

@@ -15,8 +15,9 @@ from ivf_core.class_sets import ClassSet
 from ivf_core.metrics.fusion import FUSION_METRICS
 from ivf_core.replay.live import LiveGraph, live_warnings
 from ivf_core.replay.measure.scorer import OTHER
-from ivf_core.replay.provenance import FORMAT, fingerprint, versions
+from ivf_core.replay.provenance import fingerprint, versions
 from ivf_core.replay.result_sources import ResultSource
+from ivf_core.replay.saved_replay import FORMAT
 from ivf_core.replay.settings import ReplaySettings
 from ivf_core.replay.stages.fuse import FuseStage
 from ivf_core.replay.stages.read import ReadStage

@@ -22,10 +22,10 @@ from ivf_core.models.student import STUDENTS, FastStudent, FusionStudent
 from ivf_core.models.teacher import Teacher
 from ivf_core.training.masks.priors import prior_metadata
 from ivf_core.training.runs.batch_norm import (
-    freeze_norm,
     kept_statistics,
     restore_norm,
     synchronize_norm,
+    train_mode,
 )
 from ivf_core.training.runs.calibration import calibrate
 from ivf_core.training.runs.loop import Learner, Scores, StepGuard, Task, run_task
@@ -272,9 +272,7 @@ class DistillTask(Task[DistillRecipe]):
 
     def update(self, step: int) -> dict[str, float]:
         """Update the student or the teacher."""
-        self.student.train()
-        if step >= self.recipe.freeze_norm_at * self.steps:
-            freeze_norm(self.student)
+        train_mode(self.student, step, self.recipe.freeze_norm_at * self.steps)
         return self.turns.take(step, self.batches)
 
     def images(self, step: int) -> dict[str, np.ndarray]:

@@ -38,7 +38,7 @@ from ivf_core.training.runs.optimizers import (
     muon_groups,
     one_cycle,
 )
-from ivf_core.training.runs.options import FORMER_PRECISIONS
+from ivf_core.training.runs.options import FORMER_PRECISIONS, PRECISIONS
 from ivf_core.training.runs.recipe import data_directory, option
 from ivf_core.training.students.pairs import FolderPairs, StudentOptions, fuse_pair, to_uint8
 from ivf_core.training.students.pool import CropPool
@@ -79,9 +79,7 @@ class StudentRecipe(StudentOptions):
     pool_size: int = option(2000, minimum=1, former="pool")
     """fast only: number of crops that the teacher sees, once; the student sees each several
     times."""
-    precision: str = option(
-        "auto", choices=("auto", "fp32", "bf16", "fp16"), former_values=FORMER_PRECISIONS
-    )
+    precision: str = option("auto", choices=("auto", *PRECISIONS), former_values=FORMER_PRECISIONS)
     """Arithmetic of the networks: fp32, bf16, or fp16 (GPU only); auto is fp32 for sage and bf16
     for fast. Weights and losses are always fp32."""
 
