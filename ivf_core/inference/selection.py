@@ -57,7 +57,7 @@ class Measurement:
 
     @property
     def is_allowed(self) -> bool:
-        """Whether it runs and preserves the results of fp32."""
+        """True if it runs and preserves the results of fp32."""
         return (
             not self.error
             and self.deviation <= FUSED_TOLERANCE
