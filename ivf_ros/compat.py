@@ -67,7 +67,7 @@ class Subscriber(SimpleFilter):
     """First filter of a chain: passes on the messages of a topic.
 
     Replaces `message_filters.Subscriber` on distributions too, because some of its
-    releases (7.1.5, for example) accept neither a callback group nor event callbacks.
+    releases (4.3.12, 4.11.10 and 7.1.5) accept neither a callback group nor event callbacks.
 
     Args:
         node: owner of the subscription.

@@ -31,13 +31,12 @@ done
 
 mirror() {
   echo "${DEBIAN_MIRROR:-$(apt-get indextargets --format "\$(REPO_URI)" \
-    'Created-By: Packages' 'Origin: Debian' 'Label: Debian' | head -n 1)}"
+    'Created-By: Packages' 'Origin: Debian' 'Label: Debian' 2> /dev/null | head -n 1)}"
 }
 
-if [ -z "${http_proxy:-}" ] && command -v apt-config > /dev/null; then
-  eval "$(apt-config shell http_proxy Acquire::http::Proxy)"
-  [ -z "${http_proxy:-}" ] || export http_proxy
-fi
+apt_proxy=
+! command -v apt-config > /dev/null || eval "$(apt-config shell apt_proxy Acquire::http::Proxy)"
+[ "$apt_proxy" != DIRECT ] || apt_proxy=
 
 # What tells pip how to reach its index, as lines for a pip.conf. Folders and caps of this
 # machine are left out.
@@ -60,13 +59,15 @@ for name, value in found.items():
 }
 
 root=$(mktemp -d "${TMPDIR:-/tmp}/fresh_machine.XXXXXX")
-# All mounts are made in a namespace of their own below, and have ended with it.
+# All mounts are made in namespaces of their own below, and have ended with them.
 trap 'rm -rf --one-file-system "$root"' EXIT
 trap 'exit 130' INT TERM HUP
+chmod 755 "$root"  # it becomes / of a normal user
 
 echo "fresh_machine: building $suite in $root"
-debootstrap --variant=minbase --include="$packages" "$suite" "$root" "$(mirror)" \
-  > "$root.log" 2>&1 || { tail -n 20 "$root.log" >&2; fail "debootstrap failed: see $root.log"; }
+http_proxy=${http_proxy:-$apt_proxy} unshare --mount debootstrap \
+  --variant=minbase --include="$packages" "$suite" "$root" "$(mirror)" > "$root.log" 2>&1 ||
+  { tail -n 20 "$root.log" >&2; fail "debootstrap failed: see $root.log"; }
 rm "$root.log"
 
 # The network and the registries
