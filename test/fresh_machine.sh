@@ -93,7 +93,7 @@ git clone --quiet --no-hardlinks "$repository" "$root$home/ivf_ros"
 git -C "$root$home/ivf_ros" checkout --quiet --detach "$(git -C "$repository" rev-parse HEAD)"
 chroot "$root" chown -R robot: "$home"
 
-# Runs a command as that user, with /proc and /dev, and ends all that it has started. A domain of
+# Runs a command as that user, with /proc, /sys and /dev, and ends all that it has started. A domain of
 # its own: nodes of this machine are none of its business.
 domain=$((1 + RANDOM % 100))
 inside() {
@@ -101,6 +101,7 @@ inside() {
   unshare --mount --pid --fork --kill-child bash -c '
     root=$1 && shift
     mount -t proc proc "$root/proc"
+    mount -t sysfs -o ro sysfs "$root/sys"
     mount --rbind /dev "$root/dev"
     mount -t tmpfs tmpfs "$root/dev/shm"
     exec chroot --userspec=robot:robot "$root" env --ignore-environment "$@"' \
