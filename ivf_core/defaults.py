@@ -5,7 +5,7 @@ DEFAULT_WEIGHTS = "clear"
 
 ENGINE_PACKAGES = {
     "torch": ("torch",),
-    "openvino": ("openvino", "onnx"),
+    "openvino": ("openvino",),
     "onnxruntime": ("onnxruntime", "onnx"),
 }
 """Python packages that each engine needs, with the same name in Python and on PyPI."""

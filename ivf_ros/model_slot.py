@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from rclpy.task import Future
 
 from ivf_core.images.registration import Registration
 from ivf_core.images.thermal import ThermalNormalizer
 from ivf_core.inference import FusionPipeline
-from ivf_core.inference.engine import describe
-from ivf_core.models.checkpoints import load_model
+from ivf_core.inference.engine import describe, describe_measurements
 from ivf_core.system.memory import return_freed_memory
 from ivf_ros.parameters import FusionParameters
 
@@ -85,7 +84,8 @@ class ModelSlot:
     def free(self) -> None:
         """Free the pipeline and the memory of its device."""
         self.pipeline = None
-        if torch.cuda.is_available():
+        torch = sys.modules.get("torch")  # only if the engine has loaded it
+        if torch is not None and torch.cuda.is_available():
             torch.cuda.empty_cache()
         return_freed_memory()
 
@@ -93,22 +93,28 @@ class ModelSlot:
         """Return weights and engine in use, by the keys of diagnostics."""
         if self.pipeline is None:
             return {}
-        return {"weights": self.pipeline.weights, "engine": describe(self.pipeline.engine)}
+        engine = self.pipeline.engine
+        values = {"weights": self.pipeline.weights, "engine": describe(engine)}
+        if measured := describe_measurements(engine):
+            values["engine.measured"] = measured
+        return values
 
     def _build(self) -> FusionPipeline:
         """Return a warm pipeline of the weights and settings in force."""
         values = self._parameters.values
-        model = load_model(values["weights"])
         registration = Registration()
         if values["registration_file"]:
             registration = Registration.from_yaml(values["registration_file"])
         pipeline = FusionPipeline(
-            model,
+            values["weights"],
             **{name: values[name] for name in ("engine", "device", "precision", "threads")},
             normalizer=self._normalizer,
             registration=registration,
         )
         pipeline.warm_up()
-        classes = f"{len(model.class_set)} classes" if model.class_set else "no masks"
-        self._logger.info(f"weights '{model.name}' ({classes}), {describe(pipeline.engine)}")
+        classes = f"{len(pipeline.class_set)} classes" if pipeline.class_set else "no masks"
+        engine = describe(pipeline.engine)
+        self._logger.info(f"weights '{pipeline.weights}' ({classes}), {engine}")
+        if measured := describe_measurements(pipeline.engine):
+            self._logger.info(f"measured on this machine: {measured}")
         return pipeline

@@ -30,7 +30,7 @@ from ivf_core.defaults import (
 )
 from ivf_core.images.overlay import OVERLAY_PALETTES
 from ivf_core.images.thermal import THERMAL_MODES
-from ivf_core.models.checkpoints import WeightsError, find_weights
+from ivf_core.models.weights_files import WeightsError, find_weights
 
 __all__ = [
     "PARAMETERS",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -12,8 +14,11 @@ from ivf_core.class_sets import ClassSet
 from ivf_core.images.registration import Registration, fill_uncovered
 from ivf_core.images.thermal import ThermalNormalizer
 from ivf_core.inference.engine import create_engine
-from ivf_core.models.checkpoints import FusionModel
-from ivf_core.models.graph import MINIMUM_SIZE
+from ivf_core.models.interface import MINIMUM_SIZE
+from ivf_core.models.weights_files import WeightsFile, open_weights
+
+if TYPE_CHECKING:
+    from ivf_core.models.checkpoints import FusionModel
 
 __all__ = ["FusionPipeline", "FusionResult", "ImagePair", "prepare", "resize_labels"]
 
@@ -62,7 +67,7 @@ class FusionPipeline:
     one pair of cameras.
 
     Args:
-        model: networks from `load_model`.
+        weights: shipped name, path of a weights file, opened file, or networks in memory.
         engine: see `create_engine`.
         device: see `create_engine`.
         precision: see `create_engine`.
@@ -78,12 +83,12 @@ class FusionPipeline:
         registration: registration of the thermal images.
 
     Raises:
-        ValueError: see `create_engine`.
+        ValueError: see `create_engine` and `open_weights`.
     """
 
     def __init__(
         self,
-        model: FusionModel,
+        weights: str | os.PathLike[str] | WeightsFile | FusionModel,
         *,
         engine: str = "auto",
         device: str = "auto",
@@ -92,11 +97,13 @@ class FusionPipeline:
         normalizer: ThermalNormalizer | None = None,
         registration: Registration | None = None,
     ) -> None:
+        if isinstance(weights, (str, os.PathLike)):
+            weights = open_weights(weights)
         self.engine = create_engine(
-            model, engine=engine, device=device, precision=precision, threads=threads
+            weights, engine=engine, device=device, precision=precision, threads=threads
         )
-        self.weights = model.name
-        self.class_set: ClassSet | None = model.class_set
+        self.weights = weights.name
+        self.class_set: ClassSet | None = weights.class_set
         self.normalizer = normalizer if normalizer is not None else ThermalNormalizer()
         self.registration = registration if registration is not None else Registration()
 
