@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ivf_core.commands.command import Command
 from ivf_core.defaults import DEFAULT_WEIGHTS, ENGINES, OUTPUT_IMAGES, PRECISIONS
+from ivf_core.system.processor import INSTRUCTION_LIMITS
 
 __all__ = ["COMMANDS", "add_candidates", "add_node_options"]
 
@@ -26,7 +27,10 @@ def _benchmark(args: argparse.Namespace) -> int:
     _reject(args, _NODE_OPTIONS, "needs --node")
     rounds = 10 if args.rounds is None else args.rounds
     candidates = [
-        Candidate(weights, head, engine, precision, size, args.device, args.threads)
+        Candidate(
+            weights, head, engine, precision, size, args.device, args.threads, True, instructions
+        )
+        for instructions in args.isa
         for size in args.size
         for weights in args.weights
         for head in {"no": (False,), "yes": (True,), "both": (False, True)}[args.head or "both"]
@@ -43,6 +47,9 @@ def _benchmark(args: argparse.Namespace) -> int:
 def _benchmark_node(args: argparse.Namespace) -> int:
     """Replace this process by the benchmark of the node, since this package knows no ROS."""
     _reject(args, _ENGINE_OPTIONS, "cannot be used with --node, see --outputs and --seconds")
+    if len(args.isa) > 1:
+        raise ValueError("--isa takes one value with --node: its table has no column for it")
+    os.environ.update(INSTRUCTION_LIMITS.get(args.isa[0], {}))
     probe = subprocess.run(
         [sys.executable, "-c", "import rclpy, ivf_ros"], capture_output=True, text=True, check=False
     )
@@ -143,6 +150,14 @@ def _add_benchmark(parser: argparse.ArgumentParser) -> None:
         "--node", action="store_true", help="measure the node over DDS instead of the engines"
     )
     add_candidates(parser)
+    parser.add_argument(
+        "--isa",
+        nargs="+",
+        default=["native"],
+        choices=("native", *INSTRUCTION_LIMITS),
+        help="newest instructions that the engines use, to see what an older processor does "
+        "(native); an approximation, see docs/benchmark.md",
+    )
     engines = parser.add_argument_group("without --node")
     engines.add_argument(
         "--head", choices=("yes", "no", "both"), help="with or without masks (both)"

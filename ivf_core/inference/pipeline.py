@@ -108,18 +108,16 @@ class FusionPipeline:
         self.registration = registration if registration is not None else Registration()
 
     def warm_up(self, size: tuple[int, int] = (480, 640)) -> None:
-        """Run the engine on black images for every choice of results.
+        """Run the engine on black images, so that the first pair does not wait for it.
 
-        The first pair then does not wait for the engine's initialization. Pairs of
-        another size still wait while an engine compiles for that size.
+        Pairs of another size, and the first pair of which only one result is wanted, still
+        wait while an engine prepares for them: each choice has a memory of its own, which
+        few streams need.
 
         Args:
             size: height and width.
         """
-        visible, infrared = np.zeros((*size, 3), np.uint8), np.zeros(size, np.uint8)
-        self.engine(visible, infrared)
-        self.engine(visible, infrared, labels=False)
-        self.engine(visible, infrared, fused=False)
+        self.engine(np.zeros((*size, 3), np.uint8), np.zeros(size, np.uint8))
 
     def __call__(self, pair: ImagePair, *, fused: bool = True, labels: bool = True) -> FusionResult:
         """Fuse one pair.

@@ -15,7 +15,6 @@ import numpy as np
 from ivf_core.inference.artifacts import ArtifactCache
 from ivf_core.inference.protocol import Engine
 from ivf_core.inference.recent import Recent
-from ivf_core.scenes import random_scene
 
 __all__ = ["FUSED_TOLERANCE", "LABELS_ALIKE", "MeasuredEngine", "Measurement", "real_looking_pair"]
 
@@ -233,6 +232,8 @@ def real_looking_pair(size: tuple[int, int], seed: int) -> tuple[np.ndarray, np.
     Returns:
         H x W x 3 uint8 RGB and H x W uint8.
     """
+    from ivf_core.scenes import random_scene  # needed to measure only, not at every start
+
     random = np.random.default_rng(seed)
     scene = random_scene(random)
     images = []
