@@ -15,6 +15,7 @@ from ivf_core.inference import FusionPipeline, FusionResult, ImagePair
 from ivf_ros.conversions import MessageError, to_infrared, to_visible
 from ivf_ros.diagnostics import PairStatistics, WarningLog
 from ivf_ros.outputs import Outputs, Wanted
+from ivf_ros.overload import EngineUse, LoadPolicy
 from ivf_ros.snapshots import SnapshotRequest, Snapshots, write_snapshot
 from ivf_ros.synchronizer import stamp_to_ns, stamp_to_seconds
 
@@ -56,11 +57,13 @@ class PairProcessor:
     """Decoding, fusion and publication of pairs, one at a time.
 
     Created by the executor's thread, called by the worker's thread only. Meanwhile the
-    executor's thread may load other weights or change parameters: `pipeline` and
-    `settings` are called once for each pair, which then keeps their results.
+    executor's thread may load other weights or change parameters: `load.plan`,
+    `pipeline_for` and `settings` are called once for each pair, which keeps their results.
 
     Args:
-        pipeline: returns the pipeline in use; not None until the worker has ended.
+        pipeline: returns the loaded pipeline; not None until the worker has ended.
+        pipeline_for: returns the pipeline for a call of the engine.
+        load: load policy.
         settings: returns the node's parameters by name.
         outputs: publishers; must exist until the worker has ended.
         statistics: counters of the pairs.
@@ -72,6 +75,8 @@ class PairProcessor:
     def __init__(
         self,
         pipeline: Callable[[], FusionPipeline | None],
+        pipeline_for: Callable[[EngineUse], FusionPipeline | None],
+        load: LoadPolicy,
         settings: Callable[[], Mapping[str, Any]],
         outputs: Outputs,
         statistics: PairStatistics,
@@ -80,6 +85,8 @@ class PairProcessor:
         clock: Clock,
     ) -> None:
         self._pipeline = pipeline
+        self._pipeline_for = pipeline_for
+        self._load = load
         self._settings = settings
         self._outputs = outputs
         self._statistics = statistics
@@ -120,16 +127,23 @@ class PairProcessor:
     def _run(self, pair: PairMessages, wanted: Wanted, requests: list[SnapshotRequest]) -> None:
         """Decode, fuse and publish a pair, and serve the snapshot requests with it."""
         start = time.perf_counter()
-        pipeline, settings = self._pipeline(), self._settings()
+        loaded, settings = self._pipeline(), self._settings()
+        assert loaded is not None
+        has_head = loaded.class_set is not None
+        if not (has_head or wanted.fused or requests):
+            raise DroppedPairError("no_head", f"weights '{loaded.weights}' have no head: no masks")
+        plan = self._load.plan(wanted, everything=bool(requests), has_head=has_head)
+        if not (plan.use.fused or plan.use.labels):
+            self._statistics.drop("skipped_by_load_policy")
+            done = time.perf_counter()
+            self._load.processed(done, plan, done - start, None)
+            return
+        pipeline = self._pipeline_for(plan.use)
         assert pipeline is not None
-        if pipeline.class_set is None and not (wanted.fused or requests):
-            raise DroppedPairError(
-                "no_head", f"weights '{pipeline.weights}' have no head: no masks"
-            )
         visible, infrared = _decode(pair)
         decoded = time.perf_counter()
         stamp = stamp_to_seconds(pair.thermal.header.stamp)
-        result = _fuse(pipeline, ImagePair(visible, infrared, stamp), wanted, bool(requests))
+        result = _fuse(pipeline, ImagePair(visible, infrared, stamp), plan.use)
         if result.repaired_pixels:
             self._warnings.warn(
                 "thermal NaN", f"thermal image: {result.repaired_pixels} pixels are not finite"
@@ -151,7 +165,9 @@ class PairProcessor:
         if not math.isnan(latency):
             timings["latency_ms"] = latency
             timings["overhead_ms"] = latency - timings["wait_ms"] - timings["model_ms"]
-        self._statistics.went_out(timings, repaired=result.repaired_pixels > 0)
+        masked = result.labels is not None and (wanted.mask or wanted.overlay)
+        self._statistics.went_out(timings, repaired=result.repaired_pixels > 0, masked=masked)
+        self._load.processed(done, plan, done - start, result.infrared.shape)
         for request in requests:
             try:
                 message = write_snapshot(
@@ -184,16 +200,10 @@ def _decode(pair: PairMessages) -> tuple[np.ndarray, np.ndarray]:
         raise DroppedPairError(f"{camera}_{error.reason}", f"{camera} image: {error}") from error
 
 
-def _fuse(
-    pipeline: FusionPipeline, pair: ImagePair, wanted: Wanted, everything: bool
-) -> FusionResult:
-    """Compute the wanted results of a pair, or raise `DroppedPairError`."""
+def _fuse(pipeline: FusionPipeline, pair: ImagePair, use: EngineUse) -> FusionResult:
+    """Compute the planned results of a pair, or raise `DroppedPairError`."""
     try:
-        return pipeline(
-            pair,
-            fused=wanted.fused or wanted.overlay or everything,
-            labels=wanted.mask or wanted.overlay or everything,
-        )
+        return pipeline(pair, fused=use.fused, labels=use.labels, scale=use.scale)
     except ValueError as error:
         raise DroppedPairError("unusable_pair", str(error)) from error
     except RuntimeError as error:  # raised by PyTorch: out of memory, a lost device
