@@ -115,6 +115,8 @@ class LoadControl:
         self._replaced: deque[float] = deque()
         self._costs: deque[tuple[float, float, bool]] = deque()  # time, seconds, with mask
         self._since_taken = 0
+        self._last_taken = float("-inf")
+        self._last_output = float("-inf")
         self._learned: dict[tuple[int, float], _Learned] = {}
         self._slowness = 1.0
         self._entered = 0.0
@@ -140,12 +142,11 @@ class LoadControl:
             Whether to take it; the pairs that are taken are evenly spaced.
         """
         self._arrivals.append(now)
-        while self._arrivals[0] < now - _WINDOW_SECONDS and len(self._arrivals) > _LEAST_PAIRS:
-            self._arrivals.popleft()
         self._since_taken += 1
         if self._since_taken < self.level.pair_interval:
             return False
         self._since_taken = 0
+        self._last_taken = now
         return True
 
     def replaced(self, now: float) -> None:
@@ -165,11 +166,33 @@ class LoadControl:
             seconds: time from decode to publish.
             masks: whether its mask was computed.
         """
+        self._last_output = now
         if level == self.level:
             self._costs.append((now, seconds, masks))
             oldest = now - _WINDOW_SECONDS
             while self._costs[0][0] < oldest and len(self._costs) > self._least_pairs:
                 self._costs.popleft()
+
+    def hold(self, now: float, arrival: float) -> float:
+        """Return the seconds to wait before a pair without a mask is published.
+
+        Where masks are computed on some of the pairs only, those take longer. The others
+        are held back so that outputs are evenly spaced, but by at most the difference, and
+        not longer than until the next pair arrives.
+
+        Args:
+            now: present time, when the pair is ready.
+            arrival: time at which it arrived.
+        """
+        masked, plain = self._costs_by_kind()
+        rate = self.input_hz(now)
+        unknown = masked is None or plain is None or rate == 0
+        if unknown or self.index == 0 or self._last_taken > arrival:
+            return 0.0
+        assert masked is not None
+        assert plain is not None
+        due = min(self._last_output, arrival) + self.level.pair_interval / rate
+        return max(min(due - now, masked - plain), 0.0)
 
     # What is known
 
@@ -179,6 +202,8 @@ class LoadControl:
         Args:
             now: present time.
         """
+        while len(self._arrivals) > _LEAST_PAIRS and self._arrivals[0] < now - _WINDOW_SECONDS:
+            self._arrivals.popleft()
         if len(self._arrivals) < 2:
             return 0.0
         span, intervals = self._arrivals[-1] - self._arrivals[0], len(self._arrivals) - 1
@@ -307,12 +332,16 @@ class LoadControl:
         """Return the mean cost of the present level, without the longest of each kind."""
         if len(self._costs) < self._least_pairs:
             return None
-        masked = _trimmed_mean([seconds for _, seconds, masks in self._costs if masks])
-        plain = _trimmed_mean([seconds for _, seconds, masks in self._costs if not masks])
+        masked, plain = self._costs_by_kind()
         if masked is None or plain is None:
             return masked if plain is None else plain
         interval = self.level.mask_interval
         return (masked + (interval - 1) * plain) / interval
+
+    def _costs_by_kind(self) -> tuple[float | None, float | None]:
+        """Return the mean costs of pairs with and without a mask."""
+        masked = _trimmed_mean([seconds for _, seconds, masks in self._costs if masks])
+        return masked, _trimmed_mean([seconds for _, seconds, masks in self._costs if not masks])
 
     def _learn(self, now: float, measured: float) -> None:
         """Compare the measured cost with the level's own, or take it over at first."""

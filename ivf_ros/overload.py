@@ -199,6 +199,19 @@ class LoadPolicy:
             self._fused_pairs += 1
             return Plan(level, EngineUse(level.scale, fused, labels))
 
+    def hold(self, now: float, arrival: float, plan: Plan) -> float:
+        """Return the seconds to wait before the results of a pair are published.
+
+        Args:
+            now: time in seconds, when the results are ready.
+            arrival: time given to `arrived`.
+            plan: plan of the pair.
+        """
+        with self._lock:
+            if plan.use.labels or plan.level != self._control.level:
+                return 0.0
+            return self._control.hold(now, arrival)
+
     def processed(
         self, now: float, plan: Plan, seconds: float, size: tuple[int, int] | None
     ) -> None:
@@ -207,7 +220,7 @@ class LoadPolicy:
         Args:
             now: time at its end.
             plan: its plan.
-            seconds: time from decode to publish.
+            seconds: time from decode to publish, without the hold.
             size: height and width of its RGB image; None if it needed no computation.
         """
         with self._lock:
@@ -301,7 +314,7 @@ class LoadPolicy:
         if not overloaded or self._replay:
             return OK, f"{arrive}, {now_text}: {control.level}"
         text = f"overloaded: {arrive}, {now_text}; {replaced:.0%} are replaced by newer ones"
-        adaptive = len(control.levels) > 1
+        adaptive = len(control.levels) > 1 and not self._failure
         return WARN, f"{text}; {'a lower level follows' if adaptive else _REMEDY}"
 
 

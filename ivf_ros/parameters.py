@@ -22,6 +22,7 @@ from rclpy.parameter import Parameter as RosParameter
 from ivf_core.defaults import (
     DEFAULT_WEIGHTS,
     ENGINES,
+    LOAD_POLICIES,
     MINIMUM_INTERVAL_SECONDS,
     OVERLAY_OPACITY,
     PRECISIONS,
@@ -111,7 +112,7 @@ PARAMETERS = (
     Parameter("gain_smoothing_seconds", 0.5, "Time constant with which the gain control follows the scene; 0 turns smoothing off.", 0.0, 60.0, changeable=True),
     Parameter("registration_file", "", "YAML file with the homography from thermal to RGB pixels; if empty, the thermal image is resized to the size of the RGB image."),
     # Load
-    Parameter("load_policy", "full", "full processes each pair as mask_interval and fusion_scale say; adaptive starts from there and computes less while the processor cannot keep up: fewer masks, then smaller images, then every n-th pair. Not applied in replay mode.", choices=("full", "adaptive"), changeable=True),
+    Parameter("load_policy", "full", "full processes each pair as mask_interval and fusion_scale say; adaptive starts from there and computes less while the processor cannot keep up: fewer masks, then smaller images, then every n-th pair. Not applied in replay mode.", choices=LOAD_POLICIES, changeable=True),
     Parameter("mask_interval", 1, "Masks and overlays are computed on one pair in so many, and published for these only; 1 is each pair.", 1, 1000, changeable=True),
     Parameter("fusion_scale", 1.0, "Factor of height and width of the images that the model receives; results are scaled back to the size of the RGB image.", 0.25, 1.0, changeable=True),
     # Outputs

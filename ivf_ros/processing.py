@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from rclpy.clock import Clock
 
+from ivf_core.class_sets import ClassSet
 from ivf_core.inference import FusionPipeline, FusionResult, ImagePair
 from ivf_ros.conversions import MessageError, to_infrared, to_visible
 from ivf_ros.diagnostics import PairStatistics, WarningLog
@@ -149,6 +150,9 @@ class PairProcessor:
                 "thermal NaN", f"thermal image: {result.repaired_pixels} pixels are not finite"
             )
         fused = time.perf_counter()
+        if (hold := self._load.hold(fused, pair.arrival, plan)) > 0:
+            time.sleep(hold)
+        held = time.perf_counter()
         header = pair.rgb.header
         self._outputs.publish(header, result, wanted, pipeline.class_set, settings)
         latency = self._age_ms(header.stamp)
@@ -159,7 +163,7 @@ class PairProcessor:
             "decode_ms": (decoded - start) * 1e3,
             "prepare_ms": result.prepare_ms,
             "model_ms": result.model_ms,
-            "publish_ms": (done - fused) * 1e3,
+            "publish_ms": (done - held) * 1e3,
             "handling_ms": (done - pair.arrival) * 1e3,
         }
         if not math.isnan(latency):
@@ -167,21 +171,28 @@ class PairProcessor:
             timings["overhead_ms"] = latency - timings["wait_ms"] - timings["model_ms"]
         masked = result.labels is not None and (wanted.mask or wanted.overlay)
         self._statistics.went_out(timings, repaired=result.repaired_pixels > 0, masked=masked)
-        self._load.processed(done, plan, done - start, result.infrared.shape)
+        seconds = done - start - (held - fused)
+        self._load.processed(done, plan, seconds, result.infrared.shape)
         for request in requests:
-            try:
-                message = write_snapshot(
-                    request.directory,
-                    stamp_to_ns(header.stamp),
-                    visible,
-                    result,
-                    pipeline.class_set,
-                    settings,
-                )
-            except OSError as error:
-                self._snapshots.finish([request], False, str(error))
-            else:
-                self._snapshots.finish([request], True, message)
+            self._serve(request, stamp_to_ns(header.stamp), visible, result, pipeline.class_set)
+
+    def _serve(
+        self,
+        request: SnapshotRequest,
+        stamp_ns: int,
+        visible: np.ndarray,
+        result: FusionResult,
+        class_set: ClassSet | None,
+    ) -> None:
+        """Write the files of a snapshot request, and answer it."""
+        try:
+            message = write_snapshot(
+                request.directory, stamp_ns, visible, result, class_set, self._settings()
+            )
+        except OSError as error:
+            self._snapshots.finish([request], False, str(error))
+        else:
+            self._snapshots.finish([request], True, message)
 
     def _age_ms(self, stamp: Any) -> float:
         """Return the time since a stamp in ms; NaN if stamps and clock are unrelated."""
