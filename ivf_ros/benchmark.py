@@ -93,7 +93,9 @@ class Case:
         defaults = {parameter.name: parameter.default for parameter in PARAMETERS}
         reason = reason_to_reject(defaults | self.parameters, self.parameters)
         if reason is not None:
-            raise ValueError(f"--{reason}" if reason.split()[0] in self.parameters else reason)
+            name, _, rest = reason.partition(" ")
+            option = f"--{name.replace('_', '-')} {rest}"
+            raise ValueError(option if name in self.parameters else reason)
 
     @property
     def pairs(self) -> int:

@@ -289,7 +289,7 @@ class LoadPolicy:
         self._changes += 1
         cause = "as the parameters say"
         if full is not None:
-            cause = f"{rate:.1f} pairs a second at {full * 1e3:.0f} ms each at the first level"
+            cause = f"{rate:.1f} pairs a second at {full * 1e3:.0f} ms each at the set quality"
         lower = control.level.work / control.level.pair_interval < (
             before.work / before.pair_interval
         )
@@ -308,7 +308,7 @@ class LoadPolicy:
             lowest = control.index == len(control.levels) - 1 and overloaded
             return WARN, (
                 f"lowered by load_policy to {control.level}: {arrive}, which take "
-                f"{full * 1e3:.1f} ms each at the first level (utilization {full * rate:.2f}); "
+                f"{full * 1e3:.1f} ms each at the set quality (utilization {full * rate:.2f}); "
                 f"now {now_text}" + ("; no lower level is left" if lowest else "")
             )
         if not overloaded or self._replay:

@@ -223,7 +223,7 @@ def test_level_waits_for_its_engines(twins: Twins) -> None:
     status, text, values = driver.policy.finding(driver.now)
     assert status == DiagnosticStatus.WARN
     assert f"lowered by load_policy to {level}: 30.0 pairs a second arrive" in text
-    assert "100.0 ms each at the first level" in text
+    assert "100.0 ms each at the set quality" in text
     assert values["load.level_changes"] == "1"
 
 
