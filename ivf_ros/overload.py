@@ -293,8 +293,11 @@ class LoadPolicy:
         lower = control.level.work / control.level.pair_interval < (
             before.work / before.pair_interval
         )
-        log = self._logger.warning if lower else self._logger.info
-        log(f"load: {cause}; now {control.level} (before: {before})")
+        text = f"load: {cause}; now {control.level} (before: {before})"
+        if lower:  # rclpy allows one severity for each place of a call
+            self._logger.warning(text)
+        else:
+            self._logger.info(text)
 
     def _judge(self, now: float, rate: float, cost: float, full: float) -> tuple[bytes, str]:
         """Return level and message of the finding."""

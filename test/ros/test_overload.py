@@ -227,6 +227,17 @@ def test_level_waits_for_its_engines(twins: Twins) -> None:
     assert values["load.level_changes"] == "1"
 
 
+def test_level_goes_down_and_up(twins: Twins) -> None:
+    """Log changes in both directions: rclpy raises if one call has two severities."""
+    twins.allowed.set()
+    driver = Driver(twins)
+    for cost, lowered in ((0.1, True), (0.001, False)):
+        driver.run(8.0, cost)
+        driver.policy.close()
+        driver.run(60.0, cost)
+        assert (driver.level() != Level()) == lowered
+
+
 def test_engines_that_cannot_be_compiled_are_reported(twins: Twins) -> None:
     twins.error = RuntimeError("out of memory")
     twins.allowed.set()
