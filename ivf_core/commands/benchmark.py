@@ -10,7 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ivf_core.commands.command import Command
-from ivf_core.defaults import DEFAULT_WEIGHTS, ENGINES, OUTPUT_IMAGES, PRECISIONS
+from ivf_core.defaults import (
+    DEFAULT_WEIGHTS,
+    ENGINES,
+    LOAD_POLICIES,
+    OUTPUT_IMAGES,
+    PRECISIONS,
+)
 from ivf_core.system.processor import INSTRUCTION_LIMITS
 
 __all__ = ["COMMANDS", "add_candidates", "add_node_options"]
@@ -63,14 +69,17 @@ def _benchmark_node(args: argparse.Namespace) -> int:
     for name in (*_COMMON_OPTIONS, *_NODE_OPTIONS):
         value = getattr(args, name)
         if value is not None:
-            words += [f"--{name}", *map(_word, value if isinstance(value, list) else [value])]
+            words += [
+                f"--{name.replace('_', '-')}",
+                *map(_word, value if isinstance(value, list) else [value]),
+            ]
     sys.stdout.flush()
     os.execv(sys.executable, words)  # so that Ctrl-C reaches the program that ends the processes
 
 
 _COMMON_OPTIONS = ("weights", "engine", "precision", "device", "threads", "size", "json")
 _ENGINE_OPTIONS = ("head", "rounds")
-_NODE_OPTIONS = ("rate", "seconds", "outputs")
+_NODE_OPTIONS = ("rate", "seconds", "outputs", "load_policy")
 
 
 def _word(value: object) -> str:
@@ -82,7 +91,7 @@ def _reject(args: argparse.Namespace, names: Sequence[str], reason: str) -> None
     """Raise ValueError if one of the options is given."""
     for name in names:
         if getattr(args, name) is not None:
-            raise ValueError(f"--{name} {reason}")
+            raise ValueError(f"--{name.replace('_', '-')} {reason}")
 
 
 def add_candidates(parser: argparse.ArgumentParser) -> None:
@@ -142,6 +151,13 @@ def add_node_options(parser: argparse._ActionsContainer) -> None:
         default=list(OUTPUT_IMAGES),
         choices=OUTPUT_IMAGES,
         help="images that the subscriber takes (all)",
+    )
+    parser.add_argument(
+        "--load-policy",
+        nargs="+",
+        default=["full"],
+        choices=LOAD_POLICIES,
+        help="policies of the node under overload (full)",
     )
 
 

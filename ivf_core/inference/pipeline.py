@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,7 +22,7 @@ from ivf_core.models.weights_files import WeightsFile, open_weights
 if TYPE_CHECKING:
     from ivf_core.models.checkpoints import FusionModel
 
-__all__ = ["FusionPipeline", "FusionResult", "ImagePair", "prepare", "resize_labels"]
+__all__ = ["FusionPipeline", "FusionResult", "ImagePair", "prepare", "resize_labels", "scaled_size"]
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,11 @@ class FusionResult:
 
     Attributes:
         fused: H x W x 3 uint8 RGB, or None if it was not wanted.
-        labels: H/2 x W/2 uint8 class ids at the size of the head's output, or None;
-            `resize_labels` scales them to the size of the image.
-        infrared: H x W uint8, the prepared thermal image that the student received.
-        prepare_ms: time of gain control and registration.
+        labels: H/2 x W/2 uint8 class ids at the size of the head's output (less if the
+            model received smaller images), or None; `resize_labels` scales them to the
+            size of the image.
+        infrared: H x W uint8, the prepared thermal image.
+        prepare_ms: time of gain control, registration and scaling.
         model_ms: time of the engine, including copies to and from the device.
         repaired_pixels: number of non-finite thermal pixels that were filled.
     """
@@ -102,10 +105,27 @@ class FusionPipeline:
         self.engine = create_engine(
             weights, engine=engine, device=device, precision=precision, threads=threads
         )
+        self._source, self._device, self._threads = weights, device, threads
         self.weights = weights.name
         self.class_set: ClassSet | None = weights.class_set
         self.normalizer = normalizer if normalizer is not None else ThermalNormalizer()
         self.registration = registration if registration is not None else Registration()
+
+    def twin(self) -> FusionPipeline:
+        """Return a pipeline with an engine of its own, which shares everything else.
+
+        An engine is called by one thread at a time. Another thread can warm up the twin
+        for a new size while this pipeline runs; then the twin takes its place.
+        """
+        twin = copy.copy(self)
+        twin.engine = create_engine(
+            self._source,
+            engine=self.engine.name,
+            device=self._device,
+            precision=self.engine.precision,
+            threads=self._threads,
+        )
+        return twin
 
     def warm_up(self, size: tuple[int, int] = (480, 640)) -> None:
         """Run the engine on black images, so that the first pair does not wait for it.
@@ -119,13 +139,17 @@ class FusionPipeline:
         """
         self.engine(np.zeros((*size, 3), np.uint8), np.zeros(size, np.uint8))
 
-    def __call__(self, pair: ImagePair, *, fused: bool = True, labels: bool = True) -> FusionResult:
+    def __call__(
+        self, pair: ImagePair, *, fused: bool = True, labels: bool = True, scale: float = 1.0
+    ) -> FusionResult:
         """Fuse one pair.
 
         Args:
             pair: the images, with the stamp of the pair.
             fused: whether the fused image is wanted.
             labels: whether the class ids are wanted.
+            scale: factor of height and width of the images that the model receives, at
+                most 1; the fused image is scaled back to the size of the visible image.
 
         Returns:
             The results and timings.
@@ -137,14 +161,19 @@ class FusionPipeline:
         start = time.perf_counter()
         infrared = prepare(pair, self.normalizer, self.registration)
         repaired = self.normalizer.repaired_pixels
+        size = scaled_size(infrared.shape, scale)
+        inputs = _resize(pair.visible, size), _resize(infrared, size)
         prepared = time.perf_counter()
-        image, ids = self.engine(pair.visible, infrared, fused=fused, labels=labels)
+        image, ids = self.engine(*inputs, fused=fused, labels=labels)
         done = time.perf_counter()
+        if image is not None:
+            image = _resize(image, infrared.shape)
+        enlarged = time.perf_counter()
         return FusionResult(
             image,
             ids,
             infrared,
-            prepare_ms=(prepared - start) * 1e3,
+            prepare_ms=(prepared - start + enlarged - done) * 1e3,
             model_ms=(done - prepared) * 1e3,
             repaired_pixels=repaired,
         )
@@ -185,6 +214,34 @@ def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         H x W uint8.
     """
     return cv2.resize(labels, (size[1], size[0]), interpolation=cv2.INTER_NEAREST)
+
+
+def scaled_size(size: Sequence[int], scale: float) -> tuple[int, int]:
+    """Return the size of the images that the model receives.
+
+    Args:
+        size: height and width of the pair.
+        scale: factor, at most 1; the model's smallest size limits it.
+
+    Returns:
+        Height and width.
+
+    Raises:
+        ValueError: a scale that is not above 0 and at most 1.
+    """
+    if not 0 < scale <= 1:
+        raise ValueError(f"scale is {scale}, expected more than 0 and at most 1")
+    height, width = (min(n, max(MINIMUM_SIZE, round(n * scale))) for n in size)
+    return height, width
+
+
+def _resize(image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """Scale an image, by area if it shrinks (no aliasing) and bilinearly if it grows."""
+    if image.shape[:2] == size:
+        return image
+    shrinks = size[0] < image.shape[0]
+    mode = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(image, (size[1], size[0]), interpolation=mode)
 
 
 def _check(pair: ImagePair) -> None:
