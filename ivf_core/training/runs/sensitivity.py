@@ -30,7 +30,8 @@ class Bound:
     """Largest deviation from floating point that is accepted on every measured pair.
 
     Engines accept 2 grey levels of the rounded image (`ivf_core.inference.engine`); the
-    difference is a margin for other images, and for the bf16 of the other layers.
+    difference is a margin for other images. It does not cover the other layers in bf16, which
+    alone can deviate by 2 levels.
 
     Attributes:
         fused: 99.9th percentile of the fused luma, in grey levels.
