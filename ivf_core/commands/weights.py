@@ -61,11 +61,13 @@ def _calibrate(args: argparse.Namespace) -> int:
     from ivf_core.data.pairs import read_pair_folder
     from ivf_core.models.checkpoints import load_model, save_model
     from ivf_core.training.runs.calibration import calibrate
+    from ivf_core.training.runs.sensitivity import Bound
 
+    bound = Bound(args.max_deviation, 1 - args.min_label_agreement)
     pairs = [pair for folder in args.pairs for pair in read_pair_folder(folder)]
-    model = calibrate(load_model(args.weights), pairs)
-    save_model(model, args.output)
-    print(f"{args.output}: weights '{model.name}', {len(model.ranges)} convolutions in 8 bits")
+    calibration = calibrate(load_model(args.weights), pairs, bound)
+    save_model(calibration.model, args.output)
+    print(f"{args.output}: weights '{calibration.model.name}'\n{calibration.summary()}")
     return 0
 
 
@@ -80,6 +82,21 @@ def _add_calibrate(parser: argparse.ArgumentParser) -> None:
         help="folders with visible/ and infrared/, matched by file name; 64 of all pairs are used",
     )
     parser.add_argument("--output", required=True, type=Path, help="safetensors file to write")
+    parser.add_argument(
+        "--max-deviation",
+        type=float,
+        default=1.5,
+        metavar="LEVELS",
+        help="99.9th percentile of the fused image's difference from fp32 that is accepted on "
+        "every pair, in grey levels; inf keeps all convolutions in 8 bits (%(default)s)",
+    )
+    parser.add_argument(
+        "--min-label-agreement",
+        type=float,
+        default=0.99,
+        metavar="SHARE",
+        help="share of class ids that must stay, 0..1 (%(default)s)",
+    )
 
 
 COMMANDS = (
@@ -93,7 +110,7 @@ COMMANDS = (
     ),
     Command(
         "calibrate",
-        "find the ranges that weights need to run in 8 bits",
+        "choose the convolutions that run in 8 bits, and find their ranges",
         "ivf calibrate --weights mine.safetensors --pairs msrs --output mine_int8.safetensors",
         _add_calibrate,
         _calibrate,

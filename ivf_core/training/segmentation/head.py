@@ -313,7 +313,7 @@ class HeadTask(SingleTask[HeadRecipe]):
         data = recipe.dataset or f"{recipe.folder} {recipe.labels}"
         model = replace(model, head=head.to("cpu"), class_set=self.class_set)
         save_model(
-            calibrate(model, [*self.real, *self.scenes]),
+            calibrate(model, [*self.real, *self.scenes]).model,
             recipe.output,
             head_source=f"{self.steps} steps on {data} and {recipe.scenes} synthetic scenes",
             **origin,
