@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+import smooth_adam
 import torch
 import torch.distributed as dist
 from small_runs import random_batch
@@ -71,4 +72,5 @@ def check() -> None:
 
 if __name__ == "__main__":
     check()
+    smooth_adam.use(setattr)
     sys.exit(main())

@@ -354,6 +354,7 @@ def test_each_convolution_learns_its_twin() -> None:
     assert not any(p.grad is not None for p in teacher.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("structure", STUDENTS)
 def test_student_and_head_train(
     structure: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
