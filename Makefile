@@ -21,6 +21,10 @@ endif
 # The wheels bring Fast DDS only.
 unexport RMW_IMPLEMENTATION
 
+# Tests run in several processes, each with its share of the processors and about 2 GB.
+TEST_PROCESSES ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
+TEST_OPTIONS ?=
+
 .PHONY: help setup develop demo test lint docs clean
 
 help:  ## list the targets
@@ -37,7 +41,7 @@ demo: $(INSTALLED)  ## play a synthetic drive, BAG=... or VISIBLE=... INFRARED=.
 	$(RUN) -m ivf_ros.demo --output "$(OUTPUT)" $(SOURCE)
 
 test: $(DEVELOPER)  ## run the tests
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n $(TEST_PROCESSES) --dist worksteal $(TEST_OPTIONS)
 
 lint: $(DEVELOPER)  ## check style, docstrings, plain language, types and the direction of imports
 	$(RUN) -m ruff check .

@@ -22,6 +22,9 @@ ROS_WHEELS = [
     "ros-rosgraph-msgs==2.0.*",
 ]
 
+EVALUATION = ["matplotlib>=3.6"]
+FLEET = ["ray>=2.9"]
+
 
 def files(folder: str, pattern: str) -> list[str]:
     """Return the sorted paths of a folder's files, relative to this file as data_files asks."""
@@ -76,9 +79,9 @@ setup(
         "onnxruntime": ["onnx>=1.15", "onnxruntime>=1.17"],
         "torch": ["onnx>=1.15", "torch>=2.2"],
         # The figures of ivf evaluate.
-        "evaluation": ["matplotlib>=3.6"],
+        "evaluation": EVALUATION,
         # ivf replay of many bags over several machines.
-        "fleet": ["ray>=2.9"],
+        "fleet": FLEET,
         # Masks for teachers: SAM, which needs torchvision, and superpixels. Muon: torch 2.9.
         # Devices, precision and nodes: Fabric. Segmenters to train with: transformers.
         "training": [
@@ -97,11 +100,14 @@ setup(
         # colcon brings setuptools below 80 with it: it calls setup.py, and needs the
         # options of `develop` that 80 dropped.
         "test": [
+            *EVALUATION,
+            *FLEET,
             "colcon-common-extensions",
             "colcon-ros",
             "hypothesis>=6.80",
             "playwright>=1.40",  # drives the system's Chromium, where there is one
             "pytest>=7.4",
+            "pytest-xdist>=3.5",
             "rosbags-image>=0.10",
         ],
         "lint": ["import-linter>=2.17", "mypy>=1.10", "ruff>=0.6", "types-PyYAML"],

@@ -15,6 +15,8 @@ from ivf_core.models.checkpoints import FusionModel, save_model
 from ivf_core.models.segmentation import SegmentationHead
 from ivf_core.models.student import FusionStudent
 
+pytest_plugins = ["listed_skips", "pytester"]
+
 # A job in the background of a script ignores SIGINT. The processes that tests start and
 # interrupt would inherit this.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -23,6 +25,15 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # Humble's messages check the types of their fields, those of later distributions if this is set
 # before they are imported.
 os.environ.setdefault("ROS_PYTHON_CHECK_FIELDS", "1")
+
+
+def pytest_configure() -> None:
+    """Share the processors among the workers of pytest-xdist."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if workers > 1:
+        threads = max(1, len(os.sched_getaffinity(0)) // workers)
+        torch.set_num_threads(threads)
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # of the processes that tests start
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 __all__ = [
     "Total",
+    "at_least_float32",
     "dice_loss",
     "logit_distillation_loss",
     "mean_psnr_loss",
@@ -18,6 +19,11 @@ __all__ = [
     "relative_feature_error",
     "segmentation_loss",
 ]
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Convert 16-bit floats, which autocast gives, to float32; float32 and float64 stay."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def relative_feature_error(

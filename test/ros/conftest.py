@@ -7,13 +7,15 @@ from collections.abc import Iterator
 
 import pytest
 from harness import Graph
+from ros_domains import reserve_domain
 
 
 @pytest.fixture(scope="session", autouse=True)
 def own_ros_domain() -> Iterator[None]:
     """Set the domain before the first rclpy.init; processes that tests start inherit it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
+    domain, reservation = reserve_domain()
+    with reservation, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ROS_DOMAIN_ID", str(domain))
         if os.environ.get("ROS_DISTRO") == "humble":
             patch.setenv("ROS_LOCALHOST_ONLY", "1")
         else:  # later distributions warn about that variable

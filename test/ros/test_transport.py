@@ -133,12 +133,12 @@ def test_environment_rejects_a_missing_profile(tmp_path: Path) -> None:
 @pytest.mark.dds
 def test_images_reach_another_process_under_the_profile() -> None:
     """Count the images that arrive; without the profile it is about one in ten."""
-    domain = {**environment(bare_environment()), "ROS_DOMAIN_ID": str(os.getpid() % 90 + 10)}
+    applied = environment(bare_environment())
     subscriber = subprocess.Popen(
-        [sys.executable, "-c", SUBSCRIBER], env=domain, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", SUBSCRIBER], env=applied, stdout=subprocess.PIPE, text=True
     )
     try:
-        subprocess.run([sys.executable, "-c", PUBLISHER], env=domain, check=True, timeout=60)
+        subprocess.run([sys.executable, "-c", PUBLISHER], env=applied, check=True, timeout=60)
         output, _ = subscriber.communicate(timeout=60)
     finally:
         subscriber.kill()

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ivf_core.training.losses import at_least_float32
 from ivf_core.training.runs.devices import sum_over_processes
 from ivf_core.training.sage.samples import Batch, Place
 
@@ -123,7 +124,7 @@ class MaskContrast:
 
     def _features(self, images: Tensor) -> list[Tensor]:
         """Encode images, and normalise each channel of each image to mean 0 and variance 1."""
-        return [F.instance_norm(layer.float()) for layer in self._encode(images)]
+        return [F.instance_norm(at_least_float32(layer)) for layer in self._encode(images)]
 
 
 def _planes(batch: Batch) -> _Planes:

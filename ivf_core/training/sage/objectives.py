@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ivf_core.class_sets import UNLABELED, ClassSet
 from ivf_core.models.graph import recolor_unrounded
 from ivf_core.models.student import StudentOutput
-from ivf_core.training.losses import Total, segmentation_loss
+from ivf_core.training.losses import Total, at_least_float32, segmentation_loss
 from ivf_core.training.runs.devices import gather_over_processes
 from ivf_core.training.runs.loop import StepGuard
 from ivf_core.training.sage.contrast import MaskContrast
@@ -43,7 +43,7 @@ class Objectives:
         segmenter: frozen network from RGB images to logits for L_seg. None leaves it out.
         teacher_weights: weights of the teacher's loss. A term of weight zero is not computed.
         student_weights: weights of the student's loss. A term of weight zero is not computed.
-        autocast: returns the context in which networks run. Losses are always in float32.
+        autocast: returns the context in which networks run. Losses are at least in float32.
     """
 
     teacher: nn.Module
@@ -112,16 +112,16 @@ class Objectives:
         )
 
     def run_teacher(self, batch: Batch, guard: StepGuard) -> StudentOutput:
-        """Return the teacher's fused luma and features in float32."""
+        """Return the teacher's fused luma and features, at least float32."""
         inputs = (batch.luma, batch.infrared, batch.visible_masks, batch.infrared_masks)
         with guard.term("the teacher's pass"), self.autocast():
-            return _to_float32(self.teacher(*inputs))
+            return _in_full_precision(self.teacher(*inputs))
 
     def run_student(self, batch: Batch, guard: StepGuard) -> StudentOutput:
-        """Return the student's fused luma and features in float32."""
+        """Return the student's fused luma and features, at least float32."""
         assert self.student is not None
         with guard.term("the student's pass"), self.autocast():
-            return _to_float32(self.student(batch.luma, batch.infrared))
+            return _in_full_precision(self.student(batch.luma, batch.infrared))
 
     def _contrast(
         self, out: StudentOutput, other: StudentOutput, batch: Batch, guard: StepGuard
@@ -146,7 +146,7 @@ def segmentation_term(segmenter: nn.Module, fused: Tensor, batch: Batch) -> Tens
     It is the mean over the labelled pixels of all processes.
     """
     rgb = recolor_unrounded(fused, *batch.chroma.split(1, dim=1)).clamp(0, 1)
-    logits = gather_over_processes(segmenter(rgb).float())
+    logits = gather_over_processes(at_least_float32(segmenter(rgb)))
     return segmentation_loss(logits, gather_over_processes(batch.labels), ignore=UNLABELED)
 
 
@@ -190,7 +190,7 @@ def terms_off(option: str, weights: object) -> list[str]:
     return names
 
 
-def _to_float32(out: StudentOutput) -> StudentOutput:
-    """Convert the fused luma and the features of an output to float32."""
-    first, second, third, fourth, fifth = (feature.float() for feature in out.features)
-    return StudentOutput(out.fused.float(), (first, second, third, fourth, fifth))
+def _in_full_precision(out: StudentOutput) -> StudentOutput:
+    """Convert the fused luma and the features of an output to at least float32."""
+    first, second, third, fourth, fifth = map(at_least_float32, out.features)
+    return StudentOutput(at_least_float32(out.fused), (first, second, third, fourth, fifth))

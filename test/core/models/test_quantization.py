@@ -71,22 +71,30 @@ def test_ranges_are_those_of_the_inputs(model: FusionModel) -> None:
 def test_rounding_against_numpy() -> None:
     torch.manual_seed(0)
     conv = nn.Conv2d(16, 16, 3, padding=1)
-    x = torch.randn(1, 16, 9, 11)
-    found = QuantizedConv2d(conv, -1.5, 2.0)(x)
-
     scale = np.float32(3.5 / 255)
     zero = round(1.5 / (3.5 / 255))
-    levels = np.clip(np.rint(x.numpy() / scale) + zero, 0, 255)
+    # Well away from the middle between two levels, where the last bit decides; some clipped.
+    random = np.random.default_rng(0)
+    levels = random.integers(-20, 276, (1, 16, 9, 11))
+    offsets = random.uniform(-0.4, 0.4, levels.shape)
+    x = torch.from_numpy((levels - zero + offsets) * scale).float()
+    found = QuantizedConv2d(conv, -1.5, 2.0)(x)
+
+    levels = levels.clip(0, 255)
     weight = conv.weight.detach().numpy()
     scales = np.abs(weight).max((1, 2, 3), keepdims=True) / np.float32(127)
     rounded = np.rint(weight / scales) * scales
-    expected = nn.functional.conv2d(
-        torch.from_numpy((levels - zero) * scale).float(),
-        torch.from_numpy(rounded),
-        conv.bias,
-        padding=1,
+    assert conv.bias is not None
+    terms = (
+        torch.from_numpy((levels - zero) * np.float64(scale)),
+        torch.from_numpy(rounded).double(),
+        conv.bias.double(),
     )
-    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+    expected = nn.functional.conv2d(*terms, padding=1)
+    # Each of n products and sums in float32 rounds by at most half an eps of the magnitude.
+    magnitude = nn.functional.conv2d(*(term.abs() for term in terms), padding=1)
+    n = weight[0].size + 4
+    assert ((found - expected).abs() <= n * torch.finfo(torch.float32).eps * magnitude).all()
     assert (found - conv(x.clamp(-1.5, 2.0))).abs().max() > 1e-3  # rounding has an effect
 
 

@@ -46,8 +46,8 @@ def test_fast_student_is_a_nineteenth_of_the_published_one() -> None:
 
 def test_merging_commutes_with_upsampling() -> None:
     torch.manual_seed(0)
-    merge = MergeUp(3 + 5, 4).eval()
-    coarse, fine = torch.rand(2, 3, 7, 9), torch.rand(2, 5, 15, 18)
+    merge = MergeUp(3 + 5, 4).eval().double()
+    coarse, fine = torch.rand(2, 3, 7, 9).double(), torch.rand(2, 5, 15, 18).double()
     commuted = merge(coarse, fine)
     merge.commuted = False
     torch.testing.assert_close(commuted, merge(coarse, fine))
@@ -91,8 +91,8 @@ def test_impossible_fast_students(options: dict[str, tuple[int, ...]], message: 
 
 
 def test_fast_student_starts_as_the_mean() -> None:
-    visible, infrared = torch.rand(1, 1, 33, 46), torch.rand(1, 1, 33, 46)
-    fused = small_student("fast").eval()(visible, infrared).fused
+    visible, infrared = torch.rand(2, 1, 1, 33, 46, dtype=torch.float64)
+    fused = small_student("fast").eval().double()(visible, infrared).fused
     torch.testing.assert_close(fused, (visible + infrared) / 2)
 
 
@@ -116,12 +116,12 @@ def test_filters_of_the_fast_student_are_local() -> None:
 @pytest.mark.parametrize("architecture", STUDENTS)
 def test_a_class_is_raised_everywhere(architecture: str) -> None:
     torch.manual_seed(0)
-    student = small_student(architecture).eval()
-    head = SegmentationHead(3, student.feature_channels, (8, 8, 8), student.layout).eval()
-    features = student(torch.rand(1, 1, 33, 46), torch.rand(1, 1, 33, 46)).features
+    student = small_student(architecture).eval().double()
+    head = SegmentationHead(3, student.feature_channels, (8, 8, 8), student.layout).eval().double()
+    features = student(*torch.rand(2, 1, 1, 33, 46, dtype=torch.float64)).features
     before = head(features)
     head.raise_class(1, 2.5)
-    expected = before + torch.tensor([0.0, 2.5, 0.0]).reshape(1, 3, 1, 1)
+    expected = before + torch.tensor([0.0, 2.5, 0.0]).double().reshape(1, 3, 1, 1)
     torch.testing.assert_close(head(features), expected)
 
 
@@ -171,15 +171,15 @@ def test_recolouring_by_hand() -> None:
 
 def test_folding_keeps_the_function() -> None:
     torch.manual_seed(1)
-    student = FusionStudent(8)
+    student = FusionStudent(8).double()
     for _ in range(3):  # running statistics that are not the identity
-        student(torch.rand(2, 1, 32, 32), torch.rand(2, 1, 32, 32))
+        student(*torch.rand(2, 2, 1, 32, 32, dtype=torch.float64))
     student.eval()
     folded = fold_batch_norm(student)
     assert not [m for m in folded.modules() if isinstance(m, nn.BatchNorm2d)]
     assert [m for m in student.modules() if isinstance(m, nn.BatchNorm2d)]
-    images = torch.rand(1, 1, 48, 48), torch.rand(1, 1, 48, 48)
-    torch.testing.assert_close(folded(*images).fused, student(*images).fused, atol=1e-5, rtol=1e-5)
+    images = torch.rand(2, 1, 1, 48, 48, dtype=torch.float64)
+    torch.testing.assert_close(folded(*images).fused, student(*images).fused)
 
 
 def test_graph_computes_only_wanted_outputs(tiny_model: FusionModel) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import smooth_adam
 import torch
 from safetensors.torch import load_file
 from small_runs import COMMANDS, recipe_of, run, write_networks, write_pairs, write_recipe
@@ -101,8 +102,15 @@ def test_a_loss_that_is_not_finite_stops_a_run(command: str, root: Path) -> None
 
 
 @pytest.mark.parametrize("command", ["student", "fast", "head", "unsupervised", "encoder"])
-def test_two_processes_learn_as_one(command: str, root: Path) -> None:
-    """Under torchrun on CPUs: losses of whole batches, gradients and BatchNorm of both."""
+def test_two_processes_learn_as_one(
+    command: str, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under torchrun on CPUs: losses of whole batches, gradients and BatchNorm of both.
+
+    Half of the digits agree.
+    """
+    smooth_adam.use(monkeypatch.setattr)
+    bound = torch.finfo(torch.float32).eps ** 0.5
     options = {"real_per_batch": 3, "synthetic_per_batch": 1} if command == "head" else {}
     recipe = recipe_of(command, root, steps=4, **options)
     run(command, recipe)
@@ -110,17 +118,17 @@ def test_two_processes_learn_as_one(command: str, root: Path) -> None:
     several = dataclasses.replace(recipe, devices=2, accelerator="cpu")
     subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-         "-m", "ivf_core.cli", "train", subcommand(command),
+         smooth_adam.__file__, "train", subcommand(command),
          "--config", str(write_recipe(root, several))],
         check=True, timeout=400, env={**ENVIRONMENT, "IVF_DATA": str(root)},
     )  # fmt: skip
     together = read_losses(run_directory(recipe.output))
     assert together.keys() == alone.keys()
     for name, (_, values) in alone.items():
-        assert together[name][1] == pytest.approx(values, rel=1e-2, abs=1e-3), name
+        assert together[name][1] == pytest.approx(values, rel=bound, abs=bound), name
     for name, tensor in weights_of(recipe).items():
         if "running" in name:  # BatchNorm of the whole batch
-            torch.testing.assert_close(tensor, before[name], rtol=1e-2, atol=1e-2)
+            torch.testing.assert_close(tensor, before[name], rtol=bound, atol=bound)
 
 
 def test_resume_without_a_checkpoint_starts_a_run(

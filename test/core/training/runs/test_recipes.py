@@ -351,10 +351,11 @@ def test_each_convolution_learns_its_twin() -> None:
     assert all(p.grad is not None for p in student.parameters())
     student.load_state_dict(teacher.state_dict())
     near = layerwise_loss(student, teacher, *images).parts["units"]
-    assert near < 1e-10 < far.parts["units"]
+    assert near == 0 < far.parts["units"]
     assert not any(p.grad is not None for p in teacher.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("structure", STUDENTS)
 def test_student_and_head_train(
     structure: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -23,6 +23,7 @@ def encoder_recipe(root: Path, **options: Any) -> Any:
     return recipe_of("encoder", root, **{"widths": (8, 8, 16), **options})
 
 
+@pytest.mark.slow
 def test_an_encoder_learns_to_paint_hidden_squares(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ from ivf_core.models.checkpoints import load_model
 RECIPES = Path(__file__).parents[4] / "training"
 
 
+@pytest.mark.slow
 def test_smoke_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From masks by segment-anything to a student that runs, all by commands."""
     pytest.importorskip("segment_anything")
