@@ -93,7 +93,7 @@ PARAMETERS = (
     Parameter("weights", DEFAULT_WEIGHTS, "Name of shipped weights, or path of a weights file. A change takes effect on configure and when ~/reload_weights is called.", changeable=True),
     Parameter("engine", "auto", "Inference engine that runs the model; auto measures those that are installed, once for each size of images, and selects the fastest.", choices=("auto", *ENGINES)),
     Parameter("device", "auto", "Device that runs the model: auto, cpu, cuda or cuda:N; with openvino also gpu, with onnxruntime also tensorrt. auto selects a CUDA GPU if one works, otherwise the CPU."),
-    Parameter("precision", "auto", "Arithmetic precision of the model; auto measures those of the device and selects the fastest that keeps 99.9 % of a synthetic scene within 2 grey levels of fp32 and 99 % of its class ids.", choices=("auto", *PRECISIONS)),
+    Parameter("precision", "auto", "Arithmetic precision of the model; auto measures those of the device and selects the fastest that keeps 99.9 % of a synthetic scene within 1 grey level of fp32 and 99 % of its class ids.", choices=("auto", *PRECISIONS)),
     Parameter("threads", 0, "Number of processor threads of the model; 0 leaves the choice to the engine.", 0, 256),
     # The node
     Parameter("autostart", True, "Configure and activate the node at start, without a lifecycle manager."),

@@ -55,8 +55,8 @@ def create_engine(
         engine: one of `ENGINES`, or "auto" for the fastest one.
         device: as in `EngineOptions`.
         precision: one of `PRECISIONS`, or "auto": of those that the device computes natively,
-            the fastest that keeps 99.9 % of the fused values within 2 grey levels of fp32 and
-            99 % of the class ids.
+            the fastest that keeps 99.9 % of the fused values of synthetic scenes within 1 grey
+            level of fp32, and 99 % of the class ids.
         threads: as in `EngineOptions`.
 
     Returns:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["OpenVinoEngine"]
 
-_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
 
 
 @cache
@@ -44,8 +44,9 @@ class OpenVinoEngine:
         weights: opened weights file, or networks in memory.
         options: device "auto" or "cpu", or "gpu" for an Intel GPU. Precision "fp32", "bf16",
             "fp16", or "int8" for calibrated weights; OpenVINO lowers the layers that it can.
-            With int8 the other layers run in bf16 if the device has it. The cache stores
-            exports and compiled models.
+            With int8 the other layers run in fp32: bf16 would cost more accuracy than the 8
+            bits do, and not every processor has it. The cache stores exports and compiled
+            models.
 
     Raises:
         ValueError: another device, one that OpenVINO does not find, int8 for weights that
@@ -74,17 +75,15 @@ class OpenVinoEngine:
             for p in ("int8", "bf16", "fp16")
             if p.upper() in abilities and (p != "int8" or weights.ranges)
         )
-        hint = self.precision
         self._ranges: Ranges = {}
         if self.precision == "int8":
             self._ranges = calibrated_ranges(weights)
-            hint = "bf16" if "bf16" in self.native_precisions else "fp32"
         self._has_head = weights.class_set is not None
         self._cache = options.cache
         self._onnx = OnnxStore(weights, self._cache)
         self._onnx.fingerprint  # noqa: B018  raises if there is no graph
         self._config: dict[str, object] = {
-            "INFERENCE_PRECISION_HINT": _HINTS[hint],
+            "INFERENCE_PRECISION_HINT": _HINTS[self.precision],
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
         }

@@ -18,8 +18,12 @@ from ivf_core.inference.recent import Recent
 
 __all__ = ["FUSED_TOLERANCE", "LABELS_ALIKE", "MeasuredEngine", "Measurement", "real_looking_pair"]
 
-FUSED_TOLERANCE = 2.0
-"""Largest difference from fp32 in grey levels, of 99.9 % of the fused values."""
+FUSED_TOLERANCE = 1.0
+"""Largest difference from fp32 in grey levels, of 99.9 % of the fused values of scenes.
+
+Real images are harder than synthetic scenes: where `clear` in bf16 was off by 2 levels on
+scenes, it was off by 4 on some pairs of RoadScene; where int8 was off by 1, it stayed at 1.
+"""
 
 LABELS_ALIKE = 99.0
 """Smallest share in percent of class ids equal to those of fp32."""
@@ -29,7 +33,7 @@ _WORTH_IT = 0.95  # a less precise candidate has to be faster by this factor
 _HOPELESS = 2.0  # slower than the best by this factor at the first run: not measured further
 _ROUNDS = 9
 _BUDGET_SECONDS = 3.0
-_SCENES = (3, 11)
+_SCENES = range(5)
 
 Candidate = tuple[str, str]
 """Engine and precision."""

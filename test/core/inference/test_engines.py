@@ -127,12 +127,17 @@ def test_published_images_are_reproduced(make: Make, data: Path) -> None:
         assert difference.mean() < 1e-4, name
 
 
-def test_auto_precision_keeps_real_images(make: Make, data: Path) -> None:
-    model = load_model("sage")
+@pytest.mark.parametrize(("weights", "folder", "step"), [
+    ("clear", "msrs", 70), ("clear", "roadscene", 20), ("sage", "msrs", 70),
+])  # fmt: skip
+def test_auto_precision_keeps_real_images(
+    make: Make, data: Path, weights: str, folder: str, step: int
+) -> None:
+    model = load_model(weights)
     engine, reference = make(model, precision="auto"), make(model)
-    visible = list_images(data / "msrs" / "visible")
-    infrared = list_images(data / "msrs" / "infrared")
-    for name in list(visible)[::70]:
+    visible = list_images(data / folder / "visible")
+    infrared = list_images(data / folder / "infrared")
+    for name in list(visible)[::step]:
         pair = read_visible(visible[name]), read_infrared(infrared[name])
         difference = cv2.absdiff(engine(*pair)[0], reference(*pair)[0])
         assert np.percentile(difference, 99.9) <= 2, (name, engine.precision)
