@@ -33,20 +33,18 @@ def _evaluate(args: argparse.Namespace) -> int:
     from ivf_core.evaluation.methods import unused_images
     from ivf_core.evaluation.scores import column_indices, find_metrics
     from ivf_core.evaluation.tables import format_scores, format_segmentation
-    from ivf_core.inference.torch_engine import choose_device
     from ivf_core.system.memory import keep_freed_memory
 
     keep_freed_memory()
-    metrics = find_metrics(args.metrics, args.convention)
+    # PyTorch computes no-reference metrics: on the CPU where the engine has a device of its own.
+    on_cuda = args.device == "auto" or args.device.startswith("cuda")
+    metrics = find_metrics(args.metrics, args.convention, args.device if on_cuda else "cpu")
     column_indices(metrics, args.rank_by)  # raises early for an unknown metric
     pairs, unmatched = match_folders(args.visible, args.infrared, args.labels)
     methods = _open_methods(args)
     for method in methods:
         unmatched += unused_images(method, [pair.name for pair in pairs])
     class_set = _class_set(args, methods)
-    # PyTorch computes the metrics: on the CPU where the engine runs on a device of its own.
-    on_cuda = args.device == "auto" or args.device.startswith("cuda")
-    device = choose_device(args.device if on_cuda else "cpu")
     with tqdm(total=len(pairs), desc="evaluate", unit="pair", disable=None) as bar:
         result = evaluate(
             pairs,
@@ -54,7 +52,6 @@ def _evaluate(args: argparse.Namespace) -> int:
             metrics,
             class_set=class_set,
             grey=args.grey,
-            device=device,
             workers=args.workers,
             progress=lambda _: bar.update(),
         )
@@ -67,7 +64,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         "grey": args.grey,
         "engine": args.engine,
         "precision": args.precision,
-        "device of the metrics": str(device),
+        "device": args.device,
     }
     pseudo = args.labels_are == "pseudo"
     options = OutputOptions(settings, unmatched, pseudo, args.examples, args.rank_by)

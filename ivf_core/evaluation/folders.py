@@ -10,7 +10,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 
 from ivf_core.class_sets import ClassSet, unknown_ids
 from ivf_core.data.pairs import PairFiles
@@ -44,9 +43,6 @@ GREYS = ("pil", "opencv")
 
 # Weights of R, G and B in PIL's convert("L"), in units of 2^-16.
 _PIL_WEIGHTS = np.array((19595, 38470, 7471), np.int32)
-
-# Pixels of the images in a batch: on a CPU, as many as its caches hold.
-_BATCH_PIXELS = {"cpu": 640 * 480 * 2, "cuda": 640 * 480 * 64}
 
 
 @dataclass(frozen=True)
@@ -245,7 +241,6 @@ def evaluate(
     *,
     class_set: ClassSet | None = None,
     grey: str = "pil",
-    device: torch.device | str = "cpu",
     workers: int = 2,
     progress: Callable[[int], None] | None = None,
 ) -> EvaluationResult:
@@ -257,7 +252,6 @@ def evaluate(
         metrics: metrics of `find_metrics`.
         class_set: class set of labels and masks; without one, labels are ignored.
         grey: one of `GREYS`.
-        device: device that computes the metrics.
         workers: number of threads that read images.
         progress: called with the number of pairs done.
 
@@ -269,7 +263,6 @@ def evaluate(
         raise ValueError(f"grey is '{grey}', expected {' or '.join(GREYS)}")
     names = [method.name for method in methods]
     scores = Scores.empty([pair.name for pair in pairs], names, metrics)
-    batch = _Batch(scores, torch.device(device), grey)
     masked = np.zeros((len(names), len(pairs)), bool)
     confusions = None
     if class_set is not None:
@@ -281,7 +274,7 @@ def evaluate(
         else:
             run_weights(pairs[index].name, images, methods)
             broken += images.broken
-            batch.add(index, images)
+            _score(scores, index, images, grey)
             if confusions is not None and class_set is not None and images.labels is not None:
                 for method, mask in images.masks.items():
                     matrix = ConfusionMatrix(len(class_set))
@@ -290,7 +283,6 @@ def evaluate(
                     confusions[place], masked[place] = matrix.counts, True
         if progress is not None:
             progress(index + 1)
-    batch.flush()
     if not scores.common.any():
         counts = ", ".join(
             f"{name} {count}" for name, count in zip(names, scores.present.sum(1), strict=True)
@@ -299,42 +291,12 @@ def evaluate(
     return EvaluationResult(scores, confusions, masked, class_set, broken, scores.gaps())
 
 
-class _Batch:
-    """Images of one size that wait until they are scored together."""
-
-    def __init__(self, scores: Scores, device: torch.device, grey: str) -> None:
-        self._scores, self._device, self._grey = scores, device, grey
-        self._limit = _BATCH_PIXELS["cpu" if device.type == "cpu" else "cuda"]
-        self._places: list[tuple[int, int]] = []
-        self._planes: list[tuple[np.ndarray, ...]] = []
-
-    def add(self, index: int, images: PairImages) -> None:
-        """Add the fused images of the pair at `index`, and score a batch that is full."""
-        infrared = images.infrared
-        if self._planes and self._planes[0][1].shape != infrared.shape:
-            self.flush()
-        visible = to_grey(images.visible, self._grey)
-        for method, fused in images.fused.items():
-            self._places.append((self._scores.methods.index(method), index))
-            self._planes.append((visible, infrared, to_grey(fused, self._grey), fused))
-            if len(self._planes) * infrared.size >= self._limit:
-                self.flush()
-
-    def flush(self) -> None:
-        """Score the images that wait."""
-        if self._planes:
-            visible, infrared, fused, colour = (
-                torch.from_numpy(np.stack(planes)).to(self._device)
-                for planes in zip(*self._planes, strict=True)
-            )
-            self._scores.score(
-                self._places,
-                visible.float().unsqueeze(1),
-                infrared.float().unsqueeze(1),
-                fused.float().unsqueeze(1),
-                colour.permute(0, 3, 1, 2),
-            )
-        self._places, self._planes = [], []
+def _score(scores: Scores, pair: int, images: PairImages, grey: str) -> None:
+    """Score the fused images of a pair."""
+    visible = to_grey(images.visible, grey)
+    for method, fused in images.fused.items():
+        index = scores.methods.index(method)
+        scores.score(index, pair, visible, images.infrared, to_grey(fused, grey), fused)
 
 
 def to_grey(image: np.ndarray, grey: str) -> np.ndarray:

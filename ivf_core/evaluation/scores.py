@@ -11,8 +11,6 @@ from functools import partial
 from typing import Any, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ivf_core.metrics.fusion import FUSION_METRICS, fusion_metrics
 from ivf_core.metrics.no_reference import NO_REFERENCE_METRICS, no_reference_metrics
@@ -41,15 +39,14 @@ class Metric:
     Attributes:
         name: as papers write it.
         higher_is_better: whether higher values are better.
-        score: function of the visible, infrared and fused images, each N x 1 x H x W float32
-            in 0..255, and the fused images in colour, N x 3 x H x W uint8 RGB; returns N
-            values.
+        score: function of the visible, infrared and fused images, each H x W uint8, and the
+            fused image in colour, H x W x 3 uint8 RGB.
         minimum_size: smallest height and width in pixels; smaller images have no value.
     """
 
     name: str
     higher_is_better: bool
-    score: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+    score: Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], float]
     minimum_size: int = 2
 
     @property
@@ -59,7 +56,7 @@ class Metric:
 
 
 def find_metrics(
-    names: Sequence[str] | None = None, convention: Convention = "mean"
+    names: Sequence[str] | None = None, convention: Convention = "mean", device: str = "cpu"
 ) -> tuple[Metric, ...]:
     """Return the metrics of these names, in their order; by default all of `FUSION_METRICS`.
 
@@ -67,6 +64,7 @@ def find_metrics(
         names: names in `FUSION_METRICS` and `NO_REFERENCE_METRICS`; the library and weights
             of the latter are looked up when they score.
         convention: as for `fusion_metrics`.
+        device: as for `no_reference_metrics`; the fusion metrics run on the CPU.
 
     Raises:
         ValueError: a name is unknown or given twice.
@@ -74,14 +72,16 @@ def find_metrics(
     names = tuple(FUSION_METRICS) if names is None else tuple(names)
     if len(set(names)) < len(names):
         raise ValueError(f"metrics {', '.join(names)}: one is given twice")
-    known = {**_fusion_metrics(convention), **_no_reference_metrics()}
+    known = {**_fusion_metrics(convention), **_no_reference_metrics(device)}
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f"metric {', '.join(unknown)} is unknown; known: {', '.join(known)}")
     return tuple(known[name] for name in names)
 
 
 def _fusion_metrics(convention: Convention) -> dict[str, Metric]:
-    def score(name: str, visible: Tensor, infrared: Tensor, fused: Tensor, _: Tensor) -> Tensor:
+    def score(
+        name: str, visible: np.ndarray, infrared: np.ndarray, fused: np.ndarray, _: np.ndarray
+    ) -> float:
         return fusion_metrics(visible, infrared, fused, [name], convention=convention)[name]
 
     return {
@@ -92,9 +92,9 @@ def _fusion_metrics(convention: Convention) -> dict[str, Metric]:
     }
 
 
-def _no_reference_metrics() -> dict[str, Metric]:
-    def score(name: str, *images: Tensor) -> Tensor:
-        return no_reference_metrics(images[-1].float(), [name])[name]
+def _no_reference_metrics(device: str) -> dict[str, Metric]:
+    def score(name: str, *images: np.ndarray) -> float:
+        return no_reference_metrics(images[-1], [name], device=device)[name]
 
     return {
         name: Metric(name, metric.higher_is_better, partial(score, name), metric.smallest)
@@ -154,28 +154,28 @@ class Scores:
 
     def score(
         self,
-        places: Sequence[tuple[int, int]],
-        visible: Tensor,
-        infrared: Tensor,
-        fused: Tensor,
-        colour: Tensor,
+        method: int,
+        pair: int,
+        visible: np.ndarray,
+        infrared: np.ndarray,
+        fused: np.ndarray,
+        color: np.ndarray,
     ) -> None:
-        """Score a batch and store the values.
+        """Score an image and store the values.
 
         Args:
-            places: indices of the method and the pair of each image.
+            method: index of the method.
+            pair: index of the pair.
             visible: as for `Metric.score`.
             infrared: as for `Metric.score`.
             fused: as for `Metric.score`.
-            colour: as for `Metric.score`.
+            color: as for `Metric.score`.
         """
-        methods, pairs = np.array(places).T
-        self.present[methods, pairs] = True
+        self.present[method, pair] = True
         for column, metric in enumerate(self.metrics):
-            if min(fused.shape[2:]) >= metric.minimum_size:
-                with torch.inference_mode():
-                    values = metric.score(visible, infrared, fused, colour)
-                self.values[methods, pairs, column] = values.double().cpu().numpy()
+            if min(fused.shape) >= metric.minimum_size:
+                value = metric.score(visible, infrared, fused, color)
+                self.values[method, pair, column] = value
 
     def gaps(self) -> list[str]:
         """Return one line for each metric and method that has images without a finite value."""

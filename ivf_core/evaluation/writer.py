@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-import torch
 
 import ivf_core
 from ivf_core.data.pairs import PairFiles
@@ -149,8 +150,9 @@ def _settings(options: OutputOptions) -> dict[str, Any]:
         "python": platform.python_version(),
         "numpy": np.__version__,
         "opencv": cv2.__version__,
-        "torch": torch.__version__,
     }
+    with suppress(PackageNotFoundError):  # the metrics need none, the engines may
+        versions["torch"] = version("torch")
     return {**options.settings, "versions": versions, "revision": git_revision()}
 
 

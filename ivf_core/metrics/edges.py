@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+import cv2
+import numpy as np
 
-from ivf_core.metrics.inputs import check_images
+from ivf_core.metrics.inputs import grey_images
 
 __all__ = ["nabf", "qabf"]
 
 
-def qabf(visible: Tensor, infrared: Tensor, fused: Tensor) -> Tensor:
+def qabf(visible: np.ndarray, infrared: np.ndarray, fused: np.ndarray) -> float:
     """Compute Qabf: edge information preserved from the sources (Xydeas and Petrovic, 2000).
 
     With G and A the relative strength and orientation of an edge in source and fused
@@ -24,30 +23,37 @@ def qabf(visible: Tensor, infrared: Tensor, fused: Tensor) -> Tensor:
     instead, which changes the value by 5e-4 at most.
 
     Args:
-        visible: N x 1 x H x W float in 0..255, at least 2 x 2.
-        infrared: same shape, dtype and range.
-        fused: same shape, dtype and range.
+        visible: H x W uint8, float32 or float64 in 0..255, at least 2 x 2.
+        infrared: same shape and range.
+        fused: same shape and range.
 
     Returns:
-        N values in [0, 1); NaN where both sources are black.
+        A value in [0, 1); NaN where both sources are black.
 
     Raises:
         ValueError: see `check_images`.
     """
-    check_images(2, visible=visible, infrared=infrared, fused=fused)
-    both = torch.cat((visible, infrared), dim=1)
-    (strength, angle), (fused_strength, fused_angle) = (
-        _edges(F.pad(x, (1, 1, 1, 1))) for x in (both, fused)
-    )
-    alignment = 1 - (angle - fused_angle).abs() / (math.pi / 2)
-    quality = 0.9994 * torch.sigmoid(15 * (_relative(strength, fused_strength) - 0.5))
-    quality = quality * (0.9879 * torch.sigmoid(22 * (alignment - 0.8)))
-    return (quality * strength).sum(dim=(1, 2, 3)) / strength.sum(dim=(1, 2, 3))
+    images = grey_images(2, visible=visible, infrared=infrared, fused=fused)
+    *sources, (fused_strength, fused_angle) = (_edges(x, cv2.BORDER_CONSTANT) for x in images)
+    kept = total = 0.0
+    for strength, angle in sources:
+        alignment = 1 - np.abs(angle - fused_angle) / (math.pi / 2)
+        quality = (0.9994 * 0.9879) / (
+            (1 + np.exp(-15 * (_relative(strength, fused_strength) - 0.5)))
+            * (1 + np.exp(-22 * (alignment - 0.8)))
+        )
+        kept += float((quality * strength).sum())
+        total += float(strength.sum())
+    return kept / total if total > 0 else math.nan
 
 
 def nabf(
-    visible: Tensor, infrared: Tensor, fused: Tensor, *, minimum_weight: float = 0.001
-) -> Tensor:
+    visible: np.ndarray,
+    infrared: np.ndarray,
+    fused: np.ndarray,
+    *,
+    minimum_weight: float = 0.001,
+) -> float:
     """Compute Nabf: artefacts, edges of the fused image that neither source has, N^AB/F.
 
     Petrovic and Xydeas, ICCV 2005, as modified by Shreyamsha Kumar, SIViP 2013: the loss
@@ -57,48 +63,65 @@ def nabf(
     are divided by 8, and images are mirrored at their borders.
 
     Args:
-        visible: N x 1 x H x W float in 0..255, at least 3 x 3.
-        infrared: same shape, dtype and range.
-        fused: same shape, dtype and range.
+        visible: H x W uint8, float32 or float64 in 0..255, at least 3 x 3.
+        infrared: same shape and range.
+        fused: same shape and range.
         minimum_weight: weight of pixels whose edge is weaker than 2; IVIF_ZOO's value of 0
             ignores them.
 
     Returns:
-        N values in [0, 1], lower is better; NaN if all weights are 0.
+        A value in [0, 1], lower is better; NaN if all weights are 0.
 
     Raises:
         ValueError: see `check_images`.
     """
-    check_images(3, visible=visible, infrared=infrared, fused=fused)
-    both = torch.cat((visible, infrared), dim=1)
-    (strength, angle), (fused_strength, fused_angle) = (
-        _edges(F.pad(x, (1, 1, 1, 1), mode="reflect") / 8) for x in (both, fused)
+    images = grey_images(3, visible=visible, infrared=infrared, fused=fused)
+    *sources, (fused_strength, fused_angle) = (
+        _edges(x / 8, cv2.BORDER_REFLECT_101) for x in images
     )
-    alignment = ((angle - fused_angle).abs() - math.pi / 2).abs() / (math.pi / 2)
-    quality = 0.9999 * torch.sigmoid(19 * (_relative(strength, fused_strength) - 0.5))
-    quality = (quality * (0.9995 * torch.sigmoid(22 * (alignment - 0.5)))).sqrt()
-    weight = torch.where(strength >= 2, strength**1.5, minimum_weight)
-    invented = fused_strength > strength.amax(dim=1, keepdim=True)
-    loss = (1 - quality) * weight * invented
-    return loss.sum(dim=(1, 2, 3)) / weight.sum(dim=(1, 2, 3))
+    invented = fused_strength > np.maximum(sources[0][0], sources[1][0])
+    fused_strength, fused_angle = fused_strength[invented], fused_angle[invented]
+    lost = total = 0.0
+    for strength, angle in sources:
+        weight = np.where(strength >= 2, strength * np.sqrt(strength), minimum_weight)
+        total += float(weight.sum())
+        relative = _relative(strength[invented], fused_strength)
+        difference = np.abs(angle[invented] - fused_angle)
+        alignment = np.abs(difference - math.pi / 2) / (math.pi / 2)
+        quality = (0.9999 * 0.9995) / (
+            (1 + np.exp(-19 * (relative - 0.5))) * (1 + np.exp(-22 * (alignment - 0.5)))
+        )
+        lost += float(((1 - np.sqrt(quality)) * weight[invented]).sum())
+    return lost / total if total > 0 else math.nan
 
 
-def _edges(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute strength and orientation of edges by Sobel's operators, one pixel from the border.
+def _edges(image: np.ndarray, border: int) -> tuple[np.ndarray, np.ndarray]:
+    """Compute strength and orientation of edges by Sobel's operators.
+
+    Args:
+        image: H x W float64.
+        border: OpenCV's type of border.
 
     Returns:
         The strength, and the angle in (-pi/2, pi/2]; pi/2 if there is no horizontal slope.
     """
-    rows = x[..., :-2, :] + 2 * x[..., 1:-1, :] + x[..., 2:, :]
-    columns = x[..., :-2] + 2 * x[..., 1:-1] + x[..., 2:]
-    horizontal = rows[..., 2:] - rows[..., :-2]
-    vertical = columns[..., :-2, :] - columns[..., 2:, :]
-    angle = torch.atan(vertical / horizontal).where(horizontal != 0, math.pi / 2)
+    x = cv2.copyMakeBorder(image, 1, 1, 1, 1, border, value=0)
+    rows = x[:-2] + 2 * x[1:-1] + x[2:]
+    columns = x[:, :-2] + 2 * x[:, 1:-1] + x[:, 2:]
+    horizontal = rows[:, 2:] - rows[:, :-2]
+    upward = columns[:-2] - columns[2:]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        angle = np.arctan(upward / horizontal)
+    np.copyto(angle, math.pi / 2, where=horizontal == 0)
     # hypot is not used, since equal sums of squares must give equal strengths.
-    return (horizontal.square() + vertical.square()).sqrt(), angle
+    horizontal *= horizontal
+    upward *= upward
+    horizontal += upward
+    return np.sqrt(horizontal, out=horizontal), angle
 
 
-def _relative(strength: Tensor, fused_strength: Tensor) -> Tensor:
+def _relative(strength: np.ndarray, fused_strength: np.ndarray) -> np.ndarray:
     """Divide the weaker edge by the stronger one, giving [0, 1]; 0 if there is no edge."""
-    stronger = torch.maximum(strength, fused_strength)
-    return (torch.minimum(strength, fused_strength) / stronger).where(stronger > 0, 0)
+    stronger = np.maximum(strength, fused_strength)
+    np.maximum(stronger, np.finfo(np.float64).tiny, out=stronger)
+    return np.minimum(strength, fused_strength) / stronger

@@ -1,8 +1,8 @@
 """Metrics of fused images: of the image alone, and against its two sources.
 
-All take grey images N x 1 x H x W, float32 or float64 in 0..255, on any device, and return
-N values of that dtype. For a colour image, pass its luma. Where a definition gives 0/0, such
-as the correlation with a constant image, the value is NaN.
+All take grey images H x W, uint8, float32 or float64 in 0..255, compute in float64 and return
+one number. For a colour image, pass its luma. Where a definition gives 0/0, such as the
+correlation with a constant image, the value is NaN.
 
 The definitions are those of the papers named. The common evaluation code, IVIF_ZOO
 (github RollingPlain/IVIF_ZOO, Metric/), differs from some of them; options reproduce it, and
@@ -16,11 +16,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from ivf_core.metrics.edges import nabf, qabf
-from ivf_core.metrics.inputs import check_images
+from ivf_core.metrics.inputs import check_images, grey_images
 from ivf_core.metrics.structure import ms_ssim, ssim, vif
 
 __all__ = [
@@ -45,174 +44,175 @@ __all__ = [
 _LEVELS = 256
 
 
-def entropy(fused: Tensor) -> Tensor:
+def entropy(fused: np.ndarray) -> float:
     """Compute EN: entropy of the grey levels, -sum p log2 p (Roberts et al., JARS 2008).
 
     Args:
-        fused: N x 1 x H x W float in 0..255, rounded to whole levels.
+        fused: H x W uint8, float32 or float64 in 0..255, rounded to whole levels.
 
     Returns:
-        N values in [0, 8] bits.
+        A value in [0, 8] bits.
 
     Raises:
         ValueError: see `check_images`.
     """
     check_images(fused=fused)
-    return _bits(_histogram(_levels(fused), _LEVELS, fused.dtype))
+    return _bits(np.bincount(_levels(fused), minlength=_LEVELS))
 
 
-def standard_deviation(fused: Tensor) -> Tensor:
+def standard_deviation(fused: np.ndarray) -> float:
     """Compute SD: root of the mean squared distance of the grey levels from their mean.
 
     Args:
-        fused: N x 1 x H x W float in 0..255.
+        fused: H x W uint8, float32 or float64 in 0..255.
 
     Returns:
-        N values in [0, 127.5] grey levels.
+        A value in [0, 127.5] grey levels.
 
     Raises:
         ValueError: see `check_images`.
     """
-    check_images(fused=fused)
-    return fused.std(dim=(1, 2, 3), correction=0)
+    (image,) = grey_images(fused=fused)
+    return float(image.std())
 
 
-def spatial_frequency(fused: Tensor) -> Tensor:
+def spatial_frequency(fused: np.ndarray) -> float:
     """Compute SF: root of the mean squared differences along rows plus those along columns.
 
     Eskicioglu and Fisher, IEEE Trans. Communications 1995. The means are over all
     differences, H (W - 1) and (H - 1) W.
 
     Args:
-        fused: N x 1 x H x W float in 0..255, at least 2 x 2.
+        fused: H x W uint8, float32 or float64 in 0..255, at least 2 x 2.
 
     Returns:
-        N values of at least 0, in grey levels.
+        A value of at least 0, in grey levels.
 
     Raises:
         ValueError: see `check_images`.
     """
-    check_images(2, fused=fused)
-    squares = (fused.diff(dim=dim).square().mean(dim=(1, 2, 3)) for dim in (-2, -1))
-    return sum(squares, torch.zeros_like(fused[:, 0, 0, 0])).sqrt()
+    (image,) = grey_images(2, fused=fused)
+    differences = image[1:] - image[:-1], image[:, 1:] - image[:, :-1]
+    return math.sqrt(sum(map(_mean_square, differences)))
 
 
-def average_gradient(fused: Tensor) -> Tensor:
+def average_gradient(fused: np.ndarray) -> float:
     """Compute AG: mean of sqrt((gx^2 + gy^2) / 2) (Cui et al., Optics Communications 2015).
 
     gx and gy are halved central differences, and one-sided differences at the border.
 
     Args:
-        fused: N x 1 x H x W float in 0..255, at least 2 x 2.
+        fused: H x W uint8, float32 or float64 in 0..255, at least 2 x 2.
 
     Returns:
-        N values of at least 0, in grey levels per pixel.
+        A value of at least 0, in grey levels per pixel.
 
     Raises:
         ValueError: see `check_images`.
     """
-    check_images(2, fused=fused)
-    gy, gx = torch.gradient(fused, dim=(-2, -1))
-    return ((gx.square() + gy.square()) / 2).sqrt().mean(dim=(1, 2, 3))
+    (image,) = grey_images(2, fused=fused)
+    gy, gx = np.gradient(image)
+    gx *= gx
+    gy *= gy
+    gx += gy
+    return float(np.sqrt(gx, out=gx).mean()) / math.sqrt(2)
 
 
-def mutual_information(visible: Tensor, infrared: Tensor, fused: Tensor) -> Tensor:
+def mutual_information(visible: np.ndarray, infrared: np.ndarray, fused: np.ndarray) -> float:
     """Compute MI: I(visible; fused) + I(infrared; fused) of grey levels (Qu et al., 2002).
 
     Args:
-        visible: N x 1 x H x W float in 0..255, rounded to whole levels.
-        infrared: same shape, dtype and range.
-        fused: same shape, dtype and range.
+        visible: H x W uint8, float32 or float64 in 0..255, rounded to whole levels.
+        infrared: same shape and range.
+        fused: same shape and range.
 
     Returns:
-        N values in [0, 16] bits.
+        A value in [0, 16] bits.
 
     Raises:
         ValueError: see `check_images`.
     """
     check_images(visible=visible, infrared=infrared, fused=fused)
     fused_levels = _levels(fused)
-    total = torch.zeros_like(fused[:, 0, 0, 0])
+    total = 0.0
     for source in (visible, infrared):
-        pairs = _levels(source) * _LEVELS + fused_levels
-        joint = _histogram(pairs, _LEVELS**2, fused.dtype)
-        table = joint.unflatten(1, (_LEVELS, _LEVELS))
-        information = _bits(table.sum(dim=2)) + _bits(table.sum(dim=1)) - _bits(joint)
-        total = total + information.clamp_min(0)  # rounding
+        joint = np.bincount(_levels(source) * _LEVELS + fused_levels, minlength=_LEVELS**2)
+        table = joint.reshape(_LEVELS, _LEVELS)
+        information = _bits(table.sum(axis=1)) + _bits(table.sum(axis=0)) - _bits(joint)
+        total += max(information, 0.0)  # rounding
     return total
 
 
-def correlation(visible: Tensor, infrared: Tensor, fused: Tensor) -> Tensor:
+def correlation(visible: np.ndarray, infrared: np.ndarray, fused: np.ndarray) -> float:
     """Compute CC: mean of the fused image's correlation coefficients with both sources.
 
     Args:
-        visible: N x 1 x H x W float in 0..255.
-        infrared: same shape, dtype and range.
-        fused: same shape, dtype and range.
+        visible: H x W uint8, float32 or float64 in 0..255.
+        infrared: same shape and range.
+        fused: same shape and range.
 
     Returns:
-        N values in [-1, 1]; NaN if an image is constant.
+        A value in [-1, 1]; NaN if an image is constant.
 
     Raises:
         ValueError: see `check_images`.
     """
-    check_images(visible=visible, infrared=infrared, fused=fused)
-    return (_correlation(visible, fused) + _correlation(infrared, fused)) / 2
+    first, second, image = grey_images(visible=visible, infrared=infrared, fused=fused)
+    return (_correlation(first, image) + _correlation(second, image)) / 2
 
 
-def scd(visible: Tensor, infrared: Tensor, fused: Tensor) -> Tensor:
+def scd(visible: np.ndarray, infrared: np.ndarray, fused: np.ndarray) -> float:
     """Compute SCD: r(fused - infrared, visible) + r(fused - visible, infrared).
 
     This is the sum of the correlations of differences, r being the correlation coefficient
     (Aslantas and Bendes, AEU 2015).
 
     Args:
-        visible: N x 1 x H x W float in 0..255.
-        infrared: same shape, dtype and range.
-        fused: same shape, dtype and range.
+        visible: H x W uint8, float32 or float64 in 0..255.
+        infrared: same shape and range.
+        fused: same shape and range.
 
     Returns:
-        N values in [-2, 2]; NaN if a source or a difference is constant.
+        A value in [-2, 2]; NaN if a source or a difference is constant.
 
     Raises:
         ValueError: see `check_images`.
     """
-    check_images(visible=visible, infrared=infrared, fused=fused)
-    return _correlation(fused - infrared, visible) + _correlation(fused - visible, infrared)
+    first, second, image = grey_images(visible=visible, infrared=infrared, fused=fused)
+    return _correlation(image - second, first) + _correlation(image - first, second)
 
 
 def psnr(
-    visible: Tensor, infrared: Tensor, fused: Tensor, *, unscaled_peak: bool = False
-) -> Tensor:
+    visible: np.ndarray, infrared: np.ndarray, fused: np.ndarray, *, unscaled_peak: bool = False
+) -> float:
     """Compute PSNR: 10 log10(255^2 / MSE), the mean MSE of both sources (VIFB, CVPRW 2020).
 
     Zhang, Ye and Xiao, "VIFB: A Visible and Infrared Image Fusion Benchmark".
 
     Args:
-        visible: N x 1 x H x W float in 0..255.
-        infrared: same shape, dtype and range.
-        fused: same shape, dtype and range.
+        visible: H x W uint8, float32 or float64 in 0..255.
+        infrared: same shape and range.
+        fused: same shape and range.
         unscaled_peak: divide the images by 255 but not the peak, as IVIF_ZOO does, which
             adds 48.13 dB.
 
     Returns:
-        N values in dB; infinite if all three images are equal.
+        A value in dB; infinite if all three images are equal.
 
     Raises:
         ValueError: see `check_images`.
     """
-    check_images(visible=visible, infrared=infrared, fused=fused)
-    errors = ((fused - source).square().mean(dim=(1, 2, 3)) for source in (visible, infrared))
-    error = sum(errors, torch.zeros_like(fused[:, 0, 0, 0])) / 2
+    *sources, image = grey_images(visible=visible, infrared=infrared, fused=fused)
+    error = sum(_mean_square(image - source) for source in sources) / 2
     peak = 255.0**2 if unscaled_peak else 255.0
-    return 20 * math.log10(peak) - 10 * error.log10()
+    return 20 * math.log10(peak) - 10 * math.log10(error) if error > 0 else math.inf
 
 
 @dataclass(frozen=True)
 class FusionMetric:
     """Entry of `FUSION_METRICS`."""
 
-    function: Callable[..., Tensor]
+    function: Callable[..., float]
     """Function of visible, infrared and fused images, or of fused images alone."""
     needs_sources: bool = True
     higher_is_better: bool = True
@@ -241,27 +241,27 @@ FUSION_METRICS: Mapping[str, FusionMetric] = {
 
 
 def fusion_metrics(
-    visible: Tensor,
-    infrared: Tensor,
-    fused: Tensor,
+    visible: np.ndarray,
+    infrared: np.ndarray,
+    fused: np.ndarray,
     names: Iterable[str] = tuple(FUSION_METRICS),
     *,
     convention: Literal["mean", "sum", "ivif_zoo"] = "mean",
-) -> dict[str, Tensor]:
-    """Score a batch with several metrics.
+) -> dict[str, float]:
+    """Score an image with several metrics.
 
     Args:
-        visible: N x 1 x H x W float in 0..255; MS-SSIM needs 161 x 161,
+        visible: H x W uint8, float32 or float64 in 0..255; MS-SSIM needs 161 x 161,
             VIF 41 x 41.
-        infrared: same shape, dtype and range.
-        fused: same shape, dtype and range.
+        infrared: same shape and range.
+        fused: same shape and range.
         names: keys of `FUSION_METRICS`; all by default.
         convention: "mean" gives SSIM, MS-SSIM and VIF as the mean of both sources, "sum" as
             their sum, which many papers report; "ivif_zoo" is the sum with all the options
             that reproduce IVIF_ZOO.
 
     Returns:
-        N values by name, in the order of `names`.
+        Values by name, in the order of `names`.
 
     Raises:
         ValueError: an unknown name or convention, or an image that a metric rejects.
@@ -281,30 +281,28 @@ def fusion_metrics(
     return values
 
 
-def _levels(image: Tensor) -> Tensor:
-    """Round to grey levels: N x 1 x H x W float to N x (H W) int64."""
-    return image.round().long().flatten(1)
+def _levels(image: np.ndarray) -> np.ndarray:
+    """Round to grey levels: H x W to (H W) int64."""
+    whole = image if image.dtype == np.uint8 else np.rint(image)
+    return whole.ravel().astype(np.int64)
 
 
-def _histogram(ids: Tensor, bins: int, dtype: torch.dtype) -> Tensor:
-    """Compute the shares of the ids 0 .. bins - 1: N x pixels int64 to N x bins."""
-    count = len(ids)
-    offsets = torch.arange(count, device=ids.device).unsqueeze(1) * bins
-    counts = torch.bincount((ids + offsets).flatten(), minlength=count * bins)
-    return counts.view(count, bins).to(dtype) / ids.shape[1]
+def _bits(counts: np.ndarray) -> float:
+    """Compute the entropy of a histogram in bits."""
+    shares = counts[counts > 0] / counts.sum()
+    return -float((shares * np.log2(shares)).sum())
 
 
-def _bits(shares: Tensor) -> Tensor:
-    """Compute the entropy of each row in bits."""
-    return torch.special.entr(shares).sum(dim=1) / math.log(2)
+def _mean_square(x: np.ndarray) -> float:
+    """Compute the mean square of an array, which is overwritten."""
+    return float(np.multiply(x, x, out=x).mean())
 
 
-def _correlation(a: Tensor, b: Tensor) -> Tensor:
-    """Compute the correlation coefficient of each pair of images; NaN if one is constant."""
-    a, b = a.flatten(1), b.flatten(1)
+def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Compute the correlation coefficient of two images; NaN if one is constant."""
     # Compare values, since the rounded mean of equal values need not be equal to them.
-    constant = (a.amin(1) == a.amax(1)) | (b.amin(1) == b.amax(1))
-    a, b = a - a.mean(dim=1, keepdim=True), b - b.mean(dim=1, keepdim=True)
-    # norm() is not used, since it adds up float32 to four digits only.
-    lengths = (a.square().sum(dim=1).sqrt(), b.square().sum(dim=1).sqrt())
-    return ((a * b).sum(dim=1) / lengths[0] / lengths[1]).masked_fill(constant, math.nan)
+    if a.min() == a.max() or b.min() == b.max():
+        return math.nan
+    a, b = a - a.mean(), b - b.mean()
+    # np.dot is not used, since its sum depends on the number of BLAS's threads.
+    return float((a * b).sum() / math.sqrt((a * a).sum()) / math.sqrt((b * b).sum()))

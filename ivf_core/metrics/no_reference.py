@@ -1,7 +1,8 @@
 """No-reference metrics of fused images: BRISQUE, NIQE, MUSIQ, PaQ-2-PiQ.
 
 IQA-PyTorch (`pyiqa`, the extra `no-reference`) computes them with its defaults. Its licence,
-PolyForm Noncommercial, is stricter than ours: nothing of it is in this package.
+PolyForm Noncommercial, is stricter than ours: nothing of it is in this package. It and PyTorch
+are imported when a metric is computed.
 
 Each needs a file of weights, which is never downloaded automatically: without it the error
 says where to get it.
@@ -16,12 +17,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
+import numpy as np
 
 from ivf_core.metrics.inputs import check_images
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = [
     "NO_REFERENCE_METRICS",
@@ -66,47 +69,66 @@ NO_REFERENCE_METRICS: Mapping[str, NoReferenceMetric] = {
 
 def weights_directory() -> Path:
     """Return IQA-PyTorch's folder of downloads: `pyiqa` in the hub directory of torch."""
+    import torch
+
     return Path(torch.hub.get_dir()) / "pyiqa"
 
 
 def no_reference_metrics(
-    fused: Tensor,
+    fused: np.ndarray,
     names: Iterable[str] = tuple(NO_REFERENCE_METRICS),
     *,
     weights: str | os.PathLike[str] | None = None,
-) -> dict[str, Tensor]:
-    """Score a batch with several metrics, on its device.
+    device: str = "cpu",
+) -> dict[str, float]:
+    """Score an image with several metrics.
 
     Args:
-        fused: N x 1 x H x W, or N x 3 x H x W RGB, float in 0..255. BRISQUE and NIQE take the
-            luma of a colour image; the others were trained on colour.
+        fused: H x W, or H x W x 3 RGB, uint8, float32 or float64 in 0..255. BRISQUE and NIQE
+            take the luma of a colour image; the others were trained on colour.
         names: keys of `NO_REFERENCE_METRICS`; all by default.
         weights: directory of the weights; `weights_directory()` by default.
+        device: device that computes: "cpu", "cuda" or "cuda:N", or "auto" for a CUDA device
+            if PyTorch finds one.
 
     Returns:
-        N values by name, in the order of `names`.
+        Values by name, in the order of `names`.
 
     Raises:
-        MetricUnavailableError: pyiqa or a file is missing, or the file belongs to another
-            metric.
+        MetricUnavailableError: PyTorch, pyiqa or a file is missing, or the file belongs to
+            another metric.
         ValueError: an unknown name, or see `check_images`.
     """
-    directory = Path(weights) if weights is not None else weights_directory()
     values = {}
     for name in names:
         if name not in NO_REFERENCE_METRICS:
             raise ValueError(f"metric '{name}', known: {', '.join(NO_REFERENCE_METRICS)}")
-        check_images(NO_REFERENCE_METRICS[name].smallest, channels=(1, 3), fused=fused)
-        network = _load(name, directory, fused.device)
-        image = fused.float() / 255
+        check_images(NO_REFERENCE_METRICS[name].smallest, color=True, fused=fused)
+        try:
+            import torch
+        except ImportError as error:
+            raise _missing_library(name, error) from error
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        directory = Path(weights) if weights is not None else weights_directory()
+        network = _load(name, directory, device)
+        pixels = np.atleast_3d(fused).astype(np.float32).transpose(2, 0, 1) / 255
+        image = torch.from_numpy(pixels)[None].to(device)
         if name in ("MUSIQ", "PaQ-2-PiQ"):
             image = image.expand(-1, 3, -1, -1)
-        values[name] = network(image).reshape(len(fused)).to(fused)
+        with torch.inference_mode():
+            values[name] = network(image).item()
     return values
 
 
+def _missing_library(name: str, error: ImportError) -> MetricUnavailableError:
+    return MetricUnavailableError(
+        f"metric '{name}' needs pyiqa ({error}): pip install 'ivf_ros[no-reference]'"
+    )
+
+
 @lru_cache(maxsize=8)
-def _load(name: str, directory: Path, device: torch.device) -> nn.Module:
+def _load(name: str, directory: Path, device: str) -> nn.Module:
     """Load the metric's network in evaluation mode; it takes values in [0, 1]."""
     metric = NO_REFERENCE_METRICS[name]
     path = directory / metric.weights
@@ -115,12 +137,12 @@ def _load(name: str, directory: Path, device: torch.device) -> nn.Module:
             f"metric '{name}': no weights at '{path}'; get them: "
             f"curl -L --create-dirs -o '{path}' {_HUB}/{metric.weights}"
         )
+    import torch
+
     try:
         import pyiqa
     except ImportError as error:
-        raise MetricUnavailableError(
-            f"metric '{name}' needs pyiqa ({error}): pip install 'ivf_ros[no-reference]'"
-        ) from error
+        raise _missing_library(name, error) from error
     try:
         if path.suffix == ".pth":
             # pyiqa would run code in the file; a file that loads as data has none.

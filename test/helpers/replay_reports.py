@@ -77,9 +77,8 @@ def _scores(visible: np.ndarray, result: Any, fused: np.ndarray, number: int) ->
         return dict.fromkeys(("SD", "VIF", "Qabf", "Nabf"), "")
     images = (cv2.cvtColor(visible, cv2.COLOR_RGB2GRAY), result.infrared,
               cv2.cvtColor(fused, cv2.COLOR_RGB2GRAY))  # fmt: skip
-    tensors = [torch.from_numpy(image)[None, None].float() for image in images]
-    scores = fusion_metrics(*tensors, names=("SD", "VIF", "Qabf", "Nabf"))
-    return {name: f"{float(value[0]):.6f}" for name, value in scores.items()}
+    scores = fusion_metrics(*images, names=("SD", "VIF", "Qabf", "Nabf"))
+    return {name: f"{value:.6f}" for name, value in scores.items()}
 
 
 def _write_table(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import torch
 
 from ivf_core.class_sets import UNLABELED, ClassSet
 from ivf_core.metrics.fusion import FUSION_METRICS, fusion_metrics
@@ -138,16 +137,14 @@ class Scorer:
             self.skipped[f"{name} image of another size than the RGB image"] += 1
             return {}
         luma = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-        sources = _tensor(grey), _tensor(registered)
-        fused = _tensor(luma)
         values = {}
         for name in FUSION_METRICS:
             try:
-                found = fusion_metrics(*sources, fused, names=[name])
+                found = fusion_metrics(grey, registered, luma, names=[name])
             except ValueError as error:  # the images are too small for this one
                 self.skipped[f"{name}: {error}"] += 1
                 continue
-            values[prefix + name] = float(found[name])
+            values[prefix + name] = found[name]
         return values
 
     def _compare(self, labels: np.ndarray, truth: np.ndarray) -> float:
@@ -170,17 +167,17 @@ class Scorer:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let PyTorch compute in the calling thread alone; a context manager.
+    """Let OpenCV compute in the calling thread alone; a context manager.
 
-    Sums that several threads share differ in their last digits with the number of threads.
-    Threads that start meanwhile inherit the number, so it is restored at the end.
+    The threads are better used by the model, which runs meanwhile. The number is that of the
+    process, so it is restored at the end.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        cv2.setNumThreads(threads)
 
 
 def _shares(labels: np.ndarray, class_set: ClassSet) -> Mapping[str, float]:
@@ -207,10 +204,6 @@ def _quarter(image: np.ndarray) -> np.ndarray:
     """Shrink an image to a quarter of its width and height."""
     size = tuple(max(1, length // _STRIDE) for length in image.shape[::-1])
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-
-
-def _tensor(plane: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(plane.astype(np.float32))[None, None]
 
 
 def _number(value: float) -> float | None:

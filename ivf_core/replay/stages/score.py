@@ -63,7 +63,7 @@ class Sampling:
 class ScoreStage:
     """Stage that measures frames and writes tables and images; entered by thread "score".
 
-    PyTorch computes with one thread meanwhile, so that figures do not depend on their number.
+    OpenCV computes with one thread meanwhile, see `one_thread`.
 
     Args:
         folder: folder of the outputs.

@@ -54,7 +54,7 @@ def score_fusion(
         fuse: returns the fused luma of a whole pair, 1 x 1 x H x W.
         pairs: pairs to choose from.
         count: largest number of pairs.
-        device: device on which the metrics are computed and `fuse` gets its batch.
+        device: device on which `fuse` gets its batch.
 
     Returns:
         Means by name, with the names of `ivf_core.metrics.fusion`. VIF is the mean of both
@@ -65,10 +65,11 @@ def score_fusion(
     for index in chosen:
         batch = pairs.read(index).to(device)
         visible, infrared, fused = (
-            255 * x.float().clamp(0, 1) for x in (batch.luma, batch.infrared, fuse(batch))
+            (255 * x[0, 0].float().clamp(0, 1)).cpu().numpy()
+            for x in (batch.luma, batch.infrared, fuse(batch))
         )
         for name, value in fusion_metrics(visible, infrared, fused, _METRICS).items():
-            sums[name] += value.item() / len(chosen)
+            sums[name] += value / len(chosen)
     return sums
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ivf_core.data.pairs import Pair, add_smoke
-from ivf_core.metrics.fusion import fusion_metrics, scd, vif
+from ivf_core.metrics.fusion import fusion_metrics
 from ivf_core.models.checkpoints import load_model, save_model
 from ivf_core.training.losses import Total
 from ivf_core.training.runs.batch_norm import restore_norm, synchronize_norm, train_mode
@@ -30,7 +30,7 @@ from ivf_core.training.runs.optimizers import MuonAdamW, muon_groups, one_cycle
 from ivf_core.training.runs.options import FORMER_PRECISIONS, PRECISIONS
 from ivf_core.training.runs.recipe import option
 from ivf_core.training.students.pairs import FolderPairs, StudentOptions, fuse_pair, to_uint8
-from ivf_core.training.students.source_losses import darkening, edge_preservation
+from ivf_core.training.students.source_losses import darkening, edge_preservation, scd, vif
 
 __all__ = ["SCORES", "UnsupervisedRecipe", "score_student", "train_unsupervised"]
 
@@ -151,13 +151,9 @@ def score_student(
     """Return means over `pairs` of `SCORES` of the fused luma, in whole grey levels."""
     values: dict[str, list[float]] = {name: [] for name in SCORES}
     for pair in pairs:
-        visible, infrared = (
-            torch.from_numpy(plane).to(device)[None, None].float()
-            for plane in (pair.luma, pair.infrared)
-        )
-        fused = (255 * fuse_pair(student, pair, device)).round().clamp(0, 255)
-        for name, value in fusion_metrics(visible, infrared, fused, SCORES).items():
-            values[name].append(value.item())
+        fused = to_uint8(fuse_pair(student, pair, device))
+        for name, value in fusion_metrics(pair.luma, pair.infrared, fused, SCORES).items():
+            values[name].append(value)
     return {name: sum(column) / len(column) for name, column in values.items() if column}
 
 
@@ -177,8 +173,8 @@ def _losses(
     shown = inside + _LEAK * (excess - excess.detach())
     terms: dict[str, tuple[float, Callable[[], Tensor]]] = {
         "qabf": (recipe.qabf_weight, lambda: -edge_preservation(visible, infrared, shown)),
-        "vif": (recipe.vif_weight, lambda: -vif(visible, infrared, shown).mean()),
-        "scd": (recipe.scd_weight, lambda: -scd(visible, infrared, shown).mean()),
+        "vif": (recipe.vif_weight, lambda: -vif(visible, infrared, shown)),
+        "scd": (recipe.scd_weight, lambda: -scd(visible, infrared, shown)),
         "max_intensity": (
             recipe.max_intensity_weight,
             lambda: (shown - torch.maximum(visible, infrared)).abs().mean() / 255,

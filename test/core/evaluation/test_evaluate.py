@@ -103,12 +103,10 @@ def test_two_folders_by_every_metric(
                 "pil",
             ),
         )
-        values = fusion_metrics(*(torch.from_numpy(p).float()[None, None] for p in images))
+        values = fusion_metrics(*images)
         for name, value in values.items():
-            assert float(row[name]) == pytest.approx(
-                value.item(), rel=1e-4, abs=1e-6, nan_ok=True
-            ), name
-        expected[row["method"]].append([value.item() for value in values.values()])
+            assert float(row[name]) == pytest.approx(value, rel=1e-4, abs=1e-6, nan_ok=True), name
+        expected[row["method"]].append([*values.values()])
     for method, values in expected.items():
         means = [summary["methods"][method]["scores"][name]["mean"] for name in FUSION_METRICS]
         np.testing.assert_allclose(
@@ -387,7 +385,7 @@ def test_statistics_by_hand() -> None:
 
 
 def test_ivif_zoos_convention_is_passed_on() -> None:
-    images = [torch.from_numpy(smooth(s, 1)).float()[None, None] for s in range(3)]
+    images = [smooth(s, 1) for s in range(3)]
     for convention in ("sum", "ivif_zoo"):
         [metric] = find_metrics(["VIF"], convention)
         expected = fusion_metrics(*images, ["VIF"], convention=convention)["VIF"]
@@ -411,9 +409,7 @@ def test_metrics_without_references(
     torch.save((torch.rand(5), torch.rand(5, 36)), weights)  # of the shapes of the true weights
     assert run(folders, tmp_path / "out", *words) == 0
     for row in rows(tmp_path / "out"):
-        colour = torch.from_numpy(read_visible(folders / f"copy/{row['pair']}.png"))
-        expected = no_reference_metrics(
-            colour.permute(2, 0, 1).float()[None], ["BRISQUE"], weights=weights.parent
-        )
-        assert float(row["BRISQUE"]) == pytest.approx(expected["BRISQUE"].item(), rel=1e-4)
+        color = read_visible(folders / f"copy/{row['pair']}.png")
+        expected = no_reference_metrics(color, ["BRISQUE"], weights=weights.parent)
+        assert float(row["BRISQUE"]) == pytest.approx(expected["BRISQUE"], rel=1e-4)
     assert "BRISQUE ↓" in capsys.readouterr().out

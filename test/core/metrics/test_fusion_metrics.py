@@ -9,8 +9,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
-from torch import Tensor
 
 from ivf_core.images.files import list_images, read_infrared, read_visible
 from ivf_core.metrics.fusion import (
@@ -32,34 +30,31 @@ from ivf_core.metrics.fusion import (
 )
 
 
-def grey(values: object) -> Tensor:
-    """Build one image, 1 x 1 x H x W, from rows of grey levels."""
-    return torch.tensor(values, dtype=torch.float64)[None, None]
+def grey(values: object) -> np.ndarray:
+    """Build one image from rows of grey levels."""
+    return np.array(values, np.float64)
 
 
-def scene(height: int, width: int, count: int = 1, *, flat: bool = True) -> tuple[Tensor, ...]:
+def scene(height: int, width: int, *, flat: bool = True) -> tuple[np.ndarray, ...]:
     """Draw visible, infrared and fused images of integer levels.
 
     The infrared one is partly the visible one's negative, so that gains are negative; `flat`
     parts are in all three, in the sources also where the fused image has none.
     """
     random = np.random.default_rng(0)
-    visible, infrared, fused = (blurred_noise(random, height, width, count) for _ in range(3))
+    visible, infrared, fused = (blurred_noise(random, height, width) for _ in range(3))
     infrared[..., : width // 3] = 255 - visible[..., : width // 3]
     fused = np.rint(0.5 * visible + 0.3 * infrared + 0.2 * fused)
     if flat:
         visible[..., : height // 3, -width // 3 :] = 90
         infrared[..., : height // 4, -width // 4 :] = 255
         fused[..., -height // 4 :, :] = 30
-    return tuple(torch.from_numpy(image) for image in (visible, infrared, fused))
+    return visible, infrared, fused
 
 
-def blurred_noise(
-    random: np.random.Generator, height: int, width: int, count: int = 1
-) -> np.ndarray:
-    """Draw blurred noise of integer levels, count x 1 x H x W float64."""
-    noise = random.uniform(0, 255, (count, height, width))
-    return np.stack([np.rint(cv2.blur(image, (3, 3))) for image in noise])[:, None]
+def blurred_noise(random: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """Draw blurred noise of integer levels, H x W float64."""
+    return np.rint(cv2.blur(random.uniform(0, 255, (height, width)), (3, 3)))
 
 
 RAMP = grey([[3 * column + 4 * row for column in range(5)] for row in range(4)])
@@ -68,27 +63,27 @@ STRIPES = grey([[0] * 4, [200] * 4] * 2)
 
 
 def test_one_image_by_hand() -> None:
-    assert entropy(grey([[7, 7, 90, 255]])).item() == pytest.approx(1.5)
-    assert entropy(grey([[6.6, 7.4, 90, 90]])).item() == pytest.approx(1)
-    assert standard_deviation(grey([[10, 10], [14, 14]])).item() == pytest.approx(2)
-    assert spatial_frequency(RAMP).item() == pytest.approx(5)
-    assert average_gradient(RAMP).item() == pytest.approx(math.sqrt((3**2 + 4**2) / 2))
+    assert entropy(grey([[7, 7, 90, 255]])) == pytest.approx(1.5)
+    assert entropy(grey([[6.6, 7.4, 90, 90]])) == pytest.approx(1)
+    assert standard_deviation(grey([[10, 10], [14, 14]])) == pytest.approx(2)
+    assert spatial_frequency(RAMP) == pytest.approx(5)
+    assert average_gradient(RAMP) == pytest.approx(math.sqrt((3**2 + 4**2) / 2))
     # Down the columns 8 and 6, along the rows 0 and -2.
     expected = math.sqrt((8**2 + 6**2) / 2 + (0 + 2**2) / 2)
-    assert spatial_frequency(grey([[0, 0], [8, 6]])).item() == pytest.approx(expected)
+    assert spatial_frequency(grey([[0, 0], [8, 6]])) == pytest.approx(expected)
 
 
 def test_statistics_by_hand() -> None:
     # The fused image shares one bit, two levels, with one source, and nothing with the other.
-    assert mutual_information(HALVES, STRIPES, HALVES).item() == pytest.approx(1)
-    assert correlation(HALVES, STRIPES, HALVES).item() == pytest.approx(0.5)
-    assert correlation(HALVES, 255 - HALVES, HALVES).item() == pytest.approx(0)
-    assert scd(HALVES / 2, STRIPES / 4, HALVES / 2 + STRIPES / 4).item() == pytest.approx(2)
-    assert scd(HALVES, STRIPES, 255 - (HALVES + STRIPES) / 2).item() < 0
+    assert mutual_information(HALVES, STRIPES, HALVES) == pytest.approx(1)
+    assert correlation(HALVES, STRIPES, HALVES) == pytest.approx(0.5)
+    assert correlation(HALVES, 255 - HALVES, HALVES) == pytest.approx(0)
+    assert scd(HALVES / 2, STRIPES / 4, HALVES / 2 + STRIPES / 4) == pytest.approx(2)
+    assert scd(HALVES, STRIPES, 255 - (HALVES + STRIPES) / 2) < 0
     # Mean squared errors 9 and 1.
     expected = 10 * math.log10(255**2 / 5)
-    assert psnr(RAMP + 3, RAMP + 1, RAMP).item() == pytest.approx(expected)
-    assert psnr(RAMP + 3, RAMP + 1, RAMP, unscaled_peak=True).item() == pytest.approx(
+    assert psnr(RAMP + 3, RAMP + 1, RAMP) == pytest.approx(expected)
+    assert psnr(RAMP + 3, RAMP + 1, RAMP, unscaled_peak=True) == pytest.approx(
         expected + 20 * math.log10(255)
     )
 
@@ -199,111 +194,105 @@ def edges_by_definition(
     return kept / strengths, invented / weights
 
 
-def planes(images: tuple[Tensor, ...]) -> tuple[list[np.ndarray], np.ndarray]:
-    visible, infrared, fused = (image[0, 0].numpy() for image in images)
-    return [visible, infrared], fused
-
-
 @pytest.mark.parametrize("scaled_twice", [False, True])
 def test_ssim_by_definition(scaled_twice: bool) -> None:
     images = scene(33, 46, flat=not scaled_twice)
-    sources, fused = planes(images)
+    *sources, fused = images
     # Values scaled by 255 with an unchanged range are like unscaled values with a range of 1.
     values = [ssim_by_definition(x, fused, 1 if scaled_twice else 255)[0] for x in sources]
     tolerance = 1e-5 if scaled_twice else 1e-9  # IVIF_ZOO computes in float32
-    got = [ssim(*images, sources=how, scaled_twice=scaled_twice).item() for how in ("mean", "sum")]
+    got = [ssim(*images, sources=how, scaled_twice=scaled_twice) for how in ("mean", "sum")]
     assert got == pytest.approx([sum(values) / 2, sum(values)], rel=tolerance)
 
 
 @pytest.mark.parametrize("scaled_twice", [False, True])
 def test_ms_ssim_by_definition(scaled_twice: bool) -> None:
     images = scene(162, 165, flat=not scaled_twice)
-    sources, fused = planes(images)
+    *sources, fused = images
     values = [ms_ssim_by_definition(x, fused, 1 if scaled_twice else 255) for x in sources]
     tolerance = 1e-5 if scaled_twice else 1e-9
-    got = [
-        ms_ssim(*images, sources=how, scaled_twice=scaled_twice).item() for how in ("mean", "sum")
-    ]
+    got = [ms_ssim(*images, sources=how, scaled_twice=scaled_twice) for how in ("mean", "sum")]
     assert got == pytest.approx([sum(values) / 2, sum(values)], rel=tolerance)
 
 
 @pytest.mark.parametrize("off_centre", [False, True])
 def test_vif_by_definition(off_centre: bool) -> None:
     images = scene(53, 66)
-    sources, fused = planes(images)
+    *sources, fused = images
     values = [vif_by_definition(x, fused, off_centre) for x in sources]
-    got = [
-        vif(*images, sources=how, off_centre_window=off_centre).item() for how in ("mean", "sum")
-    ]
+    got = [vif(*images, sources=how, off_centre_window=off_centre) for how in ("mean", "sum")]
     assert got == pytest.approx([sum(values) / 2, sum(values)], rel=1e-6)
 
 
 @pytest.mark.parametrize("minimum_weight", [0.001, 0.0])
 def test_edges_by_definition(minimum_weight: float) -> None:
     images = scene(14, 17)
-    kept, invented = edges_by_definition(*planes(images), minimum_weight)
-    assert qabf(*images).item() == pytest.approx(kept, rel=1e-9)
+    kept, invented = edges_by_definition([*images[:2]], images[2], minimum_weight)
+    assert qabf(*images) == pytest.approx(kept, rel=1e-9)
     # Flat pixels have no orientation; both define it differently, with hardly any weight.
-    assert nabf(*images, minimum_weight=minimum_weight).item() == pytest.approx(invented, rel=1e-6)
+    assert nabf(*images, minimum_weight=minimum_weight) == pytest.approx(invented, rel=1e-6)
     assert invented > 0
 
 
 def test_identical_images() -> None:
-    image = scene(161, 170)[2].float()
-    values = {name: value.item() for name, value in fusion_metrics(*[image] * 3).items()}
+    values = fusion_metrics(*[scene(161, 170)[2]] * 3)
     for name in ("SSIM", "MS-SSIM", "VIF", "CC"):
-        assert values[name] == pytest.approx(1, abs=1e-5), name
-    assert values["MI"] == pytest.approx(2 * values["EN"], rel=1e-5)
+        assert values[name] == pytest.approx(1, abs=1e-9), name
+    assert values["MI"] == pytest.approx(2 * values["EN"])
     assert values["PSNR"] == math.inf
     assert values["Nabf"] == 0
     assert math.isnan(values["SCD"])
 
 
 def test_constant_images() -> None:
-    """Use the level 77.3, since the float32 mean of so many pixels differs from it."""
-    constant = torch.full((1, 1, 171, 163), 77.3)
-    assert constant.mean() != constant[0, 0, 0, 0]
-    image = scene(171, 163)[0].float()
-    values = {n: v.item() for n, v in fusion_metrics(constant, constant, constant).items()}
+    """Use the level 77.3, since the mean of so many pixels differs from it."""
+    constant = np.full((171, 163), 77.3)
+    assert constant.mean() != constant[0, 0]
+    image = scene(171, 163)[0]
+    values = fusion_metrics(constant, constant, constant)
     assert [values[name] for name in ("EN", "SF", "AG", "MI", "Nabf")] == [0] * 5
-    assert values["SD"] == pytest.approx(0, abs=1e-4)
+    assert values["SD"] == pytest.approx(0, abs=1e-9)
     assert values["SSIM"] == values["MS-SSIM"] == pytest.approx(1)
     undefined = {name for name, value in values.items() if math.isnan(value)}
     assert undefined == {"SCD", "CC", "VIF"}
 
-    values = {n: v.item() for n, v in fusion_metrics(image, image, constant).items()}
+    values = fusion_metrics(image, image, constant)
     assert {name for name, value in values.items() if math.isnan(value)} == {"CC"}
     assert values["VIF"] == pytest.approx(0, abs=1e-5)
 
-    batch = scene(40, 40, count=16)[0].float()
-    information = mutual_information(batch, batch, torch.full_like(batch, 9))
-    assert (information >= 0).all()  # rounding must not make it negative
-    assert information.max() < 1e-5
+    for seed in range(16):  # rounding must not make it negative
+        noise = blurred_noise(np.random.default_rng(seed), 40, 40)
+        assert 0 <= mutual_information(noise, noise, np.full_like(noise, 9)) < 1e-5
 
-    assert qabf(*[torch.zeros(1, 1, 8, 8)] * 3).isnan().all()
-    assert nabf(*[constant] * 3, minimum_weight=0).isnan().all()
-
-
-@pytest.mark.parametrize("convention", ["mean", "sum", "ivif_zoo"])
-def test_a_batch_is_its_images(convention: str) -> None:
-    batch = [image.float() for image in scene(161, 167, count=3)]
-    together = fusion_metrics(*batch, convention=convention)  # type: ignore[arg-type]
-    assert list(together) == list(FUSION_METRICS)
-    for index in range(3):
-        alone = fusion_metrics(*(x[index : index + 1] for x in batch), convention=convention)  # type: ignore[arg-type]
-        for name, value in alone.items():
-            assert value.shape == (1,)
-            assert together[name].shape == (3,)
-            torch.testing.assert_close(together[name][index], value[0], rtol=1e-5, atol=1e-7)
+    assert math.isnan(qabf(*[np.zeros((8, 8))] * 3))
+    assert math.isnan(nabf(*[constant] * 3, minimum_weight=0))
 
 
-def test_float32_is_enough() -> None:
+@pytest.mark.parametrize("convention", ["mean", "ivif_zoo"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_types_of_images_agree(dtype: type, convention: str) -> None:
     images = scene(161, 167)
-    single = fusion_metrics(*(image.float() for image in images))
-    for name, expected in fusion_metrics(*images).items():
-        assert expected.dtype == torch.float64
-        assert single[name].dtype == torch.float32
-        assert single[name].item() == pytest.approx(expected.item(), rel=2e-5), name
+    expected = fusion_metrics(*images, convention=convention)  # type: ignore[arg-type]
+    assert list(expected) == list(FUSION_METRICS)
+    given = [image.astype(dtype) for image in images]
+    assert fusion_metrics(*given, convention=convention) == expected  # type: ignore[arg-type]
+    transposed = [np.asfortranarray(image) for image in given]
+    assert fusion_metrics(*transposed, convention=convention) == expected  # type: ignore[arg-type]
+    for image, before in zip(given, images, strict=True):
+        assert np.array_equal(image, before)  # the images are not overwritten
+
+
+def test_images_of_float64_are_not_overwritten() -> None:
+    images = scene(161, 167)
+    fusion_metrics(*images)
+    for image, before in zip(images, scene(161, 167), strict=True):
+        assert np.array_equal(image, before)
+
+
+def test_edges_of_equal_strength_are_not_invented() -> None:
+    """Fuse to a source with levels that are no binary fractions, which rounding must not part."""
+    visible, infrared, _ = (image * 0.97 for image in scene(40, 44))
+    assert nabf(visible, infrared, visible) == nabf(visible, infrared, infrared) == 0
 
 
 def test_conventions() -> None:
@@ -313,8 +302,8 @@ def test_conventions() -> None:
     )
     for name in FUSION_METRICS:
         factor = 2 if name in ("SSIM", "MS-SSIM", "VIF") else 1
-        torch.testing.assert_close(total[name], factor * mean[name])
-    different = {name for name in zoo if not torch.equal(zoo[name], total[name])}
+        assert total[name] == pytest.approx(factor * mean[name])
+    different = {name for name in zoo if zoo[name] != total[name]}
     assert different == {"PSNR", "SSIM", "MS-SSIM", "VIF", "Nabf"}
 
 
@@ -325,35 +314,34 @@ def test_the_table_names_what_is_better() -> None:
     good = (sources[0] + sources[1]) / 2
     bad = random.normal(good.mean(), good.std(), good.shape).clip(0, 255)
     names = [name for name, metric in FUSION_METRICS.items() if metric.needs_sources]
-    visible, infrared, *fused = (torch.from_numpy(x) for x in (*sources, good, bad))
-    better, worse = (fusion_metrics(visible, infrared, image, names) for image in fused)
+    better, worse = (fusion_metrics(*sources, image, names) for image in (good, bad))
     for name in names:
         sign = 1 if FUSION_METRICS[name].higher_is_better else -1
-        assert sign * better[name].item() > sign * worse[name].item(), name
+        assert sign * better[name] > sign * worse[name], name
 
 
-IMAGE = scene(161, 167)[0].float()
+IMAGE = scene(161, 167)[0]
 
 
 @pytest.mark.parametrize(
     ("fused", "message"),
     [
-        (IMAGE.byte(), "fused is torch.uint8, expected torch.float32 or torch.float64"),
-        (IMAGE.half(), "fused is torch.float16, expected torch.float32 or torch.float64"),
-        (IMAGE[0], "fused is (1, 161, 167), expected N x 1 x H x W"),
-        (IMAGE.expand(-1, 3, -1, -1), "fused is (1, 3, 161, 167), expected N x 1 x H x W"),
-        (IMAGE[:0], "fused is (0, 1, 161, 167), expected N x 1 x H x W"),
-        (IMAGE[..., 1:], "fused is (1, 1, 161, 166), expected (1, 1, 161, 167) as visible"),
-        (IMAGE.double(), "fused is torch.float64, expected torch.float32 as visible"),
+        (IMAGE.astype(int), "fused is int64, expected an array of uint8, float32 or float64"),
+        (IMAGE.astype(np.float16), "fused is float16, expected an array of uint8, float32 or"),
+        (IMAGE.tolist(), "fused is a list, expected an array of uint8, float32 or float64"),
+        (IMAGE[None], "fused is (1, 161, 167), expected H x W"),
+        (np.dstack([IMAGE] * 3), "fused is (161, 167, 3), expected H x W"),
+        (IMAGE[:0], "fused is 0 x 167, expected at least"),
+        (IMAGE[:, 1:], "fused is (161, 166), expected (161, 167) as visible"),
         (IMAGE + 200, "expected 0 to 255"),
         (IMAGE - 200, "expected 0 to 255"),
-        (IMAGE.where(IMAGE < 99, torch.nan), "fused has values nan to nan, expected 0 to 255"),
+        (np.where(IMAGE < 99, IMAGE, np.nan), "fused has values nan to nan, expected 0 to 255"),
     ],
 )
 @pytest.mark.parametrize(
     "name", [n for n, metric in FUSION_METRICS.items() if metric.needs_sources]
 )
-def test_wrong_images_are_rejected(name: str, fused: Tensor, message: str) -> None:
+def test_wrong_images_are_rejected(name: str, fused: np.ndarray, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         FUSION_METRICS[name].function(IMAGE, IMAGE, fused)
 
@@ -363,11 +351,11 @@ def test_wrong_images_are_rejected(name: str, fused: Tensor, message: str) -> No
     [("SF", 2), ("AG", 2), ("SSIM", 11), ("MS-SSIM", 161), ("VIF", 41), ("Nabf", 3), ("Qabf", 2)],
 )
 def test_smallest_images(name: str, smallest: int) -> None:
-    random = torch.Generator().manual_seed(0)
-    images = [torch.rand(1, 1, smallest, smallest, generator=random) * 255 for _ in range(3)]
+    random = np.random.default_rng(0)
+    images = [random.uniform(0, 255, (smallest, smallest)) for _ in range(3)]
     for convention in ("mean", "ivif_zoo"):
         value = fusion_metrics(*images, [name], convention=convention)[name]
-        assert value.isfinite().all()
+        assert math.isfinite(value)
     small = [image[..., 1:] for image in images]
     with pytest.raises(ValueError, match=f"is {smallest} x {smallest - 1}, expected at least"):
         fusion_metrics(*small, [name])
@@ -415,9 +403,6 @@ def test_agrees_with_ivif_zoo(data: Path, folder: str, stem: str) -> None:
     infrared = read_infrared(list_images(data / folder / "infrared")[stem])
     published = data / folder / "fused_published"
     fused = luma(published / f"{stem}.png") if published.is_dir() else np.maximum(visible, infrared)
-    images = (torch.from_numpy(x)[None, None].float() for x in (visible, infrared, fused))
-    values = fusion_metrics(*images, convention="ivif_zoo")
+    values = fusion_metrics(visible, infrared, fused, convention="ivif_zoo")
     expected = dict(zip(FUSION_METRICS, IVIF_ZOO[folder, stem], strict=True))
-    assert {name: value.item() for name, value in values.items()} == pytest.approx(
-        expected, rel=1e-3
-    )
+    assert values == pytest.approx(expected, rel=1e-3)

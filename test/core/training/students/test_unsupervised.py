@@ -11,11 +11,12 @@ import torch
 from ivf_core.data.pairs import CropSampler, Pair, add_smoke, hold_out, luma_of
 from ivf_core.images.files import write_image
 from ivf_core.metrics.edges import qabf
+from ivf_core.metrics.fusion import fusion_metrics
 from ivf_core.models.checkpoints import FusionModel, load_model, save_model
 from ivf_core.models.student import FastStudent
 from ivf_core.scenes import random_scene
 from ivf_core.training.runs.recipe import RecipeError, load_recipe
-from ivf_core.training.students.source_losses import darkening, edge_preservation
+from ivf_core.training.students.source_losses import darkening, edge_preservation, scd, vif
 from ivf_core.training.students.unsupervised import (
     UnsupervisedRecipe,
     score_student,
@@ -42,7 +43,39 @@ def test_edge_preservation_is_qabf(pairs: list[Pair]) -> None:
             fused = share * visible + (1 - share) * infrared
             kept = edge_preservation(visible, infrared, fused).item()
             # Borders differ, and the floor moves the edges of flat regions.
-            assert kept == pytest.approx(qabf(visible, infrared, fused).item(), abs=0.04)
+            expected = qabf(pair.luma, pair.infrared, fused[0, 0].numpy())
+            assert kept == pytest.approx(expected, abs=0.04)
+
+
+def test_losses_of_information_and_differences_are_the_metrics(pairs: list[Pair]) -> None:
+    visible, infrared = (
+        np.stack(planes)[:, None].astype(np.float64)
+        for planes in ([pair.luma for pair in pairs[:2]], [pair.infrared for pair in pairs[:2]])
+    )
+    noise = np.random.default_rng(0).uniform(-9, 9, visible.shape)
+    fused = np.clip(0.6 * visible + 0.3 * infrared + noise, 0, 255)
+    tensors = [torch.from_numpy(x) for x in (visible, infrared, fused)]
+    expected = [
+        fusion_metrics(*(x[n, 0] for x in (visible, infrared, fused)), ["VIF", "SCD"])
+        for n in range(2)
+    ]
+    for name, loss in (("VIF", vif), ("SCD", scd)):
+        mean = sum(values[name] for values in expected) / 2
+        assert loss(*tensors).item() == pytest.approx(mean, rel=1e-8), name
+
+
+def test_losses_of_information_and_differences_have_the_gradient_of_their_value() -> None:
+    random = torch.Generator().manual_seed(0)
+    images = [torch.rand(1, 1, 41, 43, generator=random, dtype=torch.float64) for _ in range(3)]
+    visible, infrared, fused = (255 * image for image in images)
+    step = torch.rand(fused.shape, generator=random, dtype=torch.float64) - 0.5
+    for loss in (vif, scd):
+        moving = fused.clone().requires_grad_(True)
+        loss(visible, infrared, moving).backward()
+        assert moving.grad is not None
+        slope = (moving.grad * step).sum().item()
+        ends = [loss(visible, infrared, fused + h * step).item() for h in (1e-4, -1e-4)]
+        assert slope == pytest.approx((ends[0] - ends[1]) / 2e-4, rel=1e-4)
 
 
 def test_edge_preservation_has_a_gradient_where_images_are_flat() -> None:
