@@ -16,14 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from ivf_core.class_sets import ClassSet
 from ivf_core.models.quantization import Ranges
 from ivf_core.models.segmentation import SegmentationHead
 from ivf_core.models.student import STUDENTS, FastStudent, FusionStudent
+from ivf_core.models.tensor_files import read_tensors
 from ivf_core.system.atomic import atomic_path
 
 __all__ = [
@@ -154,6 +153,8 @@ def save_model(model: FusionModel, path: str | os.PathLike[str], **metadata: str
     Raises:
         ValueError: a key of the metadata starts with "ivf_", which is reserved.
     """
+    from safetensors.torch import save
+
     notes = {**model.metadata, **metadata}
     if reserved := [key for key in notes if key.startswith("ivf_")]:
         raise ValueError(f"metadata {', '.join(reserved)}: keys with ivf_ are reserved")
@@ -183,13 +184,29 @@ def _options_of(student: FusionStudent | FastStudent) -> dict[str, object]:
     return {"channels": student.channels}
 
 
-def _load_safetensors(path: Path, name: str) -> FusionModel:
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Read metadata and tensors, with the package safetensors where it is installed."""
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError:
+        try:
+            return read_tensors(path)
+        except (ValueError, OSError) as error:
+            raise _unreadable(path, error) from error
     try:
         with safe_open(path, framework="pt") as file:
-            entries = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            return file.metadata() or {}, tensors
     except (SafetensorError, OSError) as error:
-        raise WeightsError(f"weights '{path}': not a readable safetensors file: {error}") from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> WeightsError:
+    return WeightsError(f"weights '{path}': not a readable safetensors file: {error}")
+
+
+def _load_safetensors(path: Path, name: str) -> FusionModel:
+    entries, tensors = _read(path)
     if entries.get("ivf_format") != _FORMAT:
         raise WeightsError(
             f"weights '{path}': metadata ivf_format is {entries.get('ivf_format')!r}, "
