@@ -11,6 +11,7 @@ SOURCE = $(if $(BAG),--bag "$(BAG)") $(if $(VISIBLE),--visible "$(VISIBLE)") $(i
 VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
+DEVELOPER := $(VENV)/.developer
 
 # The environment has ROS wheels of its own; a sourced distribution must not mix with them.
 ifdef ROS_DISTRO
@@ -20,30 +21,32 @@ endif
 # The wheels bring Fast DDS only.
 unexport RMW_IMPLEMENTATION
 
-.PHONY: help setup demo test lint docs clean
+.PHONY: help setup develop demo test lint docs clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
 
-setup: $(INSTALLED)  ## make the virtual environment .venv (PYTHON=python3.12 chooses the interpreter)
+setup: $(INSTALLED)  ## make .venv to run the node and ivf (PYTHON=python3.12 chooses the interpreter)
 	@[ "$(origin PYTHON)" = file ] || [ "$$($(RUN) -V)" = "$$("$(PYTHON)" -V)" ] || { \
 	  echo "make: $(VENV) has $$($(RUN) -V), '$(PYTHON)' is $$("$(PYTHON)" -V)." \
 	       "To change it: make clean && make setup PYTHON=$(PYTHON)" >&2; exit 1; }
 
+develop: $(DEVELOPER)  ## add PyTorch, training, tests and checks to .venv
+
 demo: $(INSTALLED)  ## play a synthetic drive, BAG=... or VISIBLE=... INFRARED=..., fuse and record it to OUTPUT=demo_output
 	$(RUN) -m ivf_ros.demo --output "$(OUTPUT)" $(SOURCE)
 
-test: $(INSTALLED)  ## run the tests
+test: $(DEVELOPER)  ## run the tests
 	$(RUN) -m pytest
 
-lint: $(INSTALLED)  ## check style, docstrings, plain language, types and the direction of imports
+lint: $(DEVELOPER)  ## check style, docstrings, plain language, types and the direction of imports
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) test/lint/plain_language.py
 	$(RUN) -m mypy
 	$(VENV)/bin/lint-imports
 
-docs: $(INSTALLED)  ## write what is generated: config/fusion.yaml, docs/interfaces.md, tables of docs/architecture.md
+docs: $(DEVELOPER)  ## write what is generated: config/fusion.yaml, docs/interfaces.md, tables of docs/architecture.md
 	$(RUN) -m ivf_ros.interfaces
 	$(RUN) test/lint/architecture.py
 
@@ -64,5 +67,9 @@ $(INSTALLED): setup.py setup.cfg pyproject.toml
 	       "On Debian and Ubuntu: sudo apt install python3-venv" >&2; exit 1; }
 	[ -x $(RUN) ] && $(RUN) -m pip --version > /dev/null || "$(PYTHON)" -m venv --clear $(VENV)
 	$(RUN) -m pip install --upgrade pip
+	$(RUN) -m pip install --editable '.[ros,openvino]'
+	@touch $@
+
+$(DEVELOPER): $(INSTALLED)
 	$(RUN) -m pip install --editable '.[ros,openvino,onnxruntime,training,test,lint]'
 	@touch $@

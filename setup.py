@@ -42,6 +42,7 @@ setup(
     package_data={
         "ivf_core": [
             "weights/*.safetensors",
+            "weights/*.onnx",
             "weights/*.md",
             "replay/report/reference_bands.json",
             "html/templates/*.*",
@@ -65,15 +66,15 @@ setup(
         "pyyaml>=5.4",
         "rosbags>=0.11",
         "safetensors>=0.4",
-        "torch>=2.2",
         "tqdm>=4.57",
     ],
     extras_require={
         "ros": ROS_WHEELS,
-        # Engines; without them PyTorch runs the model, several times slower on a CPU.
-        # PyTorch's exporter, which both read from, needs onnx.
-        "openvino": ["onnx>=1.15", "openvino>=2024.4"],
+        # Engines. On a CPU OpenVINO is the fastest; CUDA takes PyTorch. Weights without an
+        # .onnx file beside them are exported by PyTorch with onnx.
+        "openvino": ["openvino>=2024.4"],
         "onnxruntime": ["onnx>=1.15", "onnxruntime>=1.17"],
+        "torch": ["onnx>=1.15", "torch>=2.2"],
         # The figures of ivf evaluate.
         "evaluation": ["matplotlib>=3.6"],
         # ivf replay of many bags over several machines.
@@ -83,6 +84,7 @@ setup(
         "training": [
             "lightning-fabric>=2.4",
             "matplotlib>=3.6",
+            "onnx>=1.15",
             "scikit-image>=0.22",
             "segment-anything>=1.0",
             "tensorboard>=2.14",

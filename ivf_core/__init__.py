@@ -1,9 +1,8 @@
 """Infrared and visible image fusion with semantic masks. Needs no ROS.
 
-    from ivf_core import FusionPipeline, ImagePair, load_model
-    from ivf_core import read_infrared, read_visible, write_image
+    from ivf_core import FusionPipeline, ImagePair, read_infrared, read_visible, write_image
 
-    pipeline = FusionPipeline(load_model("clear"))
+    pipeline = FusionPipeline("clear")
     result = pipeline(ImagePair(read_visible("rgb.png"), read_infrared("thermal.png")))
     write_image("fused.png", result.fused)  # result.labels has the class ids
 

@@ -5,7 +5,7 @@ DEFAULT_WEIGHTS = "clear"
 
 ENGINE_PACKAGES = {
     "torch": ("torch",),
-    "openvino": ("openvino", "onnx"),
+    "openvino": ("openvino",),
     "onnxruntime": ("onnxruntime", "onnx"),
 }
 """Python packages that each engine needs, with the same name in Python and on PyPI."""
@@ -15,6 +15,9 @@ ENGINES = tuple(ENGINE_PACKAGES)
 
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 """Names of the arithmetic that an engine can run the model in."""
+
+LOAD_POLICIES = ("full", "adaptive")
+"""Policies of the node for pairs that come faster than it can process them."""
 
 OUTPUT_IMAGES = ("fused", "mask", "overlay")
 """Images that the node publishes."""

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean, pstdev
 from typing import Any
 
 from ivf_core.commands.benchmark import add_candidates, add_node_options
@@ -35,7 +36,7 @@ from ivf_ros.processes import (
 
 __all__ = ["Case", "Row", "main", "measure", "table"]
 
-_WARM_UP_SECONDS = 2.0
+_WARM_UP_SECONDS = {"full": 2.0, "adaptive": 15.0}  # the latter has to find its level
 _READY_SECONDS = 120.0
 _SETTLE_SECONDS = 120.0
 _LARGEST_RATE_HZ = 1000.0
@@ -55,6 +56,7 @@ class Case:
         rate_hz: number of pairs per second that the cameras publish.
         seconds: duration of the measured run.
         outputs: output images to subscribe to.
+        load_policy: parameter of the node.
 
     Raises:
         ValueError: a setting is out of range; names the option.
@@ -69,6 +71,7 @@ class Case:
     rate_hz: float
     seconds: float
     outputs: tuple[str, ...]
+    load_policy: str = "full"
 
     def __post_init__(self) -> None:
         """Check the settings."""
@@ -90,7 +93,9 @@ class Case:
         defaults = {parameter.name: parameter.default for parameter in PARAMETERS}
         reason = reason_to_reject(defaults | self.parameters, self.parameters)
         if reason is not None:
-            raise ValueError(f"--{reason}" if reason.split()[0] in self.parameters else reason)
+            name, _, rest = reason.partition(" ")
+            option = f"--{name.replace('_', '-')} {rest}"
+            raise ValueError(option if name in self.parameters else reason)
 
     @property
     def pairs(self) -> int:
@@ -100,12 +105,12 @@ class Case:
     @property
     def warm_up_pairs(self) -> int:
         """Number of pairs of the warm-up."""
-        return math.ceil(_WARM_UP_SECONDS * self.rate_hz)
+        return math.ceil(_WARM_UP_SECONDS[self.load_policy] * self.rate_hz)
 
     @property
     def parameters(self) -> dict[str, Any]:
         """Parameters of the node that the case sets."""
-        names = ("weights", "engine", "device", "precision", "threads")
+        names = ("weights", "engine", "device", "precision", "threads", "load_policy")
         return {name: getattr(self, name) for name in names}
 
 
@@ -131,7 +136,11 @@ class Row:
         pairs_in: pairs in = pairs out + pairs dropped.
         pairs_out: see `pairs_in`.
         dropped: see `pairs_in`; by reason.
+        load_policy: as in `Case`.
+        load: level of the load policy at the end, in words.
         pairs_a_second: rate at which the node published pairs.
+        interval_ms: mean and standard deviation of the time between two published pairs.
+        stamp_interval_ms: likewise of the difference between the stamps of their images.
         node_ms: percentiles of the time from stamp to last publish, over all pairs.
         received: number of images that reached the subscriber, by output.
         subscriber_ms: percentiles of the time from stamp to arrival of a pair's last image.
@@ -160,7 +169,11 @@ class Row:
     pairs_in: int
     pairs_out: int
     dropped: dict[str, int]
+    load_policy: str
+    load: str
     pairs_a_second: float
+    interval_ms: dict[str, float]
+    stamp_interval_ms: dict[str, float]
     node_ms: dict[str, float]
     received: dict[str, int]
     subscriber_ms: dict[str, float]
@@ -208,9 +221,10 @@ def _run(args: argparse.Namespace) -> int:
             rate,
             args.seconds,
             tuple(dict.fromkeys(args.outputs)),
+            policy,
         )
-        for size, weights, engine, precision, rate in itertools.product(
-            args.size, args.weights, args.engine, args.precision, args.rate
+        for size, weights, engine, precision, rate, policy in itertools.product(
+            args.size, args.weights, args.engine, args.precision, args.rate, args.load_policy
         )
     ]
     use_image_transport()
@@ -316,6 +330,7 @@ class _Run:
         processor, start = self._processor_seconds(), time.monotonic()
         published = self._publish(self._case.pairs)
         seconds = time.monotonic() - start
+        level = self._watcher.load.get("load.level_text", "")  # without input it rises again
         cores = {
             name: (used - processor[name]) / seconds
             for name, used in self._processor_seconds().items()
@@ -342,7 +357,11 @@ class _Run:
             pairs_in=pairs.get("in", 0),
             pairs_out=pairs.get("out", 0),
             dropped=_grown(before, after, "dropped."),
+            load_policy=self._case.load_policy,
+            load=level,
             pairs_a_second=counts["hz"],
+            interval_ms=_mean_and_std(counts["intervals_ms"]),
+            stamp_interval_ms=_mean_and_std(counts["stamp_intervals_ms"]),
             node_ms=percentiles(counts["node_ms"]),
             received=received,
             subscriber_ms=percentiles(counts["pair_ms"]),
@@ -371,6 +390,11 @@ class _Run:
         return {**ours, "others": machine_seconds() - sum(ours.values())}
 
 
+def _mean_and_std(values: Sequence[float]) -> dict[str, float]:
+    """Return mean and standard deviation, or nothing without values."""
+    return {"mean": fmean(values), "std": pstdev(values)} if values else {}
+
+
 def _difference(before: dict[str, int], after: dict[str, int]) -> dict[str, int]:
     """Return the increase of each count."""
     return {name: count - before.get(name, 0) for name, count in after.items()}
@@ -390,9 +414,10 @@ def table(rows: Sequence[Row]) -> str:
     """
     lines = [
         "| weights | head | engine | precision | size | Hz requested | published | in | out "
-        "| dropped | pairs/s | node median / p95 / p99 ms | subscriber ms | model | waiting | rest "
+        "| dropped | pairs/s | interval mean, std ms | stamps mean, std ms | masks | load "
+        "| node median / p95 / p99 ms | subscriber ms | model | waiting | rest "
         "| cores cameras, node, subscriber, others | MB |",
-        "|" + "---|" * 18,
+        "|" + "---|" * 22,
     ]
     for row in rows:
         dropped = ", ".join(f"{n} {reason}" for reason, n in row.dropped.items()) or "0"
@@ -402,6 +427,8 @@ def table(rows: Sequence[Row]) -> str:
             f"| {row.weights} | {'yes' if row.head else 'no'} | {row.engine} | {row.precision} "
             f"| {row.size[0]}x{row.size[1]} | {row.rate_hz:g} | {row.published}{late} "
             f"| {row.pairs_in} | {row.pairs_out} | {dropped} | {row.pairs_a_second:.1f} "
+            f"| {_spread(row.interval_ms)} | {_spread(row.stamp_interval_ms)} "
+            f"| {row.received.get('mask', '-')} | {row.load_policy}: {row.load} "
             f"| {_spread(row.node_ms)} | {_spread(row.subscriber_ms)} "
             f"| {row.model_ms:.1f} | {row.wait_ms:.1f} | {row.overhead_ms:.1f} "
             f"| {cores} | {row.memory_mb:.0f} |"

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import rclpy
@@ -58,12 +59,14 @@ class _Tally:
 
     def report(self) -> Answer:
         """Return counts and latencies in ms; `hz` is the rate at which the node published pairs."""
-        times = self.node_times
+        times, stamps = self.node_times, sorted(self.last_arrival)
         seconds = (times[-1] - times[0]) / 1e9 if times else 0.0
         return {
             "received": dict(self.received),
             "pair_ms": [(came - stamp) / 1e6 for stamp, came in self.last_arrival.items()],
             "node_ms": self.node_ms,
+            "intervals_ms": [(b - a) / 1e6 for a, b in pairwise(times)],
+            "stamp_intervals_ms": [(b - a) / 1e6 for a, b in pairwise(stamps)],
             "hz": (len(times) - 1) / seconds if seconds else 0.0,
         }
 

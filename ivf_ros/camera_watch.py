@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from rclpy.qos import QoSCompatibility, QoSProfile, qos_check_compatible, qos_profile_sensor_data
-from rclpy.topic_endpoint_info import TopicEndpointInfo
 
+from ivf_ros.compat import TopicEndpointInfo, profile_variables
 from ivf_ros.diagnostics import ERROR, OK, WARN
 
 __all__ = ["CameraWatch"]
@@ -25,7 +25,7 @@ Thermal cameras close their shutter now and then.
 
 _LOSS_REMEDY = (
     "Fast DDS drops messages larger than its shared-memory segment: start the camera drivers "
-    "and this node with FASTRTPS_DEFAULT_PROFILES_FILE set to the package's config/fastdds.xml "
+    f"and this node with {profile_variables()[0]} set to the package's config/fastdds.xml "
     "(docs/transport.md)"
 )
 

@@ -2,14 +2,16 @@
 
 Distributions have message_filters and vision_msgs; the client wheels on PyPI have
 neither. All other modules import these names from here and need not know where they
-run. "Read in" below means that the source of that rclpy version was checked; "run with"
-means that the tests ran with it.
+run. docs/distributions.md lists what this package uses and where distributions differ.
+"Read in" below means that the source of that rclpy version was checked (Humble 3.3.21,
+Jazzy 7.1.11, Kilted 9.1.5, Lyrical 10.0.10); "run with" means that the tests ran with it.
 """
 
 from __future__ import annotations
 
 import copy
 import importlib
+import importlib.metadata
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -21,6 +23,11 @@ try:
     from rclpy.event_handler import SubscriptionEventCallbacks
 except ImportError:  # Humble
     from rclpy.qos_event import SubscriptionEventCallbacks
+
+try:
+    from rclpy.topic_endpoint_info import TopicEndpointInfo
+except ImportError:  # Lyrical
+    from rclpy.endpoint_info import TopicEndpointInfo  # type: ignore[no-redef]
 
 try:
     from message_filters import SimpleFilter
@@ -60,7 +67,7 @@ class Subscriber(SimpleFilter):
     """First filter of a chain: passes on the messages of a topic.
 
     Replaces `message_filters.Subscriber` on distributions too, because some of its
-    releases (7.1.5, for example) accept neither a callback group nor event callbacks.
+    releases (4.3.12, 4.11.10 and 7.1.5) accept neither a callback group nor event callbacks.
 
     Args:
         node: owner of the subscription.
@@ -112,11 +119,33 @@ def message_class(name: str) -> Any:
         return None
 
 
+def profile_variables(rclpy_version: str | None = None) -> tuple[str, ...]:
+    """Return the environment variables that name Fast DDS's XML profile.
+
+    Fast DDS 2 (Humble, Jazzy) and Fast DDS 3 (Kilted and later) read different ones. On
+    Kilted and later, each process warns that the older one is deprecated (read in
+    rmw_fastrtps_shared_cpp 9.3.4 and 9.4.7, run with 9.3.3), so that only one is set.
+
+    Args:
+        rclpy_version: version of rclpy; by default that of the installed one.
+
+    Returns:
+        One name; both if the version is unknown.
+    """
+    older, newer = "FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"
+    if rclpy_version is None:
+        try:
+            rclpy_version = importlib.metadata.version("rclpy")
+        except importlib.metadata.PackageNotFoundError:
+            return older, newer
+    return (older,) if int(rclpy_version.partition(".")[0]) <= 7 else (newer,)
+
+
 def own_profile(profile: QoSProfile) -> QoSProfile:
     """Return a copy of a QoS profile, for one publisher or subscription only.
 
     rclpy writes QoS overrides of parameters into the profile that it receives
-    (`rclpy.qos_overriding_options`; read in 3.3.15 and 8.0.0, run with 7.1.5). With a
+    (`rclpy.qos_overriding_options`; read in all four, run with 7.1.5 and 9.1.2). With a
     shared profile, an override of one topic would also apply to the topics created later.
 
     Args:
@@ -128,11 +157,11 @@ def own_profile(profile: QoSProfile) -> QoSProfile:
 def reject_impossible_transitions(node: Any, on_rejected: Callable[[int, Exception], None]) -> bool:
     """Make a lifecycle node answer an impossible transition with `success = False`.
 
-    Up to rclpy 7.1, the request raises in the callback of the node's `change_state`
+    On Humble and Jazzy, the request raises in the callback of the node's `change_state`
     service, which ends the process. This function wraps that callback. It uses the
-    attribute `_service_change_state` of `rclpy.lifecycle.LifecycleNode` (read in 3.3.15,
-    4.1.7, 7.1.3 and 8.0.0, run with 7.1.5). rclpy 8.0.0 catches the error itself, so that
-    the wrapper then has no effect.
+    attribute `_service_change_state` of `rclpy.lifecycle.LifecycleNode` (read in all four,
+    run with 7.1.5 and 9.1.2). From Kilted on, rclpy catches the error itself, so that the
+    wrapper then has no effect.
 
     Args:
         node: lifecycle node.
@@ -163,8 +192,9 @@ def spin_once(executor: Any, seconds: float) -> None:
     """Run the next callback of an executor, or return after a time without one.
 
     A lifecycle transition may destroy a subscription for which the executor waits in the
-    same round. Some releases of rclpy (7.1.5, for example) then raise `InvalidHandle`,
-    which is ignored here: the next round no longer contains the subscription.
+    same round. Some releases of rclpy (7.1.5, for example) then raise `InvalidHandle`; on
+    Humble, so does taking a message of it (read in 3.3.21; later releases skip it). The
+    error is ignored here: the next round no longer contains the subscription.
 
     Args:
         executor: executor of rclpy.
@@ -180,9 +210,11 @@ __all__ = [
     "SimpleFilter",
     "Subscriber",
     "SubscriptionEventCallbacks",
+    "TopicEndpointInfo",
     "VisionClass",
     "message_class",
     "own_profile",
+    "profile_variables",
     "reject_impossible_transitions",
     "spin_once",
 ]

@@ -24,7 +24,7 @@ from ivf_core.bags.convert import from_video, write_drive_bag
 from ivf_core.bags.info import BagInfo
 from ivf_core.bags.reader import bag_info
 from ivf_core.bags.topics import guess_camera_topics
-from ivf_core.defaults import DEFAULT_WEIGHTS
+from ivf_core.defaults import DEFAULT_WEIGHTS, LOAD_POLICIES
 from ivf_core.replay.directory import OUTPUTS
 from ivf_core.replay.run import replay_bag
 from ivf_core.replay.settings import ReplaySettings
@@ -74,6 +74,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rate", type=float, default=1.0, help="factor of the recorded speed")
     parser.add_argument(
         "--weights", default=DEFAULT_WEIGHTS, help="name of shipped weights, or path of a file"
+    )
+    parser.add_argument(
+        "--load-policy",
+        default="full",
+        choices=LOAD_POLICIES,
+        help="policy of the node while the machine cannot keep up (default: %(default)s)",
     )
     return parser
 
@@ -169,6 +175,7 @@ def _run_processes(
                 "fusion_node",
                 {
                     "weights": args.weights,
+                    "load_policy": args.load_policy,
                     "rgb_transport": "compressed" if compressed[0] else "raw",
                     "thermal_transport": "compressed" if compressed[1] else "raw",
                     "diagnostics_period_seconds": 0.5,

@@ -8,6 +8,8 @@ from typing import Any
 
 __all__ = ["print_summary"]
 
+_REPLACED_TO_REPORT = 0.02
+
 
 def print_summary(summary: Mapping[str, Any], output: Path) -> None:
     """Print the live figures of a replay's summary, and the written files.
@@ -47,6 +49,28 @@ def print_summary(summary: Mapping[str, Any], output: Path) -> None:
     load, memory = live["processor"]["node_cores"], live["memory_mib"]
     if load is not None:
         print(f"  node       {load:.2f} cores, {memory:.0f} MiB")
+    for line in _overload(live):
+        print(line)
     for name in ("report.html", "side_by_side.mp4", "bag", "summary.json"):
         if (output / name).exists():
             print(f"  {output / name}")
+
+
+def _overload(live: Mapping[str, Any]) -> list[str]:
+    """Return lines on what the machine can do, if pairs came faster than it fuses them."""
+    replaced = live["dropped"].get("replaced_by_newer", 0)
+    skipped = live["dropped"].get("skipped_by_load_policy", 0)
+    if replaced + skipped <= _REPLACED_TO_REPORT * live["pairs_in"]:
+        return []
+    stages = ("decode", "prepare", "model", "publish")
+    times = {stage: live["timings_ms"].get(stage, {}).get("median", 0.0) for stage in stages}
+    remedy = "weights 'fast', smaller images, or a lower --rate"
+    if not skipped:
+        remedy = f"--load-policy adaptive (computes less while it has to), {remedy}"
+    return [
+        f"  overload   {replaced + skipped} of {live['pairs_in']} pairs came while the machine "
+        "was busy with earlier ones",
+        f"             it sustains {live['rate_hz'] or 0:.1f} pairs a second: "
+        f"{sum(times.values()):.0f} ms each, {times['model']:.0f} of them in the model",
+        f"             to keep up: {remedy}",
+    ]

@@ -44,7 +44,9 @@ _TIMINGS = (
     "handling_ms",
 )
 _KEPT_TIMINGS = 2000
-_NO_FAULTS = frozenset({"replaced_by_newer", "no_subscriber", "deactivated"})
+_NO_FAULTS = frozenset(
+    {"replaced_by_newer", "skipped_by_load_policy", "no_subscriber", "deactivated"}
+)
 _BACKLOG_TO_REPORT = 50
 _WARNING_PERIOD_SECONDS = 10.0
 
@@ -95,6 +97,7 @@ class PairStatistics:
         self._lock = threading.Lock()
         self.pairs_in = 0
         self.pairs_out = 0
+        self.masks_out = 0
         self.dropped: Counter[str] = Counter()
         self.repaired_frames = 0
         self._out_times: deque[float] = deque(maxlen=_KEPT_TIMINGS)
@@ -118,15 +121,19 @@ class PairStatistics:
             with self._lock:
                 self.dropped[reason] += count
 
-    def went_out(self, timings: Mapping[str, float], *, repaired: bool) -> None:
+    def went_out(
+        self, timings: Mapping[str, float], *, repaired: bool, masked: bool = False
+    ) -> None:
         """Count a published pair.
 
         Args:
             timings: milliseconds by stage, with the names of the report.
             repaired: whether non-finite thermal pixels were filled.
+            masked: whether its mask was published, alone or in an overlay.
         """
         with self._lock:
             self.pairs_out += 1
+            self.masks_out += masked
             self.repaired_frames += repaired
             self._out_times.append(time.monotonic())
             self._off_clock = "latency_ms" not in timings
@@ -170,6 +177,7 @@ class PairStatistics:
                 "pairs_in": str(self.pairs_in),
                 "pairs_out": str(self.pairs_out),
                 "pairs_pending": str(pending),
+                "masks_out": str(self.masks_out),
                 "repaired_thermal_frames": str(self.repaired_frames),
             }
             times = self._out_times

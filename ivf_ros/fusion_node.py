@@ -8,7 +8,8 @@ which also frees the model.
 Threads: all callbacks run in one thread, that of the executor. It owns the node, its
 inputs and the model slot. The worker's thread runs `PairProcessor` and touches what that
 class receives: publishers, statistics, snapshot requests and the warning log, all of
-which may be used by several threads. A third thread exists while weights are reloaded.
+which may be used by several threads. A third thread exists while weights are reloaded, a
+fourth one while engines are compiled for another level of the load policy.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from ivf_ros.diagnostics import OK, DiagnosticsPublisher, PairStatistics, Warnin
 from ivf_ros.inputs import Inputs
 from ivf_ros.model_slot import ModelSlot
 from ivf_ros.outputs import Outputs
+from ivf_ros.overload import LoadPolicy
 from ivf_ros.parameters import FusionParameters
 from ivf_ros.processing import PairMessages, PairProcessor
 from ivf_ros.snapshots import Snapshots
@@ -91,6 +93,7 @@ class FusionNode(LifecycleNode):
         self._warnings = WarningLog(self.get_logger())
         self._snapshots = Snapshots()
         self._statistics = PairStatistics()
+        self._load: LoadPolicy | None = None
         self._diagnostics = DiagnosticsPublisher(self)
         self._outputs: Outputs | None = None
         self._inputs: Inputs | None = None
@@ -151,8 +154,11 @@ class FusionNode(LifecycleNode):
             on_rgb_info=self._outputs.take_camera_info,
         )
         self._mailbox = Mailbox(keep_all=replay)
+        self._load = LoadPolicy(lambda: self._settings.values, self._model, self.get_logger())
         processor = PairProcessor(
             pipeline=lambda: self._model.pipeline,
+            pipeline_for=self._model.pipeline_for,
+            load=self._load,
             settings=lambda: self._settings.values,
             outputs=self._outputs,
             statistics=self._statistics,
@@ -223,22 +229,35 @@ class FusionNode(LifecycleNode):
         if self._worker is not None:
             self._statistics.drop("deactivated", self._worker.stop(discard=not finish))
             self._worker = None
+        if self._load is not None:
+            self._load.close()
         self._snapshots.fail_all("the node was deactivated")
 
     # Callbacks
 
     def _on_pair(self, rgb: Any, thermal: Any) -> None:
-        """Count a pair and hand it to the worker."""
+        """Count a pair and hand it to the worker, unless the load policy skips it."""
+        assert self._load is not None
         self._statistics.came_in()
-        if self._mailbox.put(PairMessages(rgb, thermal, time.perf_counter())):
+        now = time.perf_counter()
+        if not self._load.arrived(now):
+            self._statistics.drop("skipped_by_load_policy")
+        elif self._mailbox.put(PairMessages(rgb, thermal, now)):
             self._statistics.drop("replaced_by_newer")
+            self._load.replaced(now)
 
     async def _on_reload_weights(
         self, _request: Trigger.Request, response: Trigger.Response
     ) -> Trigger.Response:
         """Load the weights that the parameters name, while pairs are fused with the old ones."""
-        response.success, response.message = await self._model.reload(self._announce_classes)
+        response.success, response.message = await self._model.reload(self._on_loaded)
         return response
+
+    def _on_loaded(self) -> None:
+        """Take note of a new model."""
+        if self._load is not None:
+            self._load.forget_engines()
+        self._announce_classes()
 
     async def _on_save_snapshot(
         self, _request: Trigger.Request, response: Trigger.Response
@@ -263,6 +282,8 @@ class FusionNode(LifecycleNode):
         """End what has waited too long; in replay mode, tell the player the progress."""
         now = time.monotonic()
         self._snapshots.expire(now)
+        if self._load is not None:
+            self._load.check(time.perf_counter())
         if self._settings["mode"] != "replay" or self._inputs is None or self._outputs is None:
             return
         if self._statistics.settled() == self._statistics.pairs_in:
@@ -273,6 +294,7 @@ class FusionNode(LifecycleNode):
     def _publish_diagnostics(self) -> None:
         """Publish counters, findings about the inputs, and the parameters in force."""
         assert self._inputs is not None
+        assert self._load is not None
         values = {
             **self._statistics.report(),
             **self._inputs.report(),
@@ -286,6 +308,7 @@ class FusionNode(LifecycleNode):
         self._diagnostics.publish(
             {
                 "pairs": (*self._statistics.check(), values),
+                "load": self._load.finding(time.perf_counter()),
                 **self._inputs.findings(),
                 "settings": (OK, "in force", settings),
             }

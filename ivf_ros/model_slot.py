@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
+import numpy as np
 from rclpy.task import Future
 
 from ivf_core.images.registration import Registration
 from ivf_core.images.thermal import ThermalNormalizer
 from ivf_core.inference import FusionPipeline
-from ivf_core.inference.engine import describe
-from ivf_core.models.checkpoints import load_model
+from ivf_core.inference.engine import describe, describe_measurements
+from ivf_core.inference.pipeline import scaled_size
 from ivf_core.system.memory import return_freed_memory
+from ivf_ros.overload import EngineUse
 from ivf_ros.parameters import FusionParameters
 
 __all__ = ["ModelSlot"]
@@ -25,7 +27,8 @@ class ModelSlot:
 
     Only the executor's thread calls the methods and sets `pipeline`; `reload` loads in a
     thread of its own, which touches the parameters and the new pipeline only. The
-    worker's thread reads `pipeline` once for each pair.
+    worker's thread reads `pipeline` and calls `pipeline_for` once for each pair. A thread
+    of the load policy calls `make_twin`.
 
     Args:
         parameters: parameters of the node.
@@ -43,6 +46,7 @@ class ModelSlot:
         self._normalizer = normalizer
         self._logger = logger
         self.pipeline: FusionPipeline | None = None
+        self._twins: dict[EngineUse, FusionPipeline] = {}
 
     def load(self) -> None:
         """Load the weights that the parameters name, and warm the model up.
@@ -78,14 +82,52 @@ class ModelSlot:
             return False, f"{result}; the old weights stay in use"
         if self.pipeline is None:
             return False, "the node was deactivated in the meantime"
+        self._twins = {}
         self.pipeline = result
         on_loaded()
         return True, f"loaded '{result.weights}'"
 
+    def pipeline_for(self, use: EngineUse) -> FusionPipeline | None:
+        """Return the pipeline for a call of the engine: a twin made for it, or the loaded one.
+
+        Args:
+            use: the call.
+        """
+        return self._twins.get(use, self.pipeline)
+
+    def make_twin(self, use: EngineUse, size: tuple[int, int]) -> FusionPipeline:
+        """Return a pipeline whose engine is ready for a call, while pairs use the others.
+
+        Args:
+            use: the call.
+            size: height and width of the RGB image.
+
+        Raises:
+            ValueError, RuntimeError: the engine cannot be built, or the model was freed.
+        """
+        pipeline = self.pipeline
+        if pipeline is None:
+            raise RuntimeError("the model was freed")
+        twin = pipeline.twin()
+        size = scaled_size(size, use.scale)
+        visible, infrared = np.zeros((*size, 3), np.uint8), np.zeros(size, np.uint8)
+        twin.engine(visible, infrared, fused=use.fused, labels=use.labels)
+        return twin
+
+    def install(self, twins: Mapping[EngineUse, FusionPipeline]) -> None:
+        """Use pipelines that `make_twin` has made from the loaded pipeline.
+
+        Args:
+            twins: pipelines by the call that they are for.
+        """
+        self._twins = {**self._twins, **twins}
+
     def free(self) -> None:
-        """Free the pipeline and the memory of its device."""
+        """Free the pipelines and the memory of their device."""
+        self._twins = {}
         self.pipeline = None
-        if torch.cuda.is_available():
+        torch = sys.modules.get("torch")  # only if the engine has loaded it
+        if torch is not None and torch.cuda.is_available():
             torch.cuda.empty_cache()
         return_freed_memory()
 
@@ -93,22 +135,28 @@ class ModelSlot:
         """Return weights and engine in use, by the keys of diagnostics."""
         if self.pipeline is None:
             return {}
-        return {"weights": self.pipeline.weights, "engine": describe(self.pipeline.engine)}
+        engine = self.pipeline.engine
+        values = {"weights": self.pipeline.weights, "engine": describe(engine)}
+        if measured := describe_measurements(engine):
+            values["engine.measured"] = measured
+        return values
 
     def _build(self) -> FusionPipeline:
         """Return a warm pipeline of the weights and settings in force."""
         values = self._parameters.values
-        model = load_model(values["weights"])
         registration = Registration()
         if values["registration_file"]:
             registration = Registration.from_yaml(values["registration_file"])
         pipeline = FusionPipeline(
-            model,
+            values["weights"],
             **{name: values[name] for name in ("engine", "device", "precision", "threads")},
             normalizer=self._normalizer,
             registration=registration,
         )
-        pipeline.warm_up()
-        classes = f"{len(model.class_set)} classes" if model.class_set else "no masks"
-        self._logger.info(f"weights '{model.name}' ({classes}), {describe(pipeline.engine)}")
+        pipeline.warm_up(scaled_size((480, 640), values["fusion_scale"]))
+        classes = f"{len(pipeline.class_set)} classes" if pipeline.class_set else "no masks"
+        engine = describe(pipeline.engine)
+        self._logger.info(f"weights '{pipeline.weights}' ({classes}), {engine}")
+        if measured := describe_measurements(pipeline.engine):
+            self._logger.info(f"measured on this machine: {measured}")
         return pipeline

@@ -156,8 +156,9 @@ class Outputs:
         if result.labels is None or class_set is None:
             return
         if wanted.mask:
-            at_image_size = settings["mask_size"] == "image"
-            labels = resize_labels(result.labels, size) if at_image_size else result.labels
+            if settings["mask_size"] == "model":  # also if the model received smaller images
+                size = (size[0] // 2, size[1] // 2)
+            labels = resize_labels(result.labels, size)
             self._mask.publish(to_image(labels, "mono8", header))
         if wanted.overlay:
             overlay = overlay_of(result, class_set, settings)

@@ -22,6 +22,7 @@ from rclpy.parameter import Parameter as RosParameter
 from ivf_core.defaults import (
     DEFAULT_WEIGHTS,
     ENGINES,
+    LOAD_POLICIES,
     MINIMUM_INTERVAL_SECONDS,
     OVERLAY_OPACITY,
     PRECISIONS,
@@ -30,7 +31,7 @@ from ivf_core.defaults import (
 )
 from ivf_core.images.overlay import OVERLAY_PALETTES
 from ivf_core.images.thermal import THERMAL_MODES
-from ivf_core.models.checkpoints import WeightsError, find_weights
+from ivf_core.models.weights_files import WeightsError, find_weights
 
 __all__ = [
     "PARAMETERS",
@@ -90,9 +91,9 @@ class Topic:
 PARAMETERS = (
     # The model
     Parameter("weights", DEFAULT_WEIGHTS, "Name of shipped weights, or path of a weights file. A change takes effect on configure and when ~/reload_weights is called.", changeable=True),
-    Parameter("engine", "auto", "Inference engine that runs the model; auto selects the fastest one that is installed.", choices=("auto", *ENGINES)),
+    Parameter("engine", "auto", "Inference engine that runs the model; auto measures those that are installed, once for each size of images, and selects the fastest.", choices=("auto", *ENGINES)),
     Parameter("device", "auto", "Device that runs the model: auto, cpu, cuda or cuda:N; with openvino also gpu, with onnxruntime also tensorrt. auto selects a CUDA GPU if one works, otherwise the CPU."),
-    Parameter("precision", "auto", "Arithmetic precision of the model; auto selects the fastest one that keeps 99.9 % of a test image within 2 grey levels of fp32.", choices=("auto", *PRECISIONS)),
+    Parameter("precision", "auto", "Arithmetic precision of the model; auto measures those of the device and selects the fastest that keeps 99.9 % of a synthetic scene within 2 grey levels of fp32 and 99 % of its class ids.", choices=("auto", *PRECISIONS)),
     Parameter("threads", 0, "Number of processor threads of the model; 0 leaves the choice to the engine.", 0, 256),
     # The node
     Parameter("autostart", True, "Configure and activate the node at start, without a lifecycle manager."),
@@ -110,6 +111,10 @@ PARAMETERS = (
     Parameter("high_percentile", 99.5, "Percentile of the thermal counts that is mapped to white; must be above low_percentile.", 0.0, 100.0, changeable=True),
     Parameter("gain_smoothing_seconds", 0.5, "Time constant with which the gain control follows the scene; 0 turns smoothing off.", 0.0, 60.0, changeable=True),
     Parameter("registration_file", "", "YAML file with the homography from thermal to RGB pixels; if empty, the thermal image is resized to the size of the RGB image."),
+    # Load
+    Parameter("load_policy", "full", "full processes each pair as mask_interval and fusion_scale say; adaptive starts from there and computes less while the processor cannot keep up: fewer masks, then smaller images, then every n-th pair. Not applied in replay mode.", choices=LOAD_POLICIES, changeable=True),
+    Parameter("mask_interval", 1, "Masks and overlays are computed on one pair in so many, and published for these only; 1 is each pair.", 1, 1000, changeable=True),
+    Parameter("fusion_scale", 1.0, "Factor of height and width of the images that the model receives; results are scaled back to the size of the RGB image.", 0.25, 1.0, changeable=True),
     # Outputs
     Parameter("mask_size", "image", "Size of the published masks: image is the size of the RGB image, model is the size of the head's output, half of that.", choices=("image", "model"), changeable=True),
     Parameter("palette", "natural", "Colours under the overlay: natural keeps those of the fused image, all others show its luma in false colours.", choices=OVERLAY_PALETTES, changeable=True),
@@ -130,15 +135,15 @@ SUBSCRIBED = (
 """Topics that the fusion node subscribes to."""
 
 PUBLISHED = (
-    Topic("~/fused/image", "sensor_msgs/msg/Image", "Fused image, rgb8, with the size, stamp and frame of the RGB image."),
+    Topic("~/fused/image", "sensor_msgs/msg/Image", "Fused image, rgb8, with the size, stamp and frame of the RGB image. See load_policy for the pairs that an overloaded node skips."),
     Topic("~/fused/camera_info", "sensor_msgs/msg/CameraInfo", "Calibration of the fused image: that of the RGB camera."),
-    Topic("~/mask/image", "sensor_msgs/msg/Image", "Class ids, mono8; 255 means unlabeled."),
-    Topic("~/overlay/image", "sensor_msgs/msg/Image", "Fused image with the class colours drawn over it, rgb8."),
+    Topic("~/mask/image", "sensor_msgs/msg/Image", "Class ids, mono8; 255 means unlabeled. Only for the pairs on which masks are computed: see mask_interval and load_policy."),
+    Topic("~/overlay/image", "sensor_msgs/msg/Image", "Fused image with the class colours drawn over it, rgb8; for the same pairs as the mask."),
     Topic("~/label_info", "vision_msgs/msg/LabelInfo", "Class names by id, transient local; only if vision_msgs is installed."),
     Topic("~/labels", "std_msgs/msg/String", "Class set as JSON (name, names, colors), transient local."),
     Topic("~/latency_ms", "std_msgs/msg/Float64", "Time from the stamp of the RGB image to the last publish of its results, in ms; one message for each pair, NaN if the stamps are unrelated to the clock."),
     Topic("~/rgb_frames_done", "std_msgs/msg/UInt64", "In replay mode, transient local: number of RGB frames since activation that were published, dropped or found without a partner."),
-    Topic("/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", "State, counters, timings, processor time, memory, parameters, and problems of the inputs."),
+    Topic("/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", "State, counters, timings, load, processor time, memory, parameters, and problems of the inputs."),
 )  # fmt: skip
 """Topics that the fusion node publishes."""
 

@@ -119,6 +119,7 @@ class NodeWatcher(Node):
     Attributes:
         reports: number of reports of the fusion node on /diagnostics.
         values: values of the latest report.
+        load: values of its part on the load.
         received: number of received images by camera, in the latest report.
     """
 
@@ -126,6 +127,7 @@ class NodeWatcher(Node):
         super().__init__(name, namespace=namespace)
         self.reports = 0
         self.values: dict[str, str] = {}
+        self.load: dict[str, str] = {}
         self.received: dict[str, int] = {}
         self._prefix = f"{namespace}/fusion: "
         self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
@@ -141,6 +143,8 @@ class NodeWatcher(Node):
             if part == "pairs":
                 self.values = values
                 self.reports += 1
+            elif part == "load":
+                self.load = values
             elif "received" in values:  # "rgb camera", "thermal camera"
                 self.received[part.split()[0]] = int(values["received"])
 

@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 from rclpy.clock import Clock
 
+from ivf_core.class_sets import ClassSet
 from ivf_core.inference import FusionPipeline, FusionResult, ImagePair
 from ivf_ros.conversions import MessageError, to_infrared, to_visible
 from ivf_ros.diagnostics import PairStatistics, WarningLog
 from ivf_ros.outputs import Outputs, Wanted
+from ivf_ros.overload import EngineUse, LoadPolicy
 from ivf_ros.snapshots import SnapshotRequest, Snapshots, write_snapshot
 from ivf_ros.synchronizer import stamp_to_ns, stamp_to_seconds
 
@@ -56,11 +58,13 @@ class PairProcessor:
     """Decoding, fusion and publication of pairs, one at a time.
 
     Created by the executor's thread, called by the worker's thread only. Meanwhile the
-    executor's thread may load other weights or change parameters: `pipeline` and
-    `settings` are called once for each pair, which then keeps their results.
+    executor's thread may load other weights or change parameters: `load.plan`,
+    `pipeline_for` and `settings` are called once for each pair, which keeps their results.
 
     Args:
-        pipeline: returns the pipeline in use; not None until the worker has ended.
+        pipeline: returns the loaded pipeline; not None until the worker has ended.
+        pipeline_for: returns the pipeline for a call of the engine.
+        load: load policy.
         settings: returns the node's parameters by name.
         outputs: publishers; must exist until the worker has ended.
         statistics: counters of the pairs.
@@ -72,6 +76,8 @@ class PairProcessor:
     def __init__(
         self,
         pipeline: Callable[[], FusionPipeline | None],
+        pipeline_for: Callable[[EngineUse], FusionPipeline | None],
+        load: LoadPolicy,
         settings: Callable[[], Mapping[str, Any]],
         outputs: Outputs,
         statistics: PairStatistics,
@@ -80,6 +86,8 @@ class PairProcessor:
         clock: Clock,
     ) -> None:
         self._pipeline = pipeline
+        self._pipeline_for = pipeline_for
+        self._load = load
         self._settings = settings
         self._outputs = outputs
         self._statistics = statistics
@@ -120,21 +128,31 @@ class PairProcessor:
     def _run(self, pair: PairMessages, wanted: Wanted, requests: list[SnapshotRequest]) -> None:
         """Decode, fuse and publish a pair, and serve the snapshot requests with it."""
         start = time.perf_counter()
-        pipeline, settings = self._pipeline(), self._settings()
+        loaded, settings = self._pipeline(), self._settings()
+        assert loaded is not None
+        has_head = loaded.class_set is not None
+        if not (has_head or wanted.fused or requests):
+            raise DroppedPairError("no_head", f"weights '{loaded.weights}' have no head: no masks")
+        plan = self._load.plan(wanted, everything=bool(requests), has_head=has_head)
+        if not (plan.use.fused or plan.use.labels):
+            self._statistics.drop("skipped_by_load_policy")
+            done = time.perf_counter()
+            self._load.processed(done, plan, done - start, None)
+            return
+        pipeline = self._pipeline_for(plan.use)
         assert pipeline is not None
-        if pipeline.class_set is None and not (wanted.fused or requests):
-            raise DroppedPairError(
-                "no_head", f"weights '{pipeline.weights}' have no head: no masks"
-            )
         visible, infrared = _decode(pair)
         decoded = time.perf_counter()
         stamp = stamp_to_seconds(pair.thermal.header.stamp)
-        result = _fuse(pipeline, ImagePair(visible, infrared, stamp), wanted, bool(requests))
+        result = _fuse(pipeline, ImagePair(visible, infrared, stamp), plan.use)
         if result.repaired_pixels:
             self._warnings.warn(
                 "thermal NaN", f"thermal image: {result.repaired_pixels} pixels are not finite"
             )
         fused = time.perf_counter()
+        if (hold := self._load.hold(fused, pair.arrival, plan)) > 0:
+            time.sleep(hold)
+        held = time.perf_counter()
         header = pair.rgb.header
         self._outputs.publish(header, result, wanted, pipeline.class_set, settings)
         latency = self._age_ms(header.stamp)
@@ -145,27 +163,36 @@ class PairProcessor:
             "decode_ms": (decoded - start) * 1e3,
             "prepare_ms": result.prepare_ms,
             "model_ms": result.model_ms,
-            "publish_ms": (done - fused) * 1e3,
+            "publish_ms": (done - held) * 1e3,
             "handling_ms": (done - pair.arrival) * 1e3,
         }
         if not math.isnan(latency):
             timings["latency_ms"] = latency
             timings["overhead_ms"] = latency - timings["wait_ms"] - timings["model_ms"]
-        self._statistics.went_out(timings, repaired=result.repaired_pixels > 0)
+        masked = result.labels is not None and (wanted.mask or wanted.overlay)
+        self._statistics.went_out(timings, repaired=result.repaired_pixels > 0, masked=masked)
+        seconds = done - start - (held - fused)
+        self._load.processed(done, plan, seconds, result.infrared.shape)
         for request in requests:
-            try:
-                message = write_snapshot(
-                    request.directory,
-                    stamp_to_ns(header.stamp),
-                    visible,
-                    result,
-                    pipeline.class_set,
-                    settings,
-                )
-            except OSError as error:
-                self._snapshots.finish([request], False, str(error))
-            else:
-                self._snapshots.finish([request], True, message)
+            self._serve(request, stamp_to_ns(header.stamp), visible, result, pipeline.class_set)
+
+    def _serve(
+        self,
+        request: SnapshotRequest,
+        stamp_ns: int,
+        visible: np.ndarray,
+        result: FusionResult,
+        class_set: ClassSet | None,
+    ) -> None:
+        """Write the files of a snapshot request, and answer it."""
+        try:
+            message = write_snapshot(
+                request.directory, stamp_ns, visible, result, class_set, self._settings()
+            )
+        except OSError as error:
+            self._snapshots.finish([request], False, str(error))
+        else:
+            self._snapshots.finish([request], True, message)
 
     def _age_ms(self, stamp: Any) -> float:
         """Return the time since a stamp in ms; NaN if stamps and clock are unrelated."""
@@ -184,16 +211,10 @@ def _decode(pair: PairMessages) -> tuple[np.ndarray, np.ndarray]:
         raise DroppedPairError(f"{camera}_{error.reason}", f"{camera} image: {error}") from error
 
 
-def _fuse(
-    pipeline: FusionPipeline, pair: ImagePair, wanted: Wanted, everything: bool
-) -> FusionResult:
-    """Compute the wanted results of a pair, or raise `DroppedPairError`."""
+def _fuse(pipeline: FusionPipeline, pair: ImagePair, use: EngineUse) -> FusionResult:
+    """Compute the planned results of a pair, or raise `DroppedPairError`."""
     try:
-        return pipeline(
-            pair,
-            fused=wanted.fused or wanted.overlay or everything,
-            labels=wanted.mask or wanted.overlay or everything,
-        )
+        return pipeline(pair, fused=use.fused, labels=use.labels, scale=use.scale)
     except ValueError as error:
         raise DroppedPairError("unusable_pair", str(error)) from error
     except RuntimeError as error:  # raised by PyTorch: out of memory, a lost device

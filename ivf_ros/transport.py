@@ -6,12 +6,16 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-__all__ = ["PROFILE_VARIABLES", "environment", "profile_path", "reason_not_applied"]
+from ivf_ros.compat import profile_variables
 
-PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
-"""Variables that Fast DDS 2 (Humble, Jazzy) and Fast DDS 3 (Kilted and later) read."""
+__all__ = ["USERS_OWN", "environment", "profile_path", "reason_not_applied"]
 
-_USERS_OWN = (*PROFILE_VARIABLES, "FASTDDS_BUILTIN_TRANSPORTS")
+USERS_OWN = (
+    "FASTRTPS_DEFAULT_PROFILES_FILE",
+    "FASTDDS_DEFAULT_PROFILES_FILE",
+    "FASTDDS_BUILTIN_TRANSPORTS",
+)
+"""Variables with which users choose a transport of Fast DDS 2 or 3."""
 
 
 def profile_path() -> Path:
@@ -45,7 +49,7 @@ def reason_not_applied(base: Mapping[str, str]) -> str | None:
     Returns:
         The setting as "NAME=VALUE".
     """
-    for name in _USERS_OWN:
+    for name in USERS_OWN:
         if base.get(name):
             return f"{name}={base[name]}"
     middleware = base.get("RMW_IMPLEMENTATION", "")
@@ -74,5 +78,5 @@ def environment(
         path = profile_path() if profile is None else Path(profile).expanduser()
         if not path.is_file():
             raise FileNotFoundError(f"Fast DDS profile '{path}': no such file")
-        result.update(dict.fromkeys(PROFILE_VARIABLES, str(path.resolve())))
+        result.update(dict.fromkeys(profile_variables(), str(path.resolve())))
     return result

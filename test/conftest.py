@@ -20,6 +20,10 @@ from ivf_core.models.student import FusionStudent
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Humble's messages check the types of their fields, those of later distributions if this is set
+# before they are imported.
+os.environ.setdefault("ROS_PYTHON_CHECK_FIELDS", "1")
+
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:

@@ -10,7 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ivf_core.commands.command import Command
-from ivf_core.defaults import DEFAULT_WEIGHTS, ENGINES, OUTPUT_IMAGES, PRECISIONS
+from ivf_core.defaults import (
+    DEFAULT_WEIGHTS,
+    ENGINES,
+    LOAD_POLICIES,
+    OUTPUT_IMAGES,
+    PRECISIONS,
+)
+from ivf_core.system.processor import INSTRUCTION_LIMITS
 
 __all__ = ["COMMANDS", "add_candidates", "add_node_options"]
 
@@ -26,7 +33,10 @@ def _benchmark(args: argparse.Namespace) -> int:
     _reject(args, _NODE_OPTIONS, "needs --node")
     rounds = 10 if args.rounds is None else args.rounds
     candidates = [
-        Candidate(weights, head, engine, precision, size, args.device, args.threads)
+        Candidate(
+            weights, head, engine, precision, size, args.device, args.threads, True, instructions
+        )
+        for instructions in args.isa
         for size in args.size
         for weights in args.weights
         for head in {"no": (False,), "yes": (True,), "both": (False, True)}[args.head or "both"]
@@ -43,6 +53,9 @@ def _benchmark(args: argparse.Namespace) -> int:
 def _benchmark_node(args: argparse.Namespace) -> int:
     """Replace this process by the benchmark of the node, since this package knows no ROS."""
     _reject(args, _ENGINE_OPTIONS, "cannot be used with --node, see --outputs and --seconds")
+    if len(args.isa) > 1:
+        raise ValueError("--isa takes one value with --node: its table has no column for it")
+    os.environ.update(INSTRUCTION_LIMITS.get(args.isa[0], {}))
     probe = subprocess.run(
         [sys.executable, "-c", "import rclpy, ivf_ros"], capture_output=True, text=True, check=False
     )
@@ -56,14 +69,17 @@ def _benchmark_node(args: argparse.Namespace) -> int:
     for name in (*_COMMON_OPTIONS, *_NODE_OPTIONS):
         value = getattr(args, name)
         if value is not None:
-            words += [f"--{name}", *map(_word, value if isinstance(value, list) else [value])]
+            words += [
+                f"--{name.replace('_', '-')}",
+                *map(_word, value if isinstance(value, list) else [value]),
+            ]
     sys.stdout.flush()
     os.execv(sys.executable, words)  # so that Ctrl-C reaches the program that ends the processes
 
 
 _COMMON_OPTIONS = ("weights", "engine", "precision", "device", "threads", "size", "json")
 _ENGINE_OPTIONS = ("head", "rounds")
-_NODE_OPTIONS = ("rate", "seconds", "outputs")
+_NODE_OPTIONS = ("rate", "seconds", "outputs", "load_policy")
 
 
 def _word(value: object) -> str:
@@ -75,7 +91,7 @@ def _reject(args: argparse.Namespace, names: Sequence[str], reason: str) -> None
     """Raise ValueError if one of the options is given."""
     for name in names:
         if getattr(args, name) is not None:
-            raise ValueError(f"--{name} {reason}")
+            raise ValueError(f"--{name.replace('_', '-')} {reason}")
 
 
 def add_candidates(parser: argparse.ArgumentParser) -> None:
@@ -136,6 +152,13 @@ def add_node_options(parser: argparse._ActionsContainer) -> None:
         choices=OUTPUT_IMAGES,
         help="images that the subscriber takes (all)",
     )
+    parser.add_argument(
+        "--load-policy",
+        nargs="+",
+        default=["full"],
+        choices=LOAD_POLICIES,
+        help="policies of the node under overload (full)",
+    )
 
 
 def _add_benchmark(parser: argparse.ArgumentParser) -> None:
@@ -143,6 +166,14 @@ def _add_benchmark(parser: argparse.ArgumentParser) -> None:
         "--node", action="store_true", help="measure the node over DDS instead of the engines"
     )
     add_candidates(parser)
+    parser.add_argument(
+        "--isa",
+        nargs="+",
+        default=["native"],
+        choices=("native", *INSTRUCTION_LIMITS),
+        help="newest instructions that the engines use, to see what an older processor does "
+        "(native); an approximation, see docs/benchmark.md",
+    )
     engines = parser.add_argument_group("without --node")
     engines.add_argument(
         "--head", choices=("yes", "no", "both"), help="with or without masks (both)"

@@ -21,7 +21,6 @@ def _fuse(args: argparse.Namespace) -> int:
     from ivf_core.inference import FusionPipeline
     from ivf_core.inference.engine import describe
     from ivf_core.inference.fuse_files import fuse_files
-    from ivf_core.models.checkpoints import load_model
     from ivf_core.system.memory import keep_freed_memory
 
     keep_freed_memory()
@@ -30,7 +29,7 @@ def _fuse(args: argparse.Namespace) -> int:
         Registration.from_yaml(args.registration) if args.registration else Registration()
     )
     pipeline = FusionPipeline(
-        load_model(args.weights),
+        args.weights,
         engine=args.engine,
         device=args.device,
         precision=args.precision,

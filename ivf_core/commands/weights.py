@@ -11,36 +11,45 @@ __all__ = ["COMMANDS"]
 
 
 def _weights(_args: argparse.Namespace) -> int:
-    from ivf_core.models.checkpoints import load_model, shipped_weights
+    from ivf_core.models.weights_files import open_weights, shipped_weights
 
     for name, path in shipped_weights().items():
-        model = load_model(name)
-        head = f"masks: {', '.join(model.class_set.names)}" if model.class_set else "no masks"
+        file = open_weights(name)
+        head = f"masks: {', '.join(file.class_set.names)}" if file.class_set else "no masks"
         size = path.stat().st_size / 1e6
-        print(f"{name}  {size:.1f} MB  student '{model.architecture}'  {head}")
+        print(f"{name}  {size:.1f} MB  student '{file.architecture}'  {head}")
         print(f"  {path}\n  model card: {path.with_suffix('.md')}")
     return 0
 
 
 def _export(args: argparse.Namespace) -> int:
-    from ivf_core.models.checkpoints import load_model
+    from ivf_core.models.weights_files import GRAPH_SUFFIX, find_weights
     from ivf_core.system.atomic import atomic_path
 
     try:
         from ivf_core.inference.export import export_onnx
+        from ivf_core.models.checkpoints import load_model
     except ModuleNotFoundError as error:
         raise ValueError(f"ivf export needs another package: pip install {error.name}") from error
+    changed = args.no_fused or args.no_labels or args.int8
+    if args.output is None and changed:
+        raise ValueError("--no-fused, --no-labels and --int8 need --output: engines choose these")
+    output = args.output or find_weights(args.weights).with_suffix(GRAPH_SUFFIX)
     model = load_model(args.weights)
     content = export_onnx(model, fused=not args.no_fused, labels=not args.no_labels, int8=args.int8)
-    with atomic_path(args.output) as temporary:
+    with atomic_path(output) as temporary:
         temporary.write_bytes(content)
-    print(f"{args.output}: {len(content) / 1e6:.1f} MB, weights '{model.name}'")
+    print(f"{output}: {len(content) / 1e6:.1f} MB, weights '{model.name}'")
     return 0
 
 
 def _add_export(parser: argparse.ArgumentParser) -> None:
     add_weights(parser)
-    parser.add_argument("--output", required=True, type=Path, help="ONNX file to write")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="ONNX file to write; by default beside the weights, where engines find it",
+    )
     parser.add_argument("--no-fused", action="store_true", help="leave out the fused image")
     parser.add_argument("--no-labels", action="store_true", help="leave out the head")
     parser.add_argument(
@@ -52,11 +61,13 @@ def _calibrate(args: argparse.Namespace) -> int:
     from ivf_core.data.pairs import read_pair_folder
     from ivf_core.models.checkpoints import load_model, save_model
     from ivf_core.training.runs.calibration import calibrate
+    from ivf_core.training.runs.sensitivity import Bound
 
+    bound = Bound(args.max_deviation, 1 - args.min_label_agreement)
     pairs = [pair for folder in args.pairs for pair in read_pair_folder(folder)]
-    model = calibrate(load_model(args.weights), pairs)
-    save_model(model, args.output)
-    print(f"{args.output}: weights '{model.name}', {len(model.ranges)} convolutions in 8 bits")
+    calibration = calibrate(load_model(args.weights), pairs, bound)
+    save_model(calibration.model, args.output)
+    print(f"{args.output}: weights '{calibration.model.name}'\n{calibration.summary()}")
     return 0
 
 
@@ -71,20 +82,35 @@ def _add_calibrate(parser: argparse.ArgumentParser) -> None:
         help="folders with visible/ and infrared/, matched by file name; 64 of all pairs are used",
     )
     parser.add_argument("--output", required=True, type=Path, help="safetensors file to write")
+    parser.add_argument(
+        "--max-deviation",
+        type=float,
+        default=1.5,
+        metavar="LEVELS",
+        help="99.9th percentile of the fused image's difference from fp32 that is accepted on "
+        "every pair, in grey levels; inf keeps all convolutions in 8 bits (%(default)s)",
+    )
+    parser.add_argument(
+        "--min-label-agreement",
+        type=float,
+        default=0.99,
+        metavar="SHARE",
+        help="share of class ids that must stay, 0..1 (%(default)s)",
+    )
 
 
 COMMANDS = (
     Command("weights", "list the shipped weights", "ivf weights", no_arguments, _weights),
     Command(
         "export",
-        "write student and head as an ONNX file",
-        "ivf export --weights sage --output sage.onnx",
+        "write student and head as an ONNX file, with which engines need no PyTorch",
+        "ivf export --weights mine.safetensors",
         _add_export,
         _export,
     ),
     Command(
         "calibrate",
-        "find the ranges that weights need to run in 8 bits",
+        "choose the convolutions that run in 8 bits, and find their ranges",
         "ivf calibrate --weights mine.safetensors --pairs msrs --output mine_int8.safetensors",
         _add_calibrate,
         _calibrate,

@@ -10,7 +10,6 @@ from pathlib import Path
 from ivf_core.class_sets import ClassSet
 from ivf_core.images.files import list_images
 from ivf_core.inference import FusionPipeline
-from ivf_core.models.checkpoints import load_model
 
 __all__ = [
     "Method",
@@ -79,11 +78,10 @@ def open_weights(text: str, *, engine: str, device: str, precision: str) -> Meth
         precision: as for `FusionPipeline`.
 
     Raises:
-        WeightsError: see `load_model`.
+        WeightsError: see `FusionPipeline`.
     """
     name, weights = split_name(text)
-    model = load_model(weights)
-    pipeline = FusionPipeline(model, engine=engine, device=device, precision=precision)
+    pipeline = FusionPipeline(weights, engine=engine, device=device, precision=precision)
     return Method(
         name or Path(weights).stem, weights, pipeline=pipeline, class_set=pipeline.class_set
     )

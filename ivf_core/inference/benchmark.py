@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ivf_core.system.child_process import Answer, Child, serve
+from ivf_core.system.processor import INSTRUCTION_LIMITS
 
 if TYPE_CHECKING:
     from ivf_core.models.checkpoints import FusionModel
@@ -46,6 +47,8 @@ class Candidate:
         device: see `create_engine`.
         threads: see `create_engine`.
         keep_memory: whether freed memory is kept (`keep_freed_memory`).
+        instructions: newest instructions that the engines use, a key of
+            `INSTRUCTION_LIMITS`, or "native".
     """
 
     weights: str
@@ -56,6 +59,7 @@ class Candidate:
     device: str = "auto"
     threads: int = 0
     keep_memory: bool = True
+    instructions: str = "native"
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,7 @@ class Row:
         precision: precision in use, after "auto".
         device: device in use, after "auto".
         size: width and height in pixels.
+        instructions: as in `Candidate`.
         median_ms: median time of a pair, from uint8 images to uint8 images.
         p95_ms: 95th percentile of the time of a pair.
         min_ms: shortest time of a pair.
@@ -80,7 +85,8 @@ class Row:
         gmacs: multiply-accumulates of a pair, in units of 1e9.
         params: number of parameters of student and head.
         peak_share: multiply-accumulates per second, divided by those of a large matrix
-            product of the same precision, measured in the same run; None if not measured.
+            product of the same precision, measured in the same run; None if not measured,
+            as for int8, of which PyTorch has no fast product on every processor.
         memory_mb: largest resident memory of the process, including the comparison of images.
     """
 
@@ -90,6 +96,7 @@ class Row:
     precision: str
     device: str
     size: tuple[int, int]
+    instructions: str
     median_ms: float
     p95_ms: float
     min_ms: float
@@ -104,7 +111,7 @@ class Row:
 
 
 def run(candidates: Sequence[Candidate], *, rounds: int = 10, pairs_a_round: int = 3) -> list[Row]:
-    """Measure candidates and the two baselines, which are the first rows of each size.
+    """Measure candidates and two baselines, the first rows of each size and instructions.
 
     Args:
         candidates: settings to measure.
@@ -121,10 +128,12 @@ def run(candidates: Sequence[Candidate], *, rounds: int = 10, pairs_a_round: int
     if rounds < 1 or pairs_a_round < 1:
         raise ValueError(f"rounds is {rounds}, expected at least 1")
     rows: list[Row] = []
-    for size in dict.fromkeys(candidate.size for candidate in candidates):
-        chosen = [c for c in candidates if c.size == size]
+    for group in dict.fromkeys((c.size, c.instructions) for c in candidates):
+        size, instructions = group
+        chosen = [c for c in candidates if (c.size, c.instructions) == group]
+        threads = chosen[0].threads
         baselines = [
-            Candidate("sage", False, _EAGER, "fp32", size, "cpu", chosen[0].threads, keep)
+            Candidate("sage", False, _EAGER, "fp32", size, "cpu", threads, keep, instructions)
             for keep in (False, True)
         ]
         with ExitStack() as stack:
@@ -147,16 +156,17 @@ def run(candidates: Sequence[Candidate], *, rounds: int = 10, pairs_a_round: int
 def table(rows: Sequence[Row]) -> str:
     """Format rows as a Markdown table."""
     lines = [
-        "| student | head | engine | precision | size | median | p95 | min ms "
+        "| student | head | engine | precision | size | instructions | median | p95 | min ms "
         "| x eager kept | x eager | max, p99.9 diff/255 | GMAC | of peak | MB |",
-        "|" + "---|" * 14,
+        "|" + "---|" * 15,
     ]
     for row in rows:
         share = f"{row.peak_share:.0%}" if row.peak_share is not None else "-"
         lines.append(
             f"| {row.student} | {'yes' if row.head else 'no'} | {row.engine} | {row.precision} "
-            f"| {row.size[0]}x{row.size[1]} | {row.median_ms:.1f} | {row.p95_ms:.1f} "
-            f"| {row.min_ms:.1f} | {row.ratio_eager_kept:.2f} | {row.ratio_eager:.2f} "
+            f"| {row.size[0]}x{row.size[1]} | {row.instructions} "
+            f"| {row.median_ms:.1f} | {row.p95_ms:.1f} | {row.min_ms:.1f} "
+            f"| {row.ratio_eager_kept:.2f} | {row.ratio_eager:.2f} "
             f"| {row.max_abs_diff_255}, {row.p999_abs_diff_255:.0f} | {row.gmacs:.2f} "
             f"| {share} | {row.memory_mb:.0f} |"
         )
@@ -170,7 +180,8 @@ class _Worker(AbstractContextManager["_Worker"]):
         self.candidate = candidate
         self.times: list[float] = []
         name = f"{candidate.weights}, {candidate.engine}"
-        self._child = Child("ivf_core.inference.benchmark", asdict(candidate), name)
+        limit = INSTRUCTION_LIMITS.get(candidate.instructions, {})
+        self._child = Child("ivf_core.inference.benchmark", asdict(candidate), name, limit)
         try:
             self._facts = self._child.answer()
         except BaseException:
@@ -202,6 +213,7 @@ class _Worker(AbstractContextManager["_Worker"]):
             precision=facts["precision"],
             device=facts["device"],
             size=self.candidate.size,
+            instructions=self.candidate.instructions,
             median_ms=median * 1e3,
             p95_ms=ordered[math.ceil(0.95 * len(ordered)) - 1] * 1e3,
             min_ms=ordered[0] * 1e3,
@@ -346,10 +358,6 @@ def _peaks(side: int = 2048, times: int = 5) -> dict[str, float]:
         a, b = torch.rand(side, side).to(dtype), torch.rand(side, side).to(dtype)
         multiply = partial(torch.mm, a, b)
         peaks[name] = side**3 / min(_time(multiply) for _ in range(times))
-    if hasattr(torch, "_int_mm"):  # PyTorch has no other product of 8-bit matrices
-        c = torch.randint(-128, 128, (side, side), dtype=torch.int8)
-        multiply = partial(torch._int_mm, c, c)
-        peaks["int8"] = side**3 / min(_time(multiply) for _ in range(times))
     return peaks
 
 

@@ -1,59 +1,26 @@
-"""Engine protocol, and the choice of engine and precision."""
+"""Choice of engine, device and precision."""
 
 from __future__ import annotations
 
 import importlib.util
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol
-
-import cv2
-import numpy as np
+from importlib import metadata
+from typing import TYPE_CHECKING, Protocol
 
 from ivf_core.defaults import ENGINE_PACKAGES, ENGINES, PRECISIONS
+from ivf_core.inference.onnx_store import OnnxStore
 from ivf_core.inference.options import EngineOptions
-from ivf_core.inference.torch_engine import TorchEngine, choose_device
-from ivf_core.models.checkpoints import FusionModel
+from ivf_core.inference.protocol import Engine
+from ivf_core.inference.selection import Candidate, MeasuredEngine
+from ivf_core.models.weights_files import WeightsFile
+from ivf_core.system.processor import has_cuda_device, processor_fingerprint
 
-__all__ = ["Engine", "create_engine", "describe", "installed_engines"]
+if TYPE_CHECKING:
+    from ivf_core.models.checkpoints import FusionModel
 
-_TOLERANCE = 2.0
-_SHARE = 99.9
-_CHECK_SIZE = (240, 320)
-
-
-class Engine(Protocol):
-    """Protocol of engines: each runs the same `FusionGraph` on one pair at a time.
-
-    Attributes:
-        name: one of `ENGINES`.
-        device: device in use, such as "cpu" or "cuda:0".
-        precision: one of `PRECISIONS`.
-        native_precisions: precisions below fp32 that the device computes natively, fastest
-            first.
-    """
-
-    name: str
-    device: str
-    precision: str
-    native_precisions: tuple[str, ...]
-
-    def __call__(
-        self, visible: np.ndarray, infrared: np.ndarray, *, fused: bool = True, labels: bool = True
-    ) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """Fuse and segment one pair.
-
-        Args:
-            visible: H x W x 3 uint8 RGB.
-            infrared: H x W uint8.
-            fused: whether the fused image is wanted.
-            labels: whether the class ids are wanted.
-
-        Returns:
-            H x W x 3 uint8 RGB and H/2 x W/2 uint8 class ids, contiguous and owned by the
-            caller; None for a result that is not wanted, and for class ids without a head.
-        """
-        ...
+__all__ = ["Engine", "create_engine", "describe", "describe_measurements", "installed_engines"]
 
 
 def installed_engines() -> list[str]:
@@ -66,35 +33,39 @@ def installed_engines() -> list[str]:
 
 
 class _Builder(Protocol):
-    def __call__(self, model: FusionModel, options: EngineOptions) -> Engine: ...
+    def __call__(self, weights: WeightsFile | FusionModel, options: EngineOptions) -> Engine: ...
 
 
 def create_engine(
-    model: FusionModel,
+    weights: WeightsFile | FusionModel,
     *,
     engine: str = "auto",
     device: str = "auto",
     precision: str = "auto",
     threads: int = 0,
 ) -> Engine:
-    """Build an engine for a model.
+    """Build an engine for weights.
+
+    Where engine or precision is "auto", the candidates are measured for each size of images,
+    once on a machine: see `MeasuredEngine`. Candidates on a CPU are OpenVINO and ONNX
+    Runtime, and PyTorch only if neither is installed; on a CUDA device PyTorch.
 
     Args:
-        model: the networks.
-        engine: one of `ENGINES`, or "auto" for the fastest one installed: PyTorch
-            on a CUDA device; on a CPU OpenVINO, else ONNX Runtime, else PyTorch.
+        weights: opened weights file, or networks in memory, which must not change meanwhile.
+        engine: one of `ENGINES`, or "auto" for the fastest one.
         device: as in `EngineOptions`.
-        precision: one of `PRECISIONS`, or "auto": the lowest that the device computes
-            natively, if on a test image 99.9 % of the fused values differ from fp32 by at
-            most 2 grey levels, else fp32.
+        precision: one of `PRECISIONS`, or "auto": of those that the device computes natively,
+            the fastest that keeps 99.9 % of the fused values within 2 grey levels of fp32 and
+            99 % of the class ids.
         threads: as in `EngineOptions`.
 
     Returns:
         The engine, ready to run.
 
     Raises:
-        ValueError: an unknown name, a package that is not installed, or a device or
-            precision that the engine does not have; the message lists the valid ones.
+        ValueError: an unknown name, a package that is not installed, a device or precision
+            that the engine does not have, or weights without a graph where PyTorch is
+            missing; the message lists the valid names or the remedy.
     """
     if engine != "auto" and engine not in ENGINES:
         raise ValueError(f"engine '{engine}': expected auto or one of {', '.join(ENGINES)}")
@@ -102,23 +73,39 @@ def create_engine(
         raise ValueError(
             f"precision '{precision}': expected auto or one of {', '.join(PRECISIONS)}"
         )
-    reason = "as requested"
-    if engine == "auto":
-        engine, reason = _fastest_engine(device)
-    if engine not in installed_engines():
-        raise ValueError(
-            f"engine '{engine}' is not installed: pip install {' '.join(ENGINE_PACKAGES[engine])} "
-            f"(installed: {', '.join(installed_engines())})"
-        )
-    build = _builder(engine)
+    engines = _engines_for(device) if engine == "auto" else [engine]
+    for name in engines:
+        if name not in installed_engines():
+            raise ValueError(
+                f"engine '{name}' is not installed: pip install {' '.join(ENGINE_PACKAGES[name])} "
+                f"(installed: {', '.join(installed_engines()) or 'none'})"
+            )
     options = EngineOptions(device=device, threads=threads)
     if precision == "auto":
-        built, precision_reason = _lowest_precision(build, model, options)
-        reason = f"{reason}; {precision_reason}"
+        options = replace(options, precision="fp32")
+        candidates = _candidates(weights, engines, options)
     else:
-        built = build(model, replace(options, precision=precision))
-    logging.getLogger(__name__).info("%s: %s", describe(built), reason)
-    return built
+        candidates = _that_have(precision, engines)
+
+    def build(candidate: Candidate) -> Engine:
+        return _builder(candidate[0])(weights, replace(options, precision=candidate[1]))
+
+    if len(candidates) == 1:
+        built = build(candidates[0])
+        logging.getLogger(__name__).info(
+            "%s: %s",
+            describe(built),
+            "as requested" if engine != "auto" and precision != "auto" else "the only choice here",
+        )
+        return built
+    key = {
+        "graph": OnnxStore(weights, options.cache).fingerprint,
+        "processor": processor_fingerprint(),
+        "device": device,
+        "threads": threads,
+        "versions": {name: _versions(name) for name, _ in candidates},
+    }
+    return MeasuredEngine(candidates, build, options.cache, key)
 
 
 def describe(engine: Engine) -> str:
@@ -126,20 +113,58 @@ def describe(engine: Engine) -> str:
     return f"{engine.name} on {engine.device} in {engine.precision}"
 
 
-def _fastest_engine(device: str) -> tuple[str, str]:
-    """Return the fastest engine installed for a device, and the reason for this choice."""
+def describe_measurements(engine: Engine) -> str:
+    """Return what the choice of an engine was measured from, as text; "" if nothing was."""
+    measurements = engine.measurements if isinstance(engine, MeasuredEngine) else []
+    return "; ".join(map(str, measurements)) if len(measurements) > 1 else ""
+
+
+def _engines_for(device: str) -> list[str]:
+    """Return the engines that may be the fastest on a device."""
     installed = installed_engines()
     kind = device.partition(":")[0]
     if kind == "gpu":
-        return "openvino", "the one that runs on Intel GPUs"
+        return ["openvino"]
     if kind == "tensorrt":
-        return "onnxruntime", "the one with TensorRT"
-    if choose_device(device).type == "cuda":
-        return "torch", "on CUDA"
-    for name in ("openvino", "onnxruntime"):
-        if name in installed:
-            return name, "the fastest of those installed on a CPU"
-    return "torch", "the only one installed; on a CPU openvino is faster"
+        return ["onnxruntime"]
+    if kind == "cuda" or (device == "auto" and has_cuda_device()):
+        if kind == "cuda" or "torch" in installed:
+            return ["torch"]
+        logging.getLogger(__name__).warning(
+            "there is an NVIDIA GPU, which is not used: pip install torch"
+        )
+    return [name for name in ("openvino", "onnxruntime") if name in installed] or ["torch"]
+
+
+def _candidates(
+    weights: WeightsFile | FusionModel, engines: Sequence[str], options: EngineOptions
+) -> list[Candidate]:
+    """Return every engine in fp32, and in each lower precision that the device computes natively.
+
+    The most precise come first, so that a less precise one is taken only if it is faster.
+    """
+    lower: dict[str, list[Candidate]] = {precision: [] for precision in PRECISIONS[1:]}
+    for name in engines:
+        for precision in _lower_precisions(name, weights, options):
+            lower[precision].append((name, precision))
+    return [*((name, "fp32") for name in engines), *(c for cs in lower.values() for c in cs)]
+
+
+def _lower_precisions(
+    name: str, weights: WeightsFile | FusionModel, options: EngineOptions
+) -> tuple[str, ...]:
+    if name == "onnxruntime" and (options.device == "cpu" or not has_cuda_device()):
+        return ()  # its CPU kernels convert to fp32; loading it to ask would cost 80 MB
+    return _builder(name)(weights, options).native_precisions
+
+
+def _that_have(precision: str, engines: Sequence[str]) -> list[Candidate]:
+    """Return the engines to measure in a precision; below fp32 only the first has any on a CPU."""
+    return [(name, precision) for name in (engines if precision == "fp32" else engines[:1])]
+
+
+def _versions(engine: str) -> str:
+    return " ".join(metadata.version(package) for package in ENGINE_PACKAGES[engine])
 
 
 def _builder(name: str) -> _Builder:
@@ -152,50 +177,6 @@ def _builder(name: str) -> _Builder:
         from ivf_core.inference.onnxruntime_engine import OnnxRuntimeEngine
 
         return OnnxRuntimeEngine
+    from ivf_core.inference.torch_engine import TorchEngine
+
     return TorchEngine
-
-
-def _lowest_precision(
-    build: _Builder, model: FusionModel, options: EngineOptions
-) -> tuple[Engine, str]:
-    """Build the engine in the fastest precision that preserves the fused image.
-
-    Returns:
-        The engine, and the reason for its precision.
-    """
-    reference = build(model, options)
-    if not reference.native_precisions:
-        return reference, "nothing below fp32 is native here"
-    pair = _check_pair()
-    expected, _ = reference(*pair, labels=False)
-    assert expected is not None
-    for precision in reference.native_precisions:
-        try:
-            candidate = build(model, replace(options, precision=precision))
-            found, _ = candidate(*pair, labels=False)
-        except (ValueError, RuntimeError) as error:
-            logging.getLogger(__name__).info("%s cannot be used: %s", precision, error)
-            continue
-        assert found is not None
-        off = float(np.percentile(cv2.absdiff(expected, found), _SHARE))
-        if off <= _TOLERANCE:
-            return candidate, f"{precision} is within {off:.0f}/255 of fp32"
-    return reference, f"lower precisions are off by more than {_TOLERANCE:.0f}/255 or do not run"
-
-
-def _check_pair() -> tuple[np.ndarray, np.ndarray]:
-    """Draw two fixed images with large shapes, edges and noise over the whole range."""
-    random = np.random.default_rng(0)
-    height, width = _CHECK_SIZE
-
-    def image(channels: int) -> np.ndarray:
-        planes = [random.uniform(0, 255, (n, n * 4 // 3, channels)) for n in (6, 24)]
-        sizes = (cv2.INTER_CUBIC, cv2.INTER_NEAREST)
-        large, edges = (
-            cv2.resize(plane, (width, height), interpolation=mode).reshape(height, width, channels)
-            for plane, mode in zip(planes, sizes, strict=True)
-        )
-        noise = random.normal(0, 6, (height, width, channels))
-        return np.clip(0.6 * large + 0.4 * edges + noise, 0, 255).astype(np.uint8)
-
-    return image(3), image(1)[..., 0]

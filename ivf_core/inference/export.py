@@ -15,13 +15,11 @@ from torch import Tensor, nn
 
 from ivf_core import __version__
 from ivf_core.models.checkpoints import FusionModel
-from ivf_core.models.graph import MINIMUM_SIZE, FusionGraph
-from ivf_core.models.segmentation import LABEL_STRIDE
+from ivf_core.models.graph import FusionGraph
+from ivf_core.models.interface import INPUT_NAMES, LABEL_STRIDE, MINIMUM_SIZE, OUTPUT_NAMES
+from ivf_core.models.weights_files import GRAPH_FORMAT
 
-__all__ = ["INPUT_NAMES", "OUTPUT_NAMES", "export_onnx"]
-
-INPUT_NAMES = ("visible", "infrared")
-OUTPUT_NAMES = ("fused", "labels")
+__all__ = ["export_onnx"]
 
 _OPSET = 17
 _TRACED_SIZE = (64, 96)
@@ -58,7 +56,9 @@ def export_onnx(
     Inputs are `visible`, N x H x W x 3 uint8 RGB, and `infrared`, N x H x W uint8;
     outputs are `fused`, N x H x W x 3 uint8, and `labels`, N x H/2 x W/2 uint8. N, height
     and width are dynamic, height and width at least `MINIMUM_SIZE`. The metadata contain
-    the name and notes of the weights, the class set as JSON and the stride of the labels.
+    the name, digest and notes of the weights, the class set as JSON and the stride of the
+    labels. The weights of a convolution have its name in the model, such as
+    "graph.student.stages.1.0.weight".
 
     Args:
         model: the networks, which are not changed.
@@ -112,6 +112,8 @@ def _axes(name: str) -> dict[int, str]:
 def _metadata(model: FusionModel, labels: bool) -> dict[str, str]:
     entries = {
         "producer": f"ivf_ros {__version__}",
+        "format": GRAPH_FORMAT,
+        "digest": model.digest(),
         "weights": model.name,
         "architecture": model.architecture,
         "minimum_size": str(MINIMUM_SIZE),

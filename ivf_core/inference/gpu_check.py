@@ -1,272 +1,252 @@
-"""Check of a GPU in one command: equal images, and times beside the published student.
+"""Check of a GPU in one command: equal images, times, several pairs and training steps.
 
-It needs PyTorch, NumPy and OpenCV only. Every part reports its own error, and the others run.
+It needs PyTorch, NumPy and OpenCV only; ONNX Runtime and the packages of training are measured
+where they are installed. Each part is a child process, which ends when its time is up, and the
+results are written after each.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
-import statistics
+import platform
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import torch
 
-from ivf_core.inference.options import EngineOptions
-from ivf_core.inference.torch_engine import TorchEngine, choose_device
-from ivf_core.models.checkpoints import load_model
-from ivf_core.models.graph import FusionGraph
-from ivf_core.models.student import commute_merges
-from ivf_core.scenes import random_scene
+from ivf_core.inference.gpu_measurements import Settings
+from ivf_core.inference.torch_engine import choose_device
 from ivf_core.system.atomic import atomic_path, write_json
+from ivf_core.system.child_process import Child
 
-__all__ = ["PARTS", "Settings", "check", "main"]
+__all__ = ["PARTS", "Part", "check", "main"]
 
-_SIZES = ((640, 480), (1024, 768), (1920, 1080))
-_SECONDS = 450.0
 _LARGEST_DIFFERENCE = 1  # of fp32 from the CPU, in grey levels
-_SEED = 7
+_POLL_SECONDS = 0.02
+_MODULE = "ivf_core.inference.gpu_measurements"
 
-Images = tuple[np.ndarray, np.ndarray]
+_HEADINGS = {
+    "median_ms": "median, ms",
+    "p99_ms": "p99, ms",
+    "peak_memory_mb": "peak memory, MB",
+    "max_diff_255": "largest difference",
+    "p999_diff_255": "99.9 % of values",
+    "equal_labels": "equal class ids",
+}
+
 Results = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Settings of a check.
+class Part(NamedTuple):
+    """A part of the check.
 
     Attributes:
-        device: "cpu", "cuda" or "cuda:N".
-        weights: shipped name or file, with a head.
-        quick: one small size and few runs.
+        title: heading of its table.
+        text: what is measured.
+        module: module of the child process.
+        seconds: its time; what a part leaves is added to that of the next.
     """
 
-    device: str
-    weights: str
-    quick: bool
-
-    @property
-    def sizes(self) -> Sequence[tuple[int, int]]:
-        """Widths and heights in pixels."""
-        return ((128, 96),) if self.quick else _SIZES
-
-    @property
-    def runs(self) -> int:
-        """Runs of each measurement."""
-        return 5 if self.quick else 200
-
-    @property
-    def precisions(self) -> Sequence[str]:
-        """Precisions of the engine on the device."""
-        return ("fp32", "bf16") if self.device == "cpu" else ("fp32", "fp16", "bf16")
-
-    def engine(self, precision: str, device: str = "") -> TorchEngine:
-        """Return an engine."""
-        options = EngineOptions(device=device or self.device, precision=precision)
-        return TorchEngine(load_model(self.weights), options)
+    title: str
+    text: str
+    module: str
+    seconds: float
 
 
-def check(settings: Settings, seconds: float = _SECONDS) -> Results:
-    """Run all parts.
+PARTS = {
+    "equality": Part(
+        "Equality",
+        "Differences from the images of fp32 on the CPU, in grey levels, over three pairs.",
+        _MODULE,
+        100,
+    ),
+    "speed": Part(
+        "Speed",
+        "One pair, with both copies. The published student is the network alone on float "
+        "tensors; the others convert, recolour and segment as well.",
+        _MODULE,
+        150,
+    ),
+    "several pairs": Part("Several pairs at once", "With both copies.", _MODULE, 80),
+    "onnxruntime": Part("ONNX Runtime", "One pair, with both copies.", _MODULE, 60),
+    "training": Part(
+        "Training",
+        "Steps of SAGE's teacher and student in turn against each other, with synthetic crops "
+        "on the device, the small encoder for L_cs and the head of `fast` for L_seg.",
+        "ivf_core.training.step_rate",
+        70,
+    ),
+}
+"""Parts by name, 460 seconds together."""
+
+
+def check(settings: Settings, output: Path, seconds: float = 1.0) -> Results:
+    """Run all parts, and write gpu.json and gpu.md after each.
 
     Args:
         settings: device, weights and extent.
-        seconds: no part starts later than this after the first.
+        output: folder of both files.
+        seconds: factor of the seconds of all parts.
 
     Returns:
-        Facts about the machine, results of `PARTS` by name, and `broken`: broken bounds.
+        Facts about the machine, `parts` with rows and notes by name, and `broken`: broken bounds.
     """
-    start = time.monotonic()
     results: Results = {"machine": _machine(settings), "parts": {}, "broken": []}
+    deadline = time.monotonic()
     for name, part in PARTS.items():
-        if time.monotonic() - start > seconds:
-            results["parts"][name] = {"not_run": "the time was up"}
-            continue
-        try:
-            results["parts"][name] = {"rows": part(settings)}
-        except Exception as error:  # a part that fails is a result
-            results["parts"][name] = {"error": f"{type(error).__name__}: {error}"}
-    for row in results["parts"]["equality"].get("rows", ()):
-        if row["precision"] == "fp32" and row["max_diff_255"] > _LARGEST_DIFFERENCE:
-            results["broken"].append(f"fp32 differs by {row['max_diff_255']} grey levels")
+        deadline += seconds * part.seconds
+        rows: list[Results] = []
+        note = _collect(name, part, settings, deadline, rows)
+        results["parts"][name] = {"rows": rows, "note": note}
+        if name == "equality":
+            results["broken"] = _broken(rows, note)
+        write_json(output / "gpu.json", results)
+        with atomic_path(output / "gpu.md") as temporary:
+            temporary.write_text(_markdown(results), encoding="utf-8")
     return results
 
 
-def _equality(settings: Settings) -> list[Results]:
-    """Compare images with those of fp32 on a CPU."""
-    images = _pair(settings.sizes[0])
-    expected, expected_ids = settings.engine("fp32", "cpu")(*images)
-    rows = []
-    for precision in settings.precisions:
-        fused, ids = settings.engine(precision)(*images)
-        assert fused is not None
-        assert expected is not None
-        difference = cv2.absdiff(fused, expected)
-        rows.append({
-            "precision": precision,
-            "max_diff_255": int(difference.max()),
-            "p999_diff_255": float(np.percentile(difference, 99.9)),
-            "equal_labels": float(np.mean(ids == expected_ids)),
-        })  # fmt: skip
-    return rows
+def _collect(
+    name: str, part: Part, settings: Settings, deadline: float, rows: list[Results]
+) -> str:
+    """Append the rows of a part, and return why some are missing, or ""."""
+    if time.monotonic() >= deadline:
+        return "not run: the time was up"
+    try:
+        with Child(part.module, asdict(settings) | {"part": name}, name) as child:
+            while True:
+                while not child.answered():
+                    if time.monotonic() >= deadline:
+                        return "stopped: its time was up, further rows were not measured"
+                    time.sleep(_POLL_SECONDS)
+                answer = child.answer()
+                if "end" in answer:
+                    return ""
+                if "row" in answer:
+                    rows.append(answer["row"])
+                child.send("next")
+    except ValueError as error:  # a part that fails is a result
+        return f"failed: {error}"
 
 
-def _speed(settings: Settings) -> list[Results]:
-    """Measure the engine, its plain kernels and the published student alone."""
-    rows = []
-    for size in settings.sizes:
-        images = _pair(size)
-        eager = _eager(settings, images)
-        rows.append(_row(settings, size, "published student, eager", "fp32", eager))
-        for precision in settings.precisions:
-            plain = _plain(settings, precision, [images])
-            rows.append(_row(settings, size, "plain kernels", precision, plain))
-            engine = settings.engine(precision)
-            recorded = engine._recording(images[1].shape, True, True) is not None
-            what = "engine, CUDA graph" if recorded else "engine, no CUDA graph"
-            rows.append(_row(settings, size, what, precision, partial(engine, *images)))
-    return rows
-
-
-def _several(settings: Settings) -> list[Results]:
-    """Measure several pairs at once: one engine and thread for each, and one batch."""
-    size = settings.sizes[min(1, len(settings.sizes) - 1)]
-    images, precision = _pair(size), settings.precisions[1]
-    rows = []
-    for count in (1, 2) if settings.quick else (1, 2, 4, 8):
-        engines = [settings.engine(precision) for _ in range(count)]
-        for engine in engines:
-            engine(*images)  # CUDA graphs are recorded one after another
-        with ThreadPoolExecutor(count) as pool:
-
-            def at_once(engines: list[TorchEngine] = engines, pool: Any = pool) -> None:
-                list(pool.map(lambda chosen: chosen(*images), engines))
-
-            rows.append(_row(settings, size, f"{count} engines", precision, at_once))
-        batch = _plain(settings, precision, [images] * count)
-        rows.append(_row(settings, size, f"batch of {count}, plain", precision, batch))
-    return rows
-
-
-PARTS: dict[str, Callable[[Settings], list[Results]]] = {
-    "equality": _equality,
-    "speed": _speed,
-    "several pairs": _several,
-}
-"""Measurements by name."""
-
-
-def _plain(settings: Settings, precision: str, pairs: list[Images]) -> Callable[[], object]:
-    """Return the fusion graph with kernels launched one by one, with both copies."""
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    graph = FusionGraph(load_model(settings.weights), dtype).to(settings.device)
-    graph = graph.to(memory_format=torch.channels_last)
-    visible, infrared = (torch.from_numpy(np.stack(x)) for x in zip(*pairs, strict=True))
-
-    def call() -> object:
-        with torch.inference_mode():
-            out = graph(visible.to(settings.device), infrared.to(settings.device), True, True)
-        return [part.cpu() for part in out]
-
-    return call
-
-
-def _eager(settings: Settings, images: Images) -> Callable[[], object]:
-    """Return the published student alone, on float tensors, with both copies."""
-    student = load_model("sage").student.to(settings.device)
-    commute_merges(student, False)  # in the published order of operations
-    luma, thermal = (torch.rand(1, 1, *images[1].shape) for _ in range(2))
-
-    def call() -> object:
-        with torch.inference_mode():
-            return student(luma.to(settings.device), thermal.to(settings.device)).fused.cpu()
-
-    return call
-
-
-def _row(
-    settings: Settings,
-    size: tuple[int, int],
-    what: str,
-    precision: str,
-    call: Callable[[], object],
-) -> Results:
-    """Measure a function that waits for its result; the time is that of one call."""
-    cuda = settings.device != "cpu"
-    for _ in range(2 if settings.quick else 10):
-        call()
-    if cuda:
-        torch.cuda.reset_peak_memory_stats(settings.device)
-    times = []
-    for _ in range(settings.runs):
-        start = time.perf_counter()
-        call()
-        times.append((time.perf_counter() - start) * 1e3)
-    times.sort()
-    peak = torch.cuda.max_memory_allocated(settings.device) / 2**20 if cuda else None
-    return {
-        "size": f"{size[0]}x{size[1]}", "what": what, "precision": precision,
-        "median_ms": statistics.median(times),
-        "p99_ms": times[math.ceil(0.99 * len(times)) - 1],
-        "peak_memory_mb": peak,
-    }  # fmt: skip
-
-
-def _pair(size: tuple[int, int]) -> Images:
-    scene = random_scene(np.random.default_rng(_SEED))
-    return cv2.resize(scene.visible, size), cv2.resize(scene.infrared, size)
+def _broken(rows: list[Results], note: str) -> list[str]:
+    """Return the broken bounds of the rows of equality."""
+    broken = [
+        f"{row['size']}, {row['what']}: fp32 differs by {row['max_diff_255']} grey levels from "
+        f"the CPU, allowed: {_LARGEST_DIFFERENCE}"
+        for row in rows
+        if row["precision"] == "fp32" and row["max_diff_255"] > _LARGEST_DIFFERENCE
+    ]
+    return broken + ([f"equality was not measured completely: {note}"] if note else [])
 
 
 def _machine(settings: Settings) -> Results:
-    cuda = settings.device != "cpu"
+    cuda = settings.cuda
     return {
         "device": torch.cuda.get_device_name(settings.device) if cuda else "cpu",
-        "torch": str(torch.__version__), "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version() if cuda else None,
-        "numpy": np.__version__, "opencv": cv2.__version__,
-        "weights": settings.weights, "quick": settings.quick,
+        "driver": _driver() if cuda else None,
+        "CUDA": torch.version.cuda,
+        "cuDNN": torch.backends.cudnn.version() if cuda else None,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__), "numpy": np.__version__, "opencv": cv2.__version__,
+        "onnx": _version("onnx"),
+        "onnxruntime": _version("onnxruntime-gpu", "onnxruntime"),
+        "lightning-fabric": _version("lightning-fabric"),
+        "weights": settings.weights,
+        "TensorFloat-32": False, "cuDNN searches for kernels": True, "quick": settings.quick,
     }  # fmt: skip
 
 
+def _driver() -> str | None:
+    """Return name, driver version, memory and power limit of all devices, one after another."""
+    query = "--query-gpu=name,driver_version,memory.total,power.limit"
+    try:
+        found = subprocess.run(
+            ["nvidia-smi", query, "--format=csv,noheader"],
+            capture_output=True, text=True, timeout=20, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return "; ".join(found.stdout.split("\n")).strip("; ")
+
+
+def _version(*packages: str) -> str:
+    """Return the version of the first package that is installed."""
+    for package in packages:
+        with suppress(PackageNotFoundError):
+            return version(package)
+    return "not installed"
+
+
 def _markdown(results: Results) -> str:
-    lines = [", ".join(f"{k} {v}" for k, v in results["machine"].items()), ""]
+    lines = ["# Check of a GPU", ""]
+    lines += [f"- {name}: {_cell(value)}" for name, value in results["machine"].items()]
+    lines += ["", "Broken bounds: " + ("; ".join(results["broken"]) or "none"), ""]
     for name, part in results["parts"].items():
-        rows = part.get("rows") or [part]
-        lines += [f"**{name}**", "", "| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
-        for row in rows:
-            cells = (f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values())
-            lines.append("| " + " | ".join(c.replace("\n", " ") for c in cells) + " |")
-        lines.append("")
-    return "\n".join([*lines, *results["broken"]]) + "\n"
+        lines += [f"## {PARTS[name].title}", "", PARTS[name].text, ""]
+        if part["note"]:
+            lines += [f"{name}: {part['note']}", ""]
+        columns = list(dict.fromkeys(key for row in part["rows"] for key in row))
+        columns = [c for c in columns if any(row.get(c) is not None for row in part["rows"])]
+        if columns:
+            lines += [_line([_heading(c) for c in columns]), "|" + "---|" * len(columns)]
+            lines += [_line([_cell(row.get(c, "")) for c in columns]) for row in part["rows"]]
+            lines.append("")
+    return "\n".join(lines)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _heading(column: str) -> str:
+    return _HEADINGS.get(column, column.replace("_", " "))
+
+
+def _cell(value: object) -> str:
+    """Return the text of a value in a table."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    text = f"{value:.4g}" if isinstance(value, float) and value < 1000 else str(value)
+    if isinstance(value, float) and value >= 1000:
+        text = f"{value:.0f}"
+    return text.replace("\n", " ").replace("|", "/")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the check and write gpu.json and gpu.md.
 
     Returns:
-        Exit status: 1 if a bound is broken or equality could not be measured.
+        Exit status: 1 if a bound is broken or equality was not measured completely.
     """
-    parser = argparse.ArgumentParser(description="Check a GPU: equal images, times, memory.")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, required=True, help="folder of gpu.json and gpu.md")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--weights", default="sage", help="shipped name or file with a head")
+    parser.add_argument(
+        "--reference", default="", help="weights of the images that are expected: the same"
+    )
     parser.add_argument("--quick", action="store_true", help="one small size, few runs")
     chosen = parser.parse_args(arguments)
-    device = str(choose_device(chosen.device))
-    results = check(Settings(device, chosen.weights, chosen.quick))
-    write_json(chosen.output / "gpu.json", results)
-    with atomic_path(chosen.output / "gpu.md") as temporary:
-        temporary.write_text(_markdown(results), encoding="utf-8")
-    return int(bool(results["broken"]) or "rows" not in results["parts"]["equality"])
+    settings = Settings(
+        str(choose_device(chosen.device)), chosen.weights, chosen.reference, chosen.quick
+    )
+    results = check(settings, chosen.output)
+    for line in results["broken"]:
+        print(line, file=sys.stderr)
+    print(chosen.output / "gpu.md")
+    return int(bool(results["broken"]))
 
 
 if __name__ == "__main__":

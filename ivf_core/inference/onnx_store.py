@@ -1,16 +1,18 @@
-"""ONNX exports of one model, stored on disk."""
+"""ONNX graphs of weights: the file beside them, or an export with PyTorch stored on disk."""
 
 from __future__ import annotations
 
 import hashlib
-from importlib import import_module
+import importlib.util
+from functools import cached_property
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from ivf_core.inference.artifacts import ArtifactCache
-from ivf_core.inference.export import export_onnx
-from ivf_core.models.checkpoints import FusionModel
+from ivf_core.models.weights_files import WeightsFile
+
+if TYPE_CHECKING:
+    from ivf_core.models.checkpoints import FusionModel
 
 __all__ = ["OnnxStore"]
 
@@ -18,66 +20,90 @@ __all__ = ["OnnxStore"]
 _SOURCES = (
     "ivf_core.inference.export",
     "ivf_core.models.graph",
-    "ivf_core.models.quantization",
     "ivf_core.models.segmentation",
     "ivf_core.models.student",
 )
 
 
 class OnnxStore:
-    """Store of a model's exports, each made at first use.
+    """Store of the graphs of one model.
+
+    The graph of a weights file is the ONNX file beside it. Without one, and for networks in
+    memory, PyTorch exports the graph at first use.
 
     Args:
-        model: the networks.
+        weights: opened weights file, or networks in memory, which must not change meanwhile.
         cache: stores the exports.
-
-    Attributes:
-        fingerprint: SHA-256 of weights, ranges, class set and the code that exports them.
     """
 
-    def __init__(self, model: FusionModel, cache: ArtifactCache) -> None:
-        self._model = model
+    def __init__(self, weights: WeightsFile | FusionModel, cache: ArtifactCache) -> None:
+        self._weights = weights
         self._cache = cache
-        self.fingerprint = _fingerprint(model)
 
-    def get(
-        self,
-        fused: bool,
-        labels: bool,
-        dtype: torch.dtype = torch.float32,
-        *,
-        int8: bool = False,
-    ) -> bytes:
-        """Return an ONNX file, see `export_onnx`.
+    @cached_property
+    def graph(self) -> bytes:
+        """ONNX file with all outputs of the model in fp32, see `export_onnx`.
 
-        Args:
-            fused: include the fused image.
-            labels: include the class ids.
-            dtype: dtype of the networks.
-            int8: quantize the convolutions that can run in 8 bits.
+        Raises:
+            ValueError: there is none and PyTorch, which exports it, is not installed; says
+                what to do.
+            WeightsError: see `load_model`.
         """
+        if isinstance(self._weights, WeightsFile):
+            content = self._weights.read_graph()
+            if content is not None:
+                return content
+        return self._export("float32")
+
+    @cached_property
+    def half_graph(self) -> bytes:
+        """The same with networks in fp16, which is always exported; errors as for `graph`."""
+        return self._export("float16")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the graph and of the ranges for 8 bits; errors as for `graph`."""
+        digest = hashlib.sha256(self.graph)
+        digest.update(repr(sorted(self._weights.ranges.items())).encode())
+        return digest.hexdigest()
+
+    def _export(self, dtype: str) -> bytes:
+        """Return an export from the cache, or export the networks."""
+        if missing := [name for name in ("torch", "onnx") if not _is_installed(name)]:
+            raise ValueError(
+                f"weights '{self._weights.name}': there is no graph of them beside the file, and "
+                f"{' and '.join(missing)} cannot be imported to export one. Run 'ivf export "
+                f"--weights {self._weights.name}' where PyTorch is installed and copy the .onnx "
+                "file beside the weights, or: pip install torch onnx"
+            )
+        import torch
+
+        from ivf_core.inference.export import export_onnx
+        from ivf_core.models.checkpoints import load_model
+
+        model = self._weights
+        if isinstance(model, WeightsFile):
+            model = load_model(model)
         key = {
             "kind": "onnx",
             "torch": torch.__version__,
-            "graph": self.fingerprint,
-            "outputs": [fused, labels],
-            "dtype": str(dtype),
-            "int8": int8,
+            "sources": _digest_sources(),
+            "networks": model.digest(),
+            "name": model.name,
+            "dtype": dtype,
         }
-        return self._cache.get(
-            key,
-            lambda: export_onnx(self._model, fused=fused, labels=labels, dtype=dtype, int8=int8),
-        )
+        networks = model
+        return self._cache.get(key, lambda: export_onnx(networks, dtype=getattr(torch, dtype)))
 
 
-def _fingerprint(model: FusionModel) -> str:
+def _is_installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+def _digest_sources() -> str:
     digest = hashlib.sha256()
     for name in _SOURCES:
-        digest.update(Path(str(import_module(name).__file__)).read_bytes())
-    for network in (model.student, model.head):
-        for name, tensor in (network.state_dict() if network is not None else {}).items():
-            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    digest.update(model.class_set.to_json().encode() if model.class_set else b"")
-    digest.update(repr(sorted(model.ranges.items())).encode())
+        spec = importlib.util.find_spec(name)
+        assert spec is not None
+        digest.update(Path(str(spec.origin)).read_bytes())
     return digest.hexdigest()

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
 import onnxruntime
-import torch
 
-from ivf_core.inference.export import INPUT_NAMES
 from ivf_core.inference.onnx_store import OnnxStore
 from ivf_core.inference.options import EngineOptions
-from ivf_core.models.checkpoints import FusionModel
+from ivf_core.models.interface import INPUT_NAMES, OUTPUT_NAMES
+from ivf_core.models.weights_files import WeightsFile
+from ivf_core.system.processor import has_cuda_device
+
+if TYPE_CHECKING:
+    from ivf_core.models.checkpoints import FusionModel
 
 __all__ = ["OnnxRuntimeEngine"]
 
@@ -20,34 +24,37 @@ _PROVIDERS = {
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
 }
-_DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
+_PRECISIONS = ("fp32", "fp16")
 
 
 class OnnxRuntimeEngine:
     """Engine that runs the exported graph on ONNX Runtime, for images of any size.
 
     Args:
-        model: the networks.
+        weights: opened weights file, or networks in memory.
         options: device "auto", "cpu", "cuda" or "tensorrt", the last two also with ":N";
-            auto takes CUDA if its provider is installed. Precision "fp32" or "fp16". The
-            cache stores exports and TensorRT's engines.
+            auto takes CUDA if its provider is installed. Precision "fp32", or
+            "fp16", for which PyTorch exports the graph. The cache stores exports and
+            TensorRT's engines.
 
     Raises:
-        ValueError: a device whose provider is not installed, or another precision.
+        ValueError: a device whose provider is not installed, another precision, or weights
+            without a graph where PyTorch is missing.
     """
 
     name = "onnxruntime"
 
-    def __init__(self, model: FusionModel, options: EngineOptions) -> None:
+    def __init__(self, weights: WeightsFile | FusionModel, options: EngineOptions) -> None:
         self.precision = options.precision
-        if self.precision not in _DTYPES:
-            raise ValueError(f"precision '{self.precision}': ONNX Runtime has {', '.join(_DTYPES)}")
+        if self.precision not in _PRECISIONS:
+            has = ", ".join(_PRECISIONS)
+            raise ValueError(f"precision '{self.precision}': ONNX Runtime has {has}")
         kind, index = _parse(options.device)
         self.device = f"{kind}:{index}" if kind != "cpu" else kind
         # Its CPU kernels convert fp16 to fp32 to compute.
         self.native_precisions: tuple[str, ...] = () if kind == "cpu" else ("fp16",)
-        self._has_head = model.head is not None
-        self._onnx = OnnxStore(model, options.cache)
+        self._has_head = weights.class_set is not None
+        self._onnx = OnnxStore(weights, options.cache)
         self._providers: list[tuple[str, dict[str, Any]]] = [
             (_PROVIDERS[kind], {} if kind == "cpu" else {"device_id": index})
         ]
@@ -83,24 +90,48 @@ class OnnxRuntimeEngine:
     def _session(self, fused: bool, labels: bool) -> onnxruntime.InferenceSession:
         """Return the session for a choice of outputs.
 
-        ONNX Runtime computes every output of a file, so each choice has its own file.
+        ONNX Runtime computes every output of a graph, so each choice has its own.
         """
         if (fused, labels) not in self._sessions:
-            content = self._onnx.get(fused, labels, _DTYPES[self.precision])
+            graph = self._onnx.half_graph if self.precision == "fp16" else self._onnx.graph
+            wanted = zip(OUTPUT_NAMES, (fused, labels), strict=True)
+            content = _keep_outputs(graph, [name for name, is_wanted in wanted if is_wanted])
             try:
                 session = onnxruntime.InferenceSession(
                     content, self._options, providers=self._providers, enable_fallback=0
                 )
             except Exception as error:  # its exceptions have no common base class
                 raise ValueError(f"ONNX Runtime on {self.device}: {error}") from error
-            wanted = self._providers[0][0]
-            if session.get_providers()[0] != wanted:
+            provider = self._providers[0][0]
+            if session.get_providers()[0] != provider:
                 raise ValueError(
-                    f"device '{self.device}': ONNX Runtime has {wanted}, but it does not work here"
+                    f"device '{self.device}': ONNX Runtime has {provider}, "
+                    "but it does not work here"
                 )
             session.disable_fallback()
             self._sessions[fused, labels] = session
         return self._sessions[fused, labels]
+
+
+def _keep_outputs(content: bytes, names: list[str]) -> bytes:
+    """Return an ONNX file with some of the outputs, and only what these need."""
+    model = onnx.load_model_from_string(content)
+    needed = set(names)
+    nodes = []
+    for node in reversed(model.graph.node):  # which is sorted
+        if needed.intersection(node.output):
+            needed.update(node.input)
+            nodes.append(node)
+    nodes.reverse()
+    for field, kept in (
+        ("node", nodes),
+        ("output", [output for output in model.graph.output if output.name in names]),
+        ("initializer", [part for part in model.graph.initializer if part.name in needed]),
+    ):
+        copies = [type(part).FromString(part.SerializeToString()) for part in kept]
+        model.graph.ClearField(field)
+        getattr(model.graph, field).extend(copies)
+    return model.SerializeToString()
 
 
 def _parse(device: str) -> tuple[str, int]:
@@ -113,7 +144,7 @@ def _parse(device: str) -> tuple[str, int]:
     usable = [kind for kind, provider in _PROVIDERS.items() if provider in available]
     kind, separator, index = device.partition(":")
     if device == "auto":
-        return ("cuda" if "cuda" in usable and torch.cuda.is_available() else "cpu"), 0
+        return ("cuda" if "cuda" in usable and has_cuda_device() else "cpu"), 0
     if kind not in usable or (separator and (kind == "cpu" or not index.isdigit())):
         raise ValueError(f"device '{device}': expected auto or one of {', '.join(usable)}")
     return kind, int(index or 0)

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import io
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import openvino
 from openvino import CompiledModel, Core
 
-from ivf_core.inference.export import INPUT_NAMES, OUTPUT_NAMES
 from ivf_core.inference.onnx_store import OnnxStore
+from ivf_core.inference.openvino_graph import keep_outputs, quantize
 from ivf_core.inference.options import EngineOptions
 from ivf_core.inference.recent import Recent
-from ivf_core.models.checkpoints import FusionModel
+from ivf_core.models.interface import INPUT_NAMES, OUTPUT_NAMES
+from ivf_core.models.weights_files import Ranges, WeightsFile, calibrated_ranges
+from ivf_core.system.processor import allows_bfloat16, instruction_limit
+
+if TYPE_CHECKING:
+    from ivf_core.models.checkpoints import FusionModel
 
 __all__ = ["OpenVinoEngine"]
 
@@ -35,20 +41,20 @@ class OpenVinoEngine:
     """Engine that runs the exported graph on OpenVINO, compiled for each image size.
 
     Args:
-        model: the networks.
+        weights: opened weights file, or networks in memory.
         options: device "auto" or "cpu", or "gpu" for an Intel GPU. Precision "fp32", "bf16",
             "fp16", or "int8" for calibrated weights; OpenVINO lowers the layers that it can.
             With int8 the other layers run in bf16 if the device has it. The cache stores
             exports and compiled models.
 
     Raises:
-        ValueError: another device, one that OpenVINO does not find, or int8 for weights that
-            are not calibrated.
+        ValueError: another device, one that OpenVINO does not find, int8 for weights that
+            are not calibrated, or weights without a graph where PyTorch is missing.
     """
 
     name = "openvino"
 
-    def __init__(self, model: FusionModel, options: EngineOptions) -> None:
+    def __init__(self, weights: WeightsFile | FusionModel, options: EngineOptions) -> None:
         if options.device not in ("auto", "cpu", "gpu"):
             raise ValueError(f"device '{options.device}': OpenVINO has auto, cpu and gpu")
         self._core = _core()
@@ -60,19 +66,23 @@ class OpenVinoEngine:
             )
         self.device = self._device_name.lower()
         self.precision = options.precision
-        abilities = self._core.get_property(self._device_name, "OPTIMIZATION_CAPABILITIES")
+        abilities = set(self._core.get_property(self._device_name, "OPTIMIZATION_CAPABILITIES"))
+        if self._device_name == "CPU" and not allows_bfloat16():
+            abilities.discard("BF16")  # OpenVINO lists it in spite of the limit
         self.native_precisions: tuple[str, ...] = tuple(
             p
             for p in ("int8", "bf16", "fp16")
-            if p.upper() in abilities and (p != "int8" or model.ranges)
+            if p.upper() in abilities and (p != "int8" or weights.ranges)
         )
         hint = self.precision
+        self._ranges: Ranges = {}
         if self.precision == "int8":
-            model.calibrated_ranges()  # raises if there are none
+            self._ranges = calibrated_ranges(weights)
             hint = "bf16" if "bf16" in self.native_precisions else "fp32"
-        self._has_head = model.head is not None
+        self._has_head = weights.class_set is not None
         self._cache = options.cache
-        self._onnx = OnnxStore(model, self._cache)
+        self._onnx = OnnxStore(weights, self._cache)
+        self._onnx.fingerprint  # noqa: B018  raises if there is no graph
         self._config: dict[str, object] = {
             "INFERENCE_PRECISION_HINT": _HINTS[hint],
             "PERFORMANCE_HINT": "LATENCY",
@@ -119,6 +129,7 @@ class OpenVinoEngine:
             "kind": "openvino",
             "version": openvino.get_version(),
             "processor": self._core.get_property(self._device_name, "FULL_DEVICE_NAME"),
+            "instructions": instruction_limit(),
             "graph": self._onnx.fingerprint,
             "precision": self.precision,
             "outputs": [fused, labels],
@@ -144,6 +155,9 @@ class OpenVinoEngine:
         return compiled
 
     def _compile(self, size: tuple[int, ...], fused: bool, labels: bool) -> CompiledModel:
-        model = self._core.read_model(self._onnx.get(fused, labels, int8=self.precision == "int8"))
+        wanted = zip(OUTPUT_NAMES, (fused, labels), strict=True)
+        model = self._core.read_model(self._onnx.graph)
+        model = keep_outputs(model, [name for name, is_wanted in wanted if is_wanted])
+        quantize(model, self._ranges)
         model.reshape({"visible": [1, *size, 3], "infrared": [1, *size]})
         return self._core.compile_model(model, self._device_name, self._config)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -12,10 +16,13 @@ from ivf_core.class_sets import ClassSet
 from ivf_core.images.registration import Registration, fill_uncovered
 from ivf_core.images.thermal import ThermalNormalizer
 from ivf_core.inference.engine import create_engine
-from ivf_core.models.checkpoints import FusionModel
-from ivf_core.models.graph import MINIMUM_SIZE
+from ivf_core.models.interface import MINIMUM_SIZE
+from ivf_core.models.weights_files import WeightsFile, open_weights
 
-__all__ = ["FusionPipeline", "FusionResult", "ImagePair", "prepare", "resize_labels"]
+if TYPE_CHECKING:
+    from ivf_core.models.checkpoints import FusionModel
+
+__all__ = ["FusionPipeline", "FusionResult", "ImagePair", "prepare", "resize_labels", "scaled_size"]
 
 
 @dataclass(frozen=True)
@@ -39,10 +46,11 @@ class FusionResult:
 
     Attributes:
         fused: H x W x 3 uint8 RGB, or None if it was not wanted.
-        labels: H/2 x W/2 uint8 class ids at the size of the head's output, or None;
-            `resize_labels` scales them to the size of the image.
-        infrared: H x W uint8, the prepared thermal image that the student received.
-        prepare_ms: time of gain control and registration.
+        labels: H/2 x W/2 uint8 class ids at the size of the head's output (less if the
+            model received smaller images), or None; `resize_labels` scales them to the
+            size of the image.
+        infrared: H x W uint8, the prepared thermal image.
+        prepare_ms: time of gain control, registration and scaling.
         model_ms: time of the engine, including copies to and from the device.
         repaired_pixels: number of non-finite thermal pixels that were filled.
     """
@@ -62,7 +70,7 @@ class FusionPipeline:
     one pair of cameras.
 
     Args:
-        model: networks from `load_model`.
+        weights: shipped name, path of a weights file, opened file, or networks in memory.
         engine: see `create_engine`.
         device: see `create_engine`.
         precision: see `create_engine`.
@@ -78,12 +86,12 @@ class FusionPipeline:
         registration: registration of the thermal images.
 
     Raises:
-        ValueError: see `create_engine`.
+        ValueError: see `create_engine` and `open_weights`.
     """
 
     def __init__(
         self,
-        model: FusionModel,
+        weights: str | os.PathLike[str] | WeightsFile | FusionModel,
         *,
         engine: str = "auto",
         device: str = "auto",
@@ -92,35 +100,56 @@ class FusionPipeline:
         normalizer: ThermalNormalizer | None = None,
         registration: Registration | None = None,
     ) -> None:
+        if isinstance(weights, (str, os.PathLike)):
+            weights = open_weights(weights)
         self.engine = create_engine(
-            model, engine=engine, device=device, precision=precision, threads=threads
+            weights, engine=engine, device=device, precision=precision, threads=threads
         )
-        self.weights = model.name
-        self.class_set: ClassSet | None = model.class_set
+        self._source, self._device, self._threads = weights, device, threads
+        self.weights = weights.name
+        self.class_set: ClassSet | None = weights.class_set
         self.normalizer = normalizer if normalizer is not None else ThermalNormalizer()
         self.registration = registration if registration is not None else Registration()
 
-    def warm_up(self, size: tuple[int, int] = (480, 640)) -> None:
-        """Run the engine on black images for every choice of results.
+    def twin(self) -> FusionPipeline:
+        """Return a pipeline with an engine of its own, which shares everything else.
 
-        The first pair then does not wait for the engine's initialization. Pairs of
-        another size still wait while an engine compiles for that size.
+        An engine is called by one thread at a time. Another thread can warm up the twin
+        for a new size while this pipeline runs; then the twin takes its place.
+        """
+        twin = copy.copy(self)
+        twin.engine = create_engine(
+            self._source,
+            engine=self.engine.name,
+            device=self._device,
+            precision=self.engine.precision,
+            threads=self._threads,
+        )
+        return twin
+
+    def warm_up(self, size: tuple[int, int] = (480, 640)) -> None:
+        """Run the engine on black images, so that the first pair does not wait for it.
+
+        Pairs of another size, and the first pair of which only one result is wanted, still
+        wait while an engine prepares for them: each choice has a memory of its own, which
+        few streams need.
 
         Args:
             size: height and width.
         """
-        visible, infrared = np.zeros((*size, 3), np.uint8), np.zeros(size, np.uint8)
-        self.engine(visible, infrared)
-        self.engine(visible, infrared, labels=False)
-        self.engine(visible, infrared, fused=False)
+        self.engine(np.zeros((*size, 3), np.uint8), np.zeros(size, np.uint8))
 
-    def __call__(self, pair: ImagePair, *, fused: bool = True, labels: bool = True) -> FusionResult:
+    def __call__(
+        self, pair: ImagePair, *, fused: bool = True, labels: bool = True, scale: float = 1.0
+    ) -> FusionResult:
         """Fuse one pair.
 
         Args:
             pair: the images, with the stamp of the pair.
             fused: whether the fused image is wanted.
             labels: whether the class ids are wanted.
+            scale: factor of height and width of the images that the model receives, at
+                most 1; the fused image is scaled back to the size of the visible image.
 
         Returns:
             The results and timings.
@@ -132,14 +161,19 @@ class FusionPipeline:
         start = time.perf_counter()
         infrared = prepare(pair, self.normalizer, self.registration)
         repaired = self.normalizer.repaired_pixels
+        size = scaled_size(infrared.shape, scale)
+        inputs = _resize(pair.visible, size), _resize(infrared, size)
         prepared = time.perf_counter()
-        image, ids = self.engine(pair.visible, infrared, fused=fused, labels=labels)
+        image, ids = self.engine(*inputs, fused=fused, labels=labels)
         done = time.perf_counter()
+        if image is not None:
+            image = _resize(image, infrared.shape)
+        enlarged = time.perf_counter()
         return FusionResult(
             image,
             ids,
             infrared,
-            prepare_ms=(prepared - start) * 1e3,
+            prepare_ms=(prepared - start + enlarged - done) * 1e3,
             model_ms=(done - prepared) * 1e3,
             repaired_pixels=repaired,
         )
@@ -180,6 +214,34 @@ def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         H x W uint8.
     """
     return cv2.resize(labels, (size[1], size[0]), interpolation=cv2.INTER_NEAREST)
+
+
+def scaled_size(size: Sequence[int], scale: float) -> tuple[int, int]:
+    """Return the size of the images that the model receives.
+
+    Args:
+        size: height and width of the pair.
+        scale: factor, at most 1; the model's smallest size limits it.
+
+    Returns:
+        Height and width.
+
+    Raises:
+        ValueError: a scale that is not above 0 and at most 1.
+    """
+    if not 0 < scale <= 1:
+        raise ValueError(f"scale is {scale}, expected more than 0 and at most 1")
+    height, width = (min(n, max(MINIMUM_SIZE, round(n * scale))) for n in size)
+    return height, width
+
+
+def _resize(image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """Scale an image, by area if it shrinks (no aliasing) and bilinearly if it grows."""
+    if image.shape[:2] == size:
+        return image
+    shrinks = size[0] < image.shape[0]
+    mode = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(image, (size[1], size[0]), interpolation=mode)
 
 
 def _check(pair: ImagePair) -> None:

@@ -11,8 +11,10 @@ import torch
 from ivf_core.inference.cuda_graph import RecordedGraph
 from ivf_core.inference.options import EngineOptions
 from ivf_core.inference.recent import Recent
-from ivf_core.models.checkpoints import FusionModel
+from ivf_core.models.checkpoints import FusionModel, load_model
 from ivf_core.models.graph import FusionGraph
+from ivf_core.models.weights_files import WeightsFile
+from ivf_core.system.processor import allows_bfloat16
 
 __all__ = ["TorchEngine", "choose_device"]
 
@@ -52,14 +54,15 @@ def _has_bfloat16() -> bool:
         flags = Path("/proc/cpuinfo").read_text()
     except OSError:
         return False
-    return torch.backends.mkldnn.is_available() and ("avx512_bf16" in flags or "amx_bf16" in flags)
+    native = "avx512_bf16" in flags or "amx_bf16" in flags
+    return torch.backends.mkldnn.is_available() and native and allows_bfloat16()
 
 
 class TorchEngine:
     """Engine that runs `FusionGraph` on PyTorch.
 
     Args:
-        model: the networks.
+        weights: opened weights file, or networks in memory.
         options: device as for `choose_device`; precision "fp32", "bf16" or "fp16"; the
             number of threads is set for the whole process.
 
@@ -69,7 +72,7 @@ class TorchEngine:
 
     name = "torch"
 
-    def __init__(self, model: FusionModel, options: EngineOptions) -> None:
+    def __init__(self, weights: WeightsFile | FusionModel, options: EngineOptions) -> None:
         self._device = choose_device(options.device)
         self.device = str(self._device)
         self.precision = options.precision
@@ -89,6 +92,7 @@ class TorchEngine:
         elif _has_bfloat16():
             self.native_precisions = ("bf16",)
         # In channels-last layout convolutions take 0.6 of the time on a CPU.
+        model = load_model(weights) if isinstance(weights, WeightsFile) else weights
         graph = FusionGraph(model, _DTYPES[self.precision])
         self._graph = graph.to(self._device).to(memory_format=torch.channels_last)
         self._recorded: Recent[tuple[object, ...], RecordedGraph | None] = Recent()

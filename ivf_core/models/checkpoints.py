@@ -1,41 +1,35 @@
-"""Weights files: load and save students with their segmentation heads.
+"""Networks of weights files: load and save students with their segmentation heads.
 
-A weights file is a safetensors file with tensors `student.*` and, with a head,
-`head.*`. Its metadata describes how to build both networks and contains the
-class set, so that the file alone is enough. The checkpoint published with SAGE
-(a pickled state dict) is read as well, tensors only.
+`weights_files` describes the format. The checkpoint published with SAGE (a pickled state
+dict) is read as well, tensors only.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ivf_core.class_sets import ClassSet
-from ivf_core.models.quantization import Ranges
 from ivf_core.models.segmentation import SegmentationHead
 from ivf_core.models.student import STUDENTS, FastStudent, FusionStudent
-from ivf_core.models.tensor_files import read_tensors
+from ivf_core.models.weights_files import (
+    FORMAT,
+    Ranges,
+    WeightsError,
+    WeightsFile,
+    built_from,
+    digest_networks,
+    open_weights,
+)
 from ivf_core.system.atomic import atomic_path
 
-__all__ = [
-    "FusionModel",
-    "WeightsError",
-    "find_weights",
-    "load_model",
-    "save_model",
-    "shipped_weights",
-]
-
-_FORMAT = "ivf-weights-1"
-_SHIPPED_DIRECTORY = Path(__file__).resolve().parent.parent / "weights"
+__all__ = ["FusionModel", "load_model", "save_model"]
 
 # Tensor names in SAGE's published file, and ours.
 _PUBLISHED_PREFIXES = {
@@ -44,10 +38,6 @@ _PUBLISHED_PREFIXES = {
     "adjust_channels5.": "merges.1.",
     "final_decoder.0.": "decoder.",
 }
-
-
-class WeightsError(ValueError):
-    """Error for a weights file that is missing, damaged or not for these networks."""
 
 
 @dataclass
@@ -83,52 +73,28 @@ class FusionModel:
         """Architecture of the student, a key of `STUDENTS`."""
         return next(name for name, kind in STUDENTS.items() if type(self.student) is kind)
 
-    def calibrated_ranges(self) -> Ranges:
-        """Return `ranges`, or raise if the weights are not calibrated.
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors of both networks by their names in weights files."""
+        tensors = {f"student.{key}": value for key, value in self.student.state_dict().items()}
+        if self.head is not None:
+            tensors |= {f"head.{key}": value for key, value in self.head.state_dict().items()}
+        return tensors
 
-        Raises:
-            ValueError: there are no ranges.
-        """
-        if not self.ranges:
-            raise ValueError(
-                f"precision 'int8': weights '{self.name}' are not calibrated (ivf calibrate)"
-            )
-        return self.ranges
-
-
-def shipped_weights() -> dict[str, Path]:
-    """Return the paths of the weights in the package, by name."""
-    return {path.stem: path for path in sorted(_SHIPPED_DIRECTORY.glob("*.safetensors"))}
+    def digest(self) -> str:
+        """Compute the digest of the networks as they are now, see `digest_networks`."""
+        arrays: dict[str, np.ndarray] = {
+            key: value.detach().cpu().numpy() for key, value in self.tensors().items()
+        }
+        return digest_networks(self.architecture, self.class_set, arrays)
 
 
-def find_weights(name_or_path: str | os.PathLike[str]) -> Path:
-    """Return the file for a shipped name or a path.
-
-    Args:
-        name_or_path: key of `shipped_weights()`, or path of a file.
-
-    Raises:
-        WeightsError: neither a shipped name nor a file; the message lists the shipped names.
-    """
-    shipped = shipped_weights()
-    if str(name_or_path) in shipped:
-        return shipped[str(name_or_path)]
-    path = Path(name_or_path).expanduser()
-    if not path.is_file():
-        raise WeightsError(
-            f"weights '{name_or_path}': no such file and no shipped weights of that name "
-            f"(shipped: {', '.join(shipped) or 'none'})"
-        )
-    return path
-
-
-def load_model(name_or_path: str | os.PathLike[str]) -> FusionModel:
-    """Load weights by shipped name, from a safetensors file, or from SAGE's published file.
+def load_model(weights: str | os.PathLike[str] | WeightsFile) -> FusionModel:
+    """Load the networks of a safetensors file or of SAGE's published file.
 
     Every tensor must be present with its shape, and the file must contain no others.
 
     Args:
-        name_or_path: key of `shipped_weights()`, or path of a file.
+        weights: key of `shipped_weights()`, path of a file, or an opened file.
 
     Returns:
         The networks in evaluation mode, on the CPU, with frozen parameters.
@@ -136,10 +102,10 @@ def load_model(name_or_path: str | os.PathLike[str]) -> FusionModel:
     Raises:
         WeightsError: the message names the file and what was expected.
     """
-    path = find_weights(name_or_path)
-    if path.suffix == ".safetensors":
-        return _load_safetensors(path, str(name_or_path))
-    return FusionModel(student=_load_published(path), name=str(name_or_path))
+    file = weights if isinstance(weights, WeightsFile) else open_weights(weights)
+    if file.entries:
+        return _load_safetensors(file)
+    return FusionModel(student=_load_published(file.path), name=file.name)
 
 
 def save_model(model: FusionModel, path: str | os.PathLike[str], **metadata: str) -> None:
@@ -153,27 +119,25 @@ def save_model(model: FusionModel, path: str | os.PathLike[str], **metadata: str
     Raises:
         ValueError: a key of the metadata starts with "ivf_", which is reserved.
     """
-    from safetensors.torch import save
+    from safetensors.torch import save  # reading needs no such package
 
     notes = {**model.metadata, **metadata}
     if reserved := [key for key in notes if key.startswith("ivf_")]:
         raise ValueError(f"metadata {', '.join(reserved)}: keys with ivf_ are reserved")
-    tensors = {f"student.{k}": v for k, v in model.student.state_dict().items()}
     entries = {
         **notes,
-        "ivf_format": _FORMAT,
+        "ivf_format": FORMAT,
         "ivf_architecture": model.architecture,
         "ivf_student": json.dumps(_options_of(model.student)),
     }
     if model.ranges:
         entries["ivf_ranges"] = json.dumps(model.ranges)
     if model.head is not None and model.class_set is not None:
-        tensors |= {f"head.{k}": v for k, v in model.head.state_dict().items()}
         entries["ivf_head"] = json.dumps(
             {"feature_channels": model.head.feature_channels, "widths": model.head.widths}
         )
         entries["ivf_class_set"] = model.class_set.to_json()
-    tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    tensors = {k: v.detach().cpu().contiguous() for k, v in model.tensors().items()}
     with atomic_path(path) as temporary:
         temporary.write_bytes(save(tensors, metadata=entries))
 
@@ -184,53 +148,25 @@ def _options_of(student: FusionStudent | FastStudent) -> dict[str, object]:
     return {"channels": student.channels}
 
 
-def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Read metadata and tensors, with the package safetensors where it is installed."""
-    try:
-        from safetensors import SafetensorError, safe_open
-    except ImportError:
-        try:
-            return read_tensors(path)
-        except (ValueError, OSError) as error:
-            raise _unreadable(path, error) from error
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            return file.metadata() or {}, tensors
-    except (SafetensorError, OSError) as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: Exception) -> WeightsError:
-    return WeightsError(f"weights '{path}': not a readable safetensors file: {error}")
-
-
-def _load_safetensors(path: Path, name: str) -> FusionModel:
-    entries, tensors = _read(path)
-    if entries.get("ivf_format") != _FORMAT:
+def _load_safetensors(file: WeightsFile) -> FusionModel:
+    path, entries = file.path, file.entries
+    if file.architecture not in STUDENTS:
         raise WeightsError(
-            f"weights '{path}': metadata ivf_format is {entries.get('ivf_format')!r}, "
-            f"expected {_FORMAT!r}"
+            f"weights '{path}': student architecture {file.architecture!r}, "
+            f"known: {', '.join(STUDENTS)}"
         )
-    if "ivf_structure" in entries:  # earlier name of the key
-        entries["ivf_architecture"] = entries["ivf_structure"]
-    architecture = _entry(entries, "ivf_architecture", path)
-    if architecture not in STUDENTS:
-        raise WeightsError(
-            f"weights '{path}': student architecture {architecture!r}, known: {', '.join(STUDENTS)}"
-        )
-    options = _entry(entries, "ivf_student", path)
-    with _built_from("ivf_student", options, path):
-        student = STUDENTS[architecture](**json.loads(options))
+    tensors = {key: torch.from_numpy(array) for key, array in file.arrays().items()}
+    options = entries["ivf_student"]
+    with built_from("ivf_student", options, path):
+        student = STUDENTS[file.architecture](**json.loads(options))
     _fill(student, tensors, "student.", path)
-    head = class_set = None
-    if "ivf_head" in entries:
-        classes = _entry(entries, "ivf_class_set", path)
-        with _built_from("ivf_class_set", classes, path):
-            class_set = ClassSet.from_json(classes)
+    head = None
+    if file.class_set is not None:
         options = entries["ivf_head"]
-        with _built_from("ivf_head", options, path):
-            head = SegmentationHead(len(class_set), **json.loads(options), layout=student.layout)
+        with built_from("ivf_head", options, path):
+            head = SegmentationHead(
+                len(file.class_set), **json.loads(options), layout=student.layout
+            )
         if head.feature_channels != student.feature_channels:
             raise WeightsError(
                 f"weights '{path}': the head expects {head.feature_channels} feature channels, "
@@ -243,30 +179,9 @@ def _load_safetensors(path: Path, name: str) -> FusionModel:
             f"weights '{path}': expected tensors {' and '.join(f'{k}*' for k in known)} only, "
             f"found {', '.join(left_over)}"
         )
-    notes = {key: value for key, value in entries.items() if not key.startswith("ivf_")}
-    written = entries.get("ivf_ranges", "{}")
-    with _built_from("ivf_ranges", written, path):
-        pairs = json.loads(written).items()
-        ranges = {str(name): (float(low), float(high)) for name, (low, high) in pairs}
-    return FusionModel(student, head, class_set, name, notes, ranges)
-
-
-def _entry(entries: dict[str, str], key: str, path: Path) -> str:
-    if key not in entries:
-        raise WeightsError(f"weights '{path}': metadata {key} is missing")
-    return entries[key]
-
-
-@contextmanager
-def _built_from(key: str, value: str, path: Path) -> Iterator[None]:
-    """Turn any error while something is built from an entry into a WeightsError."""
-    try:
-        yield
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as e:
-        raise WeightsError(
-            f"weights '{path}': metadata {key} is {value!r}, expected JSON as save_model "
-            f"writes it: {type(e).__name__}: {e}"
-        ) from e
+    return FusionModel(
+        student, head, file.class_set, file.name, dict(file.metadata), dict(file.ranges)
+    )
 
 
 def _load_published(path: Path) -> FusionStudent:

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ivf_core.models.checkpoints import FusionModel
+from ivf_core.models.interface import LABEL_STRIDE
 from ivf_core.models.quantization import quantize_convolutions
-from ivf_core.models.segmentation import LABEL_STRIDE, SegmentationHead
+from ivf_core.models.segmentation import SegmentationHead
+from ivf_core.models.weights_files import calibrated_ranges
 
 __all__ = [
-    "MINIMUM_SIZE",
     "FusionGraph",
     "fold_batch_norm",
     "luma_chroma",
@@ -28,9 +29,6 @@ __all__ = [
 ]
 
 Network = TypeVar("Network", bound=nn.Module)
-
-MINIMUM_SIZE = 16
-"""Smallest height and width, since the head works down to 1/16."""
 
 # OpenCV's full-range BT.601 in 14-bit fixed point (COLOR_RGB2YCrCb): integers
 # below 2^24, so float32 reproduces its rounding exactly.
@@ -106,7 +104,7 @@ class FusionGraph(nn.Module):
         if model.head is not None:
             self.head = fold_batch_norm(model.head).to(dtype)
         if int8:
-            quantize_convolutions(self, model.calibrated_ranges())
+            quantize_convolutions(self, calibrated_ranges(model))
         self.requires_grad_(False)
 
     def forward(

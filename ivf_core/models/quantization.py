@@ -15,10 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["QuantizedConv2d", "Ranges", "observe_ranges", "quantize_convolutions"]
+from ivf_core.models.weights_files import Ranges
 
-Ranges = dict[str, tuple[float, float]]
-"""Lowest and highest input of convolutions, by their names in the network."""
+__all__ = ["QuantizedConv2d", "observe_ranges", "quantize_convolutions"]
 
 _INPUT_LEVELS = 255
 _WEIGHT_LEVELS = 127

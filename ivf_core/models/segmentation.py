@@ -16,12 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ivf_core.models.interface import LABEL_STRIDE
 from ivf_core.models.student import FeatureLayout, FusionStudent, MergeUp
 
-__all__ = ["LABEL_STRIDE", "SegmentationHead"]
-
-LABEL_STRIDE = 2
-"""Stride of the logits: half the input's height and width, rounded like the features."""
+__all__ = ["SegmentationHead"]
 
 
 def _conv_unit(

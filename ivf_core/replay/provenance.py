@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from ivf_core import __version__
-from ivf_core.models.checkpoints import find_weights
+from ivf_core.models.weights_files import find_weights
 from ivf_core.replay.settings import ReplaySettings
 
 __all__ = ["fingerprint", "input_fingerprints", "versions"]

@@ -21,7 +21,6 @@ from ivf_core.images.thermal import GainControl, ThermalNormalizer
 from ivf_core.inference import FusionPipeline, FusionResult, ImagePair
 from ivf_core.inference.engine import describe
 from ivf_core.inference.pipeline import prepare
-from ivf_core.models.checkpoints import load_model
 from ivf_core.replay.live import RecordedStamps
 from ivf_core.replay.pair_reader import InputPair
 from ivf_core.replay.settings import ReplaySettings
@@ -50,14 +49,16 @@ class ResultSource(Protocol):
     Attributes:
         class_set: class set of the labels, or None.
         weights: weights that the results come from, in words.
-        engine: engine that the results come from, in words.
         recorded: true if results are read from a recording, false if they are computed.
     """
 
     class_set: ClassSet | None
     weights: str
-    engine: str
     recorded: bool
+
+    @property
+    def engine(self) -> str:
+        """Engine that the results come from, in words."""
 
     def reset(self) -> None:
         """Start a bag: forget the gain of the images before."""
@@ -98,7 +99,7 @@ def open_result_source(settings: ReplaySettings, bag: Path) -> Iterator[ResultSo
             yield _RecordedResults(fused, masks, normalizer, registration)
         return
     pipeline = FusionPipeline(
-        load_model(settings.weights),
+        settings.weights,
         engine=settings.engine,
         device=settings.device,
         precision=settings.precision,
@@ -119,7 +120,11 @@ class _PipelineResults:
         self._pipeline = pipeline
         self.class_set = pipeline.class_set
         self.weights = pipeline.weights
-        self.engine = describe(pipeline.engine)
+
+    @property
+    def engine(self) -> str:
+        """Engine in use, which may depend on the size of the images."""
+        return describe(self._pipeline.engine)
 
     def reset(self) -> None:
         """Start a bag: forget the gain of the images before."""

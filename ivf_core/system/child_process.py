@@ -27,12 +27,19 @@ class Child(AbstractContextManager["Child"]):
         module: module to run with `python -m`; it calls `serve`.
         settings: first argument of the module, as JSON.
         name: name of the process in errors; the module's name by default.
+        environment: environment variables in addition to those of this process.
 
     Attributes:
         process: the process.
     """
 
-    def __init__(self, module: str, settings: Mapping[str, Any], name: str = "") -> None:
+    def __init__(
+        self,
+        module: str,
+        settings: Mapping[str, Any],
+        name: str = "",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.name = name or module
         self.process = subprocess.Popen(
             [sys.executable, "-m", module, json.dumps(settings)],
@@ -40,6 +47,7 @@ class Child(AbstractContextManager["Child"]):
             stdout=subprocess.PIPE,
             start_new_session=True,
             text=True,
+            env={**os.environ, **(environment or {})},
         )
 
     def __exit__(self, *_error: object) -> None:

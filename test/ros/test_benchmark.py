@@ -58,6 +58,9 @@ def check(row: dict[str, Any], published: int) -> None:
         assert 0 < spread["median"] <= spread["p95"] <= spread["p99"]
     assert 0 < row["model_ms"] < row["node_ms"]["p99"]
     assert row["pairs_a_second"] > 0
+    for intervals in (row["interval_ms"], row["stamp_interval_ms"]):
+        assert intervals["mean"] > 0
+        assert intervals["std"] >= 0
     assert set(row["cores"]) == {"cameras", "node", "subscriber", "others"}
     assert sum(row["cores"].values()) < os.cpu_count() + 0.5
     assert row["cores"]["node"] > 0
@@ -88,10 +91,12 @@ def test_command_with_two_rates_and_one_output(tmp_path: Path, tiny_weights: Pat
     path = tmp_path / "rows.json"
     status, output, errors = finish(
         start("ivf_core.cli", "benchmark", "--node", "--weights", tiny_weights, *QUICK,
-              "--rate", 4, 8, "--seconds", 1.5, "--outputs", "fused", "--json", path)
+              "--rate", 4, 8, "--seconds", 1.5, "--outputs", "fused", "--load-policy", "full",
+              "--json", path)
     )  # fmt: skip
     assert status == 0, errors
     rows = json.loads(path.read_text())
+    assert {row["load_policy"] for row in rows} == {"full"}
     assert [row["rate_hz"] for row in rows] == [4, 8]
     for row, published in zip(rows, (6, 12), strict=True):
         check(row, published)
@@ -159,6 +164,7 @@ def case(tiny_weights: Path) -> Case:
         ({"size": (640, 8)}, "--size is 640x8, expected at least 32x32"),
         ({"weights": "none.safetensors"}, "none.safetensors"),
         ({"threads": 999}, "--threads is 999, expected 0 to 256"),
+        ({"load_policy": "lazy"}, "--load-policy is 'lazy', expected one of full, adaptive"),
         ({"engine": "abacus"}, "--engine is 'abacus', expected one of"),
     ],
 )
@@ -171,6 +177,7 @@ def test_warm_up_and_run_are_whole_pairs(case: Case) -> None:
     slow = replace(case, rate_hz=0.3, seconds=10.0)
     assert (slow.warm_up_pairs, slow.pairs) == (1, 3)
     assert (case.warm_up_pairs, case.pairs) == (60, 600)
+    assert replace(case, load_policy="adaptive").warm_up_pairs == 450
 
 
 def test_images_of_the_cameras() -> None:

@@ -125,6 +125,39 @@ def test_missing_packages_are_reported(monkeypatch):
     assert bare.VisionClass is None
 
 
+@pytest.mark.parametrize(
+    ("name", "modules"),
+    [
+        ("SubscriptionEventCallbacks", ("rclpy.qos_event", "rclpy.event_handler")),
+        ("TopicEndpointInfo", ("rclpy.topic_endpoint_info", "rclpy.endpoint_info")),
+    ],
+)
+def test_class_is_found_where_older_and_newer_releases_have_it(name, modules, monkeypatch):
+    """Humble has the first class in another module, Lyrical the second one."""
+    expected = getattr(compat, name)
+    for present, absent in (modules, modules[::-1]):
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, present, sys.modules[expected.__module__])
+            assert getattr(_without(patch, absent), name) is expected
+
+
+@pytest.mark.parametrize(
+    ("rclpy_version", "expected"),
+    [
+        ("3.3.21", ("FASTRTPS_DEFAULT_PROFILES_FILE",)),  # Humble
+        ("7.1.11", ("FASTRTPS_DEFAULT_PROFILES_FILE",)),  # Jazzy
+        ("9.1.5", ("FASTDDS_DEFAULT_PROFILES_FILE",)),  # Kilted
+        ("10.0.10", ("FASTDDS_DEFAULT_PROFILES_FILE",)),  # Lyrical
+    ],
+)
+def test_profile_variable_is_that_of_the_release(rclpy_version, expected):
+    assert compat.profile_variables(rclpy_version) == expected
+
+
+def test_profile_variable_of_the_installed_release_is_known():
+    assert len(compat.profile_variables()) == 1
+
+
 def test_subscriber_feeds_message_filters(node):
     message_filters = pytest.importorskip(
         "message_filters", reason="message_filters is not installed"
@@ -158,6 +191,26 @@ def test_impossible_transition_is_rejected_and_a_possible_one_happens(lifecycle_
     assert rejected in ([Transition.TRANSITION_ACTIVATE], [])  # []: rclpy 8 answers itself
     request.transition.id = Transition.TRANSITION_CONFIGURE
     assert change_state(request, ChangeState.Response()).success
+
+
+@pytest.mark.parametrize("raises", [True, False])
+def test_transition_that_raises_and_one_that_answers_are_both_rejected(raises):
+    """Humble and Jazzy raise in the callback of the service, later releases answer."""
+
+    def change_state(request, response):
+        if raises:
+            raise RuntimeError("no such transition")
+        response.success = False
+        return response
+
+    node = SimpleNamespace(_service_change_state=SimpleNamespace(callback=change_state))
+    rejected = []
+    assert compat.reject_impossible_transitions(node, lambda *reason: rejected.append(reason))
+    request = ChangeState.Request()
+    request.transition.id = Transition.TRANSITION_ACTIVATE
+    response = ChangeState.Response(success=True)
+    assert not node._service_change_state.callback(request, response).success
+    assert [transition for transition, _ in rejected] == [Transition.TRANSITION_ACTIVATE] * raises
 
 
 def test_node_without_the_internal_service_stays_unchanged():

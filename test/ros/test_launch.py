@@ -14,8 +14,9 @@ import yaml
 from harness import PERIOD_NS, START_NS, smooth_image, write_pairs
 
 from ivf_core.bags.writer import BagWriter
+from ivf_ros.compat import profile_variables
 from ivf_ros.launch_arguments import FUSION_ARGUMENTS, REPLAY_ARGUMENTS
-from ivf_ros.transport import PROFILE_VARIABLES, profile_path
+from ivf_ros.transport import USERS_OWN, profile_path
 
 # Not `launch`: our own folder of that name would be imported.
 pytest.importorskip("launch_ros", reason="launch_ros is not installed")
@@ -71,7 +72,7 @@ def prefix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path / "prefix"))
     monkeypatch.setenv("REPORTS", str(reports))
     monkeypatch.setenv("LIFETIME", "1")
-    for name in (*PROFILE_VARIABLES, "FASTDDS_BUILTIN_TRANSPORTS", "RMW_IMPLEMENTATION"):
+    for name in (*USERS_OWN, "RMW_IMPLEMENTATION"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
 
@@ -145,7 +146,7 @@ def test_values_come_from_params_file_without_arguments(prefix: Path) -> None:
     assert reports["fusion_node"]["parameters"] == shipped["/**"]["ros__parameters"]
     assert remappings(reports["fusion_node"]) == {"__node": "fusion"}
     profile = reports["fusion_node"]["environment"]
-    assert profile == dict.fromkeys(PROFILE_VARIABLES, str(profile_path()))
+    assert profile == dict.fromkeys(profile_variables(), str(profile_path()))
 
 
 def test_arguments_override_with_the_type_of_the_parameter(prefix: Path, tmp_path: Path) -> None:

@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from ivf_ros.transport import PROFILE_VARIABLES, environment, profile_path, reason_not_applied
+pytest.importorskip("rclpy", reason="ROS 2's rclpy is not installed")
+
+from ivf_ros.compat import profile_variables
+from ivf_ros.transport import USERS_OWN, environment, profile_path, reason_not_applied
 
 FRAMES = 60
 
@@ -58,7 +61,7 @@ print(sum(len(message.data) == 640 * 480 * 3 for message in seen))
 
 def bare_environment() -> dict[str, str]:
     """Return the environment of this process without any choice of a transport."""
-    choices = (*PROFILE_VARIABLES, "FASTDDS_BUILTIN_TRANSPORTS", "RMW_IMPLEMENTATION")
+    choices = (*USERS_OWN, "RMW_IMPLEMENTATION")
     return {name: value for name, value in os.environ.items() if name not in choices}
 
 
@@ -79,9 +82,10 @@ def test_profile_is_found_in_an_install_space(tmp_path: Path) -> None:
     share = tmp_path / "share" / "ivf_ros" / "config"
     site.mkdir(parents=True)
     share.mkdir(parents=True)
-    source = Path(sys.modules["ivf_ros.transport"].__file__ or "")
     (site / "__init__.py").touch()
-    (site / "transport.py").write_bytes(source.read_bytes())
+    for module in ("compat", "transport"):
+        source = Path(sys.modules[f"ivf_ros.{module}"].__file__ or "")
+        (site / source.name).write_bytes(source.read_bytes())
     (share / "fastdds.xml").write_bytes(profile_path().read_bytes())
     output = subprocess.run(
         [sys.executable, "-c", "from ivf_ros.transport import *; print(profile_path())"],
@@ -94,11 +98,11 @@ def test_profile_is_found_in_an_install_space(tmp_path: Path) -> None:
     assert Path(output.stdout.strip()) == (share / "fastdds.xml").resolve()
 
 
-def test_environment_applies_the_profile_for_both_generations_of_fast_dds() -> None:
+def test_environment_applies_the_profile() -> None:
     result = environment({"HOME": "/home/robot"})
     assert result == {
         "HOME": "/home/robot",
-        **dict.fromkeys(PROFILE_VARIABLES, str(profile_path())),
+        **dict.fromkeys(profile_variables(), str(profile_path())),
     }
 
 
@@ -118,7 +122,7 @@ def test_environment_keeps_the_choice_of_the_user(name: str, value: str) -> None
 
 def test_environment_applies_the_profile_if_fast_dds_is_chosen() -> None:
     result = environment({"RMW_IMPLEMENTATION": "rmw_fastrtps_cpp"})
-    assert result["FASTRTPS_DEFAULT_PROFILES_FILE"] == str(profile_path())
+    assert result[profile_variables()[0]] == str(profile_path())
 
 
 def test_environment_rejects_a_missing_profile(tmp_path: Path) -> None:
@@ -129,7 +133,6 @@ def test_environment_rejects_a_missing_profile(tmp_path: Path) -> None:
 @pytest.mark.dds
 def test_images_reach_another_process_under_the_profile() -> None:
     """Count the images that arrive; without the profile it is about one in ten."""
-    pytest.importorskip("rclpy")
     domain = {**environment(bare_environment()), "ROS_DOMAIN_ID": str(os.getpid() % 90 + 10)}
     subscriber = subprocess.Popen(
         [sys.executable, "-c", SUBSCRIBER], env=domain, stdout=subprocess.PIPE, text=True

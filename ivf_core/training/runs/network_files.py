@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
-from ivf_core.models.checkpoints import WeightsError
+from ivf_core.models.weights_files import WeightsError
 from ivf_core.system.atomic import atomic_path
 
 __all__ = ["load_network", "save_network"]

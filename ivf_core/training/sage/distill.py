@@ -294,7 +294,7 @@ class DistillTask(Task[DistillRecipe]):
         student = student.to("cpu").to(memory_format=torch.contiguous_format)
         notes = {**self.notes, **origin}
         save_model(
-            calibrate(FusionModel(student), _calibration_pairs(self.sources)),
+            calibrate(FusionModel(student), _calibration_pairs(self.sources)).model,
             output,
             source=f"distilled from a SAGE teacher in {self.steps} steps of {recipe.batch_size}",
             **notes,

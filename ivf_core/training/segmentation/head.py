@@ -25,7 +25,8 @@ from ivf_core.data.pairs import Pair, chroma_of, hold_out, luma_of, read_pair_fo
 from ivf_core.images.overlay import color_labels
 from ivf_core.models.checkpoints import load_model, save_model
 from ivf_core.models.graph import fold_batch_norm, recolor_unrounded
-from ivf_core.models.segmentation import LABEL_STRIDE, SegmentationHead
+from ivf_core.models.interface import LABEL_STRIDE
+from ivf_core.models.segmentation import SegmentationHead
 from ivf_core.scenes import random_scene
 from ivf_core.training.losses import Total, dice_loss, logit_distillation_loss, ohem_cross_entropy
 from ivf_core.training.runs.batch_norm import restore_norm, synchronize_norm, train_mode
@@ -312,7 +313,7 @@ class HeadTask(SingleTask[HeadRecipe]):
         data = recipe.dataset or f"{recipe.folder} {recipe.labels}"
         model = replace(model, head=head.to("cpu"), class_set=self.class_set)
         save_model(
-            calibrate(model, [*self.real, *self.scenes]),
+            calibrate(model, [*self.real, *self.scenes]).model,
             recipe.output,
             head_source=f"{self.steps} steps on {data} and {recipe.scenes} synthetic scenes",
             **origin,

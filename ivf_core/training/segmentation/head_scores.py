@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from ivf_core.class_sets import UNLABELED, unknown_ids
 from ivf_core.data.pairs import Pair
 from ivf_core.metrics.segmentation import ConfusionMatrix
-from ivf_core.models.segmentation import LABEL_STRIDE, SegmentationHead
+from ivf_core.models.interface import LABEL_STRIDE
+from ivf_core.models.segmentation import SegmentationHead
 from ivf_core.training.runs.batches import pair_tensors
 
 __all__ = ["background_offset", "class_weights", "predict_labels", "score_head"]

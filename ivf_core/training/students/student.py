@@ -138,7 +138,7 @@ class _StudentTask(SingleTask[StudentRecipe]):
             for folder, pairs in self.pairs.held_out.items()
         }
         save_model(
-            calibrate(FusionModel(student.to("cpu")), self.training),
+            calibrate(FusionModel(student.to("cpu")), self.training).model,
             recipe.output,
             source=f"distilled from {Path(recipe.teacher).name} in {self.steps} steps",
             **origin,

@@ -136,7 +136,7 @@ class UnsupervisedTask(SingleTask[UnsupervisedRecipe]):
         scores = {folder: score_student(student, pairs, self.device) for folder, pairs in held_out}
         model = replace(self.model, student=student.to("cpu"), ranges={})
         save_model(
-            calibrate(model, self.training),
+            calibrate(model, self.training).model,
             self.recipe.output,
             source=f"trained on pairs alone in {self.steps} steps, from {self.model.name}",
             **origin,

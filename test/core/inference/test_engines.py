@@ -18,7 +18,7 @@ from ivf_core.class_sets import MFNET, ClassSet
 from ivf_core.cli import main
 from ivf_core.defaults import ENGINES
 from ivf_core.images.files import list_images, read_infrared, read_visible
-from ivf_core.inference import artifacts, onnx_store
+from ivf_core.inference import artifacts, export
 from ivf_core.inference import engine as engines
 from ivf_core.inference.artifacts import ArtifactCache
 from ivf_core.inference.engine import Engine, create_engine
@@ -138,51 +138,14 @@ def test_auto_precision_keeps_real_images(make: Make, data: Path) -> None:
         assert np.percentile(difference, 99.9) <= 2, (name, engine.precision)
 
 
-class _Fake:
-    """Engine whose lower precisions are off by given grey levels, or raise."""
-
-    name, device = "fake", "cpu"
-    native_precisions = ("bf16", "fp16")
-
-    def __init__(self, off: dict[str, int], precision: str) -> None:
-        self.precision = precision
-        self.off = off.get(precision, 0)
-        if self.off < 0:
-            raise RuntimeError("not here")
-
-    def __call__(
-        self, visible: np.ndarray, infrared: np.ndarray, *, fused: bool = True, labels: bool = True
-    ) -> tuple[np.ndarray | None, np.ndarray | None]:
-        return np.full_like(visible, self.off), None
-
-
-@pytest.mark.parametrize(
-    ("off", "expected"),
-    [
-        ({"bf16": 2, "fp16": 0}, "bf16"),
-        ({"bf16": 3, "fp16": 2}, "fp16"),
-        ({"bf16": -1, "fp16": 1}, "fp16"),
-        ({"bf16": 3, "fp16": 3}, "fp32"),
-        ({"bf16": -1, "fp16": -1}, "fp32"),
-    ],
-)
-def test_auto_precision_takes_the_first_that_keeps_the_image(
-    tiny_model: FusionModel, monkeypatch: pytest.MonkeyPatch, off: dict[str, int], expected: str
-) -> None:
-    monkeypatch.setattr(
-        engines, "_builder", lambda _: lambda _model, options: _Fake(off, options.precision)
-    )
-    assert create_engine(tiny_model, engine="torch").precision == expected
-
-
-def test_auto_takes_the_fastest_installed(
+def test_auto_takes_torch_only_where_it_is_alone(
     tiny_model: FusionModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engines, "installed_engines", lambda: ["torch"])
     assert create_engine(tiny_model, device="cpu").name == "torch"
     monkeypatch.undo()
     pytest.importorskip("openvino")
-    assert create_engine(tiny_model, device="cpu").name == "openvino"
+    assert create_engine(tiny_model, device="cpu").name in ("openvino", "onnxruntime")
 
 
 @pytest.mark.parametrize(
@@ -190,7 +153,7 @@ def test_auto_takes_the_fastest_installed(
     [
         ({"engine": "tensorflow"}, "engine 'tensorflow': expected auto or one of torch"),
         ({"precision": "fp8"}, "precision 'fp8': expected auto or one of fp32"),
-        ({"device": "tpu"}, "device 'tpu': expected auto, cpu, cuda or cuda:N"),
+        ({"engine": "torch", "device": "tpu"}, "'tpu': expected auto, cpu, cuda or cuda:N"),
         ({"engine": "torch", "device": "cpu", "precision": "fp16"}, "has fp32 and bf16 on a CPU"),
     ],
 )
@@ -206,7 +169,7 @@ def test_unknown_device(make: Make, tiny_model: FusionModel) -> None:
 
 def test_missing_engine(tiny_model: FusionModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "installed_engines", lambda: ["torch"])
-    with pytest.raises(ValueError, match="'openvino' is not installed: pip install openvino onnx"):
+    with pytest.raises(ValueError, match="'openvino' is not installed: pip install openvino "):
         create_engine(tiny_model, engine="openvino")
 
 
@@ -272,7 +235,7 @@ def test_openvino_starts_from_stored_files(
 
     first = OpenVinoEngine(tiny_model, options)(*random_pair(32, 48))
     # From here on nothing can be exported or compiled again.
-    monkeypatch.setattr(onnx_store, "export_onnx", None)
+    monkeypatch.setattr(export, "export_onnx", None)
     monkeypatch.setattr(OpenVinoEngine, "_compile", None)
     second = OpenVinoEngine(tiny_model, options)(*random_pair(32, 48))
     for part, other in zip(first, second, strict=True):
@@ -280,7 +243,7 @@ def test_openvino_starts_from_stored_files(
     with pytest.raises(TypeError):
         OpenVinoEngine(tiny_model, options)(*random_pair(48, 32))
     with pytest.raises(TypeError):
-        OpenVinoEngine(load_model("sage"), options)(*random_pair(32, 48))
+        OpenVinoEngine(load_model("sage"), options)
 
 
 def test_blob_that_openvino_rejects(tiny_model: FusionModel, cache: ArtifactCache) -> None:
@@ -312,7 +275,7 @@ def test_oldest_artifacts_go(cache: ArtifactCache, monkeypatch: pytest.MonkeyPat
 
 def test_exports_in_two_threads(tiny_model: FusionModel) -> None:
     with ThreadPoolExecutor(2) as pool:
-        jobs = [pool.submit(onnx_store.export_onnx, tiny_model) for _ in range(4)]
+        jobs = [pool.submit(export.export_onnx, tiny_model) for _ in range(4)]
         assert len({job.result() for job in jobs}) == 1
 
 
@@ -343,12 +306,12 @@ def test_engines_need_all_their_packages(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(
         engines.importlib.util, "find_spec", lambda name: None if name == "onnx" else object()
     )
-    assert engines.installed_engines() == ["torch"]
+    assert engines.installed_engines() == ["torch", "openvino"]
 
 
 def test_export_of_nothing(tiny_model: FusionModel) -> None:
     with pytest.raises(ValueError, match="at least one output"):
-        onnx_store.export_onnx(FusionModel(tiny_model.student), fused=False)
+        export.export_onnx(FusionModel(tiny_model.student), fused=False)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -14,7 +15,7 @@ from ivf_core.images.registration import Registration
 from ivf_core.inference import FusionPipeline, ImagePair
 from ivf_core.inference.fuse_files import fuse_files
 from ivf_core.inference.options import EngineOptions
-from ivf_core.inference.pipeline import resize_labels
+from ivf_core.inference.pipeline import resize_labels, scaled_size
 from ivf_core.inference.torch_engine import TorchEngine, choose_device
 from ivf_core.models.checkpoints import FusionModel
 
@@ -41,6 +42,48 @@ def test_any_size(pipeline: FusionPipeline, size: tuple[int, int]) -> None:
     labels = resize_labels(result.labels, size)
     assert labels.shape == size
     assert set(np.unique(labels)) == set(np.unique(result.labels))
+
+
+@pytest.mark.parametrize("size", [(48, 64), (47, 63), (16, 16), (31, 200)])
+@pytest.mark.parametrize("scale", [0.75, 0.5, 0.25])
+def test_scaled_fusion_has_the_size_of_the_pair(
+    pipeline: FusionPipeline, size: tuple[int, int], scale: float
+) -> None:
+    result = pipeline(pair(*size), scale=scale)
+    assert result.fused is not None
+    assert result.labels is not None
+    assert result.fused.shape == (*size, 3)
+    assert result.infrared.shape == size
+    height, width = scaled_size(size, scale)
+    assert result.labels.shape == (height // 2, width // 2)
+    assert resize_labels(result.labels, size).shape == size
+
+
+def test_scaled_fusion_is_the_fusion_of_scaled_images(pipeline: FusionPipeline) -> None:
+    given = pair(48, 64)
+    small = ImagePair(
+        cv2.resize(given.visible, (32, 24), interpolation=cv2.INTER_AREA),
+        cv2.resize(given.infrared, (32, 24), interpolation=cv2.INTER_AREA),
+    )
+    expected, result = pipeline(small), pipeline(given, scale=0.5)
+    assert expected.fused is not None
+    np.testing.assert_array_equal(result.fused, cv2.resize(expected.fused, (64, 48)))
+    np.testing.assert_array_equal(result.labels, expected.labels)
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, 1.5, float("nan")])
+def test_invalid_scale_is_rejected(pipeline: FusionPipeline, scale: float) -> None:
+    with pytest.raises(ValueError, match=r"scale is .*, expected more than 0 and at most 1"):
+        pipeline(pair(32, 48), scale=scale)
+
+
+def test_twin_gives_the_same_results_with_an_engine_of_its_own(pipeline: FusionPipeline) -> None:
+    twin = pipeline.twin()
+    assert twin.engine is not pipeline.engine
+    assert twin.engine.precision == pipeline.engine.precision
+    assert twin.normalizer is pipeline.normalizer
+    given = pair(32, 48)
+    np.testing.assert_array_equal(twin(given).fused, pipeline(given).fused)
 
 
 @pytest.mark.parametrize("thermal", [np.uint8, np.uint16, np.float32])

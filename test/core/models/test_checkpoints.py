@@ -11,15 +11,9 @@ from safetensors.torch import save_file
 
 from ivf_core.class_sets import CLASS_SETS, FMB, ClassSet
 from ivf_core.defaults import DEFAULT_WEIGHTS
-from ivf_core.models.checkpoints import (
-    FusionModel,
-    WeightsError,
-    find_weights,
-    load_model,
-    save_model,
-    shipped_weights,
-)
+from ivf_core.models.checkpoints import FusionModel, load_model, save_model
 from ivf_core.models.student import FusionStudent
+from ivf_core.models.weights_files import WeightsError, find_weights, shipped_weights
 
 
 def test_round_trip(tiny_model: FusionModel, tmp_path: Path) -> None:
