@@ -80,8 +80,9 @@ PARTS = {
     "onnxruntime": Part("ONNX Runtime", "One pair, with both copies.", _MODULE, 60),
     "training": Part(
         "Training",
-        "Steps of SAGE's teacher and student in turn against each other, with synthetic crops "
-        "on the device, the small encoder for L_cs and the head of `fast` for L_seg.",
+        "Steps of SAGE's student and of its teacher, each against the other's output, on "
+        "synthetic crops that stay on the device, with the small encoder for L_cs and the head "
+        "of `fast` for L_seg.",
         "ivf_core.training.step_rate",
         70,
     ),
