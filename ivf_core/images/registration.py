@@ -9,7 +9,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import yaml
 
 from ivf_core.system.atomic import atomic_path
 
@@ -86,6 +85,8 @@ class Registration:
             RegistrationError: the file cannot be read or is not valid; the message names the
                 file, the key and what was expected.
         """
+        import yaml
+
         try:
             entries = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -113,6 +114,8 @@ class Registration:
         Raises:
             RegistrationError: there is no homography.
         """
+        import yaml
+
         if self.homography is None or self.thermal_size is None or self.rgb_size is None:
             raise RegistrationError(f"registration '{path}': no homography to write")
         entries = {

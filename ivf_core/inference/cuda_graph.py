@@ -14,7 +14,7 @@ _WARM_UP_RUNS = 3
 
 
 class RecordedGraph:
-    """CUDA graph for one image size and choice of outputs, on its own stream.
+    """CUDA graph for one image size, number of pairs and choice of outputs, on its own stream.
 
     The network has about a hundred small kernels: launching them one by one takes longer
     than running them. The buffers are allocated once, page-locked on the host, so that
@@ -26,6 +26,7 @@ class RecordedGraph:
         size: height and width.
         fused: compute the fused image.
         labels: compute the class ids.
+        pairs: number of pairs that run together.
 
     Raises:
         RuntimeError: the graph cannot be recorded.
@@ -38,9 +39,10 @@ class RecordedGraph:
         size: tuple[int, int],
         fused: bool,
         labels: bool,
+        pairs: int = 1,
     ) -> None:
         self._stream = torch.cuda.Stream(device)
-        shapes = (1, *size, 3), (1, *size)
+        shapes = (pairs, *size, 3), (pairs, *size)
         self._host_inputs = [_page_locked(shape) for shape in shapes]
         self._inputs = [torch.zeros(s, dtype=torch.uint8, device=device) for s in shapes]
         self._recording = torch.cuda.CUDAGraph()
@@ -67,8 +69,21 @@ class RecordedGraph:
         Returns:
             The fused image and the class ids, None for outputs that are not computed.
         """
+        images, ids = self.batch(visible[None], infrared[None])
+        return [None if part is None else part[0] for part in (images, ids)]
+
+    def batch(self, visible: np.ndarray, infrared: np.ndarray) -> list[np.ndarray | None]:
+        """Fuse and segment `pairs` pairs of this size; the caller owns the results.
+
+        Args:
+            visible: N x H x W x 3 uint8 RGB, N equal to `pairs`.
+            infrared: N x H x W uint8.
+
+        Returns:
+            The fused images and the class ids, None for outputs that are not computed.
+        """
         for host, image in zip(self._host_inputs, (visible, infrared), strict=True):
-            np.copyto(host.numpy()[0], image)
+            np.copyto(host.numpy(), image)
         with torch.cuda.stream(self._stream):
             for there, host in zip(self._inputs, self._host_inputs, strict=True):
                 there.copy_(host, non_blocking=True)
@@ -77,7 +92,7 @@ class RecordedGraph:
                 if host_output is not None and output is not None:
                     host_output.copy_(output, non_blocking=True)
         self._stream.synchronize()
-        return [None if host is None else host.numpy()[0].copy() for host in self._host_outputs]
+        return [None if host is None else host.numpy().copy() for host in self._host_outputs]
 
 
 def _page_locked(shape: tuple[int, ...]) -> Tensor:

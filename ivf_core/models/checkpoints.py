@@ -13,8 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from ivf_core.class_sets import ClassSet
@@ -121,6 +119,8 @@ def save_model(model: FusionModel, path: str | os.PathLike[str], **metadata: str
     Raises:
         ValueError: a key of the metadata starts with "ivf_", which is reserved.
     """
+    from safetensors.torch import save  # reading needs no such package
+
     notes = {**model.metadata, **metadata}
     if reserved := [key for key in notes if key.startswith("ivf_")]:
         raise ValueError(f"metadata {', '.join(reserved)}: keys with ivf_ are reserved")
@@ -155,8 +155,7 @@ def _load_safetensors(file: WeightsFile) -> FusionModel:
             f"weights '{path}': student architecture {file.architecture!r}, "
             f"known: {', '.join(STUDENTS)}"
         )
-    with safe_open(path, framework="pt") as opened:
-        tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+    tensors = {key: torch.from_numpy(array) for key, array in file.arrays().items()}
     options = entries["ivf_student"]
     with built_from("ivf_student", options, path):
         student = STUDENTS[file.architecture](**json.loads(options))

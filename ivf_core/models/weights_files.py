@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from ivf_core.class_sets import ClassSet
+from ivf_core.models.tensor_files import read_metadata, read_tensors
 
 __all__ = [
     "FORMAT",
@@ -90,9 +90,16 @@ class WeightsFile:
         Raises:
             WeightsError: the file is not a readable safetensors file.
         """
-        with _reading(self.path), safe_open(self.path, framework="np") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        return digest_networks(self.architecture, self.class_set, tensors)
+        return digest_networks(self.architecture, self.class_set, self.arrays())
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Read the tensors by name, as `read_tensors` does.
+
+        Raises:
+            WeightsError: the file is not a readable safetensors file.
+        """
+        with _reading(self.path):
+            return read_tensors(self.path)
 
     def read_graph(self) -> bytes | None:
         """Return the ONNX graph beside the file, or None if there is none of these weights."""
@@ -176,8 +183,8 @@ def open_weights(name_or_path: str | os.PathLike[str]) -> WeightsFile:
     path, name = find_weights(name_or_path), str(name_or_path)
     if path.suffix != ".safetensors":
         return WeightsFile(path, name, "sage")
-    with _reading(path), safe_open(path, framework="np") as file:
-        entries = dict(file.metadata() or {})
+    with _reading(path):
+        entries = read_metadata(path)
     if entries.get("ivf_format") != FORMAT:
         raise WeightsError(
             f"weights '{path}': metadata ivf_format is {entries.get('ivf_format')!r}, "
@@ -245,7 +252,7 @@ def digest_networks(
 def _reading(path: Path) -> Iterator[None]:
     try:
         yield
-    except (SafetensorError, OSError) as error:
+    except (ValueError, OSError) as error:
         raise WeightsError(f"weights '{path}': not a readable safetensors file: {error}") from error
 
 

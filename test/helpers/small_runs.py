@@ -14,13 +14,13 @@ import yaml
 
 from ivf_core.images.files import write_image
 from ivf_core.models.checkpoints import FusionModel, save_model
+from ivf_core.models.conv_encoder import ConvEncoder
 from ivf_core.models.student import FastStudent, FusionStudent
 from ivf_core.models.teacher import Teacher
 from ivf_core.training.masks.priors import PriorRecipe, make_priors
 from ivf_core.training.runs.options import RunOptions
 from ivf_core.training.sage.distill import DistillRecipe, distill
 from ivf_core.training.sage.encoder import (
-    ConvEncoder,
     EncoderRecipe,
     save_encoder,
     train_encoder,

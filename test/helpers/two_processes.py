@@ -11,13 +11,13 @@ from small_runs import random_batch
 from torch import Tensor
 
 from ivf_core.cli import main
+from ivf_core.models.conv_encoder import ConvEncoder
 from ivf_core.models.student import FusionStudent
 from ivf_core.models.teacher import Teacher
 from ivf_core.training.runs.batch_norm import synchronize_norm
 from ivf_core.training.runs.devices import average_over_processes
 from ivf_core.training.runs.loop import StepGuard
 from ivf_core.training.sage.contrast import MaskContrast
-from ivf_core.training.sage.encoder import ConvEncoder
 from ivf_core.training.sage.objectives import Objectives
 from ivf_core.training.sage.samples import Batch
 

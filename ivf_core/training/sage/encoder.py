@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ivf_core.models.conv_encoder import GROUPS, STRIDE, ConvEncoder, convolution_unit
 from ivf_core.training.losses import Total
 from ivf_core.training.runs.devices import sum_over_processes
 from ivf_core.training.runs.loop import Scores, SingleTask, StepGuard, run_task
@@ -33,7 +34,6 @@ from ivf_core.training.sage.options import PairOptions, find_sources
 from ivf_core.training.sage.samples import Batch, MaskedPairs, open_stream
 
 __all__ = [
-    "ConvEncoder",
     "EncoderRecipe",
     "OpenedEncoder",
     "load_encoder",
@@ -42,68 +42,8 @@ __all__ = [
     "train_encoder",
 ]
 
-_STRIDE = 8
-_GROUPS = 8
 _MASKING = 3  # other random numbers than `samples` draws
 _log = logging.getLogger(__name__)
-
-
-class ConvEncoder(nn.Module):
-    """Convolutional encoder of grey images, with feature maps at 1/4 and 1/8 of the size.
-
-    Args:
-        widths: channels at 1/2, 1/4 and 1/8 of the size, multiples of 8.
-
-    Raises:
-        ValueError: other widths.
-    """
-
-    def __init__(self, widths: Sequence[int] = (32, 64, 96)) -> None:
-        super().__init__()
-        if len(widths) != 3 or any(width < 1 or width % _GROUPS for width in widths):
-            raise ValueError(f"widths are {widths}, expected three multiples of {_GROUPS}")
-        self.widths = tuple(widths)
-        half, quarter, eighth = widths
-        self.stem = _unit(1, half, 2)
-        self.quarter = nn.Sequential(_unit(half, quarter, 2), _Residual(quarter))
-        self.eighth = nn.Sequential(_unit(quarter, eighth, 2), _Residual(eighth))
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """Encode a batch.
-
-        Args:
-            images: N x 1 x H x W float in [0, 1], H and W at least 16.
-
-        Returns:
-            N x C x H/4 x W/4 and N x C x H/8 x W/8, sizes rounded up.
-
-        Raises:
-            ValueError: images are not as above.
-        """
-        if images.ndim != 4 or images.shape[1] != 1 or min(images.shape[2:]) < 16:
-            raise ValueError(
-                f"images are {tuple(images.shape)}, expected N x 1 x H x W, H and W at least 16"
-            )
-        quarter = self.quarter(self.stem(4 * images - 2))
-        return [quarter, self.eighth(quarter)]
-
-
-class _Residual(nn.Module):
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.first = _unit(channels, channels, 1)
-        self.second = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.second(self.first(x))
-
-
-def _unit(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1),
-        nn.GroupNorm(_GROUPS, out_channels),
-        nn.GELU(),
-    )
 
 
 class _Painter(nn.Module):
@@ -114,9 +54,9 @@ class _Painter(nn.Module):
         self.encoder = encoder
         width = encoder.widths[-1]
         self.decoder = nn.Sequential(
-            _unit(width, width, 1),
-            nn.Conv2d(width, _STRIDE**2, 1),
-            nn.PixelShuffle(_STRIDE),
+            convolution_unit(width, width, 1),
+            nn.Conv2d(width, STRIDE**2, 1),
+            nn.PixelShuffle(STRIDE),
         )
 
     def forward(self, images: Tensor) -> Tensor:
@@ -128,9 +68,9 @@ class _Painter(nn.Module):
 class EncoderRecipe(PairOptions):
     """Training of an encoder, in place of SAM's, on the pairs themselves."""
 
-    crop: tuple[int, int] = option((192, 256), minimum=16, multiple_of=_STRIDE)
+    crop: tuple[int, int] = option((192, 256), minimum=16, multiple_of=STRIDE)
     """Height and width of a crop in pixels. Half of the crops are mirrored."""
-    widths: tuple[int, int, int] = option((32, 64, 96), minimum=_GROUPS, multiple_of=_GROUPS)
+    widths: tuple[int, int, int] = option((32, 64, 96), minimum=GROUPS, multiple_of=GROUPS)
     """Channels at 1/2, 1/4 and 1/8 of the size, multiples of 8."""
     mask_ratio: float = option(0.5, above=0, below=1, former="hidden")
     """Share of the patches that are masked."""

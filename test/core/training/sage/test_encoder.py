@@ -10,8 +10,8 @@ import pytest
 import torch
 from small_runs import recipe_of, write_pairs
 
+from ivf_core.models.conv_encoder import ConvEncoder
 from ivf_core.training.sage.encoder import (
-    ConvEncoder,
     load_encoder,
     open_encoder,
     save_encoder,

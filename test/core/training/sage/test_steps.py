@@ -12,12 +12,12 @@ import torch
 from small_runs import random_batch
 from torch import Tensor, nn
 
+from ivf_core.models.conv_encoder import ConvEncoder
 from ivf_core.training.losses import Total
 from ivf_core.training.runs.checkpoint import CheckpointError, RunState
 from ivf_core.training.runs.loop import Learner, StepError, StepGuard
 from ivf_core.training.runs.optimizers import adam_with_cosine
 from ivf_core.training.sage.contrast import MaskContrast
-from ivf_core.training.sage.encoder import ConvEncoder
 from ivf_core.training.sage.losses import masked_contrast
 from ivf_core.training.sage.unrolled import unrolled_gradient
 

@@ -31,13 +31,13 @@ from torch import Tensor, nn
 
 from ivf_core.cli import main
 from ivf_core.models.checkpoints import load_model
+from ivf_core.models.conv_encoder import ConvEncoder
 from ivf_core.models.student import FusionStudent
 from ivf_core.models.teacher import Teacher
 from ivf_core.training.runs.loop import Learner, StepGuard
 from ivf_core.training.runs.optimizers import adam_with_cosine
 from ivf_core.training.sage.contrast import MaskContrast
 from ivf_core.training.sage.distill import BilevelSteps, DistillRecipe, distill
-from ivf_core.training.sage.encoder import ConvEncoder
 from ivf_core.training.sage.losses import ContextWeights, StudentWeights, TeacherWeights
 from ivf_core.training.sage.objectives import Objectives
 from ivf_core.training.sage.teacher import train_teacher
