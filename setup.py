@@ -68,7 +68,6 @@ setup(
         "opencv-python-headless>=4.6",
         "pyyaml>=5.4",
         "rosbags>=0.11",
-        "safetensors>=0.4",
         "tqdm>=4.57",
     ],
     extras_require={
@@ -77,7 +76,7 @@ setup(
         # .onnx file beside them are exported by PyTorch with onnx.
         "openvino": ["openvino>=2024.4"],
         "onnxruntime": ["onnx>=1.15", "onnxruntime>=1.17"],
-        "torch": ["onnx>=1.15", "torch>=2.2"],
+        "torch": ["onnx>=1.15", "safetensors>=0.4", "torch>=2.2"],
         # The figures of ivf evaluate.
         "evaluation": EVALUATION,
         # ivf replay of many bags over several machines.
@@ -88,6 +87,7 @@ setup(
             "lightning-fabric>=2.4",
             "matplotlib>=3.6",
             "onnx>=1.15",
+            "safetensors>=0.4",
             "scikit-image>=0.22",
             "segment-anything>=1.0",
             "tensorboard>=2.14",
