@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from ivf_core.training.segmentation.fused_labels.sources import (
     read_published_boxes,
 )
 
-__all__ = ["Evidence", "collect_evidence", "network_of", "vote_labels"]
+__all__ = ["Evidence", "collect_evidence", "network_of", "prepare_evidence", "vote_labels"]
 
 _OF_BICYCLISTS = "cityscapes"
 
@@ -83,7 +83,7 @@ def collect_evidence(source: LabelSource, networks: Mapping[str, CachedNetwork])
 
     Segmenters see the visible image, the brightened one where it is dark, and the thermal one as
     black-hot; detectors see the thermal image as it is, too. Where dense labels by hand exist,
-    only the network that tells riders from bicycles is asked.
+    only one network is asked, for riders and bicycles that are one region there.
 
     Args:
         source: the image.
@@ -101,14 +101,12 @@ def collect_evidence(source: LabelSource, networks: Mapping[str, CachedNetwork])
                 f"'{source.visible}' is {visible.shape[1]} x {visible.shape[0]}"
             )
     votes, boxes = {}, {}
-    for camera, image in cameras(visible, infrared).items():
-        for name, network in networks.items():
-            if truth is not None and name != _OF_BICYCLISTS:
-                continue
-            if network.detects and source.detect:
-                boxes[f"{name}:{camera}"] = network.predict(image)
-            elif not network.detects and _is_of_use(name, camera):
-                votes[f"{name}:{camera}"] = network.predict(image)
+    for name, camera, image in _questions(source, visible, infrared, riders, networks):
+        found = networks[name].predict(image)
+        if isinstance(found, Boxes):
+            boxes[f"{name}:{camera}"] = found
+        else:
+            votes[f"{name}:{camera}"] = found
     for name, (class_set, path, confidence) in source.given.items():
         ids = STREET_MAPPINGS[class_set].apply(_read_ids(path, visible), f"labels '{path}'")
         sure = _read_ids(confidence, visible) if confidence else None
@@ -117,13 +115,41 @@ def collect_evidence(source: LabelSource, networks: Mapping[str, CachedNetwork])
         visible,
         infrared,
         is_night(visible, source.night_below),
-        votes,  # type: ignore[arg-type]
-        boxes,  # type: ignore[arg-type]
+        votes,
+        boxes,
         read_published_boxes(source.boxes, visible.shape[:2]) if source.boxes else None,
         truth,
         riders,
         source.absent,
     )
+
+
+def prepare_evidence(source: LabelSource, networks: Mapping[str, CachedNetwork]) -> None:
+    """Ask networks like `collect_evidence`, so that their answers are on disk.
+
+    Raises:
+        ValueError: an image is damaged; the message names it.
+    """
+    visible, infrared = source.read_visible(), source.read_infrared()
+    _, riders = source.read_truth() or (None, None)
+    for name, _, image in _questions(source, visible, infrared, riders, networks):
+        networks[name].prepare(image)
+
+
+def _questions(
+    source: LabelSource,
+    visible: np.ndarray,
+    infrared: np.ndarray | None,
+    riders: np.ndarray | None,
+    networks: Mapping[str, CachedNetwork],
+) -> Iterator[tuple[str, str, np.ndarray]]:
+    """Yield network, camera and image, H x W x 3 uint8 RGB, of what is asked of an image."""
+    for camera, image in cameras(visible, infrared).items():
+        for name, network in networks.items():
+            if source.truth is not None and not (name == _OF_BICYCLISTS and np.any(riders)):
+                continue
+            if source.detect if network.detects else _is_of_use(name, camera):
+                yield name, camera, image
 
 
 def _is_of_use(name: str, camera: str) -> bool:

@@ -23,7 +23,11 @@ from ivf_core.images.files import read_labels
 from ivf_core.system.atomic import write_json
 from ivf_core.training.masks.cache import settings_digest
 from ivf_core.training.runs.recipe import data_directory, provenance
-from ivf_core.training.segmentation.fused_labels.evidence import Evidence, collect_evidence
+from ivf_core.training.segmentation.fused_labels.evidence import (
+    Evidence,
+    collect_evidence,
+    prepare_evidence,
+)
 from ivf_core.training.segmentation.fused_labels.flow import flow_guide, vote_along_flow
 from ivf_core.training.segmentation.fused_labels.fusion import fuse
 from ivf_core.training.segmentation.fused_labels.options import LabelRecipe
@@ -105,16 +109,18 @@ class _Labelling:
         """Ask the teachers for each image, and count where they are right."""
         readable = []
         for source in tqdm(self.sources, desc="teachers", unit="image", mininterval=5):
+            points = self.points.get((source.set_name, source.stem), [])
             try:
+                if not points and source.boxes is None:
+                    prepare_evidence(source, self.networks)
+                    readable.append(source)
+                    continue
                 evidence = collect_evidence(source, self.networks)
             except ValueError as error:
                 self.report.failed.append(f"{source.set_name} {source.stem}: {error}")
                 logging.getLogger(__name__).warning("left out: %s", self.report.failed[-1])
                 continue
             readable.append(source)
-            points = self.points.get((source.set_name, source.stem), [])
-            if not points and evidence.published is None:
-                continue
             counts = count(evidence, points)
             self.counts.add(counts)
             if points:

@@ -59,6 +59,14 @@ class CachedNetwork:
         """True for a detector, False for a segmenter."""
         return hasattr(self._network, "boxes")
 
+    def _path(self, image: np.ndarray) -> Path:
+        return self._directory / f"{content_digest(image).hex()}.npz"
+
+    def prepare(self, image: np.ndarray) -> None:
+        """Predict an image, H x W x 3 uint8 RGB, unless there is a file of it."""
+        if not self._path(image).is_file():
+            self.predict(image)
+
     def predict(self, image: np.ndarray) -> np.ndarray | Boxes:
         """Return boxes, or votes C x H x W uint8, from the cache where they are there.
 
@@ -67,7 +75,7 @@ class CachedNetwork:
         Args:
             image: H x W x 3 uint8 RGB.
         """
-        path = self._directory / f"{content_digest(image).hex()}.npz"
+        path = self._path(image)
         arrays = _read(path)
         try:
             if arrays is not None:
