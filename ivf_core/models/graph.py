@@ -151,7 +151,9 @@ class FusionGraph(nn.Module):
             fused = recolor(out.fused.float(), cr, cb).to(torch.uint8).permute(0, 2, 3, 1)
             fused = fused.contiguous()  # N x H x W x 3; here all threads share the copying
         if want_labels and self.head is not None:
-            labels = self.head.class_ids(out.features, small_chroma(cr, cb, self.dtype))  # N x H/2 x W/2, rounded up or down
+            labels = self.head.class_ids(
+                out.features, small_chroma(cr, cb, self.dtype)
+            )  # N x H/2 x W/2, rounded up or down
             height, width = infrared.shape[1:]
             labels = labels[:, : height // LABEL_STRIDE, : width // LABEL_STRIDE]
             labels = labels.contiguous()

@@ -290,6 +290,17 @@ class StreetHead(nn.Module):
         ids = F.pixel_shuffle(largest(logits), 2)[..., :height, :width]
         return ids.squeeze(1)
 
+    @torch.no_grad()
+    def raise_class(self, class_id: int, offset: float) -> None:
+        """Add an offset to all logits of a class, permanently.
+
+        Args:
+            class_id: id of the class.
+            offset: added to the bias of the last convolution.
+        """
+        assert self.classify.bias is not None
+        self.classify.bias[class_id * _FOLDED : (class_id + 1) * _FOLDED] += offset
+
     def _logits(self, features: Sequence[Tensor], chroma: Tensor | None) -> Tensor:
         """Compute N x 4 num_classes x H/4 x W/4 logits."""
         x4 = features[1]

@@ -8,6 +8,7 @@ of BGR in 0..255: it is summed over the colours, and shared out to both cameras.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +124,6 @@ def _encoder(head: StreetHead) -> nn.Module:
 def _layers(network: nn.Module) -> Iterator[tuple[nn.Conv2d, nn.BatchNorm2d]]:
     """Yield convolutions with their norms in the file's order: both sides of a split first."""
     modules = list(network.modules())
-    for conv, norm in zip(modules, modules[1:], strict=False):
+    for conv, norm in pairwise(modules):
         if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
             yield conv, norm

@@ -30,13 +30,15 @@ def local_contrast(images: Tensor, scale: int) -> Tensor:
     """
     inner = F.avg_pool2d(images, scale) if scale > 1 else images
     outer = F.avg_pool2d(F.avg_pool2d(inner, 4), 3, 1, 1, count_include_pad=False)
-    return inner - F.interpolate(
-        outer, size=inner.shape[-2:], mode="bilinear", align_corners=False
-    )
+    return inner - F.interpolate(outer, size=inner.shape[-2:], mode="bilinear", align_corners=False)
 
 
 def lost_contrast(
-    visible: Tensor, infrared: Tensor, fused: Tensor, weights: Tensor, scales: tuple[int, ...] = (2, 4)
+    visible: Tensor,
+    infrared: Tensor,
+    fused: Tensor,
+    weights: Tensor,
+    scales: tuple[int, ...] = (2, 4),
 ) -> Tensor:
     """Compute the contrast of the stronger camera that the fused image lacks, with its sign.
 

@@ -20,8 +20,8 @@ from ivf_core.class_sets import STREET
 from ivf_core.images.files import list_images, read_infrared, read_labels, read_visible
 from ivf_core.images.noise import smoke
 from ivf_core.training.joint.degradations import BLINDING, DAMAGE, Damage
-from ivf_core.training.runs.batches import Sample
 from ivf_core.training.joint.night import night_from_day
+from ivf_core.training.runs.batches import Sample
 
 __all__ = ["BOTH", "INFRARED_ONLY", "VISIBLE_ONLY", "DamagedCrops", "LabelledImage", "read_set"]
 

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from ivf_core.class_sets import CLASS_SETS, UNLABELED
 from ivf_core.images.overlay import color_labels
-from ivf_core.models.checkpoints import FusionModel, save_model
+from ivf_core.models.checkpoints import FusionModel, load_model, save_model
+from ivf_core.models.graph import fold_batch_norm, small_chroma
 from ivf_core.models.street import StreetHead, StreetStudent
 from ivf_core.training.joint.backbone import load_backbone, standardize_norms
 from ivf_core.training.joint.fusion_losses import invented_light, lost_contrast, sky_texture
@@ -77,7 +78,9 @@ class JointRecipe(RunOptions):
     crop: tuple[int, int] = option((256, 320), minimum=64)
     """Height and width of a crop in pixels, multiples of 32."""
     learning_rate: float = option(2e-3, above=0)
-    """Highest learning rate of AdamW, in one cycle."""
+    """Highest learning rate of the head's AdamW, in one cycle."""
+    student_learning_rate: float = option(4e-3, above=0)
+    """Highest learning rate of the student's AdamW, in one cycle."""
     weight_decay: float = option(1e-2, minimum=0)
     """Weight decay of AdamW."""
     freeze_norm_at: float = option(0.6, minimum=0, maximum=1)
@@ -110,6 +113,11 @@ class JointRecipe(RunOptions):
     """Weight of texture in the sky that the visible image lacks."""
     noise_weight: float = option(0.6, minimum=0)
     """Weight of noise that the student amplifies: flicker."""
+    teacher: str = ""
+    """Weights whose student the fused image of clean pairs learns from, such as clear: a shipped
+    name or a file, SAGE's published one too; empty for none."""
+    teacher_weight: float = option(6.0, minimum=0)
+    """teacher only: weight of the mean distance to its fused image."""
     alone_weight: float = option(8.0, minimum=0)
     """Weight of the distance to the only camera that shows something."""
     precision: str = option("bf16", choices=PRECISIONS)
@@ -146,16 +154,21 @@ class JointTask(SingleTask[JointRecipe]):
         student, head = self._networks()
         self.networks = nn.ModuleList([student, head]).to(self.device)
         self.networks = self.networks.to(memory_format=torch.channels_last)
-        decayed = [p for p in self.networks.parameters() if p.ndim > 1]
-        vectors = [p for p in self.networks.parameters() if p.ndim == 1]
         optimizer = torch.optim.AdamW(
             [
-                {"params": decayed, "weight_decay": recipe.weight_decay},
-                {"params": vectors, "weight_decay": 0.0},
-            ],
-            lr=recipe.learning_rate,
+                {
+                    "params": [p for p in network.parameters() if (p.ndim > 1) == matrices],
+                    "weight_decay": recipe.weight_decay if matrices else 0.0,
+                    "lr": rate,
+                }
+                for network, rate in (
+                    (student, recipe.student_learning_rate),
+                    (head, recipe.learning_rate),
+                )
+                for matrices in (True, False)
+            ]
         )
-        schedule = one_cycle(optimizer, self.steps, 0.15)
+        schedule = one_cycle(optimizer, self.steps, 0.1)
         self.trained = self.learner("joint", self.networks, optimizer, schedule, max_norm=5.0)
         self.average = torch.optim.swa_utils.AveragedModel(
             self.networks,
@@ -181,8 +194,6 @@ class JointTask(SingleTask[JointRecipe]):
     def _networks(self) -> tuple[StreetStudent, StreetHead]:
         recipe = self.recipe
         if recipe.init_from:
-            from ivf_core.models.checkpoints import load_model
-
             model = load_model(recipe.init_from)
             if not isinstance(model.student, StreetStudent) or not isinstance(
                 model.head, StreetHead
@@ -200,6 +211,10 @@ class JointTask(SingleTask[JointRecipe]):
         crops = DamagedCrops(self.training, recipe.shares, recipe.crop, seed=recipe.seed)
         self.batches = self.open_batches(crops, recipe.batch_size, first)
         self.class_weights = self._class_weights().to(self.device)
+        self.teacher: nn.Module | None = None
+        if recipe.teacher:
+            teacher = fold_batch_norm(load_model(recipe.teacher).student)
+            self.teacher = teacher.to(self.device).to(memory_format=torch.channels_last)
         self.person = self.class_set.names.index("person")
         self.sky = self.class_set.names.index("sky")
         self.shown = next(item for items in (*self.held_out, *self.training) for item in items)
@@ -297,9 +312,7 @@ class JointTask(SingleTask[JointRecipe]):
         if not chosen.any():
             return losses
         share = float(chosen.float().mean())
-        visible, infrared, fused, labels = (
-            x[chosen] for x in (visible, infrared, fused, labels)
-        )
+        visible, infrared, fused, labels = (x[chosen] for x in (visible, infrared, fused, labels))
         inside = fused.clamp(0, 255)
         excess = fused - inside
         shown = inside + _LEAK * (excess - excess.detach())
@@ -324,6 +337,11 @@ class JointTask(SingleTask[JointRecipe]):
             / 255,
             "excess": 4 * excess.abs().mean() / 255,
         }
+        if self.teacher is not None:
+            with torch.no_grad(), self.fabric.autocast():
+                wanted = 255 * self.teacher(visible / 255, infrared / 255).fused.float()
+            distance = (shown - wanted.clamp(0, 255)).abs().mean()
+            terms["teacher"] = recipe.teacher_weight * distance / 255
         return losses | {name: share * term for name, term in terms.items()}
 
     def _noise(
@@ -369,7 +387,9 @@ class JointTask(SingleTask[JointRecipe]):
     def finish(self, origin: dict[str, str]) -> Scores:
         """Write the averaged networks, and score their masks."""
         student, head = self.average.module.eval().requires_grad_(False)
-        student, head = (n.to("cpu", memory_format=torch.contiguous_format) for n in (student, head))
+        student, head = (
+            n.to("cpu", memory_format=torch.contiguous_format) for n in (student, head)
+        )
         model = FusionModel(student, head, self.class_set, "joint")
         save_model(
             model,
@@ -411,11 +431,7 @@ def _predict(
     infrared = item.infrared if item.infrared is not None else np.zeros_like(ycrcb[..., 0])
     planes = [torch.from_numpy(np.ascontiguousarray(p)).to(device)[None, None].float()
               for p in (ycrcb[..., 0], infrared, ycrcb[..., 1], ycrcb[..., 2])]  # fmt: skip
-    from ivf_core.models.graph import small_chroma
-
     out = student(planes[0] / 255, planes[1] / 255)
     ids = head.class_ids(out.features, small_chroma(planes[2], planes[3]))
     fused = (out.fused[0, 0].clamp(0, 1) * 255).round().byte().cpu().numpy()
     return fused, ids[0].cpu().numpy()
-
-

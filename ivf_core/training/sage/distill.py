@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from ivf_core.data.pairs import Pair
-from ivf_core.models.checkpoints import FusionModel, load_model, save_model
 from ivf_core.models.architectures import STUDENTS, Student
+from ivf_core.models.checkpoints import FusionModel, load_model, save_model
 from ivf_core.models.teacher import Teacher
 from ivf_core.training.masks.priors import prior_metadata
 from ivf_core.training.runs.batch_norm import (
