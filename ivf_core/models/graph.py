@@ -11,6 +11,7 @@ import copy
 from typing import TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -18,6 +19,7 @@ from ivf_core.models.checkpoints import FusionModel
 from ivf_core.models.interface import LABEL_STRIDE
 from ivf_core.models.quantization import quantize_convolutions
 from ivf_core.models.segmentation import SegmentationHead
+from ivf_core.models.street import StreetHead
 from ivf_core.models.weights_files import calibrated_ranges
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "luma_chroma",
     "recolor",
     "recolor_unrounded",
+    "small_chroma",
 ]
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -81,6 +84,22 @@ def recolor_unrounded(fused: Tensor, cr: Tensor, cb: Tensor) -> Tensor:
     )
 
 
+def small_chroma(cr: Tensor, cb: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Average chroma over 4x4 pixels, for heads that see colour.
+
+    Args:
+        cr: N x 1 x H x W float32, 0..255.
+        cb: N x 1 x H x W float32, 0..255.
+        dtype: dtype of the result.
+
+    Returns:
+        N x 2 x H/4 x W/4 in [-0.5, 0.5], sizes rounded up.
+    """
+    chroma = torch.cat((cr, cb), dim=1)
+    small = F.avg_pool2d(chroma, 4, ceil_mode=True, count_include_pad=False)
+    return (small / 255 - 0.5).to(dtype)
+
+
 class FusionGraph(nn.Module):
     """Student, head, pre- and post-processing as one function of two uint8 images.
 
@@ -100,7 +119,7 @@ class FusionGraph(nn.Module):
         super().__init__()
         self.dtype = dtype
         self.student = fold_batch_norm(model.student).to(dtype)
-        self.head: SegmentationHead | None = None
+        self.head: SegmentationHead | StreetHead | None = None
         if model.head is not None:
             self.head = fold_batch_norm(model.head).to(dtype)
         if int8:
@@ -132,7 +151,9 @@ class FusionGraph(nn.Module):
             fused = recolor(out.fused.float(), cr, cb).to(torch.uint8).permute(0, 2, 3, 1)
             fused = fused.contiguous()  # N x H x W x 3; here all threads share the copying
         if want_labels and self.head is not None:
-            labels = self.head.class_ids(out.features)  # N x H/2 x W/2, rounded up or down
+            labels = self.head.class_ids(
+                out.features, small_chroma(cr, cb, self.dtype)
+            )  # N x H/2 x W/2, rounded up or down
             height, width = infrared.shape[1:]
             labels = labels[:, : height // LABEL_STRIDE, : width // LABEL_STRIDE]
             labels = labels.contiguous()
