@@ -34,5 +34,8 @@ QUEUE_SIZE = 10
 OVERLAY_OPACITY = 0.5
 """Share of the class colours in the overlay."""
 
+DETECTION_MINIMUM_PIXELS = 100
+"""Smallest area of an object in a mask, in pixels of the image."""
+
 BLOCK_SECONDS = 5.0
 """Block length in the bootstrap of comparisons, longer than most scenes of a moving camera."""

@@ -31,12 +31,21 @@ def _export(args: argparse.Namespace) -> int:
         from ivf_core.models.checkpoints import load_model
     except ModuleNotFoundError as error:
         raise ValueError(f"ivf export needs another package: pip install {error.name}") from error
-    changed = args.no_fused or args.no_labels or args.int8
+    changed = args.no_fused or args.no_labels or args.no_confidence or args.int8
     if args.output is None and changed:
-        raise ValueError("--no-fused, --no-labels and --int8 need --output: engines choose these")
+        raise ValueError(
+            "--no-fused, --no-labels, --no-confidence and --int8 need --output: "
+            "engines choose these"
+        )
     output = args.output or find_weights(args.weights).with_suffix(GRAPH_SUFFIX)
     model = load_model(args.weights)
-    content = export_onnx(model, fused=not args.no_fused, labels=not args.no_labels, int8=args.int8)
+    content = export_onnx(
+        model,
+        fused=not args.no_fused,
+        labels=not args.no_labels,
+        confidence=not args.no_confidence,
+        int8=args.int8,
+    )
     with atomic_path(output) as temporary:
         temporary.write_bytes(content)
     print(f"{output}: {len(content) / 1e6:.1f} MB, weights '{model.name}'")
@@ -51,7 +60,10 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
         help="ONNX file to write; by default beside the weights, where engines find it",
     )
     parser.add_argument("--no-fused", action="store_true", help="leave out the fused image")
-    parser.add_argument("--no-labels", action="store_true", help="leave out the head")
+    parser.add_argument("--no-labels", action="store_true", help="leave out the class ids")
+    parser.add_argument(
+        "--no-confidence", action="store_true", help="leave out the confidence in the class ids"
+    )
     parser.add_argument(
         "--int8", action="store_true", help="use 8-bit convolutions; needs calibrated weights"
     )

@@ -333,8 +333,8 @@ def _prepare_engine(
         threads=candidate.threads,
     )
     reference = create_engine(model, engine="torch", device="cpu", precision="fp32")
-    expected, _ = reference(visible, infrared, labels=False)
-    fused, _ = engine(visible, infrared, labels=candidate.head)
+    expected = reference(visible, infrared, labels=False).fused
+    fused = engine(visible, infrared, labels=candidate.head).fused
     assert fused is not None
     assert expected is not None
     difference = cv2.absdiff(fused, expected)

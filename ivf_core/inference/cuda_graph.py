@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ivf_core.models.graph import FusionGraph
+from ivf_core.models.interface import OutputChoice
 
 __all__ = ["RecordedGraph"]
 
@@ -24,8 +25,7 @@ class RecordedGraph:
         graph: the fusion graph, on `device`, where it must stay.
         device: a CUDA device.
         size: height and width.
-        fused: compute the fused image.
-        labels: compute the class ids.
+        choice: outputs to compute.
         pairs: number of pairs that run together.
 
     Raises:
@@ -37,8 +37,7 @@ class RecordedGraph:
         graph: FusionGraph,
         device: torch.device,
         size: tuple[int, int],
-        fused: bool,
-        labels: bool,
+        choice: OutputChoice,
         pairs: int = 1,
     ) -> None:
         self._stream = torch.cuda.Stream(device)
@@ -50,10 +49,10 @@ class RecordedGraph:
             self._stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self._stream):
                 for _ in range(_WARM_UP_RUNS):  # libraries choose their kernels meanwhile
-                    graph(*self._inputs, fused, labels)
+                    graph(*self._inputs, *choice)
             self._stream.synchronize()
             with torch.cuda.graph(self._recording, stream=self._stream):
-                outputs: tuple[Tensor | None, ...] = graph(*self._inputs, fused, labels)
+                outputs: tuple[Tensor | None, ...] = graph(*self._inputs, *choice)
         self._outputs = outputs
         self._host_outputs = [
             None if output is None else _page_locked(tuple(output.shape)) for output in outputs
@@ -67,10 +66,10 @@ class RecordedGraph:
             infrared: H x W uint8.
 
         Returns:
-            The fused image and the class ids, None for outputs that are not computed.
+            The outputs in the order of `OUTPUT_NAMES`, None for those that are not computed.
         """
-        images, ids = self.batch(visible[None], infrared[None])
-        return [None if part is None else part[0] for part in (images, ids)]
+        parts = self.batch(visible[None], infrared[None])
+        return [None if part is None else part[0] for part in parts]
 
     def batch(self, visible: np.ndarray, infrared: np.ndarray) -> list[np.ndarray | None]:
         """Fuse and segment `pairs` pairs of this size; the caller owns the results.
@@ -80,7 +79,7 @@ class RecordedGraph:
             infrared: N x H x W uint8.
 
         Returns:
-            The fused images and the class ids, None for outputs that are not computed.
+            The outputs in the order of `OUTPUT_NAMES`, None for those that are not computed.
         """
         for host, image in zip(self._host_inputs, (visible, infrared), strict=True):
             np.copyto(host.numpy(), image)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ivf_core import __version__
 from ivf_core.models.checkpoints import FusionModel
 from ivf_core.models.graph import FusionGraph
-from ivf_core.models.interface import INPUT_NAMES, LABEL_STRIDE, MINIMUM_SIZE, OUTPUT_NAMES
+from ivf_core.models.interface import INPUT_NAMES, LABEL_STRIDE, MINIMUM_SIZE, OutputChoice
 from ivf_core.models.weights_files import GRAPH_FORMAT
 
 __all__ = ["export_onnx"]
@@ -33,13 +33,13 @@ _OLD_EXPORTER: dict[str, Any] = (
 class _Outputs(nn.Module):
     """Fusion graph with a fixed choice of outputs, which an export needs."""
 
-    def __init__(self, graph: FusionGraph, fused: bool, labels: bool) -> None:
+    def __init__(self, graph: FusionGraph, choice: OutputChoice) -> None:
         super().__init__()
         self.graph = graph
-        self.wanted = fused, labels
+        self.choice = choice
 
     def forward(self, visible: Tensor, infrared: Tensor) -> tuple[Tensor, ...]:
-        parts = self.graph(visible, infrared, *self.wanted)
+        parts = self.graph(visible, infrared, *self.choice)
         return tuple(part for part in parts if part is not None)
 
 
@@ -48,14 +48,16 @@ def export_onnx(
     *,
     fused: bool = True,
     labels: bool = True,
+    confidence: bool = True,
     dtype: torch.dtype = torch.float32,
     int8: bool = False,
 ) -> bytes:
     """Export the `FusionGraph` of a model to ONNX.
 
     Inputs are `visible`, N x H x W x 3 uint8 RGB, and `infrared`, N x H x W uint8;
-    outputs are `fused`, N x H x W x 3 uint8, and `labels`, N x H/2 x W/2 uint8. N, height
-    and width are dynamic, height and width at least `MINIMUM_SIZE`. The metadata contain
+    outputs are `fused`, N x H x W x 3 uint8, `labels` and `confidence`, N x H/2 x W/2 uint8
+    each (see `OutputChoice`). N, height and width are dynamic, height and width at least
+    `MINIMUM_SIZE`. The metadata contain
     the name, digest and notes of the weights, the class set as JSON and the stride of the
     labels. The weights of a convolution have its name in the model, such as
     "graph.student.stages.1.0.weight".
@@ -64,6 +66,7 @@ def export_onnx(
         model: the networks, which are not changed.
         fused: include the fused image.
         labels: include the class ids, if the model has a head.
+        confidence: include the confidence in the class ids, likewise.
         dtype: dtype of the networks inside the graph.
         int8: put QuantizeLinear and DequantizeLinear around the 8-bit convolutions.
 
@@ -73,11 +76,15 @@ def export_onnx(
     Raises:
         ValueError: there is no output, or int8 for a model without ranges.
     """
-    labels = labels and model.head is not None
-    names = [name for name, wanted in zip(OUTPUT_NAMES, (fused, labels), strict=True) if wanted]
+    choice = OutputChoice(fused, labels, confidence)
+    if model.head is None:
+        choice = choice.without_head()
+    names = choice.names()
     if not names:
-        raise ValueError("fused and labels: expected at least one output that the model has")
-    graph = _Outputs(FusionGraph(model, dtype, int8=int8).to("cpu").eval(), fused, labels)
+        raise ValueError(
+            "fused, labels and confidence: expected at least one output that the model has"
+        )
+    graph = _Outputs(FusionGraph(model, dtype, int8=int8).to("cpu").eval(), choice)
     example = (
         torch.zeros(1, *_TRACED_SIZE, 3, dtype=torch.uint8),
         torch.zeros(1, *_TRACED_SIZE, dtype=torch.uint8),
@@ -100,7 +107,7 @@ def export_onnx(
             **_OLD_EXPORTER,
         )
     exported = onnx.load_model_from_string(buffer.getvalue())
-    onnx.helper.set_model_props(exported, _metadata(model, labels))
+    onnx.helper.set_model_props(exported, _metadata(model, choice.labels))
     return exported.SerializeToString()
 
 

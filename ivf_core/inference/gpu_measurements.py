@@ -23,6 +23,7 @@ from ivf_core.inference.options import EngineOptions
 from ivf_core.inference.torch_engine import TorchEngine
 from ivf_core.models.checkpoints import load_model
 from ivf_core.models.graph import FusionGraph
+from ivf_core.models.interface import OutputChoice
 from ivf_core.models.student import commute_merges
 from ivf_core.models.weights_files import open_weights
 from ivf_core.scenes import random_scene
@@ -130,7 +131,7 @@ def _equality(settings: Settings) -> Iterator[Row]:
             found = [engine(*pair) for pair in pairs]
             yield _compare(size, "engine", precision, found, expected)
             if settings.cuda:
-                images, ids = _recorded_batch(settings, precision, pairs)()
+                images, ids, _ = _recorded_batch(settings, precision, pairs)()
                 batch = list(zip(images, ids, strict=True))
                 yield _compare(size, f"batch of {_PAIRS}, CUDA graph", precision, batch, expected)
 
@@ -139,12 +140,12 @@ def _compare(
     size: tuple[int, int], what: str, precision: str, found: Sequence[Any], expected: Sequence[Any]
 ) -> Row:
     pairs = list(zip(found, expected, strict=True))
-    differences = np.stack([cv2.absdiff(fused, other) for (fused, _), (other, _) in pairs])
+    differences = np.stack([cv2.absdiff(fused, other) for (fused, *_), (other, *_) in pairs])
     return {
         "size": _text(size), "what": what, "precision": precision, "pairs": len(pairs),
         "max_diff_255": int(differences.max()),
         "p999_diff_255": float(np.percentile(differences, 99.9)),
-        "equal_labels": float(np.mean([ids == other for (_, ids), (_, other) in pairs])),
+        "equal_labels": float(np.mean([ids == other for (_, ids, *_), (_, other, *_) in pairs])),
     }  # fmt: skip
 
 
@@ -162,7 +163,7 @@ def _speed(settings: Settings) -> Iterator[Row]:
             yield row("published student, eager", precision, eager)
             yield row("plain kernels", precision, _plain(settings, precision, [images]))
             engine = settings.engine(precision)
-            recorded = engine._recording(images[1].shape, True, True) is not None
+            recorded = engine._recording(images[1].shape, OutputChoice()) is not None
             what = "engine, CUDA graph" if recorded else "engine, no CUDA graph"
             yield row(what, precision, partial(engine, *images))
 
@@ -242,8 +243,8 @@ def _plain(settings: Settings, precision: str, pairs: list[Images]) -> Callable[
 
     def call() -> list[np.ndarray]:
         with torch.inference_mode():
-            out = graph(visible.to(settings.device), infrared.to(settings.device), True, True)
-        return [part.cpu().numpy() for part in out]
+            out = graph(visible.to(settings.device), infrared.to(settings.device))
+        return [part.cpu().numpy() for part in out if part is not None]
 
     return call
 
@@ -253,8 +254,8 @@ def _recorded_batch(settings: Settings, precision: str, pairs: list[Images]) -> 
     visible, infrared = (np.stack(x) for x in zip(*pairs, strict=True))
     height, width = infrared.shape[1:]
     recorded = RecordedGraph(
-        _graph(settings, precision), torch.device(settings.device), (height, width), True, True,
-        pairs=len(pairs),
+        _graph(settings, precision), torch.device(settings.device), (height, width),
+        OutputChoice(), pairs=len(pairs),
     )  # fmt: skip
     return partial(recorded.batch, visible, infrared)
 

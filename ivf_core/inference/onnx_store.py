@@ -21,7 +21,9 @@ _SOURCES = (
     "ivf_core.inference.export",
     "ivf_core.models.graph",
     "ivf_core.models.segmentation",
+    "ivf_core.models.street",
     "ivf_core.models.student",
+    "ivf_core.models.upsampling",
 )
 
 

@@ -10,7 +10,8 @@ import onnxruntime
 
 from ivf_core.inference.onnx_store import OnnxStore
 from ivf_core.inference.options import EngineOptions
-from ivf_core.models.interface import INPUT_NAMES, OUTPUT_NAMES
+from ivf_core.inference.protocol import EngineResult
+from ivf_core.models.interface import INPUT_NAMES, OutputChoice
 from ivf_core.models.weights_files import WeightsFile
 from ivf_core.system.processor import has_cuda_device
 
@@ -70,32 +71,37 @@ class OnnxRuntimeEngine:
             self._providers.append((_PROVIDERS["cuda"], {"device_id": index}))
         self._options = onnxruntime.SessionOptions()
         self._options.intra_op_num_threads = options.threads
-        self._sessions: dict[tuple[bool, bool], onnxruntime.InferenceSession] = {}
-        self._session(True, False)  # raises if the provider does not work
+        self._sessions: dict[OutputChoice, onnxruntime.InferenceSession] = {}
+        self._session(OutputChoice().without_head())  # raises if the provider does not work
 
     def __call__(
-        self, visible: np.ndarray, infrared: np.ndarray, *, fused: bool = True, labels: bool = True
-    ) -> tuple[np.ndarray | None, np.ndarray | None]:
+        self,
+        visible: np.ndarray,
+        infrared: np.ndarray,
+        *,
+        fused: bool = True,
+        labels: bool = True,
+        confidence: bool = False,
+    ) -> EngineResult:
         """Fuse and segment one pair; see `Engine`."""
-        labels = labels and self._has_head
-        if not (fused or labels):
-            return None, None
+        choice = OutputChoice(fused, labels, confidence)
+        if not self._has_head:
+            choice = choice.without_head()
+        if not any(choice):
+            return EngineResult(None, None, None)
         images = (np.ascontiguousarray(image)[None] for image in (visible, infrared))
         inputs = dict(zip(INPUT_NAMES, images, strict=True))
-        outputs = iter(self._session(fused, labels).run(None, inputs))
-        image = next(outputs)[0] if fused else None
-        ids = next(outputs)[0] if labels else None
-        return image, ids
+        outputs = iter(self._session(choice).run(None, inputs))
+        return EngineResult(*(next(outputs)[0] if wanted else None for wanted in choice))
 
-    def _session(self, fused: bool, labels: bool) -> onnxruntime.InferenceSession:
+    def _session(self, choice: OutputChoice) -> onnxruntime.InferenceSession:
         """Return the session for a choice of outputs.
 
         ONNX Runtime computes every output of a graph, so each choice has its own.
         """
-        if (fused, labels) not in self._sessions:
+        if choice not in self._sessions:
             graph = self._onnx.half_graph if self.precision == "fp16" else self._onnx.graph
-            wanted = zip(OUTPUT_NAMES, (fused, labels), strict=True)
-            content = _keep_outputs(graph, [name for name, is_wanted in wanted if is_wanted])
+            content = _keep_outputs(graph, choice.names())
             try:
                 session = onnxruntime.InferenceSession(
                     content, self._options, providers=self._providers, enable_fallback=0
@@ -109,8 +115,8 @@ class OnnxRuntimeEngine:
                     "but it does not work here"
                 )
             session.disable_fallback()
-            self._sessions[fused, labels] = session
-        return self._sessions[fused, labels]
+            self._sessions[choice] = session
+        return self._sessions[choice]
 
 
 def _keep_outputs(content: bytes, names: list[str]) -> bytes:

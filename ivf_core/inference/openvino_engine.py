@@ -13,8 +13,9 @@ from openvino import CompiledModel, Core
 from ivf_core.inference.onnx_store import OnnxStore
 from ivf_core.inference.openvino_graph import keep_outputs, quantize
 from ivf_core.inference.options import EngineOptions
+from ivf_core.inference.protocol import EngineResult
 from ivf_core.inference.recent import Recent
-from ivf_core.models.interface import INPUT_NAMES, OUTPUT_NAMES
+from ivf_core.models.interface import INPUT_NAMES, OUTPUT_NAMES, OutputChoice
 from ivf_core.models.weights_files import Ranges, WeightsFile, calibrated_ranges
 from ivf_core.system.processor import allows_bfloat16, instruction_limit
 
@@ -95,13 +96,21 @@ class OpenVinoEngine:
         self._requests: Recent[tuple[object, ...], openvino.InferRequest] = Recent()
 
     def __call__(
-        self, visible: np.ndarray, infrared: np.ndarray, *, fused: bool = True, labels: bool = True
-    ) -> tuple[np.ndarray | None, np.ndarray | None]:
+        self,
+        visible: np.ndarray,
+        infrared: np.ndarray,
+        *,
+        fused: bool = True,
+        labels: bool = True,
+        confidence: bool = False,
+    ) -> EngineResult:
         """Fuse and segment one pair; see `Engine`."""
-        labels = labels and self._has_head
-        if not (fused or labels):
-            return None, None
-        request = self._request(infrared.shape, fused, labels)
+        choice = OutputChoice(fused, labels, confidence)
+        if not self._has_head:
+            choice = choice.without_head()
+        if not any(choice):
+            return EngineResult(None, None, None)
+        request = self._request(infrared.shape, choice)
         inputs = (visible, infrared)
         request.infer(
             {
@@ -111,19 +120,19 @@ class OpenVinoEngine:
             share_inputs=True,
         )
         # The next pair overwrites the memory of the request.
-        image, ids = (
-            request.get_tensor(name).data[0].copy() if wanted else None
-            for name, wanted in zip(OUTPUT_NAMES, (fused, labels), strict=True)
+        return EngineResult(
+            *(
+                request.get_tensor(name).data[0].copy() if wanted else None
+                for name, wanted in zip(OUTPUT_NAMES, choice, strict=True)
+            )
         )
-        return image, ids
 
-    def _request(self, size: tuple[int, ...], fused: bool, labels: bool) -> openvino.InferRequest:
+    def _request(self, size: tuple[int, ...], choice: OutputChoice) -> openvino.InferRequest:
         return self._requests.get_or_make(
-            (*size, fused, labels),
-            lambda: self._load_or_compile(size, fused, labels).create_infer_request(),
+            (*size, *choice), lambda: self._load_or_compile(size, choice).create_infer_request()
         )
 
-    def _load_or_compile(self, size: tuple[int, ...], fused: bool, labels: bool) -> CompiledModel:
+    def _load_or_compile(self, size: tuple[int, ...], choice: OutputChoice) -> CompiledModel:
         key = {
             "kind": "openvino",
             "version": openvino.get_version(),
@@ -131,7 +140,7 @@ class OpenVinoEngine:
             "instructions": instruction_limit(),
             "graph": self._onnx.fingerprint,
             "precision": self.precision,
-            "outputs": [fused, labels],
+            "outputs": choice.names(),
             "size": list(size),
             "config": {name: str(value) for name, value in self._config.items()},
         }
@@ -139,7 +148,7 @@ class OpenVinoEngine:
 
         def build() -> bytes:
             nonlocal compiled
-            compiled = self._compile(size, fused, labels)
+            compiled = self._compile(size, choice)
             exported = compiled.export_model()
             return exported.getvalue() if isinstance(exported, io.BytesIO) else bytes(exported)
 
@@ -153,10 +162,8 @@ class OpenVinoEngine:
         assert compiled is not None
         return compiled
 
-    def _compile(self, size: tuple[int, ...], fused: bool, labels: bool) -> CompiledModel:
-        wanted = zip(OUTPUT_NAMES, (fused, labels), strict=True)
-        model = self._core.read_model(self._onnx.graph)
-        model = keep_outputs(model, [name for name, is_wanted in wanted if is_wanted])
+    def _compile(self, size: tuple[int, ...], choice: OutputChoice) -> CompiledModel:
+        model = keep_outputs(self._core.read_model(self._onnx.graph), choice.names())
         quantize(model, self._ranges)
         model.reshape({"visible": [1, *size, 3], "infrared": [1, *size]})
         return self._core.compile_model(model, self._device_name, self._config)

@@ -82,6 +82,8 @@ class FusionResult:
         prepare_ms: time of gain control, registration and scaling.
         model_ms: time of the engine, including copies to and from the device.
         repaired_pixels: number of non-finite thermal pixels that were filled.
+        confidence: confidence in the class ids, uint8 at the size of `labels`: the largest
+            probability of a class times 255; or None.
     """
 
     fused: np.ndarray | None
@@ -90,6 +92,7 @@ class FusionResult:
     prepare_ms: float
     model_ms: float
     repaired_pixels: int
+    confidence: np.ndarray | None = None
 
 
 class FusionPipeline:
@@ -181,7 +184,13 @@ class FusionPipeline:
         self.engine(np.zeros((*size, 3), np.uint8), np.zeros(size, np.uint8))
 
     def __call__(
-        self, pair: ImagePair, *, fused: bool = True, labels: bool = True, scale: float = 1.0
+        self,
+        pair: ImagePair,
+        *,
+        fused: bool = True,
+        labels: bool = True,
+        confidence: bool = False,
+        scale: float = 1.0,
     ) -> FusionResult:
         """Fuse one pair.
 
@@ -189,6 +198,7 @@ class FusionPipeline:
             pair: the images, with the stamp of the pair.
             fused: whether the fused image is wanted.
             labels: whether the class ids are wanted.
+            confidence: whether the confidence in the class ids is wanted.
             scale: factor of height and width of the images that the model receives, at
                 most 1; the fused image is scaled back to the size of the visible image.
 
@@ -199,7 +209,8 @@ class FusionPipeline:
             ValueError: an image of the wrong dtype or shape, or without any finite thermal
                 pixel; the message names the image and what was expected.
         """
-        return self.complete(self.prepare(pair, scale), fused=fused, labels=labels)
+        prepared = self.prepare(pair, scale)
+        return self.complete(prepared, fused=fused, labels=labels, confidence=confidence)
 
     def prepare(self, pair: ImagePair, scale: float = 1.0) -> PreparedPair:
         """Prepare the next pair for the engine; pairs must come in order.
@@ -225,6 +236,7 @@ class FusionPipeline:
         *,
         fused: bool = True,
         labels: bool = True,
+        confidence: bool = False,
     ) -> FusionResult:
         """Run an engine on a prepared pair; threads may do so at once, each with its engine.
 
@@ -233,20 +245,23 @@ class FusionPipeline:
             engine: engine to run; by default the pipeline's.
             fused: see `__call__`.
             labels: see `__call__`.
+            confidence: see `__call__`.
         """
         inputs = prepared.visible, prepared.infrared_input
         start = time.perf_counter()
-        image, ids = (engine or self.engine)(*inputs, fused=fused, labels=labels)
+        result = (engine or self.engine)(*inputs, fused=fused, labels=labels, confidence=confidence)
         done = time.perf_counter()
+        image = result.fused
         if image is not None:
             image = _resize(image, prepared.infrared.shape)
         return FusionResult(
             image,
-            ids,
+            result.labels,
             prepared.infrared,
             prepare_ms=prepared.prepare_ms + (time.perf_counter() - done) * 1e3,
             model_ms=(done - start) * 1e3,
             repaired_pixels=prepared.repaired_pixels,
+            confidence=result.confidence,
         )
 
 

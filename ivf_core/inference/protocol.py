@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-__all__ = ["Engine"]
+__all__ = ["Engine", "EngineResult"]
+
+
+class EngineResult(NamedTuple):
+    """Results of an engine for one pair, contiguous and owned by the caller.
+
+    Attributes:
+        fused: H x W x 3 uint8 RGB, or None if it was not wanted.
+        labels: H/2 x W/2 uint8 class ids, or None if they were not wanted or there is no head.
+        confidence: H/2 x W/2 uint8 confidence in the class ids, see `OutputChoice`; or None
+            likewise.
+    """
+
+    fused: np.ndarray | None
+    labels: np.ndarray | None
+    confidence: np.ndarray | None
 
 
 class Engine(Protocol):
@@ -32,8 +47,14 @@ class Engine(Protocol):
     def native_precisions(self) -> tuple[str, ...]: ...  # noqa: D102
 
     def __call__(
-        self, visible: np.ndarray, infrared: np.ndarray, *, fused: bool = True, labels: bool = True
-    ) -> tuple[np.ndarray | None, np.ndarray | None]:
+        self,
+        visible: np.ndarray,
+        infrared: np.ndarray,
+        *,
+        fused: bool = True,
+        labels: bool = True,
+        confidence: bool = False,
+    ) -> EngineResult:
         """Fuse and segment one pair.
 
         Args:
@@ -41,9 +62,9 @@ class Engine(Protocol):
             infrared: H x W uint8.
             fused: whether the fused image is wanted.
             labels: whether the class ids are wanted.
+            confidence: whether the confidence in the class ids is wanted.
 
         Returns:
-            H x W x 3 uint8 RGB and H/2 x W/2 uint8 class ids, contiguous and owned by the
-            caller; None for a result that is not wanted, and for class ids without a head.
+            The wanted results.
         """
         ...

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from ivf_core.inference.artifacts import ArtifactCache
-from ivf_core.inference.protocol import Engine
+from ivf_core.inference.protocol import Engine, EngineResult
 from ivf_core.inference.recent import Recent
 
 __all__ = ["FUSED_TOLERANCE", "LABELS_ALIKE", "MeasuredEngine", "Measurement", "real_looking_pair"]
@@ -130,10 +130,18 @@ class MeasuredEngine:
         return self._current.native_precisions
 
     def __call__(
-        self, visible: np.ndarray, infrared: np.ndarray, *, fused: bool = True, labels: bool = True
-    ) -> tuple[np.ndarray | None, np.ndarray | None]:
+        self,
+        visible: np.ndarray,
+        infrared: np.ndarray,
+        *,
+        fused: bool = True,
+        labels: bool = True,
+        confidence: bool = False,
+    ) -> EngineResult:
         """Fuse and segment one pair; see `Engine`."""
-        return self.select(infrared.shape)(visible, infrared, fused=fused, labels=labels)
+        return self.select(infrared.shape)(
+            visible, infrared, fused=fused, labels=labels, confidence=confidence
+        )
 
     def select(self, size: tuple[int, ...]) -> Engine:
         """Take the engine for a size of images into use and return it, measured now if new.
@@ -176,7 +184,7 @@ class MeasuredEngine:
             ", ".join(" ".join(c) for c in self._candidates), size[1], size[0],
         )  # fmt: skip
         pairs = [real_looking_pair((size[0], size[1]), seed) for seed in _SCENES]
-        expected: list[tuple[np.ndarray | None, np.ndarray | None]] = []
+        expected: list[EngineResult] = []
         found: dict[Candidate, Measurement] = {}
         engines: dict[Candidate, Engine] = {}
         best = float("inf")
@@ -256,18 +264,17 @@ def real_looking_pair(size: tuple[int, int], seed: int) -> tuple[np.ndarray, np.
 
 
 def _compare(
-    results: Sequence[tuple[np.ndarray | None, np.ndarray | None]],
-    expected: Sequence[tuple[np.ndarray | None, np.ndarray | None]],
+    results: Sequence[EngineResult], expected: Sequence[EngineResult]
 ) -> tuple[float, float]:
     """Return deviation in grey levels and percentage of equal class ids, the worst of all."""
     deviation, alike = 0.0, 100.0
-    for (fused, labels), (expected_fused, expected_labels) in zip(results, expected, strict=True):
-        assert fused is not None
-        assert expected_fused is not None
-        difference = cv2.absdiff(fused, expected_fused)
+    for result, reference in zip(results, expected, strict=True):
+        assert result.fused is not None
+        assert reference.fused is not None
+        difference = cv2.absdiff(result.fused, reference.fused)
         deviation = max(deviation, float(np.percentile(difference, _SHARE)))
-        if labels is not None:
-            alike = min(alike, 100.0 * float(np.mean(labels == expected_labels)))
+        if result.labels is not None:
+            alike = min(alike, 100.0 * float(np.mean(result.labels == reference.labels)))
     return deviation, alike
 
 

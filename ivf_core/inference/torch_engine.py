@@ -10,9 +10,11 @@ import torch
 
 from ivf_core.inference.cuda_graph import RecordedGraph
 from ivf_core.inference.options import EngineOptions
+from ivf_core.inference.protocol import EngineResult
 from ivf_core.inference.recent import Recent
 from ivf_core.models.checkpoints import FusionModel, load_model
 from ivf_core.models.graph import FusionGraph
+from ivf_core.models.interface import OutputChoice
 from ivf_core.models.weights_files import WeightsFile
 from ivf_core.system.processor import allows_bfloat16
 
@@ -98,19 +100,24 @@ class TorchEngine:
         self._recorded: Recent[tuple[object, ...], RecordedGraph | None] = Recent()
 
     def __call__(
-        self, visible: np.ndarray, infrared: np.ndarray, *, fused: bool = True, labels: bool = True
-    ) -> tuple[np.ndarray | None, np.ndarray | None]:
+        self,
+        visible: np.ndarray,
+        infrared: np.ndarray,
+        *,
+        fused: bool = True,
+        labels: bool = True,
+        confidence: bool = False,
+    ) -> EngineResult:
         """Fuse and segment one pair; see `Engine`."""
-        recorded = self._recording(infrared.shape, fused, labels)
+        choice = OutputChoice(fused, labels, confidence)
+        recorded = self._recording(infrared.shape, choice)
         if recorded is not None:
-            image, ids = recorded(visible, infrared)
-            return image, ids
+            return EngineResult(*recorded(visible, infrared))
         with torch.inference_mode():
-            out = self._graph(self._upload(visible), self._upload(infrared), fused, labels)
-        image, ids = (None if part is None else part[0].cpu().numpy() for part in out)
-        return image, ids
+            out = self._graph(self._upload(visible), self._upload(infrared), *choice)
+        return EngineResult(*(None if part is None else part[0].cpu().numpy() for part in out))
 
-    def _recording(self, size: tuple[int, ...], fused: bool, labels: bool) -> RecordedGraph | None:
+    def _recording(self, size: tuple[int, ...], choice: OutputChoice) -> RecordedGraph | None:
         """Return the CUDA graph for a size and choice of outputs, or None without one."""
         if self._device.type != "cuda":
             return None
@@ -118,14 +125,14 @@ class TorchEngine:
         def record() -> RecordedGraph | None:
             height, width = size
             try:
-                return RecordedGraph(self._graph, self._device, (height, width), fused, labels)
+                return RecordedGraph(self._graph, self._device, (height, width), choice)
             except RuntimeError as error:
                 logging.getLogger(__name__).warning(
                     "cannot record a CUDA graph, kernels are launched one by one: %s", error
                 )
                 return None
 
-        return self._recorded.get_or_make((*size, fused, labels), record)
+        return self._recorded.get_or_make((*size, *choice), record)
 
     def _upload(self, image: np.ndarray) -> torch.Tensor:
         if not (image.flags.c_contiguous and image.flags.writeable):

@@ -127,37 +127,51 @@ class FusionGraph(nn.Module):
         self.requires_grad_(False)
 
     def forward(
-        self, visible: Tensor, infrared: Tensor, want_fused: bool = True, want_labels: bool = True
-    ) -> tuple[Tensor | None, Tensor | None]:
+        self,
+        visible: Tensor,
+        infrared: Tensor,
+        want_fused: bool = True,
+        want_labels: bool = True,
+        want_confidence: bool = False,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Fuse and segment a batch.
 
         Args:
             visible: N x H x W x 3 uint8 RGB, H and W at least `MINIMUM_SIZE`.
             infrared: N x H x W uint8, normalised to the full range.
             want_fused: False skips the recolouring.
-            want_labels: False skips the head.
+            want_labels: False skips the class ids.
+            want_confidence: True adds the confidence in the class ids, see
+                `largest_and_confidence`; without it and the ids the head is skipped.
 
         Returns:
-            The fused image, N x H x W x 3 uint8 RGB, and class ids,
-            N x H/2 x W/2 uint8 (`LABEL_STRIDE`); None for a result that is not wanted,
-            and for the ids without a head.
+            The fused image, N x H x W x 3 uint8 RGB; class ids and confidence,
+            N x H/2 x W/2 uint8 each (`LABEL_STRIDE`). None for a result that is not wanted,
+            and for the last two without a head.
         """
         rgb = visible.permute(0, 3, 1, 2).float()  # N x 3 x H x W
         luma, cr, cb = luma_chroma(rgb)  # N x 1 x H x W each
         thermal = infrared.unsqueeze(1).float() / 255  # N x 1 x H x W
         out = self.student((luma / 255).to(self.dtype), thermal.to(self.dtype))
-        fused = labels = None
+        fused = labels = confidence = None
         if want_fused:
             fused = recolor(out.fused.float(), cr, cb).to(torch.uint8).permute(0, 2, 3, 1)
             fused = fused.contiguous()  # N x H x W x 3; here all threads share the copying
-        if want_labels and self.head is not None:
-            labels = self.head.class_ids(
-                out.features, small_chroma(cr, cb, self.dtype)
-            )  # N x H/2 x W/2, rounded up or down
-            height, width = infrared.shape[1:]
-            labels = labels[:, : height // LABEL_STRIDE, : width // LABEL_STRIDE]
-            labels = labels.contiguous()
-        return fused, labels
+        if self.head is not None and (want_labels or want_confidence):
+            seen = out.features, small_chroma(cr, cb, self.dtype)
+            if want_confidence:
+                labels, confidence = self.head.class_ids_and_confidence(*seen)
+                confidence = _whole_blocks(confidence, infrared)
+            else:
+                labels = self.head.class_ids(*seen)
+            labels = _whole_blocks(labels, infrared) if want_labels else None
+        return fused, labels, confidence
+
+
+def _whole_blocks(plane: Tensor, infrared: Tensor) -> Tensor:
+    """Crop N x H/2 x W/2, rounded up or down, to the whole blocks of the N x H x W input."""
+    height, width = infrared.shape[1:]
+    return plane[:, : height // LABEL_STRIDE, : width // LABEL_STRIDE].contiguous()
 
 
 def fold_batch_norm(module: Network) -> Network:

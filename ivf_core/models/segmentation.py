@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ivf_core.models.interface import LABEL_STRIDE
 from ivf_core.models.student import FeatureLayout, FusionStudent, MergeUp
 
-__all__ = ["SegmentationHead", "largest"]
+__all__ = ["SegmentationHead", "largest", "largest_and_confidence"]
 
 
 def _conv_unit(
@@ -140,11 +140,33 @@ class SegmentationHead(nn.Module):
         Returns:
             N x H/2 x W/2 uint8.
         """
+        return self._plane(largest(self._by_class(features)), features)
+
+    def class_ids_and_confidence(
+        self, features: Sequence[Tensor], chroma: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the class ids, and the confidence in them.
+
+        Args:
+            features: see `forward`.
+            chroma: see `forward`.
+
+        Returns:
+            The ids and the results of `largest_and_confidence`, each N x H/2 x W/2 uint8.
+        """
+        ids, confidence = largest_and_confidence(self._by_class(features))
+        return self._plane(ids, features), self._plane(confidence, features)
+
+    def _by_class(self, features: Sequence[Tensor]) -> Tensor:
+        """Compute the logits with classes in dimension 1 and sub-pixels, if any, in 2."""
         logits = self._logits(features)
         if self.subpixel:  # N x num_classes x 4 x H/4 x W/4
-            logits = logits.unflatten(1, (self.num_classes, LABEL_STRIDE**2))
-        ids = largest(logits)
-        return self._to_pixels(ids, features).squeeze(1) if self.subpixel else ids
+            return logits.unflatten(1, (self.num_classes, LABEL_STRIDE**2))
+        return logits
+
+    def _plane(self, x: Tensor, features: Sequence[Tensor]) -> Tensor:
+        """Convert one value per pixel or sub-pixel to N x H/2 x W/2."""
+        return self._to_pixels(x, features).squeeze(1) if self.subpixel else x
 
     def _to_pixels(self, x: Tensor, features: Sequence[Tensor]) -> Tensor:
         """Shuffle sub-pixels from channels to pixels: N x 4 C x H/4 x W/4 to N x C x H/2 x W/2.
@@ -201,13 +223,34 @@ def largest(logits: Tensor) -> Tensor:
     Returns:
         N x ... uint8.
     """
+    return _compare(logits)[0]
+
+
+def largest_and_confidence(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the position of the largest value along dimension 1, and its softmax.
+
+    Args:
+        logits: N x C x ... float, C at least 2.
+
+    Returns:
+        N x ... uint8 each: the positions, see `largest`, and 255 times the softmax there,
+        rounded.
+    """
+    ids, best = _compare(logits)
+    # The softmax of the largest is 1 over the sum of exp(x - largest).
+    total = (logits - best.unsqueeze(1)).float().exp().sum(dim=1)
+    return ids, torch.floor(255 / total + 0.5).to(torch.uint8)
+
+
+def _compare(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return position and value of the largest along dimension 1."""
     best, second, *others = logits.unbind(dim=1)
     ids = (second > best).to(logits.dtype)
     best = torch.maximum(best, second)
     for class_id, logit in enumerate(others, start=2):
         ids = ids.masked_fill(logit > best, class_id)
         best = torch.maximum(best, logit)
-    return ids.to(torch.uint8)
+    return ids.to(torch.uint8), best
 
 
 def _to_quarter(feature: Tensor, stride: int, round_up: bool) -> Tensor:

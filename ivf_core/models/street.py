@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ivf_core.models.segmentation import largest
+from ivf_core.models.segmentation import largest, largest_and_confidence
 from ivf_core.models.student import FeatureLayout, StudentOutput
 
 __all__ = ["CspStage", "StreetHead", "StreetStudent", "depthwise_unit", "pointwise_unit"]
@@ -285,10 +285,23 @@ class StreetHead(nn.Module):
         Returns:
             N x H/2 x W/2 uint8, sizes rounded up.
         """
-        logits = self._logits(features, chroma).unflatten(1, (self.num_classes, _FOLDED))
-        height, width = features[4].shape[-2:]
-        ids = F.pixel_shuffle(largest(logits), 2)[..., :height, :width]
-        return ids.squeeze(1)
+        return _plane(largest(self._by_class(features, chroma)), features)
+
+    def class_ids_and_confidence(
+        self, features: Sequence[Tensor], chroma: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the class ids, and the confidence in them.
+
+        Args:
+            features: see `forward`.
+            chroma: see `forward`.
+
+        Returns:
+            The ids and the results of `largest_and_confidence`, each N x H/2 x W/2 uint8,
+            sizes rounded up.
+        """
+        ids, confidence = largest_and_confidence(self._by_class(features, chroma))
+        return _plane(ids, features), _plane(confidence, features)
 
     @torch.no_grad()
     def raise_class(self, class_id: int, offset: float) -> None:
@@ -301,6 +314,10 @@ class StreetHead(nn.Module):
         assert self.classify.bias is not None
         self.classify.bias[class_id * _FOLDED : (class_id + 1) * _FOLDED] += offset
 
+    def _by_class(self, features: Sequence[Tensor], chroma: Tensor | None) -> Tensor:
+        """Compute N x num_classes x 4 x H/4 x W/4 logits."""
+        return self._logits(features, chroma).unflatten(1, (self.num_classes, _FOLDED))
+
     def _logits(self, features: Sequence[Tensor], chroma: Tensor | None) -> Tensor:
         """Compute N x 4 num_classes x H/4 x W/4 logits."""
         x4 = features[1]
@@ -311,6 +328,12 @@ class StreetHead(nn.Module):
         y16 = self.lateral16(self.merge16(torch.cat((_enlarge(x32, x16), x16), dim=1)))
         y8 = self.merge8(torch.cat((_enlarge(y16, x8), x8), dim=1))
         return self.classify(self.decode4(self.merge4(y8, x4)))
+
+
+def _plane(x: Tensor, features: Sequence[Tensor]) -> Tensor:
+    """Shuffle one value per sub-pixel to pixels: N x 4 x H/4 x W/4 to N x H/2 x W/2."""
+    height, width = features[4].shape[-2:]
+    return F.pixel_shuffle(x, 2)[..., :height, :width].squeeze(1)
 
 
 def _enlarge(coarse: Tensor, fine: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ __all__ = [
 FORMAT = "ivf-weights-1"
 """Entry `ivf_format` of weights files."""
 
-GRAPH_FORMAT = "ivf-graph-1"
+GRAPH_FORMAT = "ivf-graph-2"
 """Entry `format` of exported graphs; a change makes earlier graphs stale."""
 
 GRAPH_SUFFIX = ".onnx"

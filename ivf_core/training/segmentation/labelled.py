@@ -142,7 +142,7 @@ def _fuse(graph: FusionGraph, visible: np.ndarray, infrared: np.ndarray) -> np.n
     """Fuse a pair of H x W images on the graph's device: H x W x 3 uint8 RGB."""
     device = next(graph.parameters()).device
     pair = (torch.from_numpy(np.ascontiguousarray(p)).to(device)[None] for p in (visible, infrared))
-    fused, _ = graph(*pair, want_labels=False)
+    fused = graph(*pair, want_labels=False)[0]
     return fused[0].cpu().numpy()
 
 

@@ -76,10 +76,11 @@ class _Faulty(FusionPipeline):
         *,
         fused: bool = True,
         labels: bool = True,
+        confidence: bool = False,
     ) -> FusionResult:
         if not prepared.visible[0, 0].any():
             raise RuntimeError("black corner")
-        return super().complete(prepared, engine, fused=fused, labels=labels)
+        return super().complete(prepared, engine, fused=fused, labels=labels, confidence=confidence)
 
 
 @pytest.mark.parametrize("threads", [1, 2])

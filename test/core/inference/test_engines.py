@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import cv2
 import numpy as np
 import pytest
 import torch
 from networks import small_head, small_student
+from torch import Tensor
 
 from ivf_core.class_sets import MFNET, ClassSet
 from ivf_core.cli import main
@@ -25,6 +29,7 @@ from ivf_core.inference.engine import Engine, create_engine
 from ivf_core.inference.options import EngineOptions
 from ivf_core.models.architectures import STUDENTS
 from ivf_core.models.checkpoints import FusionModel, load_model, save_model
+from ivf_core.models.graph import luma_chroma, small_chroma
 
 Make = Callable[..., Engine]
 
@@ -67,8 +72,9 @@ def test_same_images(make: Make, any_model: FusionModel, size: tuple[int, int]) 
     engine = make(any_model)
     reference = create_engine(any_model, engine="torch", device="cpu", precision="fp32")
     for seed in (0, 1):
-        fused, labels = engine(*random_pair(*size, seed))
-        expected_fused, expected_labels = reference(*random_pair(*size, seed))
+        fused, labels, confidence = engine(*random_pair(*size, seed))
+        expected_fused, expected_labels, _ = reference(*random_pair(*size, seed))
+        assert confidence is None
         assert fused is not None
         assert labels is not None
         assert fused.dtype == labels.dtype == np.uint8
@@ -77,28 +83,77 @@ def test_same_images(make: Make, any_model: FusionModel, size: tuple[int, int]) 
         assert np.mean(labels == expected_labels) >= 0.99
 
 
+@pytest.fixture(scope="module")
+def decided_model(any_model: FusionModel) -> FusionModel:
+    """Model of each architecture that is sure of some pixels and not of others."""
+    logits = exact_logits(any_model, *random_pair(48, 64))
+    head = copy.deepcopy(any_model.head)
+    assert head is not None
+    classify, mean = cast(torch.nn.Conv2d, head.classify), logits.mean((0, 2, 3))
+    scale = 4 / (logits - logits.mean(1, keepdim=True)).std((0, 2, 3)).mean()
+    subpixels = classify.out_channels // len(MFNET)
+    with torch.no_grad():
+        cast(Tensor, classify.bias).sub_(mean.repeat_interleave(subpixels))
+        for parameter in classify.parameters():
+            parameter.mul_(scale)
+    return replace(any_model, head=head)
+
+
+def exact_logits(model: FusionModel, visible: np.ndarray, infrared: np.ndarray) -> Tensor:
+    """Compute the logits of a model in float64, 1 x C x H/2 x W/2, sizes rounded down."""
+    planes = luma_chroma(torch.from_numpy(visible).permute(2, 0, 1)[None].double())
+    luma, cr, cb = planes
+    student, head = copy.deepcopy(model.student).double(), copy.deepcopy(model.head)
+    assert head is not None
+    with torch.no_grad():
+        out = student(luma / 255, torch.from_numpy(infrared)[None, None].double() / 255)
+        logits = head.double()(out.features, small_chroma(cr, cb, torch.float64))
+    height, width = infrared.shape
+    return logits[..., : height // 2, : width // 2]
+
+
+@pytest.mark.parametrize("size", [(48, 64), (31, 45)])
+def test_confidence_is_the_largest_probability(
+    make: Make, decided_model: FusionModel, size: tuple[int, int]
+) -> None:
+    engine = make(decided_model)
+    pair = random_pair(*size)
+    expected = 255 * exact_logits(decided_model, *pair).softmax(1).amax(1)[0].numpy()
+    assert np.ptp(expected) > 30
+    found = engine(*pair, confidence=True)
+    assert found.confidence is not None
+    assert found.confidence.dtype == np.uint8
+    assert np.abs(found.confidence - expected).max() <= 1
+    plain = engine(*pair)
+    np.testing.assert_array_equal(found.labels, plain.labels)
+    np.testing.assert_array_equal(found.fused, plain.fused)
+
+
 def test_results_are_the_callers_own(make: Make, tiny_model: FusionModel) -> None:
     engine = make(tiny_model)
-    first = engine(*random_pair(32, 48, 0))
+    first = engine(*random_pair(32, 48, 0), confidence=True)
     kept = [part.copy() for part in first if part is not None]
-    second = engine(*random_pair(32, 48, 1))
-    for part, copy in zip(first, kept, strict=True):
+    second = engine(*random_pair(32, 48, 1), confidence=True)
+    for part, same in zip(first, kept, strict=True):
         assert part is not None
         assert part.flags.c_contiguous
-        np.testing.assert_array_equal(part, copy)
+        np.testing.assert_array_equal(part, same)
     assert not np.array_equal(first[0], second[0])  # type: ignore[arg-type]
 
 
 def test_only_wanted_results_are_returned(make: Make, tiny_model: FusionModel) -> None:
     engine = make(tiny_model)
-    both = engine(*random_pair(32, 48))
-    fused, none = engine(*random_pair(32, 48), labels=False)
-    assert none is None
-    np.testing.assert_array_equal(fused, both[0])
-    none, labels = engine(*random_pair(32, 48), fused=False)
-    assert none is None
-    np.testing.assert_array_equal(labels, both[1])
-    assert make(FusionModel(tiny_model.student))(*random_pair(32, 48))[1] is None
+    everything = engine(*random_pair(32, 48), confidence=True)
+    for name, expected in everything._asdict().items():
+        choice = {other: other == name for other in everything._fields}
+        found = engine(*random_pair(32, 48), **choice)
+        assert [part is not None for part in found] == list(choice.values())
+        np.testing.assert_array_equal(getattr(found, name), expected)
+    headless = make(FusionModel(tiny_model.student))
+    found = headless(*random_pair(32, 48), confidence=True)
+    assert found[1:] == (None, None)
+    np.testing.assert_array_equal(found.fused, everything.fused)
+    assert headless(*random_pair(32, 48), fused=False, confidence=True) == (None, None, None)
 
 
 def test_strided_and_read_only_images(make: Make, tiny_model: FusionModel) -> None:
@@ -117,10 +172,10 @@ def test_published_images_are_reproduced(make: Make, data: Path) -> None:
     published = list_images(root / "fused_published")
     assert len(published) == 3
     for name, path in published.items():
-        fused, _ = engine(
+        fused = engine(
             read_visible(root / "visible" / f"{name}.png"),
             read_infrared(root / "infrared" / f"{name}.png"),
-        )
+        ).fused
         difference = cv2.absdiff(fused, read_visible(path))
         assert difference.max() <= 1, name
         assert difference.mean() < 1e-4, name
@@ -300,10 +355,12 @@ def test_export_runs_elsewhere(any_model: FusionModel, tmp_path: Path) -> None:
     reference = create_engine(load_model(weights), engine="torch", precision="fp32")
     for size in ((32, 48), (61, 33)):
         visible, infrared = random_pair(*size)
-        fused, labels = session.run(None, {"visible": visible[None], "infrared": infrared[None]})
-        expected_fused, expected_labels = reference(visible, infrared)
-        assert cv2.absdiff(fused[0], expected_fused).max() <= 1
-        assert np.mean(labels[0] == expected_labels) >= 0.99
+        found = session.run(None, {"visible": visible[None], "infrared": infrared[None]})
+        fused, labels, confidence = (part[0] for part in found)
+        expected = reference(visible, infrared, confidence=True)
+        assert cv2.absdiff(fused, expected.fused).max() <= 1
+        assert np.mean(labels == expected.labels) >= 0.99
+        assert cv2.absdiff(confidence, expected.confidence).max() <= 1
 
 
 def test_engines_need_all_their_packages(monkeypatch: pytest.MonkeyPatch) -> None:

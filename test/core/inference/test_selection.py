@@ -11,6 +11,7 @@ import pytest
 
 from ivf_core.inference.artifacts import ArtifactCache
 from ivf_core.inference.engine import create_engine, describe, describe_measurements
+from ivf_core.inference.protocol import EngineResult
 from ivf_core.inference.selection import (
     FUSED_TOLERANCE,
     LABELS_ALIKE,
@@ -61,13 +62,19 @@ class _Engine:
         self.sizes: list[tuple[int, ...]] = []
 
     def __call__(
-        self, visible: np.ndarray, infrared: np.ndarray, *, fused: bool = True, labels: bool = True
-    ) -> tuple[np.ndarray | None, np.ndarray | None]:
+        self,
+        visible: np.ndarray,
+        infrared: np.ndarray,
+        *,
+        fused: bool = True,
+        labels: bool = True,
+        confidence: bool = False,
+    ) -> EngineResult:
         time.sleep(self._seconds)
         self.sizes.append(infrared.shape)
         ids = np.zeros(infrared.shape, np.uint8)
         ids.flat[: round(self._wrong * ids.size)] = 1
-        return np.full_like(visible, 100 + self._off), ids
+        return EngineResult(np.full_like(visible, 100 + self._off), ids, None)
 
 
 _SLOW, _QUICK = 0.02, 0.0

@@ -16,7 +16,7 @@ from ivf_core.images.files import write_image
 from ivf_core.inference.engine import create_engine
 from ivf_core.inference.selection import real_looking_pair
 from ivf_core.models.checkpoints import FusionModel, load_model, save_model
-from ivf_core.models.weights_files import open_weights, shipped_weights
+from ivf_core.models.weights_files import GRAPH_FORMAT, open_weights, shipped_weights
 
 # Python takes a module that is None for one that is not installed.
 _BLOCK = "import sys; sys.modules.update(dict.fromkeys({blocked}))\n"
@@ -40,10 +40,11 @@ def test_shipped_graphs_are_those_of_the_weights(weights: str, engine: str) -> N
     assert file.digest == load_model(file).digest()
     pair = real_looking_pair((61, 83), 5)
     options = {"device": "cpu", "precision": "fp32"}
-    fused, labels = create_engine(file, engine=engine, **options)(*pair)
-    expected, ids = create_engine(load_model(file), engine="torch", **options)(*pair)
-    assert cv2.absdiff(fused, expected).max() <= 1
-    assert np.mean(labels == ids) >= 0.99
+    found = create_engine(file, engine=engine, **options)(*pair, confidence=True)
+    expected = create_engine(load_model(file), engine="torch", **options)(*pair, confidence=True)
+    assert cv2.absdiff(found.fused, expected.fused).max() <= 1
+    assert np.mean(found.labels == expected.labels) >= 0.99
+    assert cv2.absdiff(found.confidence, expected.confidence).max() <= 1
 
 
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime", "auto"])
@@ -143,6 +144,10 @@ def test_graphs_of_other_weights_are_not_used(tiny_model: FusionModel, tmp_path:
     save_model(FusionModel(**{**vars(tiny_model), "ranges": {}}), other, source="elsewhere")
     other.with_suffix(".onnx").write_bytes(content)
     assert open_weights(other).read_graph() == content
+    earlier = content.replace(GRAPH_FORMAT.encode(), b"ivf-graph-1")
+    assert earlier != content
+    other.with_suffix(".onnx").write_bytes(earlier)
+    assert open_weights(other).read_graph() is None
     changed = load_model(path)
     changed.student.decoder.bias += 1  # type: ignore[union-attr,operator]
     save_model(changed, path)

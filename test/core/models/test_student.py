@@ -202,15 +202,23 @@ def test_graph_computes_only_wanted_outputs(tiny_model: FusionModel) -> None:
     graph = FusionGraph(tiny_model)
     visible = torch.randint(0, 256, (1, 33, 47, 3), dtype=torch.uint8)
     infrared = torch.randint(0, 256, (1, 33, 47), dtype=torch.uint8)
-    fused, labels = graph(visible, infrared)
+    fused, labels, confidence = graph(visible, infrared)
+    assert confidence is None
     assert fused.shape == visible.shape
     assert labels.shape == (1, 16, 23)
     assert fused.dtype == labels.dtype == torch.uint8
     assert int(labels.max()) < len(MFNET)
     assert graph(visible, infrared, want_labels=False)[1] is None
-    alone, same = graph(visible, infrared, want_fused=False)
+    alone, same, _ = graph(visible, infrared, want_fused=False)
     assert alone is None
     assert torch.equal(same, labels)
+    everything = graph(visible, infrared, want_confidence=True)
+    assert torch.equal(everything[0], fused)
+    assert torch.equal(everything[1], labels)
+    assert everything[2].shape == labels.shape
+    alone = graph(visible, infrared, want_fused=False, want_labels=False, want_confidence=True)
+    assert alone[:2] == (None, None)
+    assert torch.equal(alone[2], everything[2])
     headless = FusionGraph(FusionModel(tiny_model.student))
     assert torch.equal(headless(visible, infrared)[0], fused)
-    assert headless(visible, infrared)[1] is None
+    assert headless(visible, infrared, want_confidence=True)[1:] == (None, None)

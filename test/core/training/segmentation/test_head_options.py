@@ -111,7 +111,7 @@ def test_head_learns_from_a_segmenter_alone(recipe: HeadRecipe, tmp_path: Path) 
         image = read_visible(tmp_path / "pairs" / "visible" / "00001.png")
         pair = read_pair_folder(tmp_path / "pairs")[1]
         planes = [torch.from_numpy(np.ascontiguousarray(p))[None] for p in (image, pair.infrared)]
-        fused, _ = FusionGraph(model)(*planes)
+        fused = FusionGraph(model)(*planes)[0]
         assert fused is not None
         with torch.no_grad():
             wanted = open_segmenter(spec, MFNET)(fused.permute(0, 3, 1, 2).float() / 255)
