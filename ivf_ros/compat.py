@@ -99,9 +99,18 @@ class Subscriber(SimpleFilter):
 
 
 try:
-    from vision_msgs.msg import LabelInfo, VisionClass
+    from vision_msgs.msg import (
+        BoundingBox2D,
+        Detection2D,
+        Detection2DArray,
+        LabelInfo,
+        ObjectHypothesis,
+        ObjectHypothesisWithPose,
+        VisionClass,
+    )
 except ImportError:  # the wheels do not contain it
-    LabelInfo = VisionClass = None
+    BoundingBox2D = Detection2D = Detection2DArray = LabelInfo = None
+    ObjectHypothesis = ObjectHypothesisWithPose = VisionClass = None
 
 
 def message_class(name: str) -> Any:
@@ -206,7 +215,12 @@ def spin_once(executor: Any, seconds: float) -> None:
 
 __all__ = [
     "HAS_MESSAGE_FILTERS",
+    "BoundingBox2D",
+    "Detection2D",
+    "Detection2DArray",
     "LabelInfo",
+    "ObjectHypothesis",
+    "ObjectHypothesisWithPose",
     "SimpleFilter",
     "Subscriber",
     "SubscriptionEventCallbacks",

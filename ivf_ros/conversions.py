@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import array as buffers
+import copy
 import sys
 
 import numpy as np
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CameraInfo, Image, RegionOfInterest
 from std_msgs.msg import Header
 
 from ivf_core.images.encodings import INFRARED_ENCODINGS, VISIBLE_ENCODINGS, check_encoding
@@ -16,6 +17,7 @@ __all__ = [
     "INFRARED_ENCODINGS",
     "VISIBLE_ENCODINGS",
     "MessageError",
+    "shrink_camera_info",
     "to_image",
     "to_infrared",
     "to_visible",
@@ -43,3 +45,37 @@ def to_image(array: np.ndarray, encoding: str, header: Header) -> Image:
     message.is_bigendian = int(sys.byteorder == "big")
     message.data = data
     return message
+
+
+def shrink_camera_info(info: CameraInfo, stride: int) -> CameraInfo:
+    """Build the calibration of an image of which each pixel is a block of the camera's pixels.
+
+    Centres of pixels have integer coordinates, as in OpenCV: the centre of the first block is
+    at (stride - 1) / 2 of the camera's pixels, and at 0 of the result's. In matrices K and P,
+    c becomes (c + 0.5) / stride - 0.5, and f and the baseline's term become f / stride.
+
+    Args:
+        info: calibration of the camera.
+        stride: height and width of a block; what is left over at the right and below has no
+            pixel.
+
+    Returns:
+        A new message; distortion and rectification are the same.
+    """
+    shrunk, roi = copy.copy(info), info.roi
+    shrunk.width, shrunk.height = info.width // stride, info.height // stride
+    shrunk.roi = RegionOfInterest(
+        x_offset=roi.x_offset // stride,
+        y_offset=roi.y_offset // stride,
+        width=roi.width // stride,
+        height=roi.height // stride,
+        do_rectify=roi.do_rectify,
+    )
+    transform = np.diag((1 / stride, 1 / stride, 1.0))
+    binning = max(info.binning_x, 1), max(info.binning_y, 1)
+    for row, (offset, factor) in enumerate(zip((roi.x_offset, roi.y_offset), binning, strict=True)):
+        # Half a pixel of the image, and what rounding took from the offset of the region.
+        transform[row, 2] = factor * (1 / stride - 1) / 2 + offset // stride - offset / stride
+    shrunk.k = (transform @ np.reshape(info.k, (3, 3))).ravel()
+    shrunk.p = (transform @ np.reshape(info.p, (3, 4))).ravel()
+    return shrunk

@@ -129,7 +129,7 @@ class PairStatistics:
         Args:
             timings: milliseconds by stage, with the names of the report.
             repaired: whether non-finite thermal pixels were filled.
-            masked: whether its mask was published, alone or in an overlay.
+            masked: whether its mask was published, or what is made of it.
         """
         with self._lock:
             self.pairs_out += 1

@@ -111,7 +111,9 @@ class ModelSlot:
         twin = pipeline.twin()
         size = scaled_size(size, use.scale)
         visible, infrared = np.zeros((*size, 3), np.uint8), np.zeros(size, np.uint8)
-        twin.engine(visible, infrared, fused=use.fused, labels=use.labels)
+        twin.engine(
+            visible, infrared, fused=use.fused, labels=use.labels, confidence=use.confidence
+        )
         return twin
 
     def install(self, twins: Mapping[EngineUse, FusionPipeline]) -> None:

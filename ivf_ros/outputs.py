@@ -22,11 +22,14 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Float64, Header, String, UInt64
 
 from ivf_core.class_sets import ClassSet
+from ivf_core.images.object_boxes import find_objects
 from ivf_core.images.overlay import draw_overlay
 from ivf_core.inference import FusionResult
 from ivf_core.inference.pipeline import resize_labels
-from ivf_ros.compat import LabelInfo, VisionClass, own_profile
-from ivf_ros.conversions import to_image
+from ivf_core.models.interface import LABEL_STRIDE
+from ivf_ros.compat import Detection2DArray, LabelInfo, VisionClass, own_profile
+from ivf_ros.conversions import shrink_camera_info, to_image
+from ivf_ros.object_messages import to_detections, to_json
 from ivf_ros.synchronizer import stamp_to_ns
 
 __all__ = ["Outputs", "Wanted", "overlay_of"]
@@ -40,20 +43,41 @@ _NO_CLASSES = json.dumps({"name": "", "names": [], "colors": []})
 
 @dataclass(frozen=True)
 class Wanted:
-    """Images that have a subscriber.
+    """Results that have a subscriber.
 
     Attributes:
         fused: whether `~/fused/image` has one.
         mask: whether `~/mask/image` has one.
         overlay: whether `~/overlay/image` has one.
+        confidence: whether `~/confidence/image` has one.
+        detections: whether `~/detections` has one.
+        detections_json: whether `~/detections_json` has one.
     """
 
-    fused: bool
-    mask: bool
-    overlay: bool
+    fused: bool = False
+    mask: bool = False
+    overlay: bool = False
+    confidence: bool = False
+    detections: bool = False
+    detections_json: bool = False
 
     def __bool__(self) -> bool:
-        return self.fused or self.mask or self.overlay
+        return self.fused or self.masks
+
+    @property
+    def masks(self) -> bool:
+        """True if class ids are needed."""
+        return self.mask or self.overlay or self.scores
+
+    @property
+    def scores(self) -> bool:
+        """True if the confidence in the class ids is needed."""
+        return self.confidence or self.boxes
+
+    @property
+    def boxes(self) -> bool:
+        """True if boxes are needed."""
+        return self.detections or self.detections_json
 
 
 class Outputs:
@@ -71,26 +95,35 @@ class Outputs:
         self._node = node
         override = QoSOverridingOptions.with_default_policies()
 
+        self._all: list[Any] = []
+
         def publisher(kind: type, topic: str) -> Any:
             qos = own_profile(qos_profile_system_default)
-            return node.create_publisher(kind, topic, qos, qos_overriding_options=override)
+            created = node.create_publisher(kind, topic, qos, qos_overriding_options=override)
+            self._all.append(created)
+            return created
+
+        def latched(kind: type, topic: str) -> Any:
+            self._all.append(created := node.create_publisher(kind, topic, _LATCHED))
+            return created
 
         self._fused = publisher(Image, "~/fused/image")
         self._fused_info = publisher(CameraInfo, "~/fused/camera_info")
         self._mask = publisher(Image, "~/mask/image")
+        self._mask_info = publisher(CameraInfo, "~/mask/camera_info")
+        self._confidence = publisher(Image, "~/confidence/image")
+        self._detections: Any = None
+        if Detection2DArray is not None:
+            self._detections = publisher(Detection2DArray, "~/detections")
+        self._detections_json = publisher(String, "~/detections_json")
         self._overlay = publisher(Image, "~/overlay/image")
         self._latency = publisher(Float64, "~/latency_ms")
-        self._frames_done = node.create_publisher(UInt64, "~/rgb_frames_done", _LATCHED)
+        self._frames_done = latched(UInt64, "~/rgb_frames_done")
         self._frames = -1
-        self._labels = node.create_publisher(String, "~/labels", _LATCHED)
-        self._all = [
-            self._fused, self._fused_info, self._mask, self._overlay, self._latency,
-            self._frames_done, self._labels,
-        ]  # fmt: skip
+        self._labels = latched(String, "~/labels")
         self._label_info: Any = None
         if LabelInfo is not None:
-            self._label_info = node.create_publisher(LabelInfo, "~/label_info", _LATCHED)
-            self._all.append(self._label_info)
+            self._label_info = latched(LabelInfo, "~/label_info")
         self._infos: dict[int, CameraInfo] = {}  # by stamp in ns, oldest first
         self._infos_lock = threading.Lock()  # the executor's thread writes, the worker's reads
 
@@ -100,9 +133,14 @@ class Outputs:
             self._node.destroy_publisher(publisher)
 
     def wanted(self) -> Wanted:
-        """Return the images that have a subscriber now; others need not be computed."""
+        """Return the results that have a subscriber now; others need not be computed."""
         return Wanted(
-            *(p.get_subscription_count() > 0 for p in (self._fused, self._mask, self._overlay))
+            fused=_has_subscriber(self._fused),
+            mask=_has_subscriber(self._mask),
+            overlay=_has_subscriber(self._overlay),
+            confidence=_has_subscriber(self._confidence),
+            detections=_has_subscriber(self._detections),
+            detections_json=_has_subscriber(self._detections_json),
         )
 
     def announce_classes(self, class_set: ClassSet | None) -> None:
@@ -140,29 +178,29 @@ class Outputs:
         class_set: ClassSet | None,
         settings: Mapping[str, Any],
     ) -> None:
-        """Publish the wanted images of a result.
+        """Publish what is wanted of a result.
 
         Args:
             header: header of the RGB image, which becomes that of the results.
             result: result of the pair.
-            wanted: images to publish.
+            wanted: results to publish.
             class_set: classes of the weights; None for weights without a head.
             settings: the node's parameters by name.
         """
-        size = result.infrared.shape
         if wanted.fused and result.fused is not None:
             self._fused.publish(to_image(result.fused, "rgb8", header))
-            self._publish_info(header)
+            if (info := self._info(header)) is not None:
+                self._fused_info.publish(info)
         if result.labels is None or class_set is None:
             return
-        if wanted.mask:
-            if settings["mask_size"] == "model":  # also if the model received smaller images
-                size = (size[0] // 2, size[1] // 2)
-            labels = resize_labels(result.labels, size)
-            self._mask.publish(to_image(labels, "mono8", header))
+        if wanted.mask or wanted.confidence:
+            stride = LABEL_STRIDE if settings["mask_size"] == "model" else 1
+            self._publish_mask(header, result, wanted, stride)
         if wanted.overlay:
             overlay = overlay_of(result, class_set, settings)
             self._overlay.publish(to_image(overlay, "rgb8", header))
+        if wanted.boxes:
+            self._publish_boxes(header, result, wanted, class_set, settings)
 
     def publish_latency(self, milliseconds: float) -> None:
         """Publish the latency of a pair.
@@ -182,15 +220,63 @@ class Outputs:
             self._frames = frames
             self._frames_done.publish(UInt64(data=frames))
 
-    def _publish_info(self, header: Header) -> None:
-        """Publish the calibration with this stamp, or else the latest, if there is one."""
+    def _publish_mask(
+        self, header: Header, result: FusionResult, wanted: Wanted, stride: int
+    ) -> None:
+        """Publish mask and confidence, as far as they are wanted, and their calibration.
+
+        The size of both follows from the stride also if the model received smaller images.
+        """
+        height, width = result.infrared.shape
+        size = height // stride, width // stride
+        for publisher, is_wanted, plane in (
+            (self._mask, wanted.mask, result.labels),
+            (self._confidence, wanted.confidence, result.confidence),
+        ):
+            if is_wanted and plane is not None:
+                publisher.publish(to_image(resize_labels(plane, size), "mono8", header))
+        if (info := self._info(header)) is not None:
+            self._mask_info.publish(shrink_camera_info(info, stride) if stride > 1 else info)
+
+    def _publish_boxes(
+        self,
+        header: Header,
+        result: FusionResult,
+        wanted: Wanted,
+        class_set: ClassSet,
+        settings: Mapping[str, Any],
+    ) -> None:
+        """Publish the boxes around the objects in a mask."""
+        assert result.labels is not None
+        assert result.confidence is not None
+        height, width = result.infrared.shape
+        boxes = find_objects(
+            result.labels,
+            result.confidence,
+            class_set,
+            (height, width),
+            minimum_pixels=settings["detection_minimum_pixels"],
+        )
+        if wanted.detections:
+            self._detections.publish(to_detections(boxes, header))
+        if wanted.detections_json:
+            text = to_json(boxes, header, (height, width))
+            self._detections_json.publish(String(data=text))
+
+    def _info(self, header: Header) -> CameraInfo | None:
+        """Return the calibration with this stamp, or else the latest, if there is one."""
         with self._infos_lock:
             latest = next(reversed(self._infos.values()), None)
             info = self._infos.get(stamp_to_ns(header.stamp), latest)
         if info is not None:
             info = copy.copy(info)
             info.header = header
-            self._fused_info.publish(info)
+        return info
+
+
+def _has_subscriber(publisher: Any) -> bool:
+    """Return whether a publisher, which may be missing, has a subscriber."""
+    return publisher is not None and publisher.get_subscription_count() > 0
 
 
 def overlay_of(

@@ -27,11 +27,13 @@ class EngineUse(NamedTuple):
         scale: factor of height and width of the images that the model receives.
         fused: whether the fused image is computed.
         labels: whether the class ids are computed.
+        confidence: whether the confidence in these is computed.
     """
 
     scale: float
     fused: bool
     labels: bool
+    confidence: bool = False
 
 
 class Plan(NamedTuple):
@@ -75,7 +77,7 @@ class LoadPolicy:
         self._model = model
         self._logger = logger
         self._lock = threading.Lock()
-        self._wanted = Wanted(fused=True, mask=True, overlay=True)
+        self._wanted = Wanted(fused=True, mask=True)
         self._control = LoadControl(self._levels())
         self._fused_pairs = 0  # since the level came into force
         self._changes = 0
@@ -189,15 +191,14 @@ class LoadPolicy:
             has_head: whether the model computes masks at all.
         """
         with self._lock:
-            self._wanted = Wanted(
-                wanted.fused, wanted.mask and has_head, wanted.overlay and has_head
-            )
+            self._wanted = wanted if has_head else Wanted(wanted.fused)
             level = self._control.level
             due = self._fused_pairs % level.mask_interval == 0
-            labels = everything or (due and (self._wanted.mask or self._wanted.overlay))
+            labels = everything or (due and self._wanted.masks)
             fused = everything or wanted.fused or (labels and self._wanted.overlay)
+            confidence = labels and self._wanted.scores
             self._fused_pairs += 1
-            return Plan(level, EngineUse(level.scale, fused, labels))
+            return Plan(level, EngineUse(level.scale, fused, labels, confidence))
 
     def hold(self, now: float, arrival: float, plan: Plan) -> float:
         """Return the seconds to wait before the results of a pair are published.
@@ -237,17 +238,13 @@ class LoadPolicy:
     def _replay(self) -> bool:
         return self._settings()["mode"] == "replay"
 
-    @property
-    def _wants_masks(self) -> bool:
-        return self._wanted.mask or self._wanted.overlay
-
     def _levels(self) -> tuple[Level, ...]:
         """Return the levels that the parameters allow."""
         settings = self._settings()
         highest = Level(settings["mask_interval"], settings["fusion_scale"])
         if settings["load_policy"] == "full" or self._replay:
             return (highest,)
-        return levels_below(highest, masks=self._wants_masks)
+        return levels_below(highest, masks=self._wanted.masks)
 
     def _change(self, now: float) -> tuple[Sequence[Level], int] | None:
         """Return the levels and the index that should be in force, if others are."""
@@ -259,10 +256,11 @@ class LoadPolicy:
 
     def _uses(self, level: Level) -> set[EngineUse]:
         """Return the calls of the engine that a level needs for the wanted images."""
-        uses = set()
-        if self._wants_masks:
-            uses.add(EngineUse(level.scale, self._wanted.fused or self._wanted.overlay, True))
-        if self._wanted.fused and (level.mask_interval > 1 or not self._wants_masks):
+        uses, wanted = set(), self._wanted
+        if wanted.masks:
+            fused = wanted.fused or wanted.overlay
+            uses.add(EngineUse(level.scale, fused, True, wanted.scores))
+        if wanted.fused and (level.mask_interval > 1 or not wanted.masks):
             uses.add(EngineUse(level.scale, True, False))
         return uses
 

@@ -21,6 +21,7 @@ from rclpy.parameter import Parameter as RosParameter
 
 from ivf_core.defaults import (
     DEFAULT_WEIGHTS,
+    DETECTION_MINIMUM_PIXELS,
     ENGINES,
     LOAD_POLICIES,
     MINIMUM_INTERVAL_SECONDS,
@@ -113,10 +114,11 @@ PARAMETERS = (
     Parameter("registration_file", "", "YAML file with the homography from thermal to RGB pixels; if empty, the thermal image is resized to the size of the RGB image."),
     # Load
     Parameter("load_policy", "full", "full processes each pair as mask_interval and fusion_scale say; adaptive starts from there and computes less while the processor cannot keep up: fewer masks, then smaller images, then every n-th pair. Not applied in replay mode.", choices=LOAD_POLICIES, changeable=True),
-    Parameter("mask_interval", 1, "Masks and overlays are computed on one pair in so many, and published for these only; 1 is each pair.", 1, 1000, changeable=True),
+    Parameter("mask_interval", 1, "Masks, and what is made of them, are computed on one pair in so many, and published for these only; 1 is each pair.", 1, 1000, changeable=True),
     Parameter("fusion_scale", 1.0, "Factor of height and width of the images that the model receives; results are scaled back to the size of the RGB image.", 0.25, 1.0, changeable=True),
     # Outputs
-    Parameter("mask_size", "image", "Size of the published masks: image is the size of the RGB image, model is the size of the head's output, half of that.", choices=("image", "model"), changeable=True),
+    Parameter("mask_size", "image", "Size of the published masks: image is the size of the RGB image, model is the size of the head's output, half of that; also of the confidence.", choices=("image", "model"), changeable=True),
+    Parameter("detection_minimum_pixels", DETECTION_MINIMUM_PIXELS, "Smallest area of an object in ~/detections and ~/detections_json, in pixels of the RGB image.", 0, 1000000, changeable=True),
     Parameter("palette", "natural", "Colours under the overlay: natural keeps those of the fused image, all others show its luma in false colours.", choices=OVERLAY_PALETTES, changeable=True),
     Parameter("overlay_opacity", OVERLAY_OPACITY, "Opacity of the class colours in the overlay.", 0.0, 1.0, changeable=True),
     Parameter("snapshot_directory", "~/.ros/ivf_snapshots", "Folder of the files that ~/save_snapshot writes.", changeable=True),
@@ -138,6 +140,10 @@ PUBLISHED = (
     Topic("~/fused/image", "sensor_msgs/msg/Image", "Fused image, rgb8, with the size, stamp and frame of the RGB image. See load_policy for the pairs that an overloaded node skips."),
     Topic("~/fused/camera_info", "sensor_msgs/msg/CameraInfo", "Calibration of the fused image: that of the RGB camera."),
     Topic("~/mask/image", "sensor_msgs/msg/Image", "Class ids, mono8; 255 means unlabeled. Only for the pairs on which masks are computed: see mask_interval and load_policy."),
+    Topic("~/mask/camera_info", "sensor_msgs/msg/CameraInfo", "Calibration of the mask, with each mask and confidence: that of the RGB camera, with half the size and the intrinsics of half the size if mask_size is model."),
+    Topic("~/confidence/image", "sensor_msgs/msg/Image", "Confidence in the class ids, mono8, with the size of the mask and for the same pairs: the largest probability of a class times 255. Computed only while it or a topic of detections has a subscriber."),
+    Topic("~/detections", "vision_msgs/msg/Detection2DArray", "Boxes around the persons, bicycles, cars and trucks in the mask, in pixels of the RGB image, for the same pairs as the mask; only if vision_msgs is installed. See [outputs](outputs.md)."),
+    Topic("~/detections_json", "std_msgs/msg/String", "The same boxes as JSON."),
     Topic("~/overlay/image", "sensor_msgs/msg/Image", "Fused image with the class colours drawn over it, rgb8; for the same pairs as the mask."),
     Topic("~/label_info", "vision_msgs/msg/LabelInfo", "Class names by id, transient local; only if vision_msgs is installed."),
     Topic("~/labels", "std_msgs/msg/String", "Class set as JSON (name, names, colors), transient local."),

@@ -169,7 +169,7 @@ class PairProcessor:
         if not math.isnan(latency):
             timings["latency_ms"] = latency
             timings["overhead_ms"] = latency - timings["wait_ms"] - timings["model_ms"]
-        masked = result.labels is not None and (wanted.mask or wanted.overlay)
+        masked = result.labels is not None and wanted.masks
         self._statistics.went_out(timings, repaired=result.repaired_pixels > 0, masked=masked)
         seconds = done - start - (held - fused)
         self._load.processed(done, plan, seconds, result.infrared.shape)
@@ -214,7 +214,13 @@ def _decode(pair: PairMessages) -> tuple[np.ndarray, np.ndarray]:
 def _fuse(pipeline: FusionPipeline, pair: ImagePair, use: EngineUse) -> FusionResult:
     """Compute the planned results of a pair, or raise `DroppedPairError`."""
     try:
-        return pipeline(pair, fused=use.fused, labels=use.labels, scale=use.scale)
+        return pipeline(
+            pair,
+            fused=use.fused,
+            labels=use.labels,
+            confidence=use.confidence,
+            scale=use.scale,
+        )
     except ValueError as error:
         raise DroppedPairError("unusable_pair", str(error)) from error
     except RuntimeError as error:  # raised by PyTorch: out of memory, a lost device

@@ -123,6 +123,7 @@ def test_missing_packages_are_reported(monkeypatch):
     assert not bare.HAS_MESSAGE_FILTERS
     assert bare.LabelInfo is None
     assert bare.VisionClass is None
+    assert bare.Detection2DArray is None
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 pytest.importorskip("sensor_msgs", reason="ROS 2's sensor_msgs is not installed")
 
 from builtin_interfaces.msg import Time
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, RegionOfInterest
 from std_msgs.msg import Header
 
 from ivf_ros.conversions import (
     INFRARED_ENCODINGS,
     VISIBLE_ENCODINGS,
     MessageError,
+    shrink_camera_info,
     to_image,
     to_infrared,
     to_visible,
@@ -522,3 +523,48 @@ def test_to_image_owns_its_data():
 def test_to_image_rejects_arrays_that_do_not_match(encoding, array_, text):
     with pytest.raises(ValueError, match=text):
         to_image(array_, encoding, Header())
+
+
+def project(info, point):
+    """Return the pixel of the image, of the region if there is one, in which a point is seen."""
+    offsets = np.array((info.roi.x_offset, info.roi.y_offset))
+    pixels = []
+    for matrix, vector in ((info.k.reshape(3, 3), point), (info.p.reshape(3, 4), (*point, 1.0))):
+        x, y, z = matrix @ vector
+        pixels.append(np.array((x, y)) / z - offsets)
+    return pixels
+
+
+@pytest.mark.parametrize("offset", [(0, 0), (20, 30), (21, 33)])
+@pytest.mark.parametrize("stride", [2, 3])
+def test_shrunk_calibration_sees_points_in_the_same_place(offset, stride):
+    info = CameraInfo(width=100, height=80, distortion_model="plumb_bob", d=[0.1, 0.2])
+    info.k = np.array([90.0, 0.5, 48.2, 0, 80.0, 39.1, 0, 0, 1])
+    info.p = np.array([91.0, 0, 47.2, -12.5, 0, 82.0, 38.1, 3.5, 0, 0, 1, 0])
+    if any(offset):
+        info.roi = RegionOfInterest(
+            x_offset=offset[0], y_offset=offset[1], width=61, height=41, do_rectify=True
+        )
+    before = info.k.copy(), info.p.copy()
+    shrunk = shrink_camera_info(info, stride)
+    assert (shrunk.width, shrunk.height) == (100 // stride, 80 // stride)
+    assert (shrunk.roi.width, shrunk.roi.height) == (
+        info.roi.width // stride,
+        info.roi.height // stride,
+    )
+    assert shrunk.roi.do_rectify == info.roi.do_rectify
+    assert list(shrunk.d) == [0.1, 0.2]
+    for point in ((0.1, 0.2, 1.0), (-0.3, 0.25, 2.5)):
+        for pixel, other in zip(project(info, point), project(shrunk, point), strict=True):
+            # The edges of the blocks: stride pixels from -0.5 on become one pixel from -0.5 on.
+            np.testing.assert_allclose((pixel + 0.5) / stride, other + 0.5, rtol=0, atol=1e-12)
+    np.testing.assert_array_equal(info.k, before[0])
+    np.testing.assert_array_equal(info.p, before[1])
+    assert info.width == 100
+
+
+def test_shrunk_calibration_that_is_missing_stays_so():
+    shrunk = shrink_camera_info(CameraInfo(width=640, height=480), 2)
+    assert not shrunk.k.any()
+    assert not shrunk.p.any()
+    assert (shrunk.width, shrunk.height) == (320, 240)

@@ -19,15 +19,19 @@ from ivf_core.bags.writer import BagWriter
 from ivf_core.class_sets import MFNET
 from ivf_core.defaults import ENGINES
 from ivf_core.images.files import list_images, read_infrared, read_visible
+from ivf_core.images.object_boxes import find_objects
 from ivf_core.images.overlay import draw_overlay
 from ivf_core.inference import FusionPipeline, ImagePair
 from ivf_core.inference.pipeline import resize_labels
 from ivf_core.models.checkpoints import FusionModel, load_model, save_model
+from ivf_ros.compat import Detection2DArray
 from ivf_ros.conversions import to_infrared, to_visible
+from ivf_ros.object_messages import to_json
 
 pytestmark = pytest.mark.dds
 
 FUSED, MASK, OVERLAY = "/fusion/fused/image", "/fusion/mask/image", "/fusion/overlay/image"
+CONFIDENCE = "/fusion/confidence/image"
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
@@ -134,19 +138,64 @@ def test_sixteen_bit_compressed_thermal(graph: Graph, tiny_weights: Path, tmp_pa
     np.testing.assert_array_equal(to_visible(fused), expected.fused)
 
 
+@pytest.mark.parametrize("mask_size", ["image", "model"])
+def test_confidence_and_boxes(
+    graph: Graph,
+    tiny_weights: Path,
+    bag: Path,
+    pairs: list[tuple[np.ndarray, np.ndarray]],
+    mask_size: str,
+) -> None:
+    graph.listen(CONFIDENCE, Image)
+    graph.listen("/fusion/detections_json", String)
+    if Detection2DArray is not None:
+        graph.listen("/fusion/detections", Detection2DArray)
+    graph.start_fusion(
+        tiny_weights, mode="replay", mask_size=mask_size, detection_minimum_pixels=30
+    )
+    graph.play(bag)
+    graph.settle(len(pairs))
+    assert graph.counts() == (len(pairs), len(pairs), {})
+    assert graph.values()["masks_out"] == str(len(pairs))
+
+    pipeline = quick_pipeline(tiny_weights)
+    confidences = received(graph, CONFIDENCE, len(pairs))
+    texts = received(graph, "/fusion/detections_json", len(pairs))
+    counts = []
+    for index, (given, confidence, text) in enumerate(zip(pairs, confidences, texts, strict=True)):
+        stamp = START_NS + index * PERIOD_NS
+        expected = pipeline(ImagePair(*given, stamp / 1e9), confidence=True)
+        assert expected.labels is not None
+        assert expected.confidence is not None
+        plane, size = expected.confidence, given[1].shape
+        if mask_size == "image":
+            plane = resize_labels(plane, size)
+        assert confidence.encoding == "mono8"
+        assert confidence.header.frame_id == f"rgb_{index}"
+        np.testing.assert_array_equal(to_infrared(confidence), plane)
+        boxes = find_objects(expected.labels, expected.confidence, MFNET, size, minimum_pixels=30)
+        assert json.loads(text.data) == json.loads(to_json(boxes, confidence.header, size))
+        counts.append(len(boxes))
+    assert sum(counts) > 0
+    if Detection2DArray is not None:
+        messages = received(graph, "/fusion/detections", len(pairs))
+        assert [len(message.detections) for message in messages] == counts
+
+
 def test_camera_info_labels_and_model_sized_mask(
     graph: Graph, tiny_weights: Path, tmp_path: Path, pairs: list[tuple[np.ndarray, np.ndarray]]
 ) -> None:
     visible, infrared = pairs[0]
     publisher = graph.node.create_publisher(CameraInfo, "/rgb/camera_info", 10)
     graph.listen("/fusion/fused/camera_info", CameraInfo)
+    graph.listen("/fusion/mask/camera_info", CameraInfo)
     graph.listen("/fusion/labels", String, LATCHED)
     listen_to_images(graph)
     graph.start_fusion(tiny_weights, mode="replay", mask_size="model")
     graph.until(lambda: publisher.get_subscription_count() > 0)
     info = CameraInfo(width=98, height=66, distortion_model="plumb_bob")
     info.header.stamp.sec, info.header.stamp.nanosec = divmod(START_NS, 10**9)
-    info.k = np.arange(9.0)
+    info.k = np.arange(9.0) + 1
     publisher.publish(info)
     graph.spin(0.5)
     graph.play(write_pairs(tmp_path / "bag", [(visible, infrared)]))
@@ -154,8 +203,12 @@ def test_camera_info_labels_and_model_sized_mask(
     assert (mask.height, mask.width) == (33, 49)
     (got,) = received(graph, "/fusion/fused/camera_info", 1)
     assert got.distortion_model == "plumb_bob"
-    assert list(got.k) == list(range(9))
+    assert list(got.k) == list(range(1, 10))
     assert got.header.frame_id == "rgb_0"
+    (half,) = received(graph, "/fusion/mask/camera_info", 1)
+    assert half.header == got.header
+    assert (half.height, half.width) == (mask.height, mask.width)
+    assert half.k[0] == got.k[0] / 2
     (labels,) = received(graph, "/fusion/labels", 1)
     assert json.loads(labels.data)["names"] == list(MFNET.names)
 

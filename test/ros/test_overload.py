@@ -207,6 +207,31 @@ class Driver:
         return self.policy.plan(ALL_WANTED, everything=True, has_head=True).level
 
 
+@pytest.mark.parametrize(
+    ("wanted", "fused", "labels", "confidence"),
+    [
+        (Wanted(fused=True), True, False, False),
+        (Wanted(mask=True), False, True, False),
+        (Wanted(fused=True, overlay=True), True, True, False),
+        (Wanted(overlay=True), True, True, False),
+        (Wanted(confidence=True), False, True, True),
+        (Wanted(fused=True, detections=True), True, True, True),
+        (Wanted(mask=True, detections_json=True), False, True, True),
+    ],
+)
+def test_only_what_is_wanted_is_computed(
+    twins: Twins, wanted: Wanted, fused: bool, labels: bool, confidence: bool
+) -> None:
+    policy = Driver(twins, mask_interval=2).policy
+    uses = [policy.plan(wanted, everything=False, has_head=True).use for _ in range(3)]
+    between = EngineUse(1.0, wanted.fused, False, False)
+    assert uses == [EngineUse(1.0, fused, labels, confidence), between, uses[0]]
+    assert policy.plan(wanted, everything=False, has_head=False).use == between
+    snapshot = policy.plan(wanted, everything=True, has_head=True).use
+    assert snapshot == EngineUse(1.0, True, True, confidence)
+    assert bool(wanted)
+
+
 def test_level_waits_for_its_engines(twins: Twins) -> None:
     driver = Driver(twins)
     driver.run(5.0, cost=0.1)
