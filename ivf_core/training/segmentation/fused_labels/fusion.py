@@ -240,30 +240,35 @@ def _paint(
 
 
 def label_truth(evidence: Evidence) -> Fused:
-    """Return dense labels by hand; only riders and their bicycles are told apart.
+    """Return dense labels by hand, in which a segmenter tells merged classes apart.
 
-    CamVid's bicyclist is rider and bicycle in one region, which its mapping calls person.
-    Where the segmenter sees a bicycle it is one; the lower part of the region is ignored.
+    CamVid's bicyclist is rider and bicycle in one region, which its mapping calls person: where
+    the segmenter sees a bicycle it is one, and the rest of the lower part is ignored. Its car is
+    a truck or bus where the segmenter sees one.
 
     Args:
         evidence: with `truth`.
     """
     assert evidence.truth is not None
-    labels = evidence.truth.copy()
+    labels, riders, vehicles = (plane.copy() for plane in evidence.truth)
     confidence = np.where(labels == UNLABELED, 0, 255).astype(np.uint8)
-    if evidence.riders is not None and evidence.riders.any():
-        bicycle, person = (
-            sum((votes[c].astype(int) for votes in evidence.votes.values()), np.zeros(labels.shape))
-            for c in (_BICYCLE, _PERSON)
-        )
-        number, regions, stats, _ = cv2.connectedComponentsWithStats(
-            evidence.riders.astype(np.uint8), connectivity=8
-        )
-        for region in range(1, number):
-            top, height = stats[region, cv2.CC_STAT_TOP], stats[region, cv2.CC_STAT_HEIGHT]
-            lower = regions == region
-            lower[: top + round(height * _RIDER)] = False
-            labels[lower] = UNLABELED
-        labels[evidence.riders & (bicycle > person)] = _BICYCLE
-        confidence[evidence.riders] = np.where(labels[evidence.riders] == UNLABELED, 0, 180)
+    if not evidence.votes:
+        return Fused(labels, confidence, Boxes.empty())
+    person, bicycle, car, truck = (
+        np.sum([votes[index].astype(int) for votes in evidence.votes.values()], axis=0)
+        for index in _OBJECTS
+    )
+    number, regions, stats, _ = cv2.connectedComponentsWithStats(
+        riders.astype(np.uint8), connectivity=8
+    )
+    for region in range(1, number):
+        top, height = stats[region, cv2.CC_STAT_TOP], stats[region, cv2.CC_STAT_HEIGHT]
+        lower = regions == region
+        lower[: top + round(height * _RIDER)] = False
+        labels[lower] = UNLABELED
+    labels[riders & (bicycle > person)] = _BICYCLE
+    large = cv2.medianBlur((vehicles & (truck > car)).astype(np.uint8), 7).astype(bool)
+    labels[vehicles & large] = _TRUCK
+    split = riders | (vehicles & large)
+    confidence[split] = np.where(labels[split] == UNLABELED, 0, 180)
     return Fused(labels, confidence, Boxes.empty())

@@ -45,7 +45,7 @@ from ivf_core.training.segmentation.fused_labels.store import LabelStore, digest
 
 __all__ = ["make_labels"]
 
-_REVISION = 1
+_REVISION = 3
 """Number to raise when the code of the fusion changes the labels."""
 
 
