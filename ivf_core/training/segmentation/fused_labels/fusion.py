@@ -60,7 +60,7 @@ def fuse(evidence: Evidence, votes: VoteRates, rates: BoxRates, options: FusionO
         boxes, doubtful = evidence.published, Boxes.empty()
     else:
         boxes, doubtful = agreed_boxes(evidence, rates, options)
-        boxes, doubtful = _check_support(boxes, doubtful, share, options)
+        boxes, doubtful = _check_boxes(boxes, doubtful, share, options)
     for corners in doubtful.corners:
         labels[box_slices(corners, evidence.size)] = UNLABELED
     _ignore_unboxed(labels, confidence, share, evidence.published is not None)
@@ -178,10 +178,13 @@ def agreed_boxes(
     return joined.select(sure), joined.select(~sure & (joined.scores >= options.doubtful_box))
 
 
-def _check_support(
+def _check_boxes(
     boxes: Boxes, doubtful: Boxes, share: dict[int, np.ndarray], options: FusionOptions
 ) -> tuple[Boxes, Boxes]:
-    """Doubt boxes of vehicles in which segmenters see none; drop doubtful ones without votes."""
+    """Doubt boxes of no plausible shape, and those of vehicles in which segmenters see none.
+
+    Boxes too large to be objects, and doubtful ones that are large or have no votes, are dropped.
+    """
 
     def support(found: Boxes) -> np.ndarray:
         return np.array([
@@ -189,13 +192,18 @@ def _check_support(
             for corners, index in zip(found.corners, found.classes, strict=True)
         ])  # fmt: skip
 
-    def areas(found: Boxes) -> np.ndarray:
-        return (found.corners[:, 2:] - found.corners[:, :2]).prod(1) / share[_CAR].size
+    def sides(found: Boxes) -> np.ndarray:
+        return found.corners[:, 2:] - found.corners[:, :2]
 
-    alone = (support(boxes) < options.support) | (areas(boxes) > options.largest_vehicle)
-    alone &= np.isin(boxes.classes, (_CAR, _TRUCK))
-    kept = (support(doubtful) >= options.support) | (areas(doubtful) < 0.02)
-    return boxes.select(~alone), Boxes.join([doubtful.select(kept), boxes.select(alone)])
+    size = share[_CAR].size
+    boxes = boxes.select(sides(boxes).prod(1) <= options.largest_box * size)
+    vehicle = np.isin(boxes.classes, (_CAR, _TRUCK))
+    wide = sides(boxes)[:, 0] > options.widest_person * sides(boxes)[:, 1]
+    wrong = (vehicle & (support(boxes) < options.support)) | ((boxes.classes == _PERSON) & wide)
+    doubtful = Boxes.join([doubtful, boxes.select(wrong)])
+    areas = sides(doubtful).prod(1) / size
+    kept = ((support(doubtful) >= options.support) | (areas < 0.02)) & (areas < 0.15)
+    return boxes.select(~wrong), doubtful.select(kept)
 
 
 def _related(classes: np.ndarray, index: int) -> np.ndarray:

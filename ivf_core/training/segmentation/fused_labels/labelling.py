@@ -45,7 +45,7 @@ from ivf_core.training.segmentation.fused_labels.store import LabelStore, digest
 
 __all__ = ["make_labels"]
 
-_REVISION = 3
+_REVISION = 4
 """Number to raise when the code of the fusion changes the labels."""
 
 
@@ -55,8 +55,12 @@ def make_labels(recipe: LabelRecipe) -> LabelReport:
     Raises:
         ValueError: a folder, a network or a file is missing; the message names it.
     """
+    threads = cv2.getNumThreads()
     cv2.setNumThreads(recipe.threads)
-    return _Labelling(recipe).run()
+    try:
+        return _Labelling(recipe).run()
+    finally:
+        cv2.setNumThreads(threads)
 
 
 class _Labelling:

@@ -25,8 +25,10 @@ class FusionOptions:
     """Probability above which such boxes are ignored."""
     dependence: float = 0.85
     """Exponent of the probability that all detectors of a box err, below 1 as they err together."""
-    largest_vehicle: float = 0.45
-    """Share of the image above which the box of a vehicle is doubted."""
+    largest_box: float = 0.45
+    """Share of the image above which a box is no object."""
+    widest_person: float = 1.2
+    """Width of a person's box, relative to its height, above which it is doubted."""
     support: float = 0.15
     """Mean probability by segmenters below which a vehicle's box is doubted."""
     edge_radius: int = 6

@@ -207,6 +207,19 @@ def test_a_car_needs_two_networks_and_votes() -> None:
     assert not cars(votes=votes, boxes=both, absent=(CAR,))
 
 
+def test_boxes_of_no_plausible_size_or_shape_are_no_objects() -> None:
+    counts = trusted("a", "x:visible", "y:visible")
+    for box, index in (((0, 5, 80, 60), CAR), ((20, 40, 50, 55), PERSON)):
+        labels = street_scene()
+        left, top, right, bottom = box
+        labels[top:bottom, left:right] = index
+        found = boxes_of((*box, 0.9, index))
+        evidence = evidence_of(
+            votes={"a": vote_labels(labels)}, boxes={"x:visible": found, "y:visible": found}
+        )
+        assert not (fused_of(evidence, counts) == index).any()
+
+
 def test_boxes_that_agree_are_joined_and_doubtful_ones_are_not_objects() -> None:
     counts = trusted("x:visible", "y:visible", rate=0.95)
     counts.add(trusted("z:infrared", rate=0.5))
@@ -608,7 +621,7 @@ def test_sets_and_networks_that_do_not_fit_are_named(tmp_path: Path) -> None:
 
 def test_the_recipe_that_ships_can_be_read() -> None:
     recipe = load_recipe(LabelRecipe, ROOT / "training/labels_street.yaml", ["fusion={temper: 1}"])
-    assert [entry.name for entry in recipe.sets] == ["msrs", "roadscene", "camvid", "m3svd"]
+    assert [entry.name for entry in recipe.sets] == ["msrs", "roadscene", "tno", "camvid", "m3svd"]
     assert recipe.fusion.temper == 1
 
 
