@@ -93,15 +93,7 @@ def collect_evidence(source: LabelSource, networks: Mapping[str, CachedNetwork])
     Raises:
         ValueError: a file is damaged or of another size; the message names it.
     """
-    visible, infrared = source.read_visible(), source.read_infrared()
-    truth = source.read_truth()
-    ids = truth.labels if truth is not None else None
-    for path, plane in ((source.infrared, infrared), (source.truth and source.truth[1], ids)):
-        if plane is not None and plane.shape != visible.shape[:2]:
-            raise ValueError(
-                f"'{path}' is {plane.shape[1]} x {plane.shape[0]}, but "
-                f"'{source.visible}' is {visible.shape[1]} x {visible.shape[0]}"
-            )
+    visible, infrared, truth = _read_images(source)
     votes, boxes = {}, {}
     for name, camera, image in _questions(source, visible, infrared, truth, networks):
         found = networks[name].predict(image)
@@ -132,12 +124,24 @@ def prepare_evidence(source: LabelSource, networks: Mapping[str, CachedNetwork])
     """Ask networks like `collect_evidence`, so that their answers are on disk.
 
     Raises:
-        ValueError: an image is damaged; the message names it.
+        ValueError: an image is damaged or of another size; the message names it.
     """
-    visible, infrared = source.read_visible(), source.read_infrared()
-    truth = source.read_truth()
+    visible, infrared, truth = _read_images(source)
     for name, _, image in _questions(source, visible, infrared, truth, networks):
         networks[name].prepare(image)
+
+
+def _read_images(source: LabelSource) -> tuple[np.ndarray, np.ndarray | None, Truth | None]:
+    """Read the images and labels by hand of a source, or raise ValueError if sizes differ."""
+    visible, infrared, truth = source.read_visible(), source.read_infrared(), source.read_truth()
+    ids = truth.labels if truth is not None else None
+    for path, plane in ((source.infrared, infrared), (source.truth and source.truth[1], ids)):
+        if plane is not None and plane.shape != visible.shape[:2]:
+            raise ValueError(
+                f"'{path}' is {plane.shape[1]} x {plane.shape[0]}, but "
+                f"'{source.visible}' is {visible.shape[1]} x {visible.shape[0]}"
+            )
+    return visible, infrared, truth
 
 
 def _questions(

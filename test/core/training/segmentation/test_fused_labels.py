@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -551,14 +552,19 @@ def test_damaged_files_and_other_options_are_made_again(data: Path) -> None:
     assert written(data) != before
 
 
-def test_broken_images_are_left_out_and_named(data: Path) -> None:
+@pytest.mark.parametrize("boxes", ["pairs/boxes", ""])
+def test_broken_images_are_left_out_and_named(data: Path, boxes: str) -> None:
     write_image(data / "pairs/infrared/2.png", np.zeros((5, 5), np.uint8))
-    report = make_labels(recipe_of(data, sample=0))
-    assert report.made == 4
-    assert len(report.failed) == 1
+    write_image(data / "pairs/one/3.png", np.full(SIZE, 77, np.uint8))
+    recipe = recipe_of(data, points="")
+    entry = dataclasses.replace(recipe.sets[0], boxes=boxes)
+    report = make_labels(dataclasses.replace(recipe, sets=(entry,)))
+    assert report.made == 3
+    assert len(report.failed) == 2
     assert "pairs 2" in report.failed[0]
     assert "5 x 5" in report.failed[0]
-    assert not (data / "out/pairs/labels/2.png").exists()
+    assert "3.png': ids 77 are not of 'street'" in report.failed[1]
+    assert sorted(path.stem for path in (data / "out/pairs/labels").iterdir()) == ["0", "1", "4"]
 
 
 def test_a_killed_run_continues(data: Path) -> None:
