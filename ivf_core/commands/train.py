@@ -32,7 +32,7 @@ def _train_priors(args: argparse.Namespace) -> int:
 
 def _train_labels(args: argparse.Namespace) -> int:
     from ivf_core.training.runs.recipe import load_recipe
-    from ivf_core.training.segmentation.fused_labels.labelling import make_labels
+    from ivf_core.training.segmentation.fused_labels.campaign import make_labels
     from ivf_core.training.segmentation.fused_labels.options import LabelRecipe
     from ivf_core.training.segmentation.fused_labels.page import score_tables
 

@@ -19,11 +19,11 @@ import pytest
 from ivf_core.class_sets import STREET, UNLABELED
 from ivf_core.images.files import read_labels, write_image
 from ivf_core.training.runs.recipe import load_recipe
+from ivf_core.training.segmentation.fused_labels.campaign import make_labels
 from ivf_core.training.segmentation.fused_labels.cold_sky import find_cold_sky
 from ivf_core.training.segmentation.fused_labels.evidence import Evidence, vote_labels
 from ivf_core.training.segmentation.fused_labels.flow import vote_along_flow
 from ivf_core.training.segmentation.fused_labels.fusion import agreed_boxes, fuse
-from ivf_core.training.segmentation.fused_labels.labelling import make_labels
 from ivf_core.training.segmentation.fused_labels.networks import (
     Boxes,
     NetworkError,

@@ -58,13 +58,13 @@ def make_labels(recipe: LabelRecipe) -> LabelReport:
     threads = cv2.getNumThreads()
     cv2.setNumThreads(recipe.threads)
     try:
-        return _Labelling(recipe).run()
+        return _Campaign(recipe).run()
     finally:
         cv2.setNumThreads(threads)
 
 
-class _Labelling:
-    """Run of a recipe."""
+class _Campaign:
+    """Campaign of labelling by a recipe: state that its steps share."""
 
     def __init__(self, recipe: LabelRecipe) -> None:
         self.recipe = recipe
