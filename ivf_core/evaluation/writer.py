@@ -42,6 +42,7 @@ class OutputOptions:
         examples: number of best and of worst images of each method on its sheets; 0 writes
             no sheets.
         rank_by: metrics that the images are ranked by; by default all, by their mean rank.
+        cameras: as evaluated.
     """
 
     settings: dict[str, Any]
@@ -49,6 +50,7 @@ class OutputOptions:
     pseudo_labels: bool = False
     examples: int = 4
     rank_by: Sequence[str] = ()
+    cameras: str = "both"
 
 
 def write_evaluation(
@@ -81,18 +83,26 @@ def write_evaluation(
     with atomic_path(output / "scores.csv") as temporary:
         temporary.write_text(csv, encoding="utf-8")
     write_json(output / "summary.json", _summary(result, methods, options, labels_note))
-    violins = [output / "violins.svg", output / "violins.png"]
-    draw_violins(_distributions(result.scores), result.scores.methods, violins)
+    files = [output / "scores.csv", output / "summary.json"]
+    if result.grids:
+        files.append(output / "tables.md")
+        with atomic_path(files[-1]) as temporary:
+            temporary.write_text(_markdown(result, pairs, methods, options), encoding="utf-8")
+    violins = []
+    if result.scores.metrics:
+        violins = [output / "violins.svg", output / "violins.png"]
+        draw_violins(_distributions(result.scores), result.scores.methods, violins)
     sheets = draw_sheets(
-        result.scores, pairs, methods, output, examples=options.examples, rank_by=options.rank_by
-    )
-    files = [output / "scores.csv", output / "summary.json", *violins, *(p for _, p in sheets)]
+        result.scores, pairs, methods, output,
+        examples=options.examples, rank_by=options.rank_by, cameras=options.cameras,
+    )  # fmt: skip
+    files += [*violins, *(path for _, path in sheets)]
     write_evaluation_page(
         output / "index.html",
         result,
         settings=_settings_lines(methods, options),
         labels_note=labels_note,
-        violins=violins[0],
+        violins=violins[0] if violins else None,
         sheets=sheets,
         unmatched=options.unmatched,
         files=[path.name for path in files],
@@ -141,7 +151,29 @@ def _summary(
             "pairs": int(result.commonly_masked.sum()),
             "methods": segmentation_summary(result),
         }
+    if result.grids:
+        summary["scored_pairs"] = list(scores.pairs)
+        summary["tables"] = {grid.key: grid.to_json() for grid in result.grids}
     return {**summary, "notes": result.notes, **_settings(options)}
+
+
+def _markdown(
+    result: EvaluationResult,
+    pairs: Sequence[PairFiles],
+    methods: Sequence[Method],
+    options: OutputOptions,
+) -> str:
+    """Return the tables of the scorers, and how they were made."""
+    lines = [f"- {line}" for line in _settings_lines(methods, options)]
+    return "\n".join(
+        [
+            f"# Scores of {len(pairs)} pairs",
+            "",
+            *lines,
+            "",
+            *(g.to_markdown() for g in result.grids),
+        ]
+    )
 
 
 def _settings(options: OutputOptions) -> dict[str, Any]:
