@@ -67,7 +67,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         _settings(args), unmatched, args.labels_are == "pseudo", args.examples, args.rank_by,
         args.cameras,
     )  # fmt: skip
-    files = write_evaluation(result, pairs, methods, options, args.output)
+    files = write_evaluation(result, pairs, methods, options, args.output, scorers)
     _show(result, options, files)
     return 1 if result.broken else 0
 
@@ -87,6 +87,8 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
         "every": args.every if args.every > 1 else None,
         "boxes": args.boxes,
         "points": args.points,
+        "boxes_visible": args.boxes_visible,
+        "boxes_infrared": args.boxes_infrared,
     }
     return settings | {name: str(value) for name, value in chosen.items() if value is not None}
 
@@ -124,20 +126,27 @@ def _scorers(
     """Select the pairs, and open the scorers of what they are annotated with."""
     from ivf_core.data.boxes import find_box_files
     from ivf_core.data.points import read_points
+    from ivf_core.evaluation.appearance_scores import AppearanceScorer
     from ivf_core.evaluation.box_scores import BoxFiles, BoxScorer
     from ivf_core.evaluation.pair_lists import read_stems, select_pairs, times_of_day
     from ivf_core.evaluation.point_scores import PointScorer
+    from ivf_core.evaluation.stress import CameraBoxes, StressScorer
 
     names = [pair.name for pair in pairs]
-    boxes = find_box_files(args.boxes, names) if args.boxes else {}
+
+    def open_boxes(folder: Path | None) -> BoxFiles | None:
+        return BoxFiles(find_box_files(folder, names)) if folder else None
+
+    boxes = open_boxes(args.boxes)
     points = read_points(args.points, frozenset(names)) if args.points else {}
     if args.annotated and not (args.boxes or args.points):
         raise ValueError("--annotated: give --boxes or --points")
+    annotated = {*points, *(boxes.files if boxes else ())} if args.annotated else None
     chosen = select_pairs(
         pairs,
         stems=read_stems(args.pairs) if args.pairs else None,
         every=args.every,
-        annotated={*boxes, *points} if args.annotated else None,
+        annotated=annotated,
     )
     if (args.boxes or args.points) and all(method.street is None for method in methods):
         raise ValueError(
@@ -146,10 +155,23 @@ def _scorers(
         )
     times = times_of_day([pair.name for pair in chosen], points)
     scorers: list[PairScorer] = []
-    if args.boxes:
-        scorers.append(BoxScorer(methods, BoxFiles(boxes), times, args.false_pixels))
+    if boxes:
+        scorers.append(BoxScorer(methods, boxes, times, args.false_pixels))
+    if args.sweep is not None:
+        from ivf_core.evaluation.operating_points import TARGET_PRECISIONS, OperatingPointScorer
+
+        if boxes is None:
+            raise ValueError("--sweep needs --boxes")
+        targets = dict(args.sweep) or TARGET_PRECISIONS
+        scorers.append(OperatingPointScorer(methods, boxes, times, targets))
     if args.points:
         scorers.append(PointScorer(methods, points))
+    scorers.append(AppearanceScorer(methods, times, boxes))
+    if args.stress:
+        camera_boxes = CameraBoxes(
+            boxes, open_boxes(args.boxes_visible), open_boxes(args.boxes_infrared)
+        )
+        scorers.append(StressScorer(methods, camera_boxes))
     return chosen, scorers
 
 
@@ -272,6 +294,14 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(precision="fp32")
 
 
+def _class_precision(text: str) -> tuple[str, float]:
+    """Parse `CLASS=PRECISION`."""
+    name, _, number = text.partition("=")
+    if not 0 < float(number) <= 1:
+        raise ValueError
+    return name, float(number)
+
+
 def _add_selection(parser: argparse.ArgumentParser) -> None:
     selection = parser.add_argument_group("pairs (all)")
     selection.add_argument(
@@ -322,8 +352,24 @@ def _add_masks(parser: argparse.ArgumentParser) -> None:
         help="smallest connected component that counts as a false object (%(default)s)",
     )  # fmt: skip
     masks.add_argument(
+        "--sweep", nargs="*", type=_class_precision, metavar="CLASS=PRECISION",
+        help="state the recall of boxes at a precision (person=0.9 bicycle=0.85 car=0.9)",
+    )  # fmt: skip
+    masks.add_argument(
         "--points", type=Path, metavar="FILE",
         help="class labels of points: CSV with the columns set, stem, time, kind, x, y, label",
+    )  # fmt: skip
+    masks.add_argument(
+        "--stress", action="store_true",
+        help="run the weights on damaged images as well, and compare their masks",
+    )  # fmt: skip
+    masks.add_argument(
+        "--boxes-visible", type=Path, metavar="DIR",
+        help="boxes of what the visible images show, for --stress",
+    )  # fmt: skip
+    masks.add_argument(
+        "--boxes-infrared", type=Path, metavar="DIR",
+        help="boxes of what the infrared images show, for --stress",
     )  # fmt: skip
 
 

@@ -99,6 +99,8 @@ class BoxScorer:
         minimum_false_pixels: smallest connected component that counts as a false object.
     """
 
+    needs_masks = True
+
     def __init__(
         self,
         methods: Sequence[Method],

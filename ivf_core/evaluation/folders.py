@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from ivf_core.class_sets import ClassSet, unknown_ids
-from ivf_core.data.pairs import PairFiles
+from ivf_core.data.pairs import PairFiles, VisibleFile
 from ivf_core.evaluation.class_matching import comparable_ids, true_ids, void_id
 from ivf_core.evaluation.grid import Grid
 from ivf_core.evaluation.methods import Method
@@ -66,7 +66,14 @@ class PairImages:
 
 
 class PairScorer(Protocol):
-    """Protocol of scorers beside the metrics, which see each pair once."""
+    """Protocol of scorers beside the metrics, which see each pair once.
+
+    Attributes:
+        needs_masks: whether it looks at masks; without such scorers, and without labels,
+            weights compute none.
+    """
+
+    needs_masks: bool
 
     def add(self, files: PairFiles, images: PairImages, masks: Mapping[str, np.ndarray]) -> None:
         """Score a pair.
@@ -154,7 +161,7 @@ def read_images(
     """
     try:
         visible = files.read_visible()
-        if cameras == "visible":
+        if cameras == "visible" or isinstance(files, VisibleFile):
             infrared = np.zeros(visible.shape[:2], np.uint8)
         elif isinstance(files, VideoFrame):
             infrared = files.read_infrared()
@@ -265,14 +272,13 @@ def evaluate(
     if class_set is not None:
         confusions = np.zeros((*masked.shape, len(class_set), len(class_set)), np.int64)
     broken = []
-    read = partial(
-        read_images, methods=methods, class_set=class_set, cameras=cameras, masks=bool(scorers)
-    )
+    masks = any(scorer.needs_masks for scorer in scorers)
+    read = partial(read_images, methods=methods, class_set=class_set, cameras=cameras, masks=masks)
     for index, images in enumerate(_read_ahead(pairs, read, workers)):
         if isinstance(images, str):
             broken.append(images)
         else:
-            wanted = bool(scorers) or images.labels is not None
+            wanted = masks or images.labels is not None
             run_weights(pairs[index].name, images, methods, masks=wanted)
             broken += images.broken
             _score(scores, index, images, grey)
@@ -282,7 +288,8 @@ def evaluate(
                         ids = images.masks[method.name]
                         matrix = _confusion(method, ids, images.labels, class_set)
                         confusions[place, index], masked[place, index] = matrix, True
-            _add_to_scorers(scorers, pairs[index], images, methods)
+            if scorers:
+                _add_to_scorers(scorers, pairs[index], images, methods)
         if progress is not None:
             progress(index + 1)
     if not scores.common.any():
@@ -315,7 +322,7 @@ def _add_to_scorers(
     masks = {
         method.name: method.street_ids(images.masks[method.name])
         for method in methods
-        if scorers and method.name in images.masks and method.class_set is not None
+        if method.name in images.masks and method.class_set is not None
     }
     for scorer in scorers:
         scorer.add(files, images, masks)

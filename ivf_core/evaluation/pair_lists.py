@@ -11,16 +11,15 @@ from threading import Lock
 import cv2
 import numpy as np
 
-from ivf_core.data.pairs import PairFiles
+from ivf_core.data.pairs import PairFiles, VisibleFile
 from ivf_core.data.points import PointLabel
-from ivf_core.images.files import ImageFileError, list_images, read_visible
+from ivf_core.images.files import ImageFileError, list_images
 from ivf_core.images.pair_sources import open_pairs
 from ivf_core.images.videos import VIDEO_SUFFIXES, announced_frames, open_video
 
 __all__ = [
     "CAMERAS",
     "VideoFrame",
-    "VisibleFile",
     "match_folders",
     "match_sources",
     "read_stems",
@@ -30,15 +29,6 @@ __all__ = [
 
 CAMERAS = ("both", "visible", "infrared")
 """Cameras that the methods see; the image of the other one is black."""
-
-
-@dataclass(frozen=True)
-class VisibleFile(PairFiles):
-    """Visible image without a thermal one, whose path is that of the visible image."""
-
-    def read_visible(self) -> np.ndarray:
-        """Read the visible image, H x W x 3 uint8 RGB."""
-        return read_visible(self.visible)
 
 
 class _FrameReader:

@@ -38,6 +38,8 @@ class PointScorer:
             counted but not scored.
     """
 
+    needs_masks = True
+
     def __init__(
         self, methods: Sequence[Method], points: Mapping[str, Sequence[PointLabel]]
     ) -> None:

@@ -15,7 +15,9 @@ import numpy as np
 
 import ivf_core
 from ivf_core.data.pairs import PairFiles
-from ivf_core.evaluation.folders import EvaluationResult
+from ivf_core.evaluation.box_scores import BoxScorer
+from ivf_core.evaluation.folders import EvaluationResult, PairScorer
+from ivf_core.evaluation.mask_sheets import draw_mask_sheets
 from ivf_core.evaluation.methods import Method
 from ivf_core.evaluation.page import write_evaluation_page
 from ivf_core.evaluation.scores import Scores
@@ -59,8 +61,9 @@ def write_evaluation(
     methods: Sequence[Method],
     options: OutputOptions,
     output: Path,
+    scorers: Sequence[PairScorer] = (),
 ) -> list[Path]:
-    """Write scores.csv, summary.json, violins.png and .svg, the sheets and index.html.
+    """Write scores.csv, summary.json, tables.md, violins.png and .svg, the sheets and index.html.
 
     The same evaluation gives the same bytes on the same machine, those of the page and of
     the figures included.
@@ -71,6 +74,7 @@ def write_evaluation(
         methods: methods as evaluated.
         options: see `OutputOptions`.
         output: folder; created where it is missing.
+        scorers: scorers as evaluated; that of boxes gets sheets of masks.
 
     Returns:
         The files.
@@ -96,6 +100,11 @@ def write_evaluation(
         result.scores, pairs, methods, output,
         examples=options.examples, rank_by=options.rank_by, cameras=options.cameras,
     )  # fmt: skip
+    for scorer in scorers:
+        if isinstance(scorer, BoxScorer):
+            sheets += draw_mask_sheets(
+                scorer, pairs, methods, output, examples=options.examples, cameras=options.cameras
+            )
     files += [*violins, *(path for _, path in sheets)]
     write_evaluation_page(
         output / "index.html",
