@@ -103,7 +103,7 @@ def _show(result: EvaluationResult, options: OutputOptions, files: Sequence[Path
     for line in [*options.unmatched[:_UNMATCHED_SHOWN], *more, *result.broken, *result.notes]:
         print(f"ivf evaluate: left out: {line}", file=sys.stderr)
     width = shutil.get_terminal_size((120, 24)).columns
-    if result.scores.metrics:
+    if result.scores.metrics and result.scores.present.any():
         pairs = result.scores.common.sum()
         print(f"means over the {pairs} pairs that all methods have an image of")
         print(format_scores(result.scores, width))

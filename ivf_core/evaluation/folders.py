@@ -27,6 +27,7 @@ from ivf_core.inference.pipeline import resize_labels
 from ivf_core.metrics.segmentation import ConfusionMatrix
 
 __all__ = [
+    "FROZEN_FRAMES",
     "GREYS",
     "EvaluationResult",
     "PairImages",
@@ -37,6 +38,9 @@ __all__ = [
     "to_grey",
 ]
 
+FROZEN_FRAMES = 15
+"""Number of frames by which the thermal image of a frozen camera is older."""
+
 GREYS = ("pil", "opencv")
 """Conversions of colours to grey: PIL's mode "L", which IVIF_ZOO scores, or OpenCV's."""
 
@@ -44,7 +48,7 @@ GREYS = ("pil", "opencv")
 _PIL_WEIGHTS = np.array((19595, 38470, 7471), np.int32)
 
 
-@dataclass(frozen=True)
+@dataclass
 class PairImages:
     """Images of one pair, and the methods' fused images and masks.
 
@@ -55,6 +59,7 @@ class PairImages:
         fused: H x W x 3 uint8 RGB by method.
         masks: H x W uint8 class ids by method.
         broken: images that could not be read or fused, one line each.
+        earlier: H x W uint8, the thermal frame `FROZEN_FRAMES` before, in videos that have it.
     """
 
     visible: np.ndarray
@@ -63,6 +68,7 @@ class PairImages:
     fused: dict[str, np.ndarray] = field(default_factory=dict)
     masks: dict[str, np.ndarray] = field(default_factory=dict)
     broken: list[str] = field(default_factory=list)
+    earlier: np.ndarray | None = None
 
 
 class PairScorer(Protocol):
@@ -174,6 +180,9 @@ def read_images(
     if cameras == "infrared":
         visible = np.zeros_like(visible)
     images = PairImages(visible, infrared, labels)
+    if isinstance(files, VideoFrame) and files.index >= FROZEN_FRAMES:
+        # Read here, close to its neighbours: further on the video would start again.
+        images.earlier = files.read_infrared(before=FROZEN_FRAMES)
     for method in methods:
         for paths, found in ((method.fused, images.fused), (method.masks, images.masks)):
             path = paths.get(files.name)
@@ -292,12 +301,13 @@ def evaluate(
                 _add_to_scorers(scorers, pairs[index], images, methods)
         if progress is not None:
             progress(index + 1)
-    if not scores.common.any():
+    grids = [grid for scorer in scorers for grid in scorer.grids() if grid.rows]
+    masks_alone = not scores.present.any() and bool(grids or masked.any())
+    if not scores.common.any() and not masks_alone:
         counts = ", ".join(
             f"{name} {count}" for name, count in zip(names, scores.present.sum(1), strict=True)
         )
         raise ValueError(f"no pair of {len(pairs)} has an image of every method: {counts}")
-    grids = [grid for scorer in scorers for grid in scorer.grids() if grid.rows]
     return EvaluationResult(scores, confusions, masked, class_set, broken, scores.gaps(), grids)
 
 

@@ -15,22 +15,18 @@ from ivf_core.class_sets import STREET
 from ivf_core.data.boxes import STREET_OBJECTS
 from ivf_core.data.pairs import PairFiles
 from ivf_core.evaluation.box_scores import BoxFiles, box_array
-from ivf_core.evaluation.folders import PairImages, to_grey
+from ivf_core.evaluation.folders import FROZEN_FRAMES, PairImages, to_grey
 from ivf_core.evaluation.grid import Cell, Grid, Share
 from ivf_core.evaluation.methods import Method
-from ivf_core.evaluation.pair_lists import VideoFrame
 from ivf_core.inference import ImagePair
 from ivf_core.inference.pipeline import resize_labels
 from ivf_core.metrics.appearance import BURNT_LEVEL, burnt_pixels
 from ivf_core.metrics.detection import count_detections
 
-__all__ = ["CLEAN", "CONDITIONS", "FROZEN", "FROZEN_FRAMES", "CameraBoxes", "StressScorer"]
+__all__ = ["CLEAN", "CONDITIONS", "FROZEN", "CameraBoxes", "StressScorer"]
 
 CLEAN = "clean"
 FROZEN = "thermal frozen"
-
-FROZEN_FRAMES = 15
-"""Number of frames by which the thermal image of a frozen camera is older."""
 
 _SALT_SHARE = 0.10
 _BLUR_SIGMA = 3.0
@@ -122,9 +118,8 @@ class StressScorer:
             for condition, damage in CONDITIONS.items():
                 random = np.random.default_rng(zlib.crc32(f"{files.name} {condition}".encode()))
                 self._run(method, condition, files, damage(*sources, random), masks)
-            if isinstance(files, VideoFrame) and files.index >= FROZEN_FRAMES:
-                earlier = files.read_infrared(before=FROZEN_FRAMES)
-                self._run(method, FROZEN, files, (images.visible, earlier), masks)
+            if images.earlier is not None:
+                self._run(method, FROZEN, files, (images.visible, images.earlier), masks)
 
     def _run(
         self,

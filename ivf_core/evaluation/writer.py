@@ -93,7 +93,7 @@ def write_evaluation(
         with atomic_path(files[-1]) as temporary:
             temporary.write_text(_markdown(result, pairs, methods, options), encoding="utf-8")
     violins = []
-    if result.scores.metrics:
+    if result.scores.metrics and result.scores.present.any():
         violins = [output / "violins.svg", output / "violins.png"]
         draw_violins(_distributions(result.scores), result.scores.methods, violins)
     sheets = draw_sheets(

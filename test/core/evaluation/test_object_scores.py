@@ -391,6 +391,41 @@ def test_frames_of_videos_and_flicker(tiny_weights: Path, tmp_path: Path) -> Non
     assert summary(tmp_path)["tables"]["appearance"]["rows"][0]["flicker ratio"] is None
 
 
+def test_a_frozen_thermal_camera(tiny_weights: Path, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    with (
+        VideoWriter(tmp_path / "a_visible.mp4", 25, (64, 96)) as visible,
+        VideoWriter(tmp_path / "a_infrared.mp4", 25, (64, 96)) as infrared,
+    ):
+        for _ in range(18):
+            visible.write(random.integers(0, 256, (64, 96, 3), np.uint8))
+            infrared.write(random.integers(0, 256, (64, 96, 3), np.uint8))
+    words = ["evaluate", "--visible", tmp_path / "a_visible.mp4", "--infrared"]
+    words += [tmp_path / "a_infrared.mp4", "--weights", f"net={tiny_weights}", "--metrics"]
+    words += ["--stress", "--every", 8, "--output", tmp_path / "out", "--device", "cpu"]
+    assert main([str(word) for word in words]) == 0
+    rows = {row["images"]: row for row in summary(tmp_path)["tables"]["stress"]["rows"]}
+    # Of the frames 0, 8 and 16, only the last one has a frame 15 frames before.
+    assert rows["clean"]["pairs"] == 3
+    assert rows["thermal frozen"]["pairs"] == 1
+
+
+def test_masks_alone_are_scored(tmp_path: Path) -> None:
+    write_pairs(tmp_path, ["a"])
+    mask = np.zeros(SIZE, np.uint8)
+    mask[10:40, 10:40] = PERSON
+    write_image(tmp_path / "labels_by_hand/a.png", mask)
+    (tmp_path / "boxes").mkdir()
+    yolo(tmp_path / "boxes", "a", [(0, 10, 10, 40, 40)])
+    words = (
+        "--infrared", tmp_path / "ir", "--masks", f"ours={tmp_path / 'labels_by_hand'}",
+        "--mask-classes", "street", "--boxes", tmp_path / "boxes",
+    )  # fmt: skip
+    assert run(tmp_path, *words) == 0
+    person = summary(tmp_path)["tables"]["boxes"]["rows"][0]
+    assert (person["method"], person["recall"]["share"], person["precision"]) == ("ours", 1, 1)
+
+
 def test_selection_of_pairs() -> None:
     pairs = [pair(name) for name in "abcdef"]
     assert [p.name for p in select_pairs(pairs, every=3)] == ["a", "d"]
