@@ -96,7 +96,7 @@ class PointScorer:
             "Points: accuracy by class",
             ("method", "kind", "time"),
             STREET.names,
-            notes=["In brackets: right and all points."],
+            notes=["With the numbers of right and of all points."],
         )
         for method in self._methods:
             for kind in kinds:
