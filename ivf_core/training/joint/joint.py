@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ivf_core.class_sets import CLASS_SETS, UNLABELED
 from ivf_core.images.overlay import color_labels
 from ivf_core.models.checkpoints import FusionModel, load_model, save_model
-from ivf_core.models.graph import fold_batch_norm, small_chroma
+from ivf_core.models.graph import fold_batch_norm
 from ivf_core.models.street import StreetHead, StreetStudent
 from ivf_core.training.joint.backbone import load_backbone, standardize_norms
 from ivf_core.training.joint.fusion_losses import invented_light, lost_contrast, sky_texture
@@ -31,12 +31,14 @@ from ivf_core.training.joint.images import (
     VISIBLE_ONLY,
     DamagedCrops,
     LabelledImage,
+    as_pair,
     point_stems,
     read_set,
 )
 from ivf_core.training.losses import Total
 from ivf_core.training.runs.batch_norm import train_mode
-from ivf_core.training.runs.batches import Batch
+from ivf_core.training.runs.batches import Batch, pair_chroma, pair_tensors
+from ivf_core.training.runs.calibration import calibrate
 from ivf_core.training.runs.loop import Scores, SingleTask, StepGuard, run_task
 from ivf_core.training.runs.optimizers import one_cycle
 from ivf_core.training.runs.options import PRECISIONS, RunOptions
@@ -391,8 +393,9 @@ class JointTask(SingleTask[JointRecipe]):
             n.to("cpu", memory_format=torch.contiguous_format) for n in (student, head)
         )
         model = FusionModel(student, head, self.class_set, "joint")
+        pairs = [as_pair(i) for items in self.training for i in items if i.infrared is not None]
         save_model(
-            model,
+            calibrate(model, pairs).model if pairs else model,
             self.recipe.output,
             source=f"{self.steps} steps on {', '.join(self.recipe.sets)}",
             **origin,
@@ -427,11 +430,8 @@ def _predict(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the fused luma, H x W uint8, and the class ids, H/2 x W/2 uint8."""
     student, head = networks  # type: ignore[misc]
-    ycrcb = cv2.cvtColor(item.visible, cv2.COLOR_RGB2YCrCb)
-    infrared = item.infrared if item.infrared is not None else np.zeros_like(ycrcb[..., 0])
-    planes = [torch.from_numpy(np.ascontiguousarray(p)).to(device)[None, None].float()
-              for p in (ycrcb[..., 0], infrared, ycrcb[..., 1], ycrcb[..., 2])]  # fmt: skip
-    out = student(planes[0] / 255, planes[1] / 255)
-    ids = head.class_ids(out.features, small_chroma(planes[2], planes[3]))
+    pair = as_pair(item)
+    out = student(*pair_tensors(pair, device))
+    ids = head.class_ids(out.features, pair_chroma(pair, device))
     fused = (out.fused[0, 0].clamp(0, 1) * 255).round().byte().cpu().numpy()
     return fused, ids[0].cpu().numpy()
