@@ -36,7 +36,7 @@ from ivf_core.training.joint.images import (
     read_set,
 )
 from ivf_core.training.losses import Total
-from ivf_core.training.runs.batch_norm import train_mode
+from ivf_core.training.runs.batch_norm import synchronize_norm, train_mode
 from ivf_core.training.runs.batches import Batch, pair_chroma, pair_tensors
 from ivf_core.training.runs.calibration import calibrate
 from ivf_core.training.runs.loop import Scores, SingleTask, StepGuard, run_task
@@ -154,7 +154,8 @@ class JointTask(SingleTask[JointRecipe]):
         self.names = [item.name for items in self.training for item in items]
         self.steps = recipe.count_steps(len(self.names))
         student, head = self._networks()
-        self.networks = nn.ModuleList([student, head]).to(self.device)
+        networks = synchronize_norm(nn.ModuleList([student, head]), self.device)
+        self.networks = networks.to(self.device)
         self.networks = self.networks.to(memory_format=torch.channels_last)
         optimizer = torch.optim.AdamW(
             [
@@ -217,8 +218,8 @@ class JointTask(SingleTask[JointRecipe]):
         if recipe.teacher:
             teacher = fold_batch_norm(load_model(recipe.teacher).student)
             self.teacher = teacher.to(self.device).to(memory_format=torch.channels_last)
-        self.person = self.class_set.names.index("person")
-        self.sky = self.class_set.names.index("sky")
+        ids = {name: index for index, name in enumerate(self.class_set.names)}
+        self.person, self.sky = ids.get("person", -1), ids.get("sky", -1)
         self.shown = next(item for items in (*self.held_out, *self.training) for item in items)
         if first == 0 and not recipe.init_from:
             sample = [crops[number] for number in range(24)]
