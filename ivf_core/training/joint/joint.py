@@ -153,6 +153,7 @@ class JointTask(SingleTask[JointRecipe]):
         self.training, self.held_out = self._read()
         self.names = [item.name for items in self.training for item in items]
         self.steps = recipe.count_steps(len(self.names))
+        self.loaded: list[nn.BatchNorm2d] = []
         student, head = self._networks()
         networks = synchronize_norm(nn.ModuleList([student, head]), self.device)
         self.networks = networks.to(self.device)
@@ -205,7 +206,8 @@ class JointTask(SingleTask[JointRecipe]):
             return model.student.requires_grad_(True), model.head.requires_grad_(True)
         student, head = StreetStudent(), StreetHead(len(self.class_set))
         if recipe.backbone:
-            load_backbone(data_directory() / recipe.backbone, student, head, recipe.seed)
+            path = data_directory() / recipe.backbone
+            self.loaded = load_backbone(path, student, head, recipe.seed)
         return student, head
 
     def start(self, first: int) -> None:
@@ -222,24 +224,26 @@ class JointTask(SingleTask[JointRecipe]):
         self.person, self.sky = ids.get("person", -1), ids.get("sky", -1)
         self.shown = next(item for items in (*self.held_out, *self.training) for item in items)
         if first == 0 and not recipe.init_from:
+            networks: Any = self.networks
             sample = [crops[number] for number in range(24)]
 
-            def run() -> Any:
+            def run() -> None:
                 planes = [
                     torch.from_numpy(np.stack([s.arrays[i] for s in sample])) for i in (2, 3, 4)
                 ]
-                student, head = self.networks.eval()
+                student, head = networks.eval()
                 head(student(*planes[:2]).features, planes[2])
-                yield
 
-            standardize_norms(self.networks, run())
+            standardize_norms(self.networks, run, self.loaded)
             self.average.module.load_state_dict(self.networks.state_dict())
 
     def _class_weights(self) -> Tensor:
         """Return inverse frequencies to a power, with a mean of 1 over pixels' classes."""
         counts = np.zeros(256)
         for items, share in zip(self.training, self.recipe.shares, strict=True):
-            part = sum(np.bincount(i.labels[::4, ::4].ravel(), minlength=256) for i in items)
+            part = np.zeros(256)
+            for item in items:
+                part += np.bincount(item.labels[::4, ::4].ravel(), minlength=256)
             counts += share * part / max(1, part[:UNLABELED].sum())
         frequencies = counts[: len(self.class_set)] / counts[:UNLABELED].sum()
         weights = (1 / frequencies.clip(1e-4)) ** self.recipe.class_weight_exponent
@@ -255,7 +259,8 @@ class JointTask(SingleTask[JointRecipe]):
         visible, infrared, seen_visible, seen_infrared, chroma, labels, sure, cameras = (
             batch.tensors
         )
-        student, head = self.networks
+        networks: Any = self.networks
+        student, head = networks
         with self.fabric.autocast():
             out = student(seen_visible, seen_infrared)
             logits = head(out.features, chroma).float()
@@ -389,10 +394,8 @@ class JointTask(SingleTask[JointRecipe]):
 
     def finish(self, origin: dict[str, str]) -> Scores:
         """Write the averaged networks, and score their masks."""
-        student, head = self.average.module.eval().requires_grad_(False)
-        student, head = (
-            n.to("cpu", memory_format=torch.contiguous_format) for n in (student, head)
-        )
+        average: Any = restore_norm(self.average.module).eval().requires_grad_(False)
+        student, head = average.to("cpu", memory_format=torch.contiguous_format)
         model = FusionModel(student, head, self.class_set, "joint")
         pairs = [as_pair(i) for items in self.training for i in items if i.infrared is not None]
         save_model(
@@ -427,10 +430,10 @@ class JointTask(SingleTask[JointRecipe]):
 
 @torch.inference_mode()
 def _predict(
-    networks: nn.Module, item: LabelledImage, device: torch.device
+    networks: Any, item: LabelledImage, device: torch.device
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the fused luma, H x W uint8, and the class ids, H/2 x W/2 uint8."""
-    student, head = networks  # type: ignore[misc]
+    student, head = networks
     pair = as_pair(item)
     out = student(*pair_tensors(pair, device))
     ids = head.class_ids(out.features, pair_chroma(pair, device))

@@ -165,16 +165,15 @@ def test_backbone_is_yolox(tmp_path: Path) -> None:
     gray = cv2.cvtColor(random_scene(np.random.default_rng(1)).visible, cv2.COLOR_RGB2GRAY)
     gray = cv2.resize(gray, (416, 416))
     student, head = StreetStudent().eval(), StreetHead(3).eval()
-    load_backbone(path, student, head, seed=0)
+    loaded = load_backbone(path, student, head, seed=0)
     image = torch.from_numpy(gray)[None, None].float() / 255
     seen: dict[str, np.ndarray] = {}
     head.stage8.register_forward_hook(lambda *call: seen.update(ours=call[2].numpy()))
 
-    def run() -> object:
+    def run() -> None:
         head(student(image, image).features)
-        yield None
 
-    standardize_norms(nn.ModuleList([student, head]), run())  # type: ignore[arg-type]
+    standardize_norms(nn.ModuleList([student, head]), run, loaded)
     with torch.inference_mode():
         head(student(image, image).features)
     model = onnx.load(path)
