@@ -36,7 +36,7 @@ from ivf_core.training.joint.images import (
     read_set,
 )
 from ivf_core.training.losses import Total
-from ivf_core.training.runs.batch_norm import synchronize_norm, train_mode
+from ivf_core.training.runs.batch_norm import restore_norm, synchronize_norm, train_mode
 from ivf_core.training.runs.batches import Batch, pair_chroma, pair_tensors
 from ivf_core.training.runs.calibration import calibrate
 from ivf_core.training.runs.loop import Scores, SingleTask, StepGuard, run_task
