@@ -75,6 +75,9 @@ class JointRecipe(RunOptions):
     """ONNX file of YOLOX-nano to start from, relative to the data directory."""
     init_from: str = ""
     """Weights of the architecture `street` to start from, instead of `backbone`."""
+    fusion_only: bool = False
+    """init_from only: train what the masks do not read, the student's layers after the first
+    two, for the fused image alone; the masks stay as they are."""
     batch_size: int = option(8, minimum=1)  # type: ignore[assignment]
     """Crops of a batch."""
     crop: tuple[int, int] = option((256, 320), minimum=64)
@@ -131,6 +134,8 @@ class JointRecipe(RunOptions):
             raise ValueError("sets, label_sets and shares: give as many of each")
         if any(side % 32 for side in self.crop):
             raise ValueError(f"crop is {self.crop}, expected multiples of 32")
+        if self.fusion_only and not self.init_from:
+            raise ValueError("fusion_only needs init_from")
         if bool(self.backbone) and bool(self.init_from):
             raise ValueError("backbone and init_from exclude each other")
 
@@ -158,10 +163,17 @@ class JointTask(SingleTask[JointRecipe]):
         networks = synchronize_norm(nn.ModuleList([student, head]), self.device)
         self.networks = networks.to(self.device)
         self.networks = self.networks.to(memory_format=torch.channels_last)
+        self.kept = [student.stem, student.down4, head] if recipe.fusion_only else []
+        for network in self.kept:
+            network.requires_grad_(False)
         optimizer = torch.optim.AdamW(
             [
                 {
-                    "params": [p for p in network.parameters() if (p.ndim > 1) == matrices],
+                    "params": [
+                        p
+                        for p in network.parameters()
+                        if p.requires_grad and (p.ndim > 1) == matrices
+                    ],
                     "weight_decay": recipe.weight_decay if matrices else 0.0,
                     "lr": rate,
                 }
@@ -253,6 +265,8 @@ class JointTask(SingleTask[JointRecipe]):
     def set_modes(self, step: int) -> None:
         """Set training mode, and freeze BatchNorm in later steps."""
         train_mode(self.networks, step, self.recipe.freeze_norm_at * self.steps)
+        for network in self.kept:
+            network.eval()
 
     def loss(self, step: int, batch: Batch, guard: StepGuard) -> Total:
         """Return the weighted parts of the loss."""
@@ -263,8 +277,8 @@ class JointTask(SingleTask[JointRecipe]):
         student, head = networks
         with self.fabric.autocast():
             out = student(seen_visible, seen_infrared)
-            logits = head(out.features, chroma).float()
-        losses = self._mask_losses(logits, labels, sure)
+            logits = None if self.kept else head(out.features, chroma).float()
+        losses = {} if logits is None else self._mask_losses(logits, labels, sure)
         fused = 255 * out.fused.float()
         losses |= self._fusion_losses(255 * visible, 255 * infrared, fused, labels, cameras[:, 0])
         if self.recipe.noise_weight:
@@ -363,7 +377,7 @@ class JointTask(SingleTask[JointRecipe]):
         noise = noise.to(visible.device)
         modes = [m.training for m in student.modules()]
         with self.fabric.autocast():
-            student.eval()  # the same statistics as below would not be those of the first pass
+            student.eval()  # batch statistics would differ between the two
             clean = student(visible[half], infrared[half]).fused
             noisy = student(visible[half] + noise[0], infrared[half] + noise[1]).fused
         for module, mode in zip(student.modules(), modes, strict=True):
