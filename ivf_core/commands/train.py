@@ -32,7 +32,7 @@ def _train_priors(args: argparse.Namespace) -> int:
 
 def _train_labels(args: argparse.Namespace) -> int:
     from ivf_core.training.runs.recipe import load_recipe
-    from ivf_core.training.segmentation.fused_labels.labelling import make_labels
+    from ivf_core.training.segmentation.fused_labels.campaign import make_labels
     from ivf_core.training.segmentation.fused_labels.options import LabelRecipe
     from ivf_core.training.segmentation.fused_labels.page import score_tables
 
@@ -42,9 +42,9 @@ def _train_labels(args: argparse.Namespace) -> int:
     for caption, rows in score_tables(report.scores).items():
         print(caption)
         columns = list(next(iter(rows.values())))
-        print("  " + " ".join([f"{'':<28}", *(f"{column:>9.9}" for column in columns)]))
+        print("  " + " ".join([f"{'':<28}", *(f"{column:>17}" for column in columns)]))
         for name, cells in rows.items():
-            texts = (f"{cells.get(column, ''):>9}" for column in columns)
+            texts = (f"{cells[column]:>17}" for column in columns)
             print("  " + " ".join([f"{name:<28}", *texts]))
     for name, share in report.coverage.items():
         print(f"{name}: {share:.1%} of pixels have a label")

@@ -131,6 +131,7 @@ class StreetStudent(nn.Module):
     """
 
     layout = FeatureLayout((2, 4, 8, 4, 2), round_up=True)
+    add_cameras: Tensor
 
     def __init__(
         self, widths: Sequence[int] = (16, 32, 48), decoder_widths: Sequence[int] = (24, 8)

@@ -7,7 +7,7 @@ of BGR in 0..255: it is summed over the colours, and shared out to both cameras.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -24,7 +24,9 @@ _CONVOLUTIONS = 61  # of the backbone and of the top-down half of the pyramid, i
 _PIXELS = (0, 2, 1, 3)
 
 
-def load_backbone(path: str | Path, student: StreetStudent, head: StreetHead, seed: int) -> None:
+def load_backbone(
+    path: str | Path, student: StreetStudent, head: StreetHead, seed: int
+) -> list[nn.BatchNorm2d]:
     """Fill the layers that YOLOX-nano has, too.
 
     BatchNorm gets no statistics from the file: call `standardize_norms` afterwards.
@@ -34,6 +36,9 @@ def load_backbone(path: str | Path, student: StreetStudent, head: StreetHead, se
         student: filled in place.
         head: filled in place.
         seed: seed of each filter's shares of the two cameras, 0.15 to 0.85, which add up to 1.
+
+    Returns:
+        The norms of these layers, for `standardize_norms`.
 
     Raises:
         ValueError: the file is not YOLOX-nano, or the networks have other widths.
@@ -58,40 +63,42 @@ def load_backbone(path: str | Path, student: StreetStudent, head: StreetHead, se
         with torch.no_grad():
             conv.weight.copy_(torch.tensor(weight))
             norm.bias.copy_(torch.tensor(bias))
-        norm.from_file = True
+    return [norm for _, norm in layers]
 
 
 @torch.no_grad()
-def standardize_norms(networks: nn.ModuleList, run: Iterator[None]) -> None:
+def standardize_norms(
+    networks: nn.Module, run: Callable[[], object], loaded: Collection[nn.BatchNorm2d] = ()
+) -> None:
     """Give every BatchNorm the statistics of its input on real images.
 
-    Layers of a file keep their function: the norm undoes itself. Others get outputs of mean
+    Layers of a file keep their function: their norm undoes itself. Others get outputs of mean
     0 and variance 1 (Mishkin and Matas, "All You Need Is a Good Init", ICLR 2016).
 
     Args:
         networks: in evaluation mode; changed in place.
-        run: runs the networks once when it is advanced.
+        run: runs the networks once.
+        loaded: norms of layers that `load_backbone` filled.
     """
+    known = set(loaded)
 
     def measure(norm: nn.BatchNorm2d, inputs: tuple[Tensor]) -> None:
-        x = inputs[0].float()
-        variance, mean = torch.var_mean(x, dim=(0, 2, 3))
+        variance, mean = torch.var_mean(inputs[0].float(), dim=(0, 2, 3))
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
         norm.running_mean.copy_(mean)
         norm.running_var.copy_(variance)
-        if getattr(norm, "from_file", False):
+        if norm in known:
             norm.weight.copy_((variance + norm.eps).sqrt())
             norm.bias.add_(mean)
 
     norms = [module for module in networks.modules() if isinstance(module, nn.BatchNorm2d)]
     hooks = [norm.register_forward_pre_hook(measure) for norm in norms]
     try:
-        next(run)
+        run()
     finally:
         for hook in hooks:
             hook.remove()
-    for norm in norms:
-        if hasattr(norm, "from_file"):
-            del norm.from_file
 
 
 def _read_convolutions(path: Path) -> list[tuple[np.ndarray, np.ndarray]]:

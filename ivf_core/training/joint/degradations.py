@@ -78,7 +78,9 @@ def compress(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """Compress as JPEG of quality 10 to 40."""
     quality = int(random.integers(10, 41))
     _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    decoded = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    assert decoded is not None
+    return decoded
 
 
 def shrink(image: np.ndarray, random: np.random.Generator) -> np.ndarray:

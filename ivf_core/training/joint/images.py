@@ -17,13 +17,23 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from ivf_core.class_sets import STREET
+from ivf_core.data.pairs import Pair, chroma_of, luma_of
 from ivf_core.images.files import list_images, read_infrared, read_labels, read_visible
 from ivf_core.images.noise import smoke
 from ivf_core.training.joint.degradations import BLINDING, DAMAGE, Damage
 from ivf_core.training.joint.night import night_from_day
 from ivf_core.training.runs.batches import Sample
 
-__all__ = ["BOTH", "INFRARED_ONLY", "VISIBLE_ONLY", "DamagedCrops", "LabelledImage", "read_set"]
+__all__ = [
+    "BOTH",
+    "INFRARED_ONLY",
+    "VISIBLE_ONLY",
+    "DamagedCrops",
+    "LabelledImage",
+    "as_pair",
+    "point_stems",
+    "read_set",
+]
 
 BOTH, VISIBLE_ONLY, INFRARED_ONLY = 0, 1, 2
 """Cameras that show something in a crop."""
@@ -107,6 +117,13 @@ def point_stems(path: Path) -> set[str]:
     """Return the sets and stems that have points, such as "msrs/00008N"."""
     with path.open(newline="") as file:
         return {f"{row['set']}/{row['stem']}" for row in csv.DictReader(file)}
+
+
+def as_pair(item: LabelledImage) -> Pair:
+    """Return an image in the form that students take; an absent camera is black."""
+    infrared = item.infrared if item.infrared is not None else np.zeros_like(item.labels)
+    luma, chroma = luma_of(item.visible), chroma_of(item.visible)
+    return Pair(item.name, luma, infrared, item.labels, chroma=chroma)
 
 
 class DamagedCrops(Dataset[Sample]):

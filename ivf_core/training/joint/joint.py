@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ivf_core.class_sets import CLASS_SETS, UNLABELED
 from ivf_core.images.overlay import color_labels
 from ivf_core.models.checkpoints import FusionModel, load_model, save_model
-from ivf_core.models.graph import fold_batch_norm, small_chroma
+from ivf_core.models.graph import fold_batch_norm
 from ivf_core.models.street import StreetHead, StreetStudent
 from ivf_core.training.joint.backbone import load_backbone, standardize_norms
 from ivf_core.training.joint.fusion_losses import invented_light, lost_contrast, sky_texture
@@ -31,12 +31,14 @@ from ivf_core.training.joint.images import (
     VISIBLE_ONLY,
     DamagedCrops,
     LabelledImage,
+    as_pair,
     point_stems,
     read_set,
 )
 from ivf_core.training.losses import Total
-from ivf_core.training.runs.batch_norm import train_mode
-from ivf_core.training.runs.batches import Batch
+from ivf_core.training.runs.batch_norm import restore_norm, synchronize_norm, train_mode
+from ivf_core.training.runs.batches import Batch, pair_chroma, pair_tensors
+from ivf_core.training.runs.calibration import calibrate
 from ivf_core.training.runs.loop import Scores, SingleTask, StepGuard, run_task
 from ivf_core.training.runs.optimizers import one_cycle
 from ivf_core.training.runs.options import PRECISIONS, RunOptions
@@ -73,6 +75,9 @@ class JointRecipe(RunOptions):
     """ONNX file of YOLOX-nano to start from, relative to the data directory."""
     init_from: str = ""
     """Weights of the architecture `street` to start from, instead of `backbone`."""
+    fusion_only: bool = False
+    """init_from only: train what the masks do not read, the student's layers after the first
+    two, for the fused image alone; the masks stay as they are."""
     batch_size: int = option(8, minimum=1)  # type: ignore[assignment]
     """Crops of a batch."""
     crop: tuple[int, int] = option((256, 320), minimum=64)
@@ -129,6 +134,8 @@ class JointRecipe(RunOptions):
             raise ValueError("sets, label_sets and shares: give as many of each")
         if any(side % 32 for side in self.crop):
             raise ValueError(f"crop is {self.crop}, expected multiples of 32")
+        if self.fusion_only and not self.init_from:
+            raise ValueError("fusion_only needs init_from")
         if bool(self.backbone) and bool(self.init_from):
             raise ValueError("backbone and init_from exclude each other")
 
@@ -151,13 +158,22 @@ class JointTask(SingleTask[JointRecipe]):
         self.training, self.held_out = self._read()
         self.names = [item.name for items in self.training for item in items]
         self.steps = recipe.count_steps(len(self.names))
+        self.loaded: list[nn.BatchNorm2d] = []
         student, head = self._networks()
-        self.networks = nn.ModuleList([student, head]).to(self.device)
+        networks = synchronize_norm(nn.ModuleList([student, head]), self.device)
+        self.networks = networks.to(self.device)
         self.networks = self.networks.to(memory_format=torch.channels_last)
+        self.kept = [student.stem, student.down4, head] if recipe.fusion_only else []
+        for network in self.kept:
+            network.requires_grad_(False)
         optimizer = torch.optim.AdamW(
             [
                 {
-                    "params": [p for p in network.parameters() if (p.ndim > 1) == matrices],
+                    "params": [
+                        p
+                        for p in network.parameters()
+                        if p.requires_grad and (p.ndim > 1) == matrices
+                    ],
                     "weight_decay": recipe.weight_decay if matrices else 0.0,
                     "lr": rate,
                 }
@@ -202,7 +218,8 @@ class JointTask(SingleTask[JointRecipe]):
             return model.student.requires_grad_(True), model.head.requires_grad_(True)
         student, head = StreetStudent(), StreetHead(len(self.class_set))
         if recipe.backbone:
-            load_backbone(data_directory() / recipe.backbone, student, head, recipe.seed)
+            path = data_directory() / recipe.backbone
+            self.loaded = load_backbone(path, student, head, recipe.seed)
         return student, head
 
     def start(self, first: int) -> None:
@@ -215,28 +232,30 @@ class JointTask(SingleTask[JointRecipe]):
         if recipe.teacher:
             teacher = fold_batch_norm(load_model(recipe.teacher).student)
             self.teacher = teacher.to(self.device).to(memory_format=torch.channels_last)
-        self.person = self.class_set.names.index("person")
-        self.sky = self.class_set.names.index("sky")
+        ids = {name: index for index, name in enumerate(self.class_set.names)}
+        self.person, self.sky = ids.get("person", -1), ids.get("sky", -1)
         self.shown = next(item for items in (*self.held_out, *self.training) for item in items)
         if first == 0 and not recipe.init_from:
+            networks: Any = self.networks
             sample = [crops[number] for number in range(24)]
 
-            def run() -> Any:
+            def run() -> None:
                 planes = [
                     torch.from_numpy(np.stack([s.arrays[i] for s in sample])) for i in (2, 3, 4)
                 ]
-                student, head = self.networks.eval()
+                student, head = networks.eval()
                 head(student(*planes[:2]).features, planes[2])
-                yield
 
-            standardize_norms(self.networks, run())
+            standardize_norms(self.networks, run, self.loaded)
             self.average.module.load_state_dict(self.networks.state_dict())
 
     def _class_weights(self) -> Tensor:
         """Return inverse frequencies to a power, with a mean of 1 over pixels' classes."""
         counts = np.zeros(256)
         for items, share in zip(self.training, self.recipe.shares, strict=True):
-            part = sum(np.bincount(i.labels[::4, ::4].ravel(), minlength=256) for i in items)
+            part = np.zeros(256)
+            for item in items:
+                part += np.bincount(item.labels[::4, ::4].ravel(), minlength=256)
             counts += share * part / max(1, part[:UNLABELED].sum())
         frequencies = counts[: len(self.class_set)] / counts[:UNLABELED].sum()
         weights = (1 / frequencies.clip(1e-4)) ** self.recipe.class_weight_exponent
@@ -246,17 +265,20 @@ class JointTask(SingleTask[JointRecipe]):
     def set_modes(self, step: int) -> None:
         """Set training mode, and freeze BatchNorm in later steps."""
         train_mode(self.networks, step, self.recipe.freeze_norm_at * self.steps)
+        for network in self.kept:
+            network.eval()
 
     def loss(self, step: int, batch: Batch, guard: StepGuard) -> Total:
         """Return the weighted parts of the loss."""
         visible, infrared, seen_visible, seen_infrared, chroma, labels, sure, cameras = (
             batch.tensors
         )
-        student, head = self.networks
+        networks: Any = self.networks
+        student, head = networks
         with self.fabric.autocast():
             out = student(seen_visible, seen_infrared)
-            logits = head(out.features, chroma).float()
-        losses = self._mask_losses(logits, labels, sure)
+            logits = None if self.kept else head(out.features, chroma).float()
+        losses = {} if logits is None else self._mask_losses(logits, labels, sure)
         fused = 255 * out.fused.float()
         losses |= self._fusion_losses(255 * visible, 255 * infrared, fused, labels, cameras[:, 0])
         if self.recipe.noise_weight:
@@ -355,7 +377,7 @@ class JointTask(SingleTask[JointRecipe]):
         noise = noise.to(visible.device)
         modes = [m.training for m in student.modules()]
         with self.fabric.autocast():
-            student.eval()  # the same statistics as below would not be those of the first pass
+            student.eval()  # batch statistics would differ between the two
             clean = student(visible[half], infrared[half]).fused
             noisy = student(visible[half] + noise[0], infrared[half] + noise[1]).fused
         for module, mode in zip(student.modules(), modes, strict=True):
@@ -386,13 +408,12 @@ class JointTask(SingleTask[JointRecipe]):
 
     def finish(self, origin: dict[str, str]) -> Scores:
         """Write the averaged networks, and score their masks."""
-        student, head = self.average.module.eval().requires_grad_(False)
-        student, head = (
-            n.to("cpu", memory_format=torch.contiguous_format) for n in (student, head)
-        )
+        average: Any = restore_norm(self.average.module).eval().requires_grad_(False)
+        student, head = average.to("cpu", memory_format=torch.contiguous_format)
         model = FusionModel(student, head, self.class_set, "joint")
+        pairs = [as_pair(i) for items in self.training for i in items if i.infrared is not None]
         save_model(
-            model,
+            calibrate(model, pairs).model if pairs else model,
             self.recipe.output,
             source=f"{self.steps} steps on {', '.join(self.recipe.sets)}",
             **origin,
@@ -423,15 +444,12 @@ class JointTask(SingleTask[JointRecipe]):
 
 @torch.inference_mode()
 def _predict(
-    networks: nn.Module, item: LabelledImage, device: torch.device
+    networks: Any, item: LabelledImage, device: torch.device
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the fused luma, H x W uint8, and the class ids, H/2 x W/2 uint8."""
-    student, head = networks  # type: ignore[misc]
-    ycrcb = cv2.cvtColor(item.visible, cv2.COLOR_RGB2YCrCb)
-    infrared = item.infrared if item.infrared is not None else np.zeros_like(ycrcb[..., 0])
-    planes = [torch.from_numpy(np.ascontiguousarray(p)).to(device)[None, None].float()
-              for p in (ycrcb[..., 0], infrared, ycrcb[..., 1], ycrcb[..., 2])]  # fmt: skip
-    out = student(planes[0] / 255, planes[1] / 255)
-    ids = head.class_ids(out.features, small_chroma(planes[2], planes[3]))
+    student, head = networks
+    pair = as_pair(item)
+    out = student(*pair_tensors(pair, device))
+    ids = head.class_ids(out.features, pair_chroma(pair, device))
     fused = (out.fused[0, 0].clamp(0, 1) * 255).round().byte().cpu().numpy()
     return fused, ids[0].cpu().numpy()

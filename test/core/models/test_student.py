@@ -13,7 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from ivf_core.class_sets import MFNET, STREET
 from ivf_core.models.architectures import STUDENTS
 from ivf_core.models.checkpoints import FusionModel
-from ivf_core.models.graph import FusionGraph, fold_batch_norm, luma_chroma, recolor
+from ivf_core.models.color import luma_chroma, recolor
+from ivf_core.models.graph import FusionGraph, fold_batch_norm
 from ivf_core.models.segmentation import SegmentationHead
 from ivf_core.models.street import StreetHead, StreetStudent
 from ivf_core.models.student import FastStudent, FusionStudent, MergeUp

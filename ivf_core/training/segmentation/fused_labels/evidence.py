@@ -10,10 +10,12 @@ import numpy as np
 
 from ivf_core.class_sets import STREET, STREET_MAPPINGS, UNLABELED
 from ivf_core.images.files import read_labels
+from ivf_core.training.segmentation.fused_labels.cold_sky import find_cold_sky
 from ivf_core.training.segmentation.fused_labels.networks import Boxes
 from ivf_core.training.segmentation.fused_labels.predictions import CachedNetwork
 from ivf_core.training.segmentation.fused_labels.sources import (
     LabelSource,
+    Truth,
     cameras,
     is_night,
     read_published_boxes,
@@ -21,7 +23,8 @@ from ivf_core.training.segmentation.fused_labels.sources import (
 
 __all__ = ["Evidence", "collect_evidence", "network_of", "prepare_evidence", "vote_labels"]
 
-_OF_BICYCLISTS = "cityscapes"
+_OF_TRUTH = "cityscapes"
+_SKY = STREET.names.index("sky")
 
 
 @dataclass(frozen=True)
@@ -35,9 +38,8 @@ class Evidence:
         votes: C x H x W uint8 by teacher: 0..255, shares of votes for classes of `STREET`.
         boxes: boxes by teacher.
         published: published boxes, or None.
-        truth: H x W uint8, dense labels by hand in `STREET`, or None.
+        truth: dense labels by hand, or None.
         absent: ids of classes that the image does not show.
-        riders: H x W bool, regions of `truth` that are a rider and the bicycle; or None.
     """
 
     visible: np.ndarray
@@ -46,8 +48,7 @@ class Evidence:
     votes: Mapping[str, np.ndarray] = field(default_factory=dict)
     boxes: Mapping[str, Boxes] = field(default_factory=dict)
     published: Boxes | None = None
-    truth: np.ndarray | None = None
-    riders: np.ndarray | None = None
+    truth: Truth | None = None
     absent: tuple[int, ...] = ()
 
     @property
@@ -83,7 +84,7 @@ def collect_evidence(source: LabelSource, networks: Mapping[str, CachedNetwork])
 
     Segmenters see the visible image, the brightened one where it is dark, and the thermal one as
     black-hot; detectors see the thermal image as it is, too. Where dense labels by hand exist,
-    only one network is asked, for riders and bicycles that are one region there.
+    only one network is asked, for riders and bicycles or cars and trucks that are one class there.
 
     Args:
         source: the image.
@@ -92,16 +93,9 @@ def collect_evidence(source: LabelSource, networks: Mapping[str, CachedNetwork])
     Raises:
         ValueError: a file is damaged or of another size; the message names it.
     """
-    visible, infrared = source.read_visible(), source.read_infrared()
-    truth, riders = source.read_truth() or (None, None)
-    for path, plane in ((source.infrared, infrared), (source.truth and source.truth[1], truth)):
-        if plane is not None and plane.shape != visible.shape[:2]:
-            raise ValueError(
-                f"'{path}' is {plane.shape[1]} x {plane.shape[0]}, but "
-                f"'{source.visible}' is {visible.shape[1]} x {visible.shape[0]}"
-            )
+    visible, infrared, truth = _read_images(source)
     votes, boxes = {}, {}
-    for name, camera, image in _questions(source, visible, infrared, riders, networks):
+    for name, camera, image in _questions(source, visible, infrared, truth, networks):
         found = networks[name].predict(image)
         if isinstance(found, Boxes):
             boxes[f"{name}:{camera}"] = found
@@ -111,6 +105,9 @@ def collect_evidence(source: LabelSource, networks: Mapping[str, CachedNetwork])
         ids = STREET_MAPPINGS[class_set].apply(_read_ids(path, visible), f"labels '{path}'")
         sure = _read_ids(confidence, visible) if confidence else None
         votes[name] = vote_labels(ids, sure)
+    if source.cold_sky and infrared is not None:
+        sky = np.where(find_cold_sky(infrared), np.uint8(_SKY), np.uint8(UNLABELED))
+        votes["cold_sky"] = vote_labels(sky)
     return Evidence(
         visible,
         infrared,
@@ -119,7 +116,6 @@ def collect_evidence(source: LabelSource, networks: Mapping[str, CachedNetwork])
         boxes,
         read_published_boxes(source.boxes, visible.shape[:2]) if source.boxes else None,
         truth,
-        riders,
         source.absent,
     )
 
@@ -128,25 +124,37 @@ def prepare_evidence(source: LabelSource, networks: Mapping[str, CachedNetwork])
     """Ask networks like `collect_evidence`, so that their answers are on disk.
 
     Raises:
-        ValueError: an image is damaged; the message names it.
+        ValueError: an image is damaged or of another size; the message names it.
     """
-    visible, infrared = source.read_visible(), source.read_infrared()
-    _, riders = source.read_truth() or (None, None)
-    for name, _, image in _questions(source, visible, infrared, riders, networks):
+    visible, infrared, truth = _read_images(source)
+    for name, _, image in _questions(source, visible, infrared, truth, networks):
         networks[name].prepare(image)
+
+
+def _read_images(source: LabelSource) -> tuple[np.ndarray, np.ndarray | None, Truth | None]:
+    """Read the images and labels by hand of a source, or raise ValueError if sizes differ."""
+    visible, infrared, truth = source.read_visible(), source.read_infrared(), source.read_truth()
+    ids = truth.labels if truth is not None else None
+    for path, plane in ((source.infrared, infrared), (source.truth and source.truth[1], ids)):
+        if plane is not None and plane.shape != visible.shape[:2]:
+            raise ValueError(
+                f"'{path}' is {plane.shape[1]} x {plane.shape[0]}, but "
+                f"'{source.visible}' is {visible.shape[1]} x {visible.shape[0]}"
+            )
+    return visible, infrared, truth
 
 
 def _questions(
     source: LabelSource,
     visible: np.ndarray,
     infrared: np.ndarray | None,
-    riders: np.ndarray | None,
+    truth: Truth | None,
     networks: Mapping[str, CachedNetwork],
 ) -> Iterator[tuple[str, str, np.ndarray]]:
     """Yield network, camera and image, H x W x 3 uint8 RGB, of what is asked of an image."""
     for camera, image in cameras(visible, infrared).items():
         for name, network in networks.items():
-            if source.truth is not None and not (name == _OF_BICYCLISTS and np.any(riders)):
+            if truth is not None and not (name == _OF_TRUTH and truth.ambiguous):
                 continue
             if source.detect if network.detects else _is_of_use(name, camera):
                 yield name, camera, image

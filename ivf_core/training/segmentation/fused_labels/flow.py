@@ -13,6 +13,7 @@ from ivf_core.class_sets import STREET, UNLABELED
 __all__ = ["flow_guide", "vote_along_flow"]
 
 _WEIGHTS = {1: 0.6, 2: 0.3}  # of a neighbour by its distance in labelled frames; its own is 1
+_MOVING = [STREET.names.index(name) for name in ("person", "bicycle", "car", "truck")]
 _WINNING = 0.6
 _ENOUGH = 0.4
 _CONSISTENT = 1.5  # pixels between a point and its way to the neighbour and back
@@ -63,7 +64,9 @@ def _vote(
     size = labels[number].shape
     votes = np.zeros((len(STREET), *size), np.float32)
     weights = np.ones(size, np.float32)
-    _add(votes, labels[number], confidence[number] / np.float32(255))
+    own = confidence[number] / np.float32(255)
+    # What moves by itself is worse carried than what the camera's motion moves.
+    _add(votes, labels[number], np.where(np.isin(labels[number], _MOVING), 2 * own, own))
     for distance, weight in _WEIGHTS.items():
         for other in (number - distance, number + distance):
             if not 0 <= other < len(guides):

@@ -60,7 +60,7 @@ def fuse(evidence: Evidence, votes: VoteRates, rates: BoxRates, options: FusionO
         boxes, doubtful = evidence.published, Boxes.empty()
     else:
         boxes, doubtful = agreed_boxes(evidence, rates, options)
-        boxes, doubtful = _check_support(boxes, doubtful, share, options)
+        boxes, doubtful = _check_boxes(boxes, doubtful, share, options)
     for corners in doubtful.corners:
         labels[box_slices(corners, evidence.size)] = UNLABELED
     _ignore_unboxed(labels, confidence, share, evidence.published is not None)
@@ -178,10 +178,13 @@ def agreed_boxes(
     return joined.select(sure), joined.select(~sure & (joined.scores >= options.doubtful_box))
 
 
-def _check_support(
+def _check_boxes(
     boxes: Boxes, doubtful: Boxes, share: dict[int, np.ndarray], options: FusionOptions
 ) -> tuple[Boxes, Boxes]:
-    """Doubt boxes of vehicles in which segmenters see none; drop doubtful ones without votes."""
+    """Doubt boxes of no plausible shape, and those of vehicles in which segmenters see none.
+
+    Boxes too large to be objects, and doubtful ones that are large or have no votes, are dropped.
+    """
 
     def support(found: Boxes) -> np.ndarray:
         return np.array([
@@ -189,13 +192,18 @@ def _check_support(
             for corners, index in zip(found.corners, found.classes, strict=True)
         ])  # fmt: skip
 
-    def areas(found: Boxes) -> np.ndarray:
-        return (found.corners[:, 2:] - found.corners[:, :2]).prod(1) / share[_CAR].size
+    def sides(found: Boxes) -> np.ndarray:
+        return found.corners[:, 2:] - found.corners[:, :2]
 
-    alone = (support(boxes) < options.support) | (areas(boxes) > options.largest_vehicle)
-    alone &= np.isin(boxes.classes, (_CAR, _TRUCK))
-    kept = (support(doubtful) >= options.support) | (areas(doubtful) < 0.02)
-    return boxes.select(~alone), Boxes.join([doubtful.select(kept), boxes.select(alone)])
+    size = share[_CAR].size
+    boxes = boxes.select(sides(boxes).prod(1) <= options.largest_box * size)
+    vehicle = np.isin(boxes.classes, (_CAR, _TRUCK))
+    wide = sides(boxes)[:, 0] > options.widest_person * sides(boxes)[:, 1]
+    wrong = (vehicle & (support(boxes) < options.support)) | ((boxes.classes == _PERSON) & wide)
+    doubtful = Boxes.join([doubtful, boxes.select(wrong)])
+    areas = sides(doubtful).prod(1) / size
+    kept = ((support(doubtful) >= options.support) | (areas < 0.02)) & (areas < 0.15)
+    return boxes.select(~wrong), doubtful.select(kept)
 
 
 def _related(classes: np.ndarray, index: int) -> np.ndarray:
@@ -240,30 +248,35 @@ def _paint(
 
 
 def label_truth(evidence: Evidence) -> Fused:
-    """Return dense labels by hand; only riders and their bicycles are told apart.
+    """Return dense labels by hand, in which a segmenter tells merged classes apart.
 
-    CamVid's bicyclist is rider and bicycle in one region, which its mapping calls person.
-    Where the segmenter sees a bicycle it is one; the lower part of the region is ignored.
+    CamVid's bicyclist is rider and bicycle in one region, which its mapping calls person: where
+    the segmenter sees a bicycle it is one, and the rest of the lower part is ignored. Its car is
+    a truck or bus where the segmenter sees one.
 
     Args:
         evidence: with `truth`.
     """
     assert evidence.truth is not None
-    labels = evidence.truth.copy()
+    labels, riders, vehicles = (plane.copy() for plane in evidence.truth)
     confidence = np.where(labels == UNLABELED, 0, 255).astype(np.uint8)
-    if evidence.riders is not None and evidence.riders.any():
-        bicycle, person = (
-            sum((votes[c].astype(int) for votes in evidence.votes.values()), np.zeros(labels.shape))
-            for c in (_BICYCLE, _PERSON)
-        )
-        number, regions, stats, _ = cv2.connectedComponentsWithStats(
-            evidence.riders.astype(np.uint8), connectivity=8
-        )
-        for region in range(1, number):
-            top, height = stats[region, cv2.CC_STAT_TOP], stats[region, cv2.CC_STAT_HEIGHT]
-            lower = regions == region
-            lower[: top + round(height * _RIDER)] = False
-            labels[lower] = UNLABELED
-        labels[evidence.riders & (bicycle > person)] = _BICYCLE
-        confidence[evidence.riders] = np.where(labels[evidence.riders] == UNLABELED, 0, 180)
+    if not evidence.votes:
+        return Fused(labels, confidence, Boxes.empty())
+    person, bicycle, car, truck = (
+        np.sum([votes[index].astype(int) for votes in evidence.votes.values()], axis=0)
+        for index in _OBJECTS
+    )
+    number, regions, stats, _ = cv2.connectedComponentsWithStats(
+        riders.astype(np.uint8), connectivity=8
+    )
+    for region in range(1, number):
+        top, height = stats[region, cv2.CC_STAT_TOP], stats[region, cv2.CC_STAT_HEIGHT]
+        lower = regions == region
+        lower[: top + round(height * _RIDER)] = False
+        labels[lower] = UNLABELED
+    labels[riders & (bicycle > person)] = _BICYCLE
+    large = cv2.medianBlur((vehicles & (truck > car)).astype(np.uint8), 7).astype(bool)
+    labels[vehicles & large] = _TRUCK
+    split = riders | (vehicles & large)
+    confidence[split] = np.where(labels[split] == UNLABELED, 0, 180)
     return Fused(labels, confidence, Boxes.empty())

@@ -17,16 +17,18 @@ class FusionOptions:
 
     temper: float = 1.2
     """Factor of the summed log-odds, which would be 1 for independent teachers."""
-    minimum: float = 0.42
+    minimum: float = 0.38
     """Confidence below which a pixel is ignored."""
     accepted_box: float = 0.8
     """Probability above which boxes of several detectors are an object."""
     doubtful_box: float = 0.3
     """Probability above which such boxes are ignored."""
-    dependence: float = 0.75
+    dependence: float = 0.85
     """Exponent of the probability that all detectors of a box err, below 1 as they err together."""
-    largest_vehicle: float = 0.45
-    """Share of the image above which the box of a vehicle is doubted."""
+    largest_box: float = 0.45
+    """Share of the image above which a box is no object."""
+    widest_person: float = 1.2
+    """Width of a person's box, relative to its height, above which it is doubted."""
     support: float = 0.15
     """Mean probability by segmenters below which a vehicle's box is doubted."""
     edge_radius: int = 6
@@ -70,6 +72,8 @@ class LabelSet:
     """Folder of published boxes in YOLO's lines, classes 0 person, 1 bicycle, 2 car."""
     detect_every: int = 3
     """Published boxes only: detectors are then but measured, on every n-th image."""
+    cold_sky: bool = False
+    """Take a smooth coldest region at the thermal image's upper border for a teacher's sky."""
     absent: tuple[str, ...] = ()
     """Classes that no image of the set shows, as seen by eye: CLASS, or STEM:CLASS for images
     whose stems begin with STEM."""

@@ -33,29 +33,24 @@ def score_tables(scores: Mapping[str, LabelScores]) -> dict[str, dict[str, dict[
     names = sorted(scores, key=lambda name: (name != FUSED, name))
     tables: dict[str, dict[str, dict[str, str]]] = {}
     for time in ("day", "night"):
-        rows = {}
-        for name in names:
-            cells: dict[str, str] = {}
-            for kind in ("uniform", "object"):
+        for kind in ("uniform", "object", "all"):
+            rows = {}
+            for name in names:
                 row = scores[name].point_row(time, kind)
                 if row["points"]:
-                    cells |= {f"{kind} {column}": _text(value) for column, value in row.items()}
-            whole = scores[name].point_row(time, "all")
-            if cells:
-                cells["all mean over classes"] = _text(whole["mean over classes"])
-                rows[name] = cells
-        tables[f"Points by {time}"] = rows
-    rows = {}
-    for name in names:
-        cells = {}
-        for kind in ("person", "bicycle", "car"):
-            for time in ("day", "night"):
-                row = scores[name].box_row(time, kind)
-                for column in ("recall", "precision"):
-                    cells[f"{kind} {time} {column}"] = _text(row[column])
-        if any(sums[0] for sums in scores[name].boxes.values()):
-            rows[name] = cells
-    tables["Published boxes"] = rows
+                    rows[name] = {column: _text(value) for column, value in row.items()}
+            tables[f"Points by {time}: {kind}"] = rows
+    for kind in ("person", "bicycle", "car"):
+        rows = {}
+        for name in names:
+            parts = {time: scores[name].box_row(time, kind) for time in ("day", "night", "all")}
+            if parts["all"]["boxes"]:
+                rows[name] = {
+                    f"{column} {time}": _text(part[column])
+                    for column in ("recall", "precision")
+                    for time, part in parts.items()
+                }
+        tables[f"Published boxes: {kind}"] = rows
     return {caption: rows for caption, rows in tables.items() if rows}
 
 

@@ -21,7 +21,8 @@ _PERSON, _BICYCLE = STREET.names.index("person"), STREET.names.index("bicycle")
 _FILLING = {_PERSON: (0.25, 0.85), _BICYCLE: (0.25, 0.95)}
 _FILLING_OF_VEHICLES = (0.55, 1.0)
 _CONTRAST = 10  # grey levels between a person and what is around it
-_VOTES = 0.4
+_VOTES = {_PERSON: 0.55}
+_VOTES_OF_OTHERS = 0.4
 _RING = 0.35
 
 
@@ -132,15 +133,15 @@ def grow_seed(
     def fills(mask: np.ndarray | None) -> bool:
         return mask is not None and bool(lowest <= np.count_nonzero(mask) / area <= highest)
 
-    segmented = box & (votes >= _VOTES)
+    segmented = box & (votes >= _VOTES.get(index, _VOTES_OF_OTHERS))
     warm = warm_region(infrared, corners) if index == _PERSON and infrared is not None else None
     both = segmented | warm if warm is not None else None
     edge = cv2.dilate(segmented.astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool) & box
     for mask, confidence in ((both, 0.95), (warm, 0.9), (segmented, 0.9)):
         if mask is not None and fills(mask):
-            if index not in _FILLING:
-                return Seed(_close(mask) & box, box, confidence)
-            return Seed(mask, edge if index == _PERSON else box, confidence)
+            gap = 3 if index == _PERSON else 7
+            closed = mask if index == _BICYCLE else _close(mask, gap) & box
+            return Seed(closed, edge if index == _PERSON else box, confidence)
     if index == _PERSON:
         cut = _cut_out(corners, visible, infrared)
         if cut is not None and fills(cut):
@@ -151,9 +152,9 @@ def grow_seed(
     return Seed(core_of(corners, size, (0.95, 0.97), 3.0) | segmented, box, 0.8)
 
 
-def _close(mask: np.ndarray) -> np.ndarray:
-    """Fill gaps and holes of a mask of a vehicle."""
-    closed = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((7, 7), np.uint8))
+def _close(mask: np.ndarray, gap: int) -> np.ndarray:
+    """Fill holes of a mask, and gaps up to a width in pixels."""
+    closed = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((gap, gap), np.uint8))
     outlines, _ = cv2.findContours(closed, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     return cv2.drawContours(closed, outlines, -1, 1, cv2.FILLED).astype(bool)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -15,11 +16,40 @@ from ivf_core.images.pair_sources import open_pairs
 from ivf_core.training.segmentation.fused_labels.networks import Boxes
 from ivf_core.training.segmentation.fused_labels.options import LabelSet
 
-__all__ = ["LabelSource", "brighten", "cameras", "is_night", "list_sources", "read_published_boxes"]
+__all__ = [
+    "LabelSource",
+    "Truth",
+    "brighten",
+    "cameras",
+    "is_night",
+    "list_sources",
+    "read_published_boxes",
+]
 
 _DARK = 75
 _BRIGHT = 90
-_RIDER_AND_BICYCLE = "bicyclist"
+_LARGE = 0.02  # share of the image
+_MERGED = {"camvid": ("bicyclist", "car")}
+"""Names of a class of riders with bicycles, and of one of cars with trucks, by class set."""
+
+
+class Truth(NamedTuple):
+    """Dense labels by hand, and where a class of theirs is two of `STREET`.
+
+    Attributes:
+        labels: H x W uint8 ids of `STREET`, 255 for none.
+        riders: H x W bool, regions of a rider with a bicycle.
+        vehicles: H x W bool, regions of cars, trucks or buses.
+    """
+
+    labels: np.ndarray
+    riders: np.ndarray
+    vehicles: np.ndarray
+
+    @property
+    def ambiguous(self) -> bool:
+        """True where a network is to be asked: for a rider, or for a large vehicle."""
+        return bool(self.riders.any() or self.vehicles.mean() > _LARGE)
 
 
 @dataclass(frozen=True)
@@ -37,6 +67,7 @@ class LabelSource:
         given: by name of the teacher: class set, file of ids, file of confidences or None.
         detect: whether detectors are asked; published boxes make them dispensable.
         absent: ids of classes that the image does not show.
+        cold_sky: see `LabelSet`.
         video: name of the video, or "".
         frame: number of the frame in the video.
     """
@@ -51,6 +82,7 @@ class LabelSource:
     given: dict[str, tuple[str, Path, Path | None]] = field(default_factory=dict)
     detect: bool = True
     absent: tuple[int, ...] = ()
+    cold_sky: bool = False
     video: str = ""
     frame: int = 0
 
@@ -71,20 +103,22 @@ class LabelSource:
             raise ValueError(f"'{self.infrared}': pixels are {image.dtype}, expected uint8")
         return image
 
-    def read_truth(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """Read the dense labels, or return None.
-
-        Returns:
-            H x W uint8 ids of `STREET`, and H x W bool: regions of a rider with a bicycle.
-        """
+    def read_truth(self) -> Truth | None:
+        """Read the dense labels, or return None."""
         if self.truth is None:
             return None
         class_set, path = self.truth
         ids, mapping = read_labels(path), STREET_MAPPINGS[class_set]
-        names = mapping.source.names
-        both = names.index(_RIDER_AND_BICYCLE) if _RIDER_AND_BICYCLE in names else UNLABELED
         labels = mapping.apply(ids, f"labels '{path}'")
-        return labels, (ids == both) & (labels != UNLABELED)
+        riders, vehicles = _MERGED.get(class_set, ("", ""))
+        names = np.array([*mapping.source.names, *[""] * 256])[:256]
+        return Truth(
+            labels,
+            *(
+                (names == name)[ids] & (ids != UNLABELED) if name else np.zeros(ids.shape, bool)
+                for name in (riders, vehicles)
+            ),
+        )
 
 
 def list_sources(
@@ -136,6 +170,7 @@ def list_sources(
                         if stem in ids
                     },
                     absent=_absent(entry, stem),
+                    cold_sky=entry.cold_sky,
                     detect=not entry.boxes or index % entry.detect_every == 0,
                 )
             )
@@ -170,6 +205,7 @@ def _frames_of(
                 files[1],
                 entry.night_below,
                 absent=_absent(entry, stem),
+                cold_sky=entry.cold_sky,
                 video=name,
                 frame=number,
             )

