@@ -19,6 +19,7 @@ __all__ = ["OnnxStore"]
 # Modules that determine the exported graph: a change in any of them makes stored files stale.
 _SOURCES = (
     "ivf_core.inference.export",
+    "ivf_core.models.color",
     "ivf_core.models.graph",
     "ivf_core.models.segmentation",
     "ivf_core.models.street",

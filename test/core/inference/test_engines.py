@@ -29,7 +29,7 @@ from ivf_core.inference.engine import Engine, create_engine
 from ivf_core.inference.options import EngineOptions
 from ivf_core.models.architectures import STUDENTS
 from ivf_core.models.checkpoints import FusionModel, load_model, save_model
-from ivf_core.models.graph import luma_chroma, small_chroma
+from ivf_core.models.color import luma_chroma, small_chroma
 
 Make = Callable[..., Engine]
 
