@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from replays import drive
 
-from ivf_core.replay.measure.alignment import AlignmentMeter
+from ivf_core.images.alignment import AlignmentMeter
 from ivf_core.replay.measure.notable import NotableFrames
 from ivf_core.replay.measure.shutters import MotionLag, MotionLagMeter, suggest_offset
 from ivf_core.replay.measure.stability import FlipMeter, flip_share
