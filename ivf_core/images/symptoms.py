@@ -35,6 +35,7 @@ REMEDIES = {
     "noise": "raise the light or lower the gain of the camera",
     "salt": "check cable and sensor, or repair dead pixels in the driver",
     "saturated": "lower exposure or gain of the camera, or turn it away from the sun",
+    "silent": "check power, cable and driver of the camera",
     "unreadable": "see the message for what the driver sends",
 }
 """Remedy for each symptom, by its name."""
