@@ -14,6 +14,8 @@ CAMERAS = ("rgb", "thermal")
 _LEAST_SILENCE_SECONDS = 0.5  # a shorter one is a lost frame or a quick flat-field correction
 _SILENT_PERIODS = 3
 _INTERVALS = 15
+_LEAST_INTERVALS = 3  # with fewer, a camera has as long as for its first frame
+_PAUSE_SECONDS = 5.0  # no interval is so long
 
 
 class Route(Enum):
@@ -34,7 +36,7 @@ class CameraChoice:
     """Choice of the cameras in use, from the arrivals of frames and the health of cameras.
 
     A camera is silent when no new frame of it has come for 0.5 s and three of its periods
-    while the other one delivered; before its first frame, for `first_seconds`. It is heard
+    while the other one delivered; before its period is known, for `first_seconds`. It is heard
     again with its next frame. One camera is used alone while the other is silent, or
     unusable while it is not. While both are unusable, they stay in pairs.
 
@@ -76,8 +78,8 @@ class CameraChoice:
             enabled: whether one camera may be used alone.
         """
         this, other = self._streams[camera], self._streams[_other(camera)]
-        fresh = this.take(stamp, now)
-        limit = first_seconds if other.last is None else other.longest_interval()
+        fresh = this.take(stamp, now, first_seconds)
+        limit = other.longest_interval(first_seconds)
         since = this.run_start if other.last is None else max(this.run_start, other.last)
         other.silent = other.silent or now - since > limit
         self.alone = self._choose(unusable) if enabled else ""
@@ -107,20 +109,22 @@ class _Arrivals:
         self._stamp: float | None = None
         self._intervals: deque[float] = deque(maxlen=_INTERVALS)
 
-    def take(self, stamp: float, now: float) -> bool:
+    def take(self, stamp: float, now: float, first_seconds: float) -> bool:
         """Take a frame and return whether it is new, not the repeated stamp of a dead driver."""
         if stamp == self._stamp:
             return False
-        if self.last is None or now - self.last > self.longest_interval():
+        if self.last is None or now - self.last > self.longest_interval(first_seconds):
             self.run_start = now
-        else:
+        if self.last is not None and now - self.last < _PAUSE_SECONDS:
             self._intervals.append(now - self.last)
         self.last, self._stamp, self.silent = now, stamp, False
         return True
 
-    def longest_interval(self) -> float:
+    def longest_interval(self, first_seconds: float) -> float:
         """Return the longest time between two frames that is no silence, in seconds."""
-        period = statistics.median(self._intervals) if self._intervals else 0.0
+        if len(self._intervals) < _LEAST_INTERVALS:
+            return max(first_seconds, _LEAST_SILENCE_SECONDS)
+        period = statistics.median(self._intervals)
         return max(_LEAST_SILENCE_SECONDS, _SILENT_PERIODS * period)
 
 

@@ -137,7 +137,7 @@ SUBSCRIBED = (
 """Topics that the fusion node subscribes to."""
 
 PUBLISHED = (
-    Topic("~/fused/image", "sensor_msgs/msg/Image", "Fused image, rgb8, with the size, stamp and frame of the RGB image. See load_policy for the pairs that an overloaded node skips."),
+    Topic("~/fused/image", "sensor_msgs/msg/Image", "Fused image, rgb8, with the size, stamp and frame of the RGB image; with stamp and frame of the thermal image while that is processed alone (single_camera). See load_policy for the pairs that an overloaded node skips."),
     Topic("~/fused/camera_info", "sensor_msgs/msg/CameraInfo", "Calibration of the fused image: that of the RGB camera."),
     Topic("~/mask/image", "sensor_msgs/msg/Image", "Class ids, mono8; 255 means unlabeled. Only for the pairs on which masks are computed: see mask_interval and load_policy."),
     Topic("~/overlay/image", "sensor_msgs/msg/Image", "Fused image with the class colours drawn over it, rgb8; for the same pairs as the mask."),

@@ -367,7 +367,7 @@ def _sharpness(sample: _Sample, noise: float) -> tuple[float, float]:
     """Return the amount of coarse texture in levels, and fine texture relative to it.
 
     Fine is the Laplacian of the pixels, coarse that of the quarter-sized image, both beyond
-    what rounding and noise explain. The ratio does not depend on contrast.
+    what rounding and noise explain. The ratio hardly depends on contrast.
     """
     fine = _beyond(sample.grey, sample.band, _DEAD_ZONE, noise)
     coarse = _beyond(sample.small, sample.band // 4, _COARSE_DEAD_ZONE, noise / 4)
@@ -376,6 +376,6 @@ def _sharpness(sample: _Sample, noise: float) -> tuple[float, float]:
 
 def _beyond(image: np.ndarray, band: int, dead_zone: float, noise: float) -> float:
     """Return the mean Laplacian of bands beyond a dead zone and what noise explains."""
-    least = round(dead_zone + 2 * _LAPLACIAN_OF_NOISE * noise)
+    least = round(dead_zone + _LAPLACIAN_OF_NOISE * noise)
     response = _inner(cv2.convertScaleAbs(cv2.Laplacian(image, cv2.CV_16S)), band)
     return float(cv2.mean(np.maximum(response, np.uint8(min(least, 255))))[0]) - min(least, 255)
