@@ -25,16 +25,26 @@ _SMALLEST = 16  # pixels, below which an image tells nothing
 _GAP_SECONDS = 5.0  # a longer gap, or a jump back in time, starts again
 
 _LASTING_SECONDS = 0.3
-_FLAGS = (
-    "black",
-    "blurred",
-    "low_contrast",
-    "noise",
-    "overexposed",
-    "salt",
-    "saturated",
-    "unreadable",
-)
+_SEVERITIES = {
+    "black": Severity.UNUSABLE,
+    "blurred": Severity.FAULT,
+    "frozen": Severity.NOTE,
+    "low_contrast": Severity.NOTE,
+    "noise": Severity.FAULT,
+    "salt": Severity.FAULT,
+    "saturated": Severity.FAULT,
+    "unreadable": Severity.UNUSABLE,
+}
+_TEXTS = {
+    "black": "black: no signal",
+    "blurred": "blurred",
+    "frozen": "frozen: the same image for {frozen_seconds:.1f} s",
+    "low_contrast": "low contrast",
+    "noise": "noise of {noise:.0f} of 255 levels",
+    "salt": "salt: {outlier_share:.0%} of the pixels stand out",
+    "saturated": "saturated: {white_share:.0%} white",
+    "unreadable": "unreadable: {reason}",
+}
 
 _BLACK_MEAN = 32.0
 _FLAT_SPREAD = 10.0
@@ -126,11 +136,11 @@ class CameraHealth:
         self._last: float | None = None
         self._before: np.ndarray | None = None
         self._frozen_since = 0.0
-        self._frozen_seconds = 0.0
         self._sharpness: float | None = None
+        self._texts: dict[str, str] = {}
         self._lasting = {
             name: Lasting(_BLUR_SECONDS if name == "blurred" else _LASTING_SECONDS)
-            for name in _FLAGS
+            for name in (*_SEVERITIES, "overexposed")
         }
         for name in ("frozen", "frozen_long"):  # their time is counted by the frames themselves
             self._lasting[name] = Lasting(0.0, frames=1)
@@ -218,34 +228,23 @@ class CameraHealth:
         values: dict[str, float],
         reason: str = "",
     ) -> HealthRecord:
-        """Update what lasts, and describe it."""
+        """Update what lasts, and describe it as it was when last shown."""
         on = {name: each.update(shown[name], seconds) for name, each in self._lasting.items()}
-        if on["frozen"] and values.get("frozen_seconds"):
-            self._frozen_seconds = values["frozen_seconds"]
-        fault, unusable = Severity.FAULT, Severity.UNUSABLE
-        found = []
-        if on["unreadable"]:
-            found.append(Symptom("unreadable", unusable, f"unreadable: {reason}".rstrip(": ")))
-        if on["black"]:
-            found.append(Symptom("black", unusable, "black: no signal"))
-        if on["saturated"]:
-            share = values.get("white_share", 1.0)
-            severity = unusable if on["overexposed"] else fault
-            found.append(Symptom("saturated", severity, f"saturated: {share:.0%} white"))
-        if on["frozen"]:
-            severity = unusable if on["frozen_long"] else Severity.NOTE
-            text = f"frozen: the same image for {self._frozen_seconds:.1f} s"
-            found.append(Symptom("frozen", severity, text))
-        if on["low_contrast"]:
-            found.append(Symptom("low_contrast", Severity.NOTE, "low contrast"))
-        if on["noise"]:
-            text = f"noise of {values.get('noise', 0.0):.0f} of 255 levels"
-            found.append(Symptom("noise", fault, text))
-        if on["salt"]:
-            text = f"salt: {values.get('outlier_share', 0.0):.0%} of the pixels stand out"
-            found.append(Symptom("salt", fault, text))
-        if on["blurred"]:
-            found.append(Symptom("blurred", fault, "blurred"))
+        texts = {
+            name: text.format(reason=reason, **values)
+            for name, text in _TEXTS.items()
+            if shown[name]
+        }
+        self._texts.update(texts)
+        severities = dict(_SEVERITIES)
+        for name, long in (("saturated", "overexposed"), ("frozen", "frozen_long")):
+            if on[long]:
+                severities[name] = Severity.UNUSABLE
+        found = [
+            Symptom(name, severity, self._texts[name])
+            for name, severity in severities.items()
+            if on[name]
+        ]
         return HealthRecord.of(seconds, found, values)
 
 

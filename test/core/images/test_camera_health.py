@@ -117,6 +117,7 @@ def test_symptom_comes_and_goes(
     assert during[-1].text
     assert name in REMEDIES
     assert after[0].names == (name,), "one frame is no recovery"
+    assert after[0].text == during[-1].text
     assert after[-1].names == ()
     changes = sum(a.names != b.names for a, b in pairwise(records))
     assert changes == 2, "no flicker"
