@@ -83,10 +83,13 @@ setup(
         "fleet": FLEET,
         # Masks for teachers: SAM, which needs torchvision, and superpixels. Muon: torch 2.9.
         # Devices, precision and nodes: Fabric. Segmenters to train with: transformers.
+        # Published networks that label: OpenVINO, and TensorFlow Lite where it has wheels.
         "training": [
+            'ai-edge-litert>=1.0; sys_platform == "linux" and python_version < "3.15"',
             "lightning-fabric>=2.4",
             "matplotlib>=3.6",
             "onnx>=1.15",
+            "openvino>=2024.4",
             "safetensors>=0.4",
             "scikit-image>=0.22",
             "segment-anything>=1.0",

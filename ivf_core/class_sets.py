@@ -1,13 +1,28 @@
-"""Class sets of segmentation heads: names and display colours by class id."""
+"""Class sets: names and display colours by class id, and mappings of one set onto another."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-__all__ = ["CLASS_SETS", "FMB", "MFNET", "PST900", "UNLABELED", "ClassSet", "unknown_ids"]
+__all__ = [
+    "CAMVID",
+    "CITYSCAPES",
+    "CLASS_SETS",
+    "FMB",
+    "MFNET",
+    "PST900",
+    "STREET",
+    "STREET_MAPPINGS",
+    "UNLABELED",
+    "ClassMapping",
+    "ClassSet",
+    "unknown_ids",
+]
 
 UNLABELED = 255
 """Label of pixels without a class, which losses and metrics ignore."""
@@ -100,7 +115,148 @@ PST900 = ClassSet(
 )
 """PST900 (Shivakumar et al., ICRA 2020)."""
 
-CLASS_SETS = {class_set.name: class_set for class_set in (MFNET, FMB, PST900)}
+STREET = ClassSet(
+    "street",
+    (
+        "road", "sidewalk", "building", "barrier", "pole", "vegetation", "terrain", "sky",
+        "person", "bicycle", "car", "truck", "obstacle",
+    ),
+    (
+        (128, 64, 128), (244, 35, 232), (70, 70, 70), (190, 153, 153), (153, 153, 153),
+        (107, 142, 35), (152, 251, 152), (70, 130, 180), (220, 20, 60), (119, 11, 32),
+        (0, 0, 142), (0, 0, 70), (255, 140, 0),
+    ),
+)  # fmt: skip
+"""Classes of a street for a vehicle: those of Cityscapes in groups, in Cityscapes' colours.
+
+A person includes a rider, a bicycle a motorcycle, a car a van, a truck a bus and a train, a
+sidewalk its kerb; an obstacle is a small thing on the road, such as a cone.
+"""
+
+CITYSCAPES = ClassSet(
+    "cityscapes",
+    (
+        "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign",
+        "vegetation", "terrain", "sky", "person", "rider", "car", "truck", "bus", "train",
+        "motorcycle", "bicycle",
+    ),
+    (
+        (128, 64, 128), (244, 35, 232), (70, 70, 70), (102, 102, 156), (190, 153, 153),
+        (153, 153, 153), (250, 170, 30), (220, 220, 0), (107, 142, 35), (152, 251, 152),
+        (70, 130, 180), (220, 20, 60), (255, 0, 0), (0, 0, 142), (0, 0, 70), (0, 60, 100),
+        (0, 80, 100), (0, 0, 230), (119, 11, 32),
+    ),
+)  # fmt: skip
+"""Cityscapes (Cordts et al., CVPR 2016): its 19 trainIds."""
+
+CAMVID = ClassSet(
+    "camvid",
+    (
+        "sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car",
+        "pedestrian", "bicyclist", "void",
+    ),
+    (
+        (128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (60, 40, 222),
+        (128, 128, 0), (192, 128, 128), (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192),
+        (0, 0, 0),
+    ),
+)  # fmt: skip
+"""CamVid (Brostow et al., 2009) with the 11 classes of SegNet, and void."""
+
+CLASS_SETS = {class_set.name: class_set for class_set in (MFNET, FMB, PST900, STREET)}
+"""Class sets that a head can have, by name."""
+
+
+@dataclass(frozen=True)
+class ClassMapping:
+    """Mapping of the class ids of one set onto those of another.
+
+    Attributes:
+        source: class set of the labels to map.
+        target: class set of the result.
+        names: for each name of `source` a name of `target`, or None for pixels to ignore.
+
+    Raises:
+        ValueError: a name is missing or unknown; the message lists it.
+    """
+
+    source: ClassSet
+    target: ClassSet
+    names: Mapping[str, str | None]
+
+    def __post_init__(self) -> None:
+        where = f"mapping of '{self.source.name}' onto '{self.target.name}'"
+        if wrong := sorted(set(self.names) ^ set(self.source.names)):
+            raise ValueError(
+                f"{where}: expected one entry for each class of '{self.source.name}'; "
+                f"missing or unknown: {', '.join(wrong)}"
+            )
+        if wrong := sorted({n for n in self.names.values() if n} - set(self.target.names)):
+            raise ValueError(f"{where}: '{self.target.name}' has no class {', '.join(wrong)}")
+
+    @cached_property
+    def table(self) -> np.ndarray:
+        """Ids of the target by id of the source, 256 uint8, `UNLABELED` for ignored ids."""
+        table = np.full(256, UNLABELED, np.uint8)
+        for index, name in enumerate(self.source.names):
+            target = self.names[name]
+            if target is not None:
+                table[index] = self.target.names.index(target)
+        return table
+
+    def apply(self, labels: np.ndarray, where: str = "labels") -> np.ndarray:
+        """Map class ids; `UNLABELED` stays.
+
+        Args:
+            labels: uint8 class ids of `source`, any shape.
+            where: name of the labels in errors, such as their file.
+
+        Returns:
+            uint8 class ids of `target` of the same shape.
+
+        Raises:
+            ValueError: another dtype, or ids that are not of `source`; the message lists them.
+        """
+        if labels.dtype != np.uint8:
+            raise ValueError(f"{where}: {labels.dtype}, expected uint8 class ids")
+        counts = np.bincount(labels.ravel(), minlength=256)
+        if unknown := unknown_ids(counts, len(self.source)):
+            raise ValueError(
+                f"{where}: ids {', '.join(map(str, unknown))} are not of '{self.source.name}', "
+                f"expected 0 to {len(self.source) - 1}, or {UNLABELED} for none"
+            )
+        return self.table[labels]
+
+
+STREET_MAPPINGS = {
+    "cityscapes": ClassMapping(CITYSCAPES, STREET, {
+        "road": "road", "sidewalk": "sidewalk", "building": "building", "wall": "barrier",
+        "fence": "barrier", "pole": "pole", "traffic light": "pole", "traffic sign": "pole",
+        "vegetation": "vegetation", "terrain": "terrain", "sky": "sky", "person": "person",
+        "rider": "person", "car": "car", "truck": "truck", "bus": "truck", "train": "truck",
+        "motorcycle": "bicycle", "bicycle": "bicycle",
+    }),
+    # A curve is a kerb. What has no class in MFNet or FMB may be anything.
+    "mfnet": ClassMapping(MFNET, STREET, {
+        "unlabeled": None, "car": "car", "person": "person", "bike": "bicycle",
+        "curve": "sidewalk", "car_stop": "obstacle", "guardrail": "barrier",
+        "color_cone": "obstacle", "bump": "obstacle",
+    }),
+    "fmb": ClassMapping(FMB, STREET, {
+        "unlabeled": None, "road": "road", "sidewalk": "sidewalk", "building": "building",
+        "lamp": "pole", "sign": "pole", "vegetation": "vegetation", "sky": "sky",
+        "person": "person", "car": "car", "truck": "truck", "bus": "truck",
+        "motorcycle": "bicycle", "bicycle": "bicycle", "pole": "pole",
+    }),
+    # A bicyclist is one region of rider and bicycle, of which the rider is the larger part.
+    "camvid": ClassMapping(CAMVID, STREET, {
+        "sky": "sky", "building": "building", "pole": "pole", "road": "road",
+        "pavement": "sidewalk", "tree": "vegetation", "sign": "pole", "fence": "barrier",
+        "car": "car", "pedestrian": "person", "bicyclist": "person", "void": None,
+    }),
+    "street": ClassMapping(STREET, STREET, {name: name for name in STREET.names}),
+}  # fmt: skip
+"""Mappings of class sets onto `STREET`, by the name of the source."""
 
 
 def unknown_ids(counts: np.ndarray, num_classes: int) -> list[int]:

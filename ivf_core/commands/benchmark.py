@@ -31,6 +31,9 @@ def _benchmark(args: argparse.Namespace) -> int:
     if args.node:
         return _benchmark_node(args)
     _reject(args, _NODE_OPTIONS, "needs --node")
+    if args.replay:
+        return _benchmark_replay(args)
+    _reject(args, _REPLAY_OPTIONS, "needs --replay")
     rounds = 10 if args.rounds is None else args.rounds
     candidates = [
         Candidate(
@@ -50,9 +53,45 @@ def _benchmark(args: argparse.Namespace) -> int:
     return 0
 
 
+def _benchmark_replay(args: argparse.Namespace) -> int:
+    """Measure replays against the pipeline alone."""
+    from dataclasses import asdict
+
+    from ivf_core.replay.benchmark import run, table
+    from ivf_core.replay.settings import ReplaySettings
+    from ivf_core.system.atomic import write_json
+    from ivf_core.system.memory import keep_freed_memory
+
+    _reject(args, ("head",), "cannot be used with --replay")
+    if len(args.isa) > 1:
+        raise ValueError("--isa takes one value with --replay: its table has no column for it")
+    os.environ.update(INSTRUCTION_LIMITS.get(args.isa[0], {}))
+    keep_freed_memory()
+    choices = [
+        ReplaySettings(
+            weights=weights,
+            engine=engine,
+            precision=precision,
+            device=args.device,
+            threads=args.threads,
+        )
+        for weights in args.weights
+        for engine in args.engine
+        for precision in args.precision
+    ]
+    rounds = 5 if args.rounds is None else args.rounds
+    pairs = 240 if args.pairs is None else args.pairs
+    rows = [row for size in args.size for row in run(choices, size, pairs=pairs, rounds=rounds)]
+    print(table(rows))
+    if args.json is not None:
+        write_json(args.json, [asdict(row) for row in rows])
+    return 0
+
+
 def _benchmark_node(args: argparse.Namespace) -> int:
     """Replace this process by the benchmark of the node, since this package knows no ROS."""
     _reject(args, _ENGINE_OPTIONS, "cannot be used with --node, see --outputs and --seconds")
+    _reject(args, _REPLAY_OPTIONS, "needs --replay")
     if len(args.isa) > 1:
         raise ValueError("--isa takes one value with --node: its table has no column for it")
     os.environ.update(INSTRUCTION_LIMITS.get(args.isa[0], {}))
@@ -79,6 +118,7 @@ def _benchmark_node(args: argparse.Namespace) -> int:
 
 _COMMON_OPTIONS = ("weights", "engine", "precision", "device", "threads", "size", "json")
 _ENGINE_OPTIONS = ("head", "rounds")
+_REPLAY_OPTIONS = ("pairs",)
 _NODE_OPTIONS = ("rate", "seconds", "outputs", "load_policy")
 
 
@@ -162,8 +202,14 @@ def add_node_options(parser: argparse._ActionsContainer) -> None:
 
 
 def _add_benchmark(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+    subject = parser.add_mutually_exclusive_group()
+    subject.add_argument(
         "--node", action="store_true", help="measure the node over DDS instead of the engines"
+    )
+    subject.add_argument(
+        "--replay",
+        action="store_true",
+        help="measure `ivf replay` of a synthetic bag against the pipeline alone",
     )
     add_candidates(parser)
     parser.add_argument(
@@ -178,7 +224,11 @@ def _add_benchmark(parser: argparse.ArgumentParser) -> None:
     engines.add_argument(
         "--head", choices=("yes", "no", "both"), help="with or without masks (both)"
     )
-    engines.add_argument("--rounds", type=int, help="number of turns of each candidate (10)")
+    engines.add_argument(
+        "--rounds", type=int, help="number of turns of each candidate (10; 5 with --replay)"
+    )
+    replay = parser.add_argument_group("with --replay")
+    replay.add_argument("--pairs", type=int, help="number of pairs of the bag (240)")
     node = parser.add_argument_group("with --node")
     add_node_options(node)
     parser.set_defaults(**dict.fromkeys(_NODE_OPTIONS))
@@ -187,7 +237,7 @@ def _add_benchmark(parser: argparse.ArgumentParser) -> None:
 COMMANDS = (
     Command(
         "benchmark",
-        "measure the speed of engines against the published student, or of the node over DDS",
+        "measure the speed of engines against the published student, of replays, or of the node",
         "ivf benchmark --weights sage --precision fp32 auto --json benchmark.json",
         _add_benchmark,
         _benchmark,

@@ -152,7 +152,7 @@ def _add_pipeline(group: argparse._ActionsContainer) -> None:
     add_weights(group)
     add_engine(group)
     group.add_argument(
-        "--threads", type=int, default=0, help="CPU threads; 0: chosen by the engine"
+        "--threads", type=int, default=0, help="CPU threads of the model; 0: one for each core"
     )
     group.add_argument(
         "--thermal-mode",

@@ -30,6 +30,29 @@ def _train_priors(args: argparse.Namespace) -> int:
     return 1 if report.failed else 0
 
 
+def _train_labels(args: argparse.Namespace) -> int:
+    from ivf_core.training.runs.recipe import load_recipe
+    from ivf_core.training.segmentation.fused_labels.labelling import make_labels
+    from ivf_core.training.segmentation.fused_labels.options import LabelRecipe
+    from ivf_core.training.segmentation.fused_labels.page import score_tables
+
+    report = make_labels(load_recipe(LabelRecipe, args.config, args.set))
+    for line in report.failed:
+        print(f"ivf train labels: left out: {line}", file=sys.stderr)
+    for caption, rows in score_tables(report.scores).items():
+        print(caption)
+        columns = list(next(iter(rows.values())))
+        print("  " + " ".join([f"{'':<28}", *(f"{column:>9.9}" for column in columns)]))
+        for name, cells in rows.items():
+            texts = (f"{cells.get(column, ''):>9}" for column in columns)
+            print("  " + " ".join([f"{name:<28}", *texts]))
+    for name, share in report.coverage.items():
+        print(f"{name}: {share:.1%} of pixels have a label")
+    print(f"labels of {report.made} images made, of {report.kept} images found")
+    print(f"written to {report.directory}")
+    return 1 if report.failed else 0
+
+
 def _train_student(args: argparse.Namespace) -> int:
     from ivf_core.training.students.student import StudentRecipe, train_student
 
@@ -125,6 +148,14 @@ COMMANDS = (
         "ivf train priors --config training/priors_msrs.yaml --set source=superpixels",
         _add_train,
         _train_priors,
+        _BAD_RUN,
+    ),
+    Command(
+        "train labels",
+        "label images by several networks, fuse and measure the labels",
+        "ivf train labels --config training/labels_street.yaml --set output=runs/labels_street",
+        _add_train,
+        _train_labels,
         _BAD_RUN,
     ),
     Command(

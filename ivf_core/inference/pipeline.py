@@ -16,13 +16,23 @@ from ivf_core.class_sets import ClassSet
 from ivf_core.images.registration import Registration, fill_uncovered
 from ivf_core.images.thermal import ThermalNormalizer
 from ivf_core.inference.engine import create_engine
+from ivf_core.inference.protocol import Engine
+from ivf_core.inference.selection import MeasuredEngine
 from ivf_core.models.interface import MINIMUM_SIZE
 from ivf_core.models.weights_files import WeightsFile, open_weights
 
 if TYPE_CHECKING:
     from ivf_core.models.checkpoints import FusionModel
 
-__all__ = ["FusionPipeline", "FusionResult", "ImagePair", "prepare", "resize_labels", "scaled_size"]
+__all__ = [
+    "FusionPipeline",
+    "FusionResult",
+    "ImagePair",
+    "PreparedPair",
+    "prepare",
+    "resize_labels",
+    "scaled_size",
+]
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,25 @@ class ImagePair:
     visible: np.ndarray
     infrared: np.ndarray | None
     seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class PreparedPair:
+    """Pair whose thermal image is prepared, ready for the engine.
+
+    Attributes:
+        visible: image for the engine, h x w x 3 uint8 RGB.
+        infrared_input: image for the engine, h x w uint8.
+        infrared: H x W uint8, the prepared thermal image at the size of the visible image.
+        repaired_pixels: number of non-finite thermal pixels that were filled.
+        prepare_ms: time that it took.
+    """
+
+    visible: np.ndarray
+    infrared_input: np.ndarray
+    infrared: np.ndarray
+    repaired_pixels: int
+    prepare_ms: float
 
 
 @dataclass(frozen=True)
@@ -113,11 +142,14 @@ class FusionPipeline:
         self.normalizer = normalizer if normalizer is not None else ThermalNormalizer()
         self.registration = registration if registration is not None else Registration()
 
-    def twin(self) -> FusionPipeline:
+    def twin(self, threads: int | None = None) -> FusionPipeline:
         """Return a pipeline with an engine of its own, which shares everything else.
 
         An engine is called by one thread at a time. Another thread can warm up the twin
         for a new size while this pipeline runs; then the twin takes its place.
+
+        Args:
+            threads: see `create_engine`; by default this pipeline's.
         """
         twin = copy.copy(self)
         twin.engine = create_engine(
@@ -125,9 +157,18 @@ class FusionPipeline:
             engine=self.engine.name,
             device=self._device,
             precision=self.engine.precision,
-            threads=self._threads,
+            threads=self._threads if threads is None else threads,
         )
         return twin
+
+    def select_engine(self, size: tuple[int, ...]) -> Engine:
+        """Return the engine for a size of images, measured now if engine or precision is "auto".
+
+        Args:
+            size: height and width.
+        """
+        engine = self.engine
+        return engine.select(size) if isinstance(engine, MeasuredEngine) else engine
 
     def warm_up(self, size: tuple[int, int] = (480, 640)) -> None:
         """Run the engine on black images, so that the first pair does not wait for it.
@@ -160,24 +201,55 @@ class FusionPipeline:
             ValueError: an image of the wrong dtype or shape, or without any finite thermal
                 pixel; the message names the image and what was expected.
         """
+        return self.complete(self.prepare(pair, scale), fused=fused, labels=labels)
+
+    def prepare(self, pair: ImagePair, scale: float = 1.0) -> PreparedPair:
+        """Prepare the next pair for the engine; pairs must come in order.
+
+        Args:
+            pair: see `__call__`.
+            scale: see `__call__`.
+
+        Raises:
+            ValueError: see `__call__`.
+        """
         start = time.perf_counter()
         infrared = prepare(pair, self.normalizer, self.registration)
         repaired = 0 if pair.infrared is None else self.normalizer.repaired_pixels
         size = scaled_size(infrared.shape, scale)
         inputs = _resize(pair.visible, size), _resize(infrared, size)
-        prepared = time.perf_counter()
-        image, ids = self.engine(*inputs, fused=fused, labels=labels)
+        duration = (time.perf_counter() - start) * 1e3
+        return PreparedPair(*inputs, infrared, repaired, duration)
+
+    def complete(
+        self,
+        prepared: PreparedPair,
+        engine: Engine | None = None,
+        *,
+        fused: bool = True,
+        labels: bool = True,
+    ) -> FusionResult:
+        """Run an engine on a prepared pair; threads may do so at once, each with its engine.
+
+        Args:
+            prepared: result of `prepare`.
+            engine: engine to run; by default the pipeline's.
+            fused: see `__call__`.
+            labels: see `__call__`.
+        """
+        inputs = prepared.visible, prepared.infrared_input
+        start = time.perf_counter()
+        image, ids = (engine or self.engine)(*inputs, fused=fused, labels=labels)
         done = time.perf_counter()
         if image is not None:
-            image = _resize(image, infrared.shape)
-        enlarged = time.perf_counter()
+            image = _resize(image, prepared.infrared.shape)
         return FusionResult(
             image,
             ids,
-            infrared,
-            prepare_ms=(prepared - start + enlarged - done) * 1e3,
-            model_ms=(done - prepared) * 1e3,
-            repaired_pixels=repaired,
+            prepared.infrared,
+            prepare_ms=prepared.prepare_ms + (time.perf_counter() - done) * 1e3,
+            model_ms=(done - start) * 1e3,
+            repaired_pixels=prepared.repaired_pixels,
         )
 
 

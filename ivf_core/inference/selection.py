@@ -133,11 +133,18 @@ class MeasuredEngine:
         self, visible: np.ndarray, infrared: np.ndarray, *, fused: bool = True, labels: bool = True
     ) -> tuple[np.ndarray | None, np.ndarray | None]:
         """Fuse and segment one pair; see `Engine`."""
-        size = infrared.shape
+        return self.select(infrared.shape)(visible, infrared, fused=fused, labels=labels)
+
+    def select(self, size: tuple[int, ...]) -> Engine:
+        """Take the engine for a size of images into use and return it, measured now if new.
+
+        Args:
+            size: height and width.
+        """
         self.measurements = self._chosen.get_or_make(size, lambda: self._choose(size))
         best = self.measurements[0]
         self._current = self._engine((best.engine, best.precision))
-        return self._current(visible, infrared, fused=fused, labels=labels)
+        return self._current
 
     def _engine(self, candidate: Candidate) -> Engine:
         if candidate not in self._engines:

@@ -34,10 +34,12 @@ def qabf(visible: np.ndarray, infrared: np.ndarray, fused: np.ndarray) -> float:
         ValueError: see `check_images`.
     """
     images = grey_images(2, visible=visible, infrared=infrared, fused=fused)
-    *sources, (fused_strength, fused_angle) = (_edges(x, cv2.BORDER_CONSTANT) for x in images)
+    *sources, edges = (_slopes(x, cv2.BORDER_CONSTANT) for x in images)
+    fused_strength, fused_angle = _strength(*edges), _angle(*edges)
     kept = total = 0.0
-    for strength, angle in sources:
-        alignment = 1 - np.abs(angle - fused_angle) / (math.pi / 2)
+    for slopes in sources:
+        strength = _strength(*slopes)
+        alignment = 1 - np.abs(_angle(*slopes) - fused_angle) / (math.pi / 2)
         quality = (0.9994 * 0.9879) / (
             (1 + np.exp(-15 * (_relative(strength, fused_strength) - 0.5)))
             * (1 + np.exp(-22 * (alignment - 0.8)))
@@ -76,17 +78,18 @@ def nabf(
         ValueError: see `check_images`.
     """
     images = grey_images(3, visible=visible, infrared=infrared, fused=fused)
-    *sources, (fused_strength, fused_angle) = (
-        _edges(x / 8, cv2.BORDER_REFLECT_101) for x in images
-    )
-    invented = fused_strength > np.maximum(sources[0][0], sources[1][0])
-    fused_strength, fused_angle = fused_strength[invented], fused_angle[invented]
+    slopes = [_slopes(x / 8, cv2.BORDER_REFLECT_101) for x in images]
+    *sources, fused_strength = (_strength(*pair) for pair in slopes)
+    invented = fused_strength > np.maximum(*sources)
+    # Angles, the costly part, are needed at these pixels alone.
+    *angles, fused_angle = (_angle(*(slope[invented] for slope in pair)) for pair in slopes)
+    fused_strength = fused_strength[invented]
     lost = total = 0.0
-    for strength, angle in sources:
+    for strength, angle in zip(sources, angles, strict=True):
         weight = np.where(strength >= 2, strength * np.sqrt(strength), minimum_weight)
         total += float(weight.sum())
         relative = _relative(strength[invented], fused_strength)
-        difference = np.abs(angle[invented] - fused_angle)
+        difference = np.abs(angle - fused_angle)
         alignment = np.abs(difference - math.pi / 2) / (math.pi / 2)
         quality = (0.9999 * 0.9995) / (
             (1 + np.exp(-19 * (relative - 0.5))) * (1 + np.exp(-22 * (alignment - 0.5)))
@@ -95,29 +98,33 @@ def nabf(
     return lost / total if total > 0 else math.nan
 
 
-def _edges(image: np.ndarray, border: int) -> tuple[np.ndarray, np.ndarray]:
-    """Compute strength and orientation of edges by Sobel's operators.
+def _slopes(image: np.ndarray, border: int) -> tuple[np.ndarray, np.ndarray]:
+    """Compute the horizontal and the upward slope by Sobel's operators.
 
     Args:
         image: H x W float64.
         border: OpenCV's type of border.
-
-    Returns:
-        The strength, and the angle in (-pi/2, pi/2]; pi/2 if there is no horizontal slope.
     """
     x = cv2.copyMakeBorder(image, 1, 1, 1, 1, border, value=0)
     rows = x[:-2] + 2 * x[1:-1] + x[2:]
     columns = x[:, :-2] + 2 * x[:, 1:-1] + x[:, 2:]
-    horizontal = rows[:, 2:] - rows[:, :-2]
-    upward = columns[:-2] - columns[2:]
+    return rows[:, 2:] - rows[:, :-2], columns[:-2] - columns[2:]
+
+
+def _strength(horizontal: np.ndarray, upward: np.ndarray) -> np.ndarray:
+    """Compute the strength of edges from their slopes."""
+    # hypot is not used, since equal sums of squares must give equal strengths.
+    squares = horizontal * horizontal
+    squares += upward * upward
+    return np.sqrt(squares, out=squares)
+
+
+def _angle(horizontal: np.ndarray, upward: np.ndarray) -> np.ndarray:
+    """Compute the angle of edges in (-pi/2, pi/2]; pi/2 if there is no horizontal slope."""
     with np.errstate(divide="ignore", invalid="ignore"):
         angle = np.arctan(upward / horizontal)
     np.copyto(angle, math.pi / 2, where=horizontal == 0)
-    # hypot is not used, since equal sums of squares must give equal strengths.
-    horizontal *= horizontal
-    upward *= upward
-    horizontal += upward
-    return np.sqrt(horizontal, out=horizontal), angle
+    return angle
 
 
 def _relative(strength: np.ndarray, fused_strength: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ import numpy as np
 
 from ivf_core.metrics.edges import nabf, qabf
 from ivf_core.metrics.inputs import check_images, grey_images
-from ivf_core.metrics.structure import ms_ssim, ssim, vif
+from ivf_core.metrics.structure import ms_ssim, ssim, ssim_and_ms_ssim, vif
 
 __all__ = [
     "FUSION_METRICS",
@@ -268,10 +268,16 @@ def fusion_metrics(
     """
     if convention not in ("mean", "sum", "ivif_zoo"):
         raise ValueError(f"convention is '{convention}', expected 'mean', 'sum' or 'ivif_zoo'")
-    values = {}
+    names = list(names)
     for name in names:
         if name not in FUSION_METRICS:
             raise ValueError(f"metric '{name}', known: {', '.join(FUSION_METRICS)}")
+    values = dict.fromkeys(names, math.nan)
+    if convention != "ivif_zoo" and {"SSIM", "MS-SSIM"} <= set(names):
+        both = ssim_and_ms_ssim(visible, infrared, fused, sources=convention)
+        values["SSIM"], values["MS-SSIM"] = both
+        names = [name for name in names if name not in ("SSIM", "MS-SSIM")]
+    for name in names:
         metric = FUSION_METRICS[name]
         options = dict(metric.ivif_zoo) if convention == "ivif_zoo" else {}
         if metric.two_values:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 
 from ivf_core.class_sets import UNLABELED
 
 __all__ = ["ConfusionMatrix"]
+
+_LARGEST_BYTE = 255
+_EXACT = 2**24  # OpenCV counts in float32, which holds whole numbers up to this
 
 
 class ConfusionMatrix:
@@ -36,17 +40,28 @@ class ConfusionMatrix:
         """
         if predicted.shape != truth.shape:
             raise ValueError(f"predicted is {predicted.shape}, truth is {truth.shape}")
+        if predicted.dtype == truth.dtype == np.uint8 and 0 <= self.ignore <= _LARGEST_BYTE:
+            self.counts += self._checked(_joint_counts(truth, predicted))
+            return
         classes = len(self.counts)
         counted = truth != self.ignore
         true_ids = truth[counted].astype(np.int64)
         ids = predicted[counted].astype(np.int64)
         for name, values in (("truth", true_ids), ("predicted", ids)):
-            if values.size and not 0 <= values.min() <= values.max() < classes:
-                raise ValueError(
-                    f"{name} has ids {values.min()} to {values.max()}, expected 0 to {classes - 1}"
-                )
+            if values.size:
+                _check_ids(name, values.min(), values.max(), classes)
         pairs = np.bincount(true_ids * classes + ids, minlength=classes * classes)
         self.counts += pairs.reshape(classes, classes)
+
+    def _checked(self, table: np.ndarray) -> np.ndarray:
+        """Return the part of a 256 x 256 table of counts that is counted, or raise."""
+        table[self.ignore] = 0
+        classes = len(self.counts)
+        for name, axis in (("truth", 1), ("predicted", 0)):
+            ids = np.flatnonzero(table.any(axis=axis))
+            if len(ids):
+                _check_ids(name, ids[0], ids[-1], classes)
+        return table[:classes, :classes]
 
     def iou(self) -> np.ndarray:
         """Return IoU by class, float64 in [0, 1]; NaN if a class is neither true nor predicted."""
@@ -76,6 +91,22 @@ class ConfusionMatrix:
         """Return the share of labelled pixels that are predicted right; NaN if there are none."""
         pixels = self.counts.sum()
         return float(np.diag(self.counts).sum() / pixels) if pixels else float("nan")
+
+
+def _joint_counts(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Count pairs of uint8 values: a 256 x 256 table of int64."""
+    table = np.zeros((_LARGEST_BYTE + 1,) * 2, np.int64)
+    images = [np.ascontiguousarray(image).reshape(1, -1) for image in (truth, predicted)]
+    for start in range(0, truth.size, _EXACT):
+        parts = [image[:, start : start + _EXACT] for image in images]
+        counts = cv2.calcHist(parts, [0, 1], None, list(table.shape), [0, 256, 0, 256])
+        table += counts.astype(np.int64)
+    return table
+
+
+def _check_ids(name: str, lowest: int, highest: int, classes: int) -> None:
+    if not 0 <= lowest <= highest < classes:
+        raise ValueError(f"{name} has ids {lowest} to {highest}, expected 0 to {classes - 1}")
 
 
 def _mean(values: np.ndarray) -> float:

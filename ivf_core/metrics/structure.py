@@ -23,6 +23,7 @@ __all__ = [
     "VIF_MINIMUM_SIZE",
     "ms_ssim",
     "ssim",
+    "ssim_and_ms_ssim",
     "vif",
 ]
 
@@ -102,14 +103,33 @@ def ms_ssim(
         ValueError: see `check_images`.
     """
     images, smooth = _prepare(MS_SSIM_MINIMUM_SIZE, visible, infrared, fused, scaled_twice)
-    last = len(_MS_SSIM_EXPONENTS) - 1
-    values = [1.0, 1.0]
-    for scale, exponent in enumerate(_MS_SSIM_EXPONENTS):
-        for n, (whole, contrast) in enumerate(_ssim_terms(images, smooth)):
-            values[n] *= max(whole if scale == last else contrast, 0) ** exponent
-        if scale < last:
-            images = [_halve(image) for image in images]
-    return _join(values, sources)
+    return _join(_over_scales(images, smooth)[1], sources)
+
+
+def ssim_and_ms_ssim(
+    visible: np.ndarray,
+    infrared: np.ndarray,
+    fused: np.ndarray,
+    *,
+    sources: Literal["mean", "sum"] = "mean",
+) -> tuple[float, float]:
+    """Compute SSIM and MS-SSIM together: the first scale of MS-SSIM is SSIM's.
+
+    Args:
+        visible: see `ms_ssim`.
+        infrared: see `ms_ssim`.
+        fused: see `ms_ssim`.
+        sources: see `ms_ssim`.
+
+    Returns:
+        The values of `ssim` and `ms_ssim`, to the bit.
+
+    Raises:
+        ValueError: see `ms_ssim`.
+    """
+    images, smooth = _prepare(MS_SSIM_MINIMUM_SIZE, visible, infrared, fused, False)
+    single, multiple = _over_scales(images, smooth)
+    return _join(single, sources), _join(multiple, sources)
 
 
 def vif(
@@ -193,6 +213,22 @@ def _join(values: list[float], sources: str) -> float:
     if sources not in ("mean", "sum"):
         raise ValueError(f"sources is '{sources}', expected 'mean' or 'sum'")
     return sum(values) / 2 if sources == "mean" else sum(values)
+
+
+def _over_scales(images: list[np.ndarray], smooth: _Smooth) -> tuple[list[float], list[float]]:
+    """Return for each source SSIM at the first scale, and MS-SSIM."""
+    last = len(_MS_SSIM_EXPONENTS) - 1
+    single: list[float] = []
+    multiple = [1.0, 1.0]
+    for scale, exponent in enumerate(_MS_SSIM_EXPONENTS):
+        terms = _ssim_terms(images, smooth)
+        if not single:
+            single = [whole for whole, _ in terms]
+        for n, (whole, contrast) in enumerate(terms):
+            multiple[n] *= max(whole if scale == last else contrast, 0) ** exponent
+        if scale < last:
+            images = [_halve(image) for image in images]
+    return single, multiple
 
 
 def _ssim_terms(images: list[np.ndarray], smooth: _Smooth) -> list[tuple[float, float]]:

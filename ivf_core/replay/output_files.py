@@ -261,11 +261,15 @@ def _text(value: Any) -> str:
 
 
 def _small(image: np.ndarray) -> np.ndarray:
+    """Shrink an image by halves, which OpenCV does fast, and bilinearly from there."""
     height, width = image.shape[:2]
     if width <= _IMAGE_WIDTH:
         return image
     size = (_IMAGE_WIDTH, max(1, round(height * _IMAGE_WIDTH / width)))
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    while width >= 2 * _IMAGE_WIDTH and height >= 2:
+        width, height = width // 2, height // 2
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    return cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
 
 
 def _jpeg(image: np.ndarray) -> bytes:

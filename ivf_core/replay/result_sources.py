@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -19,6 +20,7 @@ from ivf_core.images.messages import MessageError, to_infrared, to_visible
 from ivf_core.images.registration import Registration
 from ivf_core.images.thermal import GainControl, ThermalNormalizer
 from ivf_core.inference import FusionPipeline, FusionResult, ImagePair
+from ivf_core.inference.concurrent import ConcurrentPipeline
 from ivf_core.inference.engine import describe
 from ivf_core.inference.pipeline import prepare
 from ivf_core.replay.live import RecordedStamps
@@ -50,11 +52,15 @@ class ResultSource(Protocol):
         class_set: class set of the labels, or None.
         weights: weights that the results come from, in words.
         recorded: true if results are read from a recording, false if they are computed.
+        at_once: number of pairs that are computed at the same time.
+        most_started: largest number of pairs to start before the first result is taken.
     """
 
     class_set: ClassSet | None
     weights: str
     recorded: bool
+    at_once: int
+    most_started: int
 
     @property
     def engine(self) -> str:
@@ -63,11 +69,12 @@ class ResultSource(Protocol):
     def reset(self) -> None:
         """Start a bag: forget the gain of the images before."""
 
-    def __call__(self, pair: InputPair) -> FusionResult:
-        """Return the result of a pair whose images are decoded.
+    def start(self, pair: InputPair) -> Callable[[], FusionResult]:
+        """Start the next pair, whose images are decoded.
 
-        Raises:
-            NoResultError: there is none.
+        Returns:
+            Function that waits for the result and returns it, or raises NoResultError if
+            there is none.
         """
         ...
 
@@ -107,8 +114,9 @@ def open_result_source(settings: ReplaySettings, bag: Path) -> Iterator[ResultSo
         normalizer=normalizer,
         registration=registration,
     )
-    pipeline.warm_up()
-    yield _PipelineResults(pipeline)
+    with ConcurrentPipeline(pipeline, settings.threads) as concurrent:
+        concurrent.warm_up()
+        yield _PipelineResults(concurrent)
 
 
 class _PipelineResults:
@@ -116,10 +124,13 @@ class _PipelineResults:
 
     recorded = False
 
-    def __init__(self, pipeline: FusionPipeline) -> None:
-        self._pipeline = pipeline
-        self.class_set = pipeline.class_set
-        self.weights = pipeline.weights
+    def __init__(self, concurrent: ConcurrentPipeline) -> None:
+        self._concurrent = concurrent
+        self._pipeline = concurrent.pipeline
+        self.class_set = self._pipeline.class_set
+        self.weights = self._pipeline.weights
+        self.at_once = concurrent.lanes
+        self.most_started = concurrent.most_started
 
     @property
     def engine(self) -> str:
@@ -130,13 +141,18 @@ class _PipelineResults:
         """Start a bag: forget the gain of the images before."""
         self._pipeline.normalizer.reset()
 
-    def __call__(self, pair: InputPair) -> FusionResult:
-        try:
-            return self._pipeline(_image_pair(pair))
-        except ValueError as error:
-            raise NoResultError("unusable_pair", str(error)) from error
-        except RuntimeError as error:  # PyTorch's: out of memory, a lost device
-            raise NoResultError("model_error", str(error)) from error
+    def start(self, pair: InputPair) -> Callable[[], FusionResult]:
+        started = self._concurrent.start(_image_pair(pair))
+
+        def result() -> FusionResult:
+            try:
+                return started.result()
+            except ValueError as error:
+                raise NoResultError("unusable_pair", str(error)) from error
+            except RuntimeError as error:  # the engine's: out of memory, a lost device
+                raise NoResultError("model_error", str(error)) from error
+
+        return result
 
 
 class _RecordedResults:
@@ -145,6 +161,7 @@ class _RecordedResults:
     recorded = True
     weights = "recorded"
     engine = "recorded"
+    at_once = most_started = 1
 
     def __init__(
         self, fused: Bag, masks: Bag, normalizer: ThermalNormalizer, registration: Registration
@@ -164,7 +181,10 @@ class _RecordedResults:
         """Start a bag: forget the gain of the images before."""
         self._normalizer.reset()
 
-    def __call__(self, pair: InputPair) -> FusionResult:
+    def start(self, pair: InputPair) -> Callable[[], FusionResult]:
+        return partial(self._read, pair)
+
+    def _read(self, pair: InputPair) -> FusionResult:
         start = time.perf_counter()
         message = self._fused.match(pair.stamp_ns)
         mask = self._mask.match(pair.stamp_ns) if self._mask is not None else None

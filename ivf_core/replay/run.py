@@ -20,7 +20,7 @@ from ivf_core.replay.stages.fuse import FuseStage
 from ivf_core.replay.stages.read import ReadStage
 from ivf_core.replay.stages.score import ScoreStage
 from ivf_core.replay.stages.write import WriteStage
-from ivf_core.replay.summary import FinishedReplay, build_summary
+from ivf_core.replay.summary import Durations, FinishedReplay, build_summary
 from ivf_core.replay.threads import Sink, prefetched
 from ivf_core.system.atomic import write_json
 
@@ -69,9 +69,9 @@ def replay_bag(
             fuse = FuseStage(results, read.info.start_ns)
             score = ScoreStage(folder, used, results.class_set, read)
             write = WriteStage(folder, used, results, rate_hz=read.rate_hz)
-            seconds = run_stages(read, fuse, write, score, progress or _ignore)
+            durations = run_stages(read, fuse, write, score, progress or _ignore)
         summary = build_summary(
-            FinishedReplay(read, fuse, score, results, settings, used, files, live, seconds)
+            FinishedReplay(read, fuse, score, results, settings, used, files, live, durations)
         )
         write_json(folder / "summary.json", summary)
         write_report(folder)
@@ -80,7 +80,7 @@ def replay_bag(
 
 def run_stages(
     read: ReadStage, fuse: FuseStage, write: WriteStage, score: ScoreStage, progress: Progress
-) -> float:
+) -> Durations:
     """Run the stages side by side until the bag ends.
 
     Args:
@@ -91,12 +91,12 @@ def run_stages(
         progress: called after each pair.
 
     Returns:
-        The duration in seconds.
+        The duration, and the processor time by stage.
 
     Raises:
         BagError, OSError: the bag cannot be read, or a file cannot be written.
     """
-    began = time.perf_counter()
+    began, processor = time.perf_counter(), time.process_time()
     # At the block's end the threads end from first to last, each after its last item.
     with (
         Sink(score.score, _QUEUE_SIZE, "score", within=score) as scored,
@@ -104,16 +104,19 @@ def run_stages(
         prefetched(read, _QUEUE_SIZE) as items,
     ):
         done = 0
-        for item, read_ms in items:
-            if isinstance(item, BagMessage):
+        for item in fuse.fuse(items):
+            if item is not None:
                 written.put(item)
-                continue
-            done += 1
-            frame = fuse.fuse(item, read_ms)
-            if frame is not None:
-                written.put(frame)
-            progress(done, read.most_pairs)
-    return time.perf_counter() - began
+            if not isinstance(item, BagMessage):
+                done += 1
+                progress(done, read.most_pairs)
+    seconds, processor = time.perf_counter() - began, time.process_time() - processor
+    stages = {
+        "read": read.processor_seconds,
+        "write": write.processor_seconds,
+        "score": score.processor_seconds,
+    }
+    return Durations(seconds, {**stages, "fuse": processor - sum(stages.values())})
 
 
 def _write_then(

@@ -33,7 +33,7 @@ class ReplaySettings:
         engine: engine as for `FusionPipeline`.
         device: device as for `FusionPipeline`.
         precision: precision as for `FusionPipeline`.
-        threads: CPU threads; 0: chosen by the engine.
+        threads: CPU threads of all pairs computed at once; 0: as many as there are cores.
         thermal_mode: one of `THERMAL_MODES`.
         low_percentile: low end of the gain, as in `GainControl`.
         high_percentile: high end of the gain, as in `GainControl`.

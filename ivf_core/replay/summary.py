@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,7 +24,20 @@ from ivf_core.replay.stages.read import ReadStage
 from ivf_core.replay.stages.score import TIMINGS, ScoreStage
 from ivf_core.replay.summary_warnings import frame_warnings, pairing_warnings, warning
 
-__all__ = ["FinishedReplay", "build_summary"]
+__all__ = ["Durations", "FinishedReplay", "build_summary"]
+
+
+class Durations(NamedTuple):
+    """Time that the stages of a replay took together.
+
+    Attributes:
+        seconds: duration of the run.
+        processor_seconds: processor time by stage: "read", "write", "score" by their
+            threads, and "fuse" the rest of the process.
+    """
+
+    seconds: float
+    processor_seconds: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -40,7 +53,7 @@ class FinishedReplay:
         used: settings as used.
         files: fingerprints of the files that `asked` names.
         live: reports of the recorded node, or None.
-        seconds: duration of the run.
+        durations: time that the stages took.
     """
 
     read: ReadStage
@@ -51,7 +64,7 @@ class FinishedReplay:
     used: ReplaySettings
     files: dict[str, str]
     live: LiveGraph | None
-    seconds: float
+    durations: Durations
 
 
 def build_summary(replay: FinishedReplay) -> dict[str, Any]:
@@ -89,7 +102,7 @@ def build_summary(replay: FinishedReplay) -> dict[str, Any]:
         "timings": {
             name.removesuffix("_ms"): _spread(values, low=False) for name, values in times.items()
         },
-        "throughput": _throughput_entry(times, replay.seconds),
+        "throughput": _throughput_entry(times, replay.durations, replay.results.at_once),
         "live": live.summary if live else None,
         "registration": alignment.to_json() if alignment else None,
         "notable": [
@@ -124,14 +137,24 @@ def _classes_entry(class_set: ClassSet | None) -> dict[str, Any]:
     }
 
 
-def _throughput_entry(times: dict[str, np.ndarray], seconds: float) -> dict[str, Any]:
-    """Return pairs per second: of the whole run, and of the pipeline by its mean duration."""
+def _throughput_entry(
+    times: dict[str, np.ndarray], durations: Durations, at_once: int
+) -> dict[str, Any]:
+    """Return pairs per second and processor time a pair.
+
+    The speed of the pipeline is that of its mean duration.
+    """
     pipeline = times["prepare_ms"] + times["model_ms"]
     known = pipeline[np.isfinite(pipeline)]
+    speed = at_once * 1e3 / float(known.mean()) if len(known) else None
+    pairs = len(pipeline)
+    processor = durations.processor_seconds
     return {
-        "pairs_per_second": round(len(pipeline) / seconds, 2),
-        "seconds": round(seconds, 3),
-        "pipeline_pairs_per_second": round(1e3 / float(known.mean()), 2) if len(known) else None,
+        "pairs_per_second": round(pairs / durations.seconds, 2),
+        "seconds": round(durations.seconds, 3),
+        "pipeline_pairs_per_second": round(speed, 2) if speed is not None else None,
+        "pairs_at_once": at_once,
+        "processor_ms": {k: round(v / pairs * 1e3, 3) for k, v in processor.items() if pairs},
     }
 
 

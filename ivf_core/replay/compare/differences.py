@@ -173,7 +173,7 @@ def _figures(summary: Mapping[str, Any]) -> dict[str, float]:
             f"unmatched_{camera}": sum(reasons.values())
             for camera, reasons in pairing["unmatched"].items()
         },
-        **{k: v for k, v in (summary.get("throughput") or {}).items() if k != "seconds"},
+        **{k: v for k, v in (summary.get("throughput") or {}).items() if k.endswith("per_second")},
         **dict(_leaves("live", live)),
     }
     if "dropped" in live:

@@ -137,15 +137,16 @@ class Scorer:
             self.skipped[f"{name} image of another size than the RGB image"] += 1
             return {}
         luma = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-        values = {}
-        for name in FUSION_METRICS:
-            try:
-                found = fusion_metrics(grey, registered, luma, names=[name])
-            except ValueError as error:  # the images are too small for this one
-                self.skipped[f"{name}: {error}"] += 1
-                continue
-            values[prefix + name] = found[name]
-        return values
+        try:
+            found = fusion_metrics(grey, registered, luma)
+        except ValueError:  # the images are too small for some
+            found = {}
+            for name in FUSION_METRICS:
+                try:
+                    found |= fusion_metrics(grey, registered, luma, names=[name])
+                except ValueError as error:
+                    self.skipped[f"{name}: {error}"] += 1
+        return {prefix + name: value for name, value in found.items()}
 
     def _compare(self, labels: np.ndarray, truth: np.ndarray) -> float:
         """Return the mean IoU of one frame, and add the frame to the confusion of all."""

@@ -61,8 +61,8 @@ def flip_share(
         The share, 0 to 1; NaN if no pixel can be compared.
     """
     height, width = now[0].shape
-    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
-    x, y = x + flow[..., 0], y + flow[..., 1]
+    x = flow[..., 0] + np.arange(width, dtype=np.float32)
+    y = flow[..., 1] + np.arange(height, dtype=np.float32)[:, None]
     inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
     warped = cv2.remap(before[0], x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     labels = cv2.remap(before[1], x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)

@@ -1,7 +1,8 @@
 """Stages of a replay, and the threads that run them.
 
     ReadStage, thread "read": pairs and their reference images out of the bag
-      -> FuseStage, the caller's thread: the fusion result of each pair
+      -> FuseStage, the caller's thread: the fusion result of each pair; the engines run in
+         threads "fuse_N" where several pairs are computed at once
         -> WriteStage, thread "write": output bag and video
           -> ScoreStage, thread "score": measures, tables and images
 

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+
+from ivf_core.bags.info import BagMessage
+from ivf_core.inference import FusionResult
 from ivf_core.replay.frames import FusedFrame
 from ivf_core.replay.pair_reader import InputPair
 from ivf_core.replay.result_sources import NoResultError, ResultSource
 from ivf_core.replay.stages.failures import Failures
 
 __all__ = ["FuseStage"]
+
+_MESSAGES_A_PAIR = 4  # messages that may wait between pairs, on average
 
 
 class FuseStage:
@@ -23,21 +31,57 @@ class FuseStage:
 
     def __init__(self, results: ResultSource, start_ns: int) -> None:
         self._results = results
-        self._start = start_ns
+        self._start_ns = start_ns
         self.failures = Failures()
 
-    def fuse(self, pair: InputPair, read_ms: float) -> FusedFrame | None:
-        """Return a pair with its result, or None if there is none.
+    def fuse(
+        self, items: Iterable[tuple[InputPair | BagMessage, float]]
+    ) -> Iterator[FusedFrame | BagMessage | None]:
+        """Yield pairs with their results, and messages as they are, in the order of the items.
+
+        The source starts a few pairs ahead of the one that is yielded. A pair without a
+        result gives None.
 
         Args:
-            pair: next pair of the bag.
-            read_ms: duration of reading it.
+            items: pairs of the bag and messages, with the duration of reading each in ms.
         """
-        if pair.failed:
+        most_pairs = self._results.most_started
+        most = most_pairs * (1 + _MESSAGES_A_PAIR) if most_pairs > 1 else 1
+        waiting: deque[BagMessage | Callable[[], FusedFrame | None]] = deque()
+        pairs = 0
+
+        def oldest() -> FusedFrame | BagMessage | None:
+            nonlocal pairs
+            item = waiting.popleft()
+            if isinstance(item, BagMessage):
+                return item
+            pairs -= 1
+            return item()
+
+        for item, read_ms in items:
+            if isinstance(item, BagMessage):
+                waiting.append(item)
+            else:
+                waiting.append(self._start(item, read_ms))
+                pairs += 1
+            while pairs >= most_pairs or len(waiting) >= most:
+                yield oldest()
+        while waiting:
+            yield oldest()
+
+    def _start(self, pair: InputPair, read_ms: float) -> Callable[[], FusedFrame | None]:
+        """Start a pair; return a function that waits for its frame, and counts a failure."""
+        result = None if pair.failed else self._results.start(pair)
+        return partial(self._frame, pair, read_ms, result)
+
+    def _frame(
+        self, pair: InputPair, read_ms: float, wait: Callable[[], FusionResult] | None
+    ) -> FusedFrame | None:
+        if wait is None:
             self.failures.add(pair.failed, pair.detail)
             return None
         try:
-            result = self._results(pair)
+            result = wait()
         except NoResultError as error:
             self.failures.add(error.reason, str(error))
             return None
@@ -48,7 +92,7 @@ class FuseStage:
             stamp_ns=pair.stamp_ns,
             time_ns=pair.time_ns,
             frame_id=pair.frame_id,
-            seconds=(pair.time_ns - self._start) / 1e9,
+            seconds=(pair.time_ns - self._start_ns) / 1e9,
             offset_ms=(pair.thermal_stamp_ns - pair.stamp_ns) / 1e6,
             visible=pair.visible,
             infrared=pair.infrared,

@@ -22,9 +22,11 @@ TIMINGS = ("read_ms", "prepare_ms", "model_ms", "write_ms", "score_ms")
 """Columns of timings.csv after `index`: the duration of each stage in ms."""
 
 _MOST_IMAGES = 120  # pairs whose images are written
+_LEAST_IMAGES = 30  # as far as there are so many pairs
+_IMAGE_EVERY = 4  # one pair in so many has images, between these two numbers
 _MOST_SCORED = 120
-_LEAST_SCORED = 30
-_SCORED_EVERY = 30  # one pair in so many is scored, between these two numbers
+_LEAST_SCORED = 5
+_SCORED_EVERY = 50  # one pair in so many is scored, between these two numbers
 _SCORED_APART = 10  # least distance of scored pairs
 
 
@@ -44,15 +46,20 @@ class Sampling:
     def of(cls, most_pairs: int, score_every: int) -> Sampling:
         """Choose pairs by the length of a bag.
 
-        The metrics cost as much as ten pairs: one pair in 300 of a long bag is scored, one
-        in 30 of a bag of a minute, and more of a short one, because a mean needs about 30.
-        Scored pairs are among those with images.
+        The metrics of a pair cost as much processor time as two or three pairs through the
+        model, and neighbours are almost the same: one pair in 50 is scored, but five of a
+        short bag, as far as they are ten apart, and 120 of a long one. Scored pairs are among
+        those with images.
 
         Args:
             most_pairs: largest number of pairs there can be.
             score_every: from the settings; 0 chooses.
         """
-        image_every = max(1, math.ceil(most_pairs / _MOST_IMAGES))
+        image_every = max(
+            1,
+            math.ceil(most_pairs / _MOST_IMAGES),
+            min(_IMAGE_EVERY, most_pairs // _LEAST_IMAGES),
+        )
         if score_every:
             return cls(image_every, score_every)
         wanted = min(max(most_pairs / _SCORED_EVERY, _LEAST_SCORED), _MOST_SCORED)
@@ -76,6 +83,7 @@ class ScoreStage:
         sampling: choice of the pairs that are scored, and of those with images.
         scorer: measures, with the sums over all pairs.
         notable: frames to look at.
+        processor_seconds: processor time of the stage, once it has ended.
     """
 
     def __init__(
@@ -99,8 +107,10 @@ class ScoreStage:
         self._frames = TableOutput(folder / "frames.csv", columns)
         self._timings = TableOutput(folder / "timings.csv", ["index", *TIMINGS])
         self._open = ExitStack()
+        self.processor_seconds = 0.0
 
     def __enter__(self) -> ScoreStage:
+        self.processor_seconds = -time.thread_time()
         for context in (one_thread(), self._frames, self._timings):
             self._open.enter_context(context)
         return self
@@ -109,6 +119,7 @@ class ScoreStage:
         with self._open:
             if exc_type is None:
                 self._images.write_kept()
+        self.processor_seconds += time.thread_time()
 
     def score(self, frame: FusedFrame) -> None:
         """Measure a frame and write its rows; keep its images if it is notable.

@@ -30,6 +30,9 @@ class WriteStage:
         settings: settings of the replay.
         results: source of the results.
         rate_hz: frames per second of the video.
+
+    Attributes:
+        processor_seconds: processor time of the stage, once it has ended.
     """
 
     def __init__(
@@ -46,8 +49,10 @@ class WriteStage:
         self._bag = BagOutput(folder / "bag", settings.storage, results.class_set)
         self._video = VideoOutput(folder / "side_by_side.mp4", rate_hz) if settings.video else None
         self._open = ExitStack()
+        self.processor_seconds = 0.0
 
     def __enter__(self) -> WriteStage:
+        self.processor_seconds = -time.thread_time()
         self._open.enter_context(self._bag)
         if self._video is not None:
             self._open.enter_context(self._video)
@@ -55,6 +60,7 @@ class WriteStage:
 
     def __exit__(self, *exception: Any) -> None:
         self._open.__exit__(*exception)
+        self.processor_seconds += time.thread_time()
 
     def write(self, item: FusedFrame | BagMessage) -> None:
         """Copy an input message, or write the result of a pair."""

@@ -21,7 +21,7 @@ import numpy as np
 
 from ivf_core.system.atomic import atomic_path, write_json
 
-__all__ = ["MaskCache", "MaskCacheError"]
+__all__ = ["MaskCache", "MaskCacheError", "content_digest", "settings_digest"]
 
 _FORMAT = "ivf-masks-1"
 _ABOUT = "settings.json"
@@ -65,7 +65,7 @@ class MaskCache:
             raise MaskCacheError(f"masks '{path}': expected settings with source and count")
         self.settings: dict[str, Any] = settings
         self.notes: dict[str, str] = notes if isinstance(notes, dict) else {}
-        self._digest = _digest_of(self.settings)
+        self._digest = settings_digest(self.settings)
 
     @classmethod
     def create(
@@ -84,7 +84,7 @@ class MaskCache:
                 image, must be among them.
             notes: texts to store with the settings. They do not determine the cache's name.
         """
-        digest = _digest_of(settings).hex()
+        digest = settings_digest(settings).hex()
         directory = Path(root) / f"{settings['source']}-{digest[:16]}"
         about = {"format": _FORMAT, "settings": dict(settings), "notes": dict(notes or {})}
         write_json(directory / _ABOUT, about)
@@ -99,7 +99,7 @@ class MaskCache:
         Args:
             content: the array that masks are made of, H x W or H x W x C.
         """
-        return self.directory / f"{_content_digest(content).hex()}.npz"
+        return self.directory / f"{content_digest(content).hex()}.npz"
 
     def read(self, content: np.ndarray) -> np.ndarray | None:
         """Read the masks of an image, or return None if none have been made.
@@ -165,7 +165,7 @@ class MaskCache:
 
     def _key(self, content: np.ndarray) -> bytes:
         """Return a hash of the settings and an image, by which its file is verified."""
-        return hashlib.sha256(self._digest + _content_digest(content)).digest()
+        return hashlib.sha256(self._digest + content_digest(content)).digest()
 
 
 def _packed_length(size: tuple[int, ...]) -> int:
@@ -173,13 +173,13 @@ def _packed_length(size: tuple[int, ...]) -> int:
     return -(-size[0] * size[1] // 8)
 
 
-def _digest_of(settings: Mapping[str, object]) -> bytes:
+def settings_digest(settings: Mapping[str, object]) -> bytes:
     """Return the SHA-256 of settings and of the cache's format."""
     text = json.dumps({"format": _FORMAT, **settings}, sort_keys=True)
     return hashlib.sha256(text.encode()).digest()
 
 
-def _content_digest(content: np.ndarray) -> bytes:
+def content_digest(content: np.ndarray) -> bytes:
     """Return the SHA-256 of an array's dtype, shape and values."""
     digest = hashlib.sha256(f"{content.dtype.str} {content.shape} ".encode())
     digest.update(np.ascontiguousarray(content).data)

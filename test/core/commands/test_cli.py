@@ -261,6 +261,22 @@ def test_benchmark(tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert "| eager, default memory |" in capsys.readouterr().out
 
 
+def test_benchmark_of_replays(
+    tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "benchmark.json"
+    assert run("benchmark", "--replay", "--weights", tiny_weights, "--engine", "openvino",
+               "--precision", "fp32", "--size", "64x48", "--pairs", 12, "--rounds", 2,
+               "--json", path) == 0  # fmt: skip
+    (row,) = json.loads(path.read_text())
+    assert row["engine"] == "openvino on cpu in fp32"
+    assert (row["size"], row["pairs"], row["rounds"]) == ([64, 48], 12, 2)
+    assert set(row["stages_ms"]) == {"read", "write", "score", "fuse"}
+    for value in (row["alone_hz"], row["replay_hz"], row["ratio"], *row["stages_ms"].values()):
+        assert value > 0
+    assert "| openvino on cpu in fp32 | 64x48 |" in capsys.readouterr().out
+
+
 def test_benchmark_of_missing_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("benchmark", "--weights", tmp_path / "none.safetensors", "--size", "64x48") == 1
     assert "no such file" in capsys.readouterr().err
@@ -271,6 +287,9 @@ def test_benchmark_of_missing_weights(tmp_path: Path, capsys: pytest.CaptureFixt
     [
         (("--rate", 30), "--rate needs --node"),
         (("--outputs", "mask"), "--outputs needs --node"),
+        (("--pairs", 9), "--pairs needs --replay"),
+        (("--replay", "--rate", 30), "--rate needs --node"),
+        (("--replay", "--head", "no"), "--head cannot be used with --replay"),
         (("--node", "--rounds", 3), "--rounds cannot be used with --node"),
         (("--node", "--head", "no"), "--head cannot be used with --node"),
     ],

@@ -406,3 +406,13 @@ def test_agrees_with_ivif_zoo(data: Path, folder: str, stem: str) -> None:
     values = fusion_metrics(visible, infrared, fused, convention="ivif_zoo")
     expected = dict(zip(FUSION_METRICS, IVIF_ZOO[folder, stem], strict=True))
     assert values == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("convention", ["mean", "sum"])
+def test_ssim_and_ms_ssim_together_are_those_alone(convention: str) -> None:
+    random = np.random.default_rng(5)
+    images = [random.integers(0, 256, (163, 170), np.uint8) for _ in range(3)]
+    names = ["MS-SSIM", "EN", "SSIM"]
+    together = fusion_metrics(*images, names=names, convention=convention)
+    alone = [fusion_metrics(*images, names=[name], convention=convention) for name in names]
+    assert list(together.items()) == [item for values in alone for item in values.items()]

@@ -44,3 +44,27 @@ def test_wrong_ids_are_rejected() -> None:
     with pytest.raises(ValueError, match=r"predicted is \(2,\), truth is \(3,\)"):
         matrix.update(np.zeros(2), np.zeros(3))
     assert not matrix.counts.any()
+
+
+def test_bytes_and_wider_integers_give_the_same_counts() -> None:
+    random = np.random.default_rng(0)
+    truth = random.choice(np.array([0, 1, 2, 3, 255], np.uint8), (37, 53))
+    predicted = random.integers(0, 4, (53, 37), np.uint8).T
+    bytes_, integers = ConfusionMatrix(4), ConfusionMatrix(4)
+    bytes_.update(predicted, truth)
+    integers.update(predicted.astype(np.int32), truth.astype(np.int32))
+    np.testing.assert_array_equal(bytes_.counts, integers.counts)
+    assert bytes_.counts.sum() == np.count_nonzero(truth != 255)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64])
+def test_wrong_ids_leave_the_counts_as_they_were(dtype: type) -> None:
+    matrix = ConfusionMatrix(3)
+    right, wrong = np.array([0, 2], dtype), np.array([1, 7], dtype)
+    with pytest.raises(ValueError, match="predicted has ids 1 to 7, expected 0 to 2"):
+        matrix.update(wrong, right)
+    with pytest.raises(ValueError, match="truth has ids 1 to 7, expected 0 to 2"):
+        matrix.update(right, wrong)
+    assert not matrix.counts.any()
+    matrix.update(wrong, np.array([0, 255], dtype))  # a pixel without a true class
+    assert matrix.counts.sum() == 1

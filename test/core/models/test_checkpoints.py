@@ -192,6 +192,7 @@ def test_class_sets() -> None:
         "mfnet": 9,
         "fmb": 15,
         "pst900": 5,
+        "street": 13,
     }
     for class_set in CLASS_SETS.values():
         assert ClassSet.from_json(class_set.to_json()) == class_set
