@@ -89,10 +89,10 @@ _LEAST_TEXTURE = 1.0  # mean coarse Laplacian beyond the dead zone; below it, bl
 _SHARPNESS_DROP = 0.3
 """Sharpness relative to the camera's own history, below which it is blurred.
 
-A Gaussian blur of 2 pixels leaves at most 0.22 of the sharpness of an image of MSRS or
-RoadScene, one of 1 pixel up to 0.43. Smoke that closes in on a scene leaves 0.49.
+A Gaussian blur of 2 pixels leaves at most 0.20 of the sharpness of an image of MSRS or
+RoadScene, one of 1 pixel up to 0.44. Smoke that closes in on a scene leaves 0.37.
 """
-_LEAST_SHARPNESS = 0.01  # whatever the history; healthy images have at least 0.037
+_LEAST_SHARPNESS = 0.01  # whatever the history; healthy images have at least 0.040
 _BLUR_SECONDS = 1.0  # longer than the motion blur of a turn or a bump
 _HISTORY_SECONDS = 5.0
 _BLURRED_HISTORY_SECONDS = 120.0  # a blurred camera must not become the measure
