@@ -40,7 +40,7 @@ def _add_data_check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dataset",
         metavar="NAME",
-        help="fmb, mfnet, m3fd, msrs, pst900, roadscene, tno, or folder for a plain folder of "
+        help="fmb, mfnet, m3fd, msrs, pst900, roadscene, tno, camvid, or folder for a folder of "
         "pairs; by default the one that the directory looks like",
     )
     parser.add_argument(

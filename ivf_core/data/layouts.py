@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ivf_core.class_sets import ClassSet
-from ivf_core.data.pairs import PairFiles
+from ivf_core.data.pairs import PairFiles, VisibleFile
 from ivf_core.images.files import IMAGE_SUFFIXES, list_images
 
 __all__ = ["WHOLE", "FolderLayout", "Layout", "LayoutError", "SplitFiles"]
@@ -129,12 +129,13 @@ class FolderLayout(Layout):
     Attributes:
         visible: folder of visible images; equal to `infrared` if the files have four
             channels.
-        infrared: folder of thermal images.
+        infrared: folder of thermal images; "" if the data set has none, which are then black.
         labels: folder of class ids.
         boxes: folder of XML files.
         lists: text file with one name per line; without it a split is a folder.
         split_names: names of the splits.
-        optional: parts that some copies lack, out of "labels", "boxes" and "lists".
+        optional: parts that some copies lack, out of "labels", "boxes", "lists" and the names
+            of splits that are folders.
     """
 
     visible: str = ""
@@ -146,11 +147,15 @@ class FolderLayout(Layout):
     optional: tuple[str, ...] = ()
 
     def splits(self, root: Path) -> tuple[str, ...]:
-        """Return `split_names`, or `WHOLE` if the lists are optional and there are none."""
+        """Return `split_names` without missing optional ones; `WHOLE` without optional lists."""
         lists = [root / self.lists.format(split=name) for name in self.split_names]
         if "lists" in self.optional and not any(path.is_file() for path in lists):
             return (WHOLE,)
-        return self.split_names
+        return tuple(
+            name
+            for name in self.split_names
+            if name not in self.optional or (root / self.visible.format(split=name)).is_dir()
+        )
 
     def presence(self, root: Path) -> float:
         """Return the share of required folders and lists that exist."""
@@ -161,7 +166,8 @@ class FolderLayout(Layout):
                 *self._folders(root, split, optional=False).values(),
                 self._list(root, split),
             )
-            if path is not None
+            # A folder that has only the split's name, such as `train`, tells nothing.
+            if path is not None and path.name != split
         }
         return sum(path.exists() for path in paths) / len(paths)
 
@@ -199,7 +205,10 @@ class FolderLayout(Layout):
             found.missing.extend(dict.fromkeys(missing))
             if not missing:
                 parts = {part: listing[name] for part, listing in listings.items()}
-                found.files.append(PairFiles(name, **parts))
+                if self.infrared:
+                    found.files.append(PairFiles(name, **parts))
+                else:
+                    found.files.append(VisibleFile(name, infrared=parts["visible"], **parts))
         return found
 
     def _folders(self, root: Path, split: str, *, optional: bool = True) -> dict[str, Path]:

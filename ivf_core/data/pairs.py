@@ -27,6 +27,7 @@ __all__ = [
     "CropSampler",
     "Pair",
     "PairFiles",
+    "VisibleFile",
     "add_smoke",
     "chroma_of",
     "hold_out",
@@ -77,15 +78,20 @@ class PairFiles:
     labels: Path | None = None
     boxes: Path | None = None
 
+    @property
+    def four_channels(self) -> bool:
+        """Return whether one file has both images."""
+        return self.visible == self.infrared
+
     def read_visible(self) -> np.ndarray:
         """Read the visible image, H x W x 3 uint8 RGB."""
-        if self.visible == self.infrared:
+        if self.four_channels:
             return read_four_channels(self.visible)[0]
         return read_visible(self.visible)
 
     def read_infrared(self) -> np.ndarray:
         """Read the thermal image, H x W uint8."""
-        if self.visible == self.infrared:
+        if self.four_channels:
             return read_four_channels(self.infrared)[1]
         infrared = read_infrared(self.infrared)
         if infrared.dtype != np.uint8:
@@ -118,7 +124,7 @@ class PairFiles:
             class_set: see `read_labels`.
             color: read chroma, too.
         """
-        if self.visible == self.infrared:
+        if self.four_channels:
             visible, infrared = read_four_channels(self.visible)
         else:
             visible, infrared = self.read_visible(), self.read_infrared()
@@ -137,6 +143,20 @@ class PairFiles:
                     f"'{path}' is {image.shape[1]} x {image.shape[0]}, but "
                     f"'{self.visible}' is {visible.shape[1]} x {visible.shape[0]}"
                 )
+
+
+@dataclass(frozen=True)
+class VisibleFile(PairFiles):
+    """Visible image without a thermal one, which is black; `infrared` repeats its path."""
+
+    @property
+    def four_channels(self) -> bool:
+        """Return False: the file has the visible image only."""
+        return False
+
+    def read_infrared(self) -> np.ndarray:
+        """Return zeros of the size of the visible image, H x W uint8."""
+        return np.zeros(self.read_visible().shape[:2], np.uint8)
 
 
 def read_pair_folder(

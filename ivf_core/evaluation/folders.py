@@ -3,40 +3,43 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import cv2
 import numpy as np
 
 from ivf_core.class_sets import ClassSet, unknown_ids
-from ivf_core.data.pairs import PairFiles
+from ivf_core.data.pairs import PairFiles, VisibleFile
+from ivf_core.evaluation.class_matching import comparable_ids, true_ids, void_id
+from ivf_core.evaluation.grid import Grid
 from ivf_core.evaluation.methods import Method
+from ivf_core.evaluation.pair_lists import CAMERAS, VideoFrame
 from ivf_core.evaluation.scores import Metric, Scores, common_pairs
-from ivf_core.images.files import (
-    ImageFileError,
-    list_images,
-    read_infrared,
-    read_labels,
-    read_visible,
-)
+from ivf_core.images.files import ImageFileError, read_infrared, read_labels, read_visible
 from ivf_core.images.thermal import ThermalNormalizer
 from ivf_core.inference import ImagePair
 from ivf_core.inference.pipeline import resize_labels
 from ivf_core.metrics.segmentation import ConfusionMatrix
 
 __all__ = [
+    "FROZEN_FRAMES",
     "GREYS",
     "EvaluationResult",
     "PairImages",
+    "PairScorer",
     "evaluate",
-    "match_folders",
     "read_images",
     "run_weights",
     "to_grey",
 ]
+
+FROZEN_FRAMES = 15
+"""Number of frames by which the thermal image of a frozen camera is older."""
 
 GREYS = ("pil", "opencv")
 """Conversions of colours to grey: PIL's mode "L", which IVIF_ZOO scores, or OpenCV's."""
@@ -45,7 +48,7 @@ GREYS = ("pil", "opencv")
 _PIL_WEIGHTS = np.array((19595, 38470, 7471), np.int32)
 
 
-@dataclass(frozen=True)
+@dataclass
 class PairImages:
     """Images of one pair, and the methods' fused images and masks.
 
@@ -56,6 +59,7 @@ class PairImages:
         fused: H x W x 3 uint8 RGB by method.
         masks: H x W uint8 class ids by method.
         broken: images that could not be read or fused, one line each.
+        earlier: H x W uint8, the thermal frame `FROZEN_FRAMES` before, in videos that have it.
     """
 
     visible: np.ndarray
@@ -64,6 +68,32 @@ class PairImages:
     fused: dict[str, np.ndarray] = field(default_factory=dict)
     masks: dict[str, np.ndarray] = field(default_factory=dict)
     broken: list[str] = field(default_factory=list)
+    earlier: np.ndarray | None = None
+
+
+class PairScorer(Protocol):
+    """Protocol of scorers beside the metrics, which see each pair once.
+
+    Attributes:
+        needs_masks: whether it looks at masks; without such scorers, and without labels,
+            weights compute none.
+    """
+
+    needs_masks: bool
+
+    def add(self, files: PairFiles, images: PairImages, masks: Mapping[str, np.ndarray]) -> None:
+        """Score a pair.
+
+        Args:
+            files: files of the pair.
+            images: images of the pair, with the methods' fused images.
+            masks: H x W uint8 class ids of `STREET` by method, `UNLABELED` for none of them.
+        """
+        ...
+
+    def grids(self) -> list[Grid]:
+        """Return the tables over all pairs so far."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -78,6 +108,7 @@ class EvaluationResult:
         class_set: class set of labels and masks.
         broken: images that could not be read or fused, one line each.
         notes: metrics that have no value for some images, one line each.
+        grids: tables of the scorers.
     """
 
     scores: Scores
@@ -86,6 +117,7 @@ class EvaluationResult:
     class_set: ClassSet | None
     broken: list[str]
     notes: list[str]
+    grids: list[Grid] = field(default_factory=list)
 
     def confusion(self, method: int, pairs: np.ndarray | int) -> ConfusionMatrix:
         """Return the confusion matrix of a method over some pairs.
@@ -99,7 +131,7 @@ class EvaluationResult:
         """
         if self.confusions is None or self.class_set is None:
             raise ValueError("there were no labels")
-        matrix = ConfusionMatrix(len(self.class_set))
+        matrix = ConfusionMatrix(len(self.class_set), void=void_id(self.class_set))
         counts = self.confusions[method, pairs]
         matrix.counts += counts.reshape(-1, *matrix.counts.shape).sum(axis=0)
         return matrix
@@ -110,59 +142,22 @@ class EvaluationResult:
         return common_pairs(self.masked)
 
 
-def match_folders(
-    visible: Path, infrared: Path, labels: Path | None = None
-) -> tuple[list[PairFiles], list[str]]:
-    """Match the images of folders by file name without suffix.
-
-    Args:
-        visible: folder of visible images.
-        infrared: folder of infrared images.
-        labels: folder of class ids, or None.
-
-    Returns:
-        The pairs, and one line for each file without a partner.
-
-    Raises:
-        ImageFileError: no such folder, or no two images have the same name.
-    """
-    folders = {"visible": list_images(visible), "infrared": list_images(infrared)}
-    stems = [stem for stem in folders["visible"] if stem in folders["infrared"]]
-    if not stems:
-        raise ImageFileError(
-            f"'{visible}' ({len(folders['visible'])} images) and '{infrared}' "
-            f"({len(folders['infrared'])} images): no two have the same name"
-        )
-    if labels is not None:
-        folders["labels"] = list_images(labels)
-        if not any(stem in folders["labels"] for stem in stems):
-            raise ImageFileError(f"'{labels}': none is named as a pair, such as '{stems[0]}'")
-    known = set(stems)
-    unmatched = [
-        f"{path}: no pair of that name"
-        for images in folders.values()
-        for stem, path in images.items()
-        if stem not in known
-    ]
-    with_labels = folders.get("labels", {})
-    if labels is not None:
-        unmatched += [f"{folders['visible'][s]}: no labels" for s in stems if s not in with_labels]
-    pairs = [
-        PairFiles(s, folders["visible"][s], folders["infrared"][s], with_labels.get(s))
-        for s in stems
-    ]
-    return pairs, unmatched
-
-
 def read_images(
-    files: PairFiles, methods: Sequence[Method], class_set: ClassSet | None = None
+    files: PairFiles,
+    methods: Sequence[Method],
+    class_set: ClassSet | None = None,
+    *,
+    cameras: str = "both",
+    masks: bool = False,
 ) -> PairImages | str:
     """Read a pair, its labels, and the methods' fused images and masks; weights are not run.
 
     Args:
         files: files of the pair.
         methods: methods whose folders are read.
-        class_set: class set of labels and masks; without one, their ids are not checked.
+        class_set: class set of the labels; without one, their ids are not checked.
+        cameras: one of `CAMERAS`.
+        masks: read the methods' masks even if the pair has no labels.
 
     Returns:
         The images, or the reason why the pair cannot be read.
@@ -172,16 +167,26 @@ def read_images(
     """
     try:
         visible = files.read_visible()
-        infrared = ThermalNormalizer()(read_infrared(files.infrared))
+        if cameras == "visible" or isinstance(files, VisibleFile):
+            infrared = np.zeros(visible.shape[:2], np.uint8)
+        elif isinstance(files, VideoFrame):
+            infrared = files.read_infrared()
+        else:
+            infrared = ThermalNormalizer()(read_infrared(files.infrared))
         labels = files.read_labels(class_set)
     except ImageFileError as error:
         return str(error)
     files.check_sizes(visible, infrared, labels)
+    if cameras == "infrared":
+        visible = np.zeros_like(visible)
     images = PairImages(visible, infrared, labels)
+    if isinstance(files, VideoFrame) and files.index >= FROZEN_FRAMES:
+        # Read here, close to its neighbours: further on the video would start again.
+        images.earlier = files.read_infrared(before=FROZEN_FRAMES)
     for method in methods:
         for paths, found in ((method.fused, images.fused), (method.masks, images.masks)):
             path = paths.get(files.name)
-            if path is None or (found is images.masks and labels is None):
+            if path is None or (found is images.masks and labels is None and not masks):
                 continue
             try:
                 image = read_visible(path) if found is images.fused else read_labels(path)
@@ -193,8 +198,8 @@ def read_images(
                     f"'{path}' is {image.shape[1]} x {image.shape[0]}, but "
                     f"'{files.visible}' is {visible.shape[1]} x {visible.shape[0]}"
                 )
-            if found is images.masks and class_set is not None:
-                _check_ids(path, image, class_set)
+            if found is images.masks and method.class_set is not None:
+                _check_ids(path, image, method.class_set)
             found[method.name] = image
     return images
 
@@ -208,13 +213,16 @@ def _check_ids(path: Path, mask: np.ndarray, class_set: ClassSet) -> None:
         )
 
 
-def run_weights(name: str, images: PairImages, methods: Sequence[Method]) -> None:
+def run_weights(
+    name: str, images: PairImages, methods: Sequence[Method], *, masks: bool = True
+) -> None:
     """Fuse a pair with the methods' pipelines and add their fused images and masks.
 
     Args:
         name: name of the pair, for messages.
         images: images of the pair; gets the results, and the errors in `broken`.
         methods: methods; those without a pipeline are skipped.
+        masks: whether masks are wanted.
     """
     for method in methods:
         if method.pipeline is None:
@@ -222,7 +230,7 @@ def run_weights(name: str, images: PairImages, methods: Sequence[Method]) -> Non
         try:
             result = method.pipeline(
                 ImagePair(images.visible, images.infrared),
-                labels=images.labels is not None and method.class_set is not None,
+                labels=masks and method.class_set is not None,
             )
         except ValueError as error:
             images.broken.append(f"{name}, {method.name}: {error}")
@@ -240,6 +248,8 @@ def evaluate(
     metrics: Iterable[Metric],
     *,
     class_set: ClassSet | None = None,
+    scorers: Sequence[PairScorer] = (),
+    cameras: str = "both",
     grey: str = "pil",
     workers: int = 2,
     progress: Callable[[int], None] | None = None,
@@ -247,10 +257,12 @@ def evaluate(
     """Score the methods' fused images and masks of all pairs.
 
     Args:
-        pairs: pairs of `match_folders`.
+        pairs: pairs of `match_sources`.
         methods: methods with folders, weights, or both.
         metrics: metrics of `find_metrics`.
-        class_set: class set of labels and masks; without one, labels are ignored.
+        class_set: class set of the labels; without one, labels are ignored.
+        scorers: further scorers.
+        cameras: one of `CAMERAS`.
         grey: one of `GREYS`.
         workers: number of threads that read images.
         progress: called with the number of pairs done.
@@ -259,8 +271,9 @@ def evaluate(
         ValueError: sizes differ, ids are not in the class set, or there is no pair of
             which every method has an image.
     """
-    if grey not in GREYS:
-        raise ValueError(f"grey is '{grey}', expected {' or '.join(GREYS)}")
+    for option, value, known in (("grey", grey, GREYS), ("cameras", cameras, CAMERAS)):
+        if value not in known:
+            raise ValueError(f"{option} is '{value}', expected {' or '.join(known)}")
     names = [method.name for method in methods]
     scores = Scores.empty([pair.name for pair in pairs], names, metrics)
     masked = np.zeros((len(names), len(pairs)), bool)
@@ -268,27 +281,61 @@ def evaluate(
     if class_set is not None:
         confusions = np.zeros((*masked.shape, len(class_set), len(class_set)), np.int64)
     broken = []
-    for index, images in enumerate(_read_ahead(pairs, methods, class_set, workers)):
+    masks = any(scorer.needs_masks for scorer in scorers)
+    read = partial(read_images, methods=methods, class_set=class_set, cameras=cameras, masks=masks)
+    for index, images in enumerate(_read_ahead(pairs, read, workers)):
         if isinstance(images, str):
             broken.append(images)
         else:
-            run_weights(pairs[index].name, images, methods)
+            wanted = masks or images.labels is not None
+            run_weights(pairs[index].name, images, methods, masks=wanted)
             broken += images.broken
             _score(scores, index, images, grey)
             if confusions is not None and class_set is not None and images.labels is not None:
-                for method, mask in images.masks.items():
-                    matrix = ConfusionMatrix(len(class_set))
-                    matrix.update(mask, images.labels)
-                    place = names.index(method), index
-                    confusions[place], masked[place] = matrix.counts, True
+                for place, method in enumerate(methods):
+                    if method.name in images.masks:
+                        ids = images.masks[method.name]
+                        matrix = _confusion(method, ids, images.labels, class_set)
+                        confusions[place, index], masked[place, index] = matrix, True
+            if scorers:
+                _add_to_scorers(scorers, pairs[index], images, methods)
         if progress is not None:
             progress(index + 1)
-    if not scores.common.any():
+    grids = [grid for scorer in scorers for grid in scorer.grids() if grid.rows]
+    masks_alone = not scores.present.any() and bool(grids or masked.any())
+    if not scores.common.any() and not masks_alone:
         counts = ", ".join(
             f"{name} {count}" for name, count in zip(names, scores.present.sum(1), strict=True)
         )
         raise ValueError(f"no pair of {len(pairs)} has an image of every method: {counts}")
-    return EvaluationResult(scores, confusions, masked, class_set, broken, scores.gaps())
+    return EvaluationResult(scores, confusions, masked, class_set, broken, scores.gaps(), grids)
+
+
+def _confusion(
+    method: Method, mask: np.ndarray, labels: np.ndarray, class_set: ClassSet
+) -> np.ndarray:
+    """Count a mask's pixels by true and predicted class."""
+    truth = true_ids(labels, class_set)
+    if method.class_set is not None and method.class_set.names != class_set.names:
+        mask = comparable_ids(method.street_ids(mask), labels, class_set)
+    matrix = ConfusionMatrix(len(class_set))
+    matrix.update(mask, truth)
+    return matrix.counts
+
+
+def _add_to_scorers(
+    scorers: Sequence[PairScorer],
+    files: PairFiles,
+    images: PairImages,
+    methods: Sequence[Method],
+) -> None:
+    masks = {
+        method.name: method.street_ids(images.masks[method.name])
+        for method in methods
+        if method.name in images.masks and method.class_set is not None
+    }
+    for scorer in scorers:
+        scorer.add(files, images, masks)
 
 
 def _score(scores: Scores, pair: int, images: PairImages, grey: str) -> None:
@@ -316,17 +363,14 @@ def to_grey(image: np.ndarray, grey: str) -> np.ndarray:
 
 
 def _read_ahead(
-    pairs: Sequence[PairFiles],
-    methods: Sequence[Method],
-    class_set: ClassSet | None,
-    workers: int,
+    pairs: Sequence[PairFiles], read: Callable[[PairFiles], PairImages | str], workers: int
 ) -> Iterator[PairImages | str]:
-    """Yield the `read_images` of every pair in order; threads read a few of them in advance."""
+    """Yield the images of every pair in order; threads read a few of them in advance."""
     with ThreadPoolExecutor(workers) as pool:
         waiting: deque[Future[PairImages | str]] = deque()
         try:
             for pair in pairs:
-                waiting.append(pool.submit(read_images, pair, methods, class_set))
+                waiting.append(pool.submit(read, pair))
                 if len(waiting) > 2 * workers:
                     yield waiting.popleft().result()
             while waiting:

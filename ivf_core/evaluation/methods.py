@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
-from ivf_core.class_sets import ClassSet
+import numpy as np
+
+from ivf_core.class_sets import STREET, STREET_MAPPINGS, ClassMapping, ClassSet
 from ivf_core.images.files import list_images
 from ivf_core.inference import FusionPipeline
 
@@ -33,7 +36,7 @@ class Method:
         fused: files of fused images by the pair's name; empty where a pipeline makes them.
         masks: files of class ids by the pair's name.
         pipeline: makes the fused images and, where its weights have a head, the masks.
-        class_set: class set of the pipeline's masks.
+        class_set: class set of the masks; None without masks, or where it is not known.
     """
 
     name: str
@@ -42,6 +45,37 @@ class Method:
     masks: Mapping[str, Path] = field(default_factory=dict)
     pipeline: FusionPipeline | None = None
     class_set: ClassSet | None = None
+
+    @cached_property
+    def street(self) -> ClassMapping | None:
+        """Mapping of the masks' ids onto `STREET`; None without a class set."""
+        if self.class_set is None:
+            return None
+        published = STREET_MAPPINGS.get(self.class_set.name)
+        if published is not None and published.source.names == self.class_set.names:
+            return published
+        names = {name: name if name in STREET.names else None for name in self.class_set.names}
+        return ClassMapping(self.class_set, STREET, names)
+
+    @property
+    def street_names(self) -> frozenset[str]:
+        """Classes of `STREET` that the masks can have."""
+        if self.street is None:
+            return frozenset()
+        return frozenset(name for name in self.street.names.values() if name is not None)
+
+    def street_ids(self, mask: np.ndarray) -> np.ndarray:
+        """Map a mask onto the ids of `STREET`, `UNLABELED` where it has no such class.
+
+        Args:
+            mask: H x W uint8 ids of `class_set`.
+
+        Raises:
+            ValueError: the class set is not known.
+        """
+        if self.street is None:
+            raise ValueError(f"masks of '{self.name}': their class set is not known")
+        return self.street.apply(mask, f"mask of '{self.name}'")
 
 
 def split_name(text: str) -> tuple[str | None, str]:
@@ -87,12 +121,15 @@ def open_weights(text: str, *, engine: str, device: str, precision: str) -> Meth
     )
 
 
-def add_masks(methods: Sequence[Method], texts: Iterable[str]) -> list[Method]:
+def add_masks(
+    methods: Sequence[Method], texts: Iterable[str], class_set: ClassSet | None = None
+) -> list[Method]:
     """Add folders of class ids, `NAME=DIR`, to the methods of these names.
 
     Args:
         methods: methods that are open.
         texts: folders; a name that no method has makes a new method.
+        class_set: class set of the ids, where it is known.
 
     Raises:
         ValueError: no such folder, or the method has masks already.
@@ -104,7 +141,7 @@ def add_masks(methods: Sequence[Method], texts: Iterable[str]) -> list[Method]:
         method = named.get(name, Method(name, folder))
         if method.masks or method.class_set is not None:
             raise ValueError(f"--masks {text}: '{name}' has masks already")
-        named[name] = replace(method, masks=_images(folder))
+        named[name] = replace(method, masks=_images(folder), class_set=class_set)
     return list(named.values())
 
 

@@ -23,7 +23,7 @@ def write_evaluation_page(
     *,
     settings: Sequence[str],
     labels_note: str,
-    violins: Path,
+    violins: Path | None,
     sheets: Sequence[tuple[str, Path]],
     unmatched: Sequence[str],
     files: Sequence[str],
@@ -35,7 +35,7 @@ def write_evaluation_page(
         result: scores to show.
         settings: lines that say how the scores were made.
         labels_note: a warning about the labels, or "".
-        violins: an SVG file.
+        violins: an SVG file, or None without metrics.
         sheets: headings and JPEG files.
         unmatched: files without a partner, one line each.
         files: names of the files next to the page.
@@ -54,7 +54,9 @@ def write_evaluation_page(
         masked_pairs=int(result.commonly_masked.sum()),
         mask_columns=list(masks[0]["figures"]) if masks else [],
         masks=masks,
-        violins=embed_file(violins),
+        violins=embed_file(violins) if violins is not None else "",
+        grids=result.grids,
+        scored=scores.pairs,
         sheets=[(heading, embed_file(sheet)) for heading, sheet in sheets],
         settings=settings,
         left_out=[*result.broken, *result.notes],

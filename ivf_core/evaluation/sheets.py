@@ -34,6 +34,7 @@ def draw_sheets(
     *,
     examples: int,
     rank_by: Sequence[str] = (),
+    cameras: str = "both",
 ) -> list[tuple[str, Path]]:
     """Write `best_METHOD.jpg` and `worst_METHOD.jpg` for each method with fused images.
 
@@ -44,6 +45,7 @@ def draw_sheets(
         output: folder of the files.
         examples: number of images on each sheet; 0 writes no sheets.
         rank_by: metrics that the images are ranked by; by default all, by their mean rank.
+        cameras: as evaluated.
 
     Returns:
         A heading and the file of each sheet.
@@ -60,9 +62,9 @@ def draw_sheets(
 
     @cache
     def thumbnails(pair: int) -> list[np.ndarray | None]:
-        return _thumbnails(pairs[pair], methods, shown)
+        return _thumbnails(pairs[pair], methods, shown, cameras)
 
-    for m in np.flatnonzero(scores.present.any(axis=1)) if examples else ():
+    for m in np.flatnonzero(scores.present.any(axis=1)) if examples and scores.metrics else ():
         ranks = scores.ranks(int(m), columns)
         known = np.flatnonzero(np.isfinite(ranks))
         ordered = known[np.argsort(ranks[known], kind="stable")].tolist()
@@ -81,13 +83,13 @@ def draw_sheets(
 
 
 def _thumbnails(
-    files: PairFiles, methods: Sequence[Method], shown: Sequence[str]
+    files: PairFiles, methods: Sequence[Method], shown: Sequence[str], cameras: str
 ) -> list[np.ndarray | None]:
     """Return the visible, the infrared and each method's image; None where there is none."""
-    images = read_images(files, methods)
+    images = read_images(files, methods, cameras=cameras)
     if isinstance(images, str):
         raise ValueError(images)  # it was readable when the scores were computed
-    run_weights(files.name, images, methods)
+    run_weights(files.name, images, methods, masks=False)
     height, width = images.infrared.shape
     size = (_THUMBNAIL_WIDTH, round(_THUMBNAIL_WIDTH * height / width))
     fused = (images.fused.get(name) for name in shown)

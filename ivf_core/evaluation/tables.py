@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ivf_core.evaluation.folders import EvaluationResult
+from ivf_core.evaluation.grid import align_columns
 from ivf_core.evaluation.scores import Scores
 from ivf_core.metrics.segmentation import ConfusionMatrix
 
@@ -43,7 +44,7 @@ def format_scores(scores: Scores, width: int = 120) -> str:
         for k, metric in enumerate(scores.metrics)
     ]
     counts = ["pairs", *(str(scores.present[m].sum()) for m in rows)]
-    return _format_table(["", *(scores.methods[m] for m in rows)], [counts, *columns], width)
+    return align_columns(["", *(scores.methods[m] for m in rows)], [counts, *columns], width)
 
 
 def format_segmentation(result: EvaluationResult, width: int = 120) -> str:
@@ -62,7 +63,7 @@ def format_segmentation(result: EvaluationResult, width: int = 120) -> str:
     assert result.class_set is not None
     for index, name in enumerate(result.class_set.names):
         columns.append([name, *(format_number(matrix.iou()[index]) for matrix in matrices)])
-    return _format_table(["", *(result.scores.methods[m] for m in rows)], columns, width)
+    return align_columns(["", *(result.scores.methods[m] for m in rows)], columns, width)
 
 
 def segmentation_columns(matrix: ConfusionMatrix) -> dict[str, float]:
@@ -123,17 +124,3 @@ def _masked_methods(result: EvaluationResult) -> list[int]:
 
 def _json(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
-
-
-def _format_table(names: Sequence[str], columns: Sequence[Sequence[str]], width: int) -> str:
-    """Align columns next to the names, in blocks that fit into the width."""
-    left = max(map(len, names))
-    blocks: list[list[str]] = []
-    for column in columns:
-        wide = max(map(len, column)) + 2
-        if not blocks or len(blocks[-1][0]) + wide > width:
-            blocks.append([name.ljust(left) for name in names])
-        block = blocks[-1]
-        for row, cell in enumerate(column):
-            block[row] += cell.rjust(wide)
-    return "\n\n".join("\n".join(line.rstrip() for line in block) for block in blocks)

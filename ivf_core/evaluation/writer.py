@@ -15,7 +15,9 @@ import numpy as np
 
 import ivf_core
 from ivf_core.data.pairs import PairFiles
-from ivf_core.evaluation.folders import EvaluationResult
+from ivf_core.evaluation.box_scores import BoxScorer
+from ivf_core.evaluation.folders import EvaluationResult, PairScorer
+from ivf_core.evaluation.mask_sheets import draw_mask_sheets
 from ivf_core.evaluation.methods import Method
 from ivf_core.evaluation.page import write_evaluation_page
 from ivf_core.evaluation.scores import Scores
@@ -42,6 +44,7 @@ class OutputOptions:
         examples: number of best and of worst images of each method on its sheets; 0 writes
             no sheets.
         rank_by: metrics that the images are ranked by; by default all, by their mean rank.
+        cameras: as evaluated.
     """
 
     settings: dict[str, Any]
@@ -49,6 +52,7 @@ class OutputOptions:
     pseudo_labels: bool = False
     examples: int = 4
     rank_by: Sequence[str] = ()
+    cameras: str = "both"
 
 
 def write_evaluation(
@@ -57,8 +61,9 @@ def write_evaluation(
     methods: Sequence[Method],
     options: OutputOptions,
     output: Path,
+    scorers: Sequence[PairScorer] = (),
 ) -> list[Path]:
-    """Write scores.csv, summary.json, violins.png and .svg, the sheets and index.html.
+    """Write scores.csv, summary.json, tables.md, violins.png and .svg, the sheets and index.html.
 
     The same evaluation gives the same bytes on the same machine, those of the page and of
     the figures included.
@@ -69,6 +74,7 @@ def write_evaluation(
         methods: methods as evaluated.
         options: see `OutputOptions`.
         output: folder; created where it is missing.
+        scorers: scorers as evaluated; that of boxes gets sheets of masks.
 
     Returns:
         The files.
@@ -81,18 +87,31 @@ def write_evaluation(
     with atomic_path(output / "scores.csv") as temporary:
         temporary.write_text(csv, encoding="utf-8")
     write_json(output / "summary.json", _summary(result, methods, options, labels_note))
-    violins = [output / "violins.svg", output / "violins.png"]
-    draw_violins(_distributions(result.scores), result.scores.methods, violins)
+    files = [output / "scores.csv", output / "summary.json"]
+    if result.grids:
+        files.append(output / "tables.md")
+        with atomic_path(files[-1]) as temporary:
+            temporary.write_text(_markdown(result, pairs, methods, options), encoding="utf-8")
+    violins = []
+    if result.scores.metrics and result.scores.present.any():
+        violins = [output / "violins.svg", output / "violins.png"]
+        draw_violins(_distributions(result.scores), result.scores.methods, violins)
     sheets = draw_sheets(
-        result.scores, pairs, methods, output, examples=options.examples, rank_by=options.rank_by
-    )
-    files = [output / "scores.csv", output / "summary.json", *violins, *(p for _, p in sheets)]
+        result.scores, pairs, methods, output,
+        examples=options.examples, rank_by=options.rank_by, cameras=options.cameras,
+    )  # fmt: skip
+    for scorer in scorers:
+        if isinstance(scorer, BoxScorer):
+            sheets += draw_mask_sheets(
+                scorer, pairs, methods, output, examples=options.examples, cameras=options.cameras
+            )
+    files += [*violins, *(path for _, path in sheets)]
     write_evaluation_page(
         output / "index.html",
         result,
         settings=_settings_lines(methods, options),
         labels_note=labels_note,
-        violins=violins[0],
+        violins=violins[0] if violins else None,
         sheets=sheets,
         unmatched=options.unmatched,
         files=[path.name for path in files],
@@ -141,7 +160,29 @@ def _summary(
             "pairs": int(result.commonly_masked.sum()),
             "methods": segmentation_summary(result),
         }
+    if result.grids:
+        summary["scored_pairs"] = list(scores.pairs)
+        summary["tables"] = {grid.key: grid.to_json() for grid in result.grids}
     return {**summary, "notes": result.notes, **_settings(options)}
+
+
+def _markdown(
+    result: EvaluationResult,
+    pairs: Sequence[PairFiles],
+    methods: Sequence[Method],
+    options: OutputOptions,
+) -> str:
+    """Return the tables of the scorers, and how they were made."""
+    lines = [f"- {line}" for line in _settings_lines(methods, options)]
+    return "\n".join(
+        [
+            f"# Scores of {len(pairs)} pairs",
+            "",
+            *lines,
+            "",
+            *(g.to_markdown() for g in result.grids),
+        ]
+    )
 
 
 def _settings(options: OutputOptions) -> dict[str, Any]:

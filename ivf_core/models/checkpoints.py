@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from ivf_core.class_sets import ClassSet
-from ivf_core.models.segmentation import SegmentationHead
-from ivf_core.models.student import STUDENTS, FastStudent, FusionStudent
+from ivf_core.models.architectures import HEADS, STUDENTS, Head, Student
+from ivf_core.models.student import FusionStudent
 from ivf_core.models.weights_files import (
     FORMAT,
     Ranges,
@@ -57,8 +57,8 @@ class FusionModel:
         ValueError: only one of `head` and `class_set` is given.
     """
 
-    student: FusionStudent | FastStudent
-    head: SegmentationHead | None = None
+    student: Student
+    head: Head | None = None
     class_set: ClassSet | None = None
     name: str = "unnamed"
     metadata: dict[str, str] = field(default_factory=dict)
@@ -128,7 +128,7 @@ def save_model(model: FusionModel, path: str | os.PathLike[str], **metadata: str
         **notes,
         "ivf_format": FORMAT,
         "ivf_architecture": model.architecture,
-        "ivf_student": json.dumps(_options_of(model.student)),
+        "ivf_student": json.dumps(model.student.options()),
     }
     if model.ranges:
         entries["ivf_ranges"] = json.dumps(model.ranges)
@@ -140,12 +140,6 @@ def save_model(model: FusionModel, path: str | os.PathLike[str], **metadata: str
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.tensors().items()}
     with atomic_path(path) as temporary:
         temporary.write_bytes(save(tensors, metadata=entries))
-
-
-def _options_of(student: FusionStudent | FastStudent) -> dict[str, object]:
-    if isinstance(student, FastStudent):
-        return {"widths": student.widths, "convolutions": student.convolutions}
-    return {"channels": student.channels}
 
 
 def _load_safetensors(file: WeightsFile) -> FusionModel:
@@ -164,7 +158,7 @@ def _load_safetensors(file: WeightsFile) -> FusionModel:
     if file.class_set is not None:
         options = entries["ivf_head"]
         with built_from("ivf_head", options, path):
-            head = SegmentationHead(
+            head = HEADS[file.architecture](
                 len(file.class_set), **json.loads(options), layout=student.layout
             )
         if head.feature_channels != student.feature_channels:

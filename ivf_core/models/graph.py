@@ -15,70 +15,16 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ivf_core.models.checkpoints import FusionModel
+from ivf_core.models.color import luma_chroma, recolor, small_chroma
 from ivf_core.models.interface import LABEL_STRIDE
 from ivf_core.models.quantization import quantize_convolutions
 from ivf_core.models.segmentation import SegmentationHead
+from ivf_core.models.street import StreetHead
 from ivf_core.models.weights_files import calibrated_ranges
 
-__all__ = [
-    "FusionGraph",
-    "fold_batch_norm",
-    "luma_chroma",
-    "recolor",
-    "recolor_unrounded",
-]
+__all__ = ["FusionGraph", "fold_batch_norm"]
 
 Network = TypeVar("Network", bound=nn.Module)
-
-# OpenCV's full-range BT.601 in 14-bit fixed point (COLOR_RGB2YCrCb): integers
-# below 2^24, so float32 reproduces its rounding exactly.
-_SCALE = 1 << 14
-_LUMA = (4899.0, 9617.0, 1868.0)
-_CR, _CB = 11682.0, 9241.0
-
-
-def luma_chroma(rgb: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Convert RGB to YCrCb, equal to OpenCV to the bit.
-
-    Args:
-        rgb: N x 3 x H x W float32 with integer values 0..255.
-
-    Returns:
-        Y, Cr and Cb, each N x 1 x H x W float32 with integer values 0..255.
-    """
-    red, green, blue = rgb.split(1, dim=1)
-    luma = red * _LUMA[0] + green * _LUMA[1] + blue * _LUMA[2]
-    luma = torch.floor((luma + _SCALE / 2) / _SCALE)
-    offset = 128 * _SCALE + _SCALE / 2
-    cr = torch.floor(((red - luma) * _CR + offset) / _SCALE).clamp(0, 255)
-    cb = torch.floor(((blue - luma) * _CB + offset) / _SCALE).clamp(0, 255)
-    return luma, cr, cb
-
-
-def recolor(fused: Tensor, cr: Tensor, cb: Tensor) -> Tensor:
-    """Combine the fused luma with the chroma of the visible image, as SAGE's code does.
-
-    R = Y + 1.403 (Cr - 0.5), G = Y - 0.714 (Cr - 0.5) - 0.344 (Cb - 0.5),
-    B = Y + 1.773 (Cb - 0.5), all in [0, 1]; then times 255, plus 0.5, clamp, truncate.
-
-    Args:
-        fused: N x 1 x H x W float32, nominally in [0, 1].
-        cr: N x 1 x H x W float32, 0..255.
-        cb: N x 1 x H x W float32, 0..255.
-
-    Returns:
-        N x 3 x H x W float32 RGB with integer values 0..255.
-    """
-    return torch.floor((recolor_unrounded(fused, cr, cb) * 255 + 0.5).clamp(0, 255))
-
-
-def recolor_unrounded(fused: Tensor, cr: Tensor, cb: Tensor) -> Tensor:
-    """Compute `recolor` before scaling and rounding: N x 3 x H x W float, nominally in [0, 1]."""
-    cr = cr / 255 - 0.5
-    cb = cb / 255 - 0.5
-    return torch.cat(
-        (fused + 1.403 * cr, fused - 0.714 * cr - 0.344 * cb, fused + 1.773 * cb), dim=1
-    )
 
 
 class FusionGraph(nn.Module):
@@ -100,7 +46,7 @@ class FusionGraph(nn.Module):
         super().__init__()
         self.dtype = dtype
         self.student = fold_batch_norm(model.student).to(dtype)
-        self.head: SegmentationHead | None = None
+        self.head: SegmentationHead | StreetHead | None = None
         if model.head is not None:
             self.head = fold_batch_norm(model.head).to(dtype)
         if int8:
@@ -132,7 +78,9 @@ class FusionGraph(nn.Module):
             fused = recolor(out.fused.float(), cr, cb).to(torch.uint8).permute(0, 2, 3, 1)
             fused = fused.contiguous()  # N x H x W x 3; here all threads share the copying
         if want_labels and self.head is not None:
-            labels = self.head.class_ids(out.features)  # N x H/2 x W/2, rounded up or down
+            labels = self.head.class_ids(
+                out.features, small_chroma(cr, cb, self.dtype)
+            )  # N x H/2 x W/2, rounded up or down
             height, width = infrared.shape[1:]
             labels = labels[:, : height // LABEL_STRIDE, : width // LABEL_STRIDE]
             labels = labels.contiguous()

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ivf_core.models.color import small_chroma
 from ivf_core.models.weights_files import Ranges
 
 __all__ = ["QuantizedConv2d", "observe_ranges", "quantize_convolutions"]
@@ -77,17 +78,18 @@ class QuantizedConv2d(nn.Conv2d):
 
 
 def observe_ranges(
-    student: nn.Module, head: nn.Module | None, pairs: Iterable[tuple[np.ndarray, np.ndarray]]
+    student: nn.Module, head: nn.Module | None, pairs: Iterable[tuple[np.ndarray, ...]]
 ) -> Ranges:
-    """Run the networks on pairs and record the input ranges of their 3x3 convolutions.
+    """Run the networks on pairs and record the input ranges of their convolutions.
 
     Convolutions with fewer than 16 input or output channels are left out: they are cheap,
-    and their rounding errors are visible.
+    and their rounding errors are visible. So are depthwise ones, which have little to multiply.
 
     Args:
         student: the student, in evaluation mode.
         head: its head, in evaluation mode, or None.
-        pairs: luma and infrared, each H x W uint8.
+        pairs: luma and infrared, each H x W uint8, and Cr and Cb, 2 x H x W uint8, if there is
+            colour.
 
     Returns:
         Ranges by name, with the prefix "student." or "head.".
@@ -111,7 +113,7 @@ def observe_ranges(
         for prefix, network in networks.items()
         for name, conv in network.named_modules()
         if isinstance(conv, nn.Conv2d)
-        and conv.kernel_size == (3, 3)
+        and conv.groups == 1
         and min(conv.in_channels, conv.out_channels) >= _LEAST_CHANNELS
     ]
     device = next(student.parameters()).device
@@ -120,12 +122,13 @@ def observe_ranges(
         with torch.inference_mode():
             for planes in pairs:
                 seen = True
-                luma, infrared = (
-                    torch.from_numpy(plane).to(device)[None, None].float() / 255 for plane in planes
+                luma, infrared, *chroma = (
+                    torch.from_numpy(plane).to(device).float() for plane in planes
                 )
-                features = student(luma, infrared).features
+                features = student(luma[None, None] / 255, infrared[None, None] / 255).features
                 if head is not None:
-                    head(features)
+                    colors = (small_chroma(*c[None].split(1, dim=1)) for c in chroma)
+                    head(features, next(colors, None))
     finally:
         for hook in hooks:
             hook.remove()

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ivf_core.models.interface import LABEL_STRIDE
 from ivf_core.models.student import FeatureLayout, FusionStudent, MergeUp
 
-__all__ = ["SegmentationHead"]
+__all__ = ["SegmentationHead", "largest"]
 
 
 def _conv_unit(
@@ -117,26 +117,25 @@ class SegmentationHead(nn.Module):
             self.decode2 = _conv_unit(half, half)
             self.classify = nn.Conv2d(half, num_classes, 1)
 
-    def forward(self, features: Sequence[Tensor]) -> Tensor:
+    def forward(self, features: Sequence[Tensor], chroma: Tensor | None = None) -> Tensor:
         """Compute the logits of a batch.
 
         Args:
             features: the five features of a student, `StudentOutput.features`,
                 of an input at least 16 pixels high and wide.
+            chroma: not used; other heads are handed the colours of the visible image.
 
         Returns:
             N x num_classes x H/2 x W/2 float, sizes rounded like those of the features.
         """
         return self._to_pixels(self._logits(features), features)
 
-    def class_ids(self, features: Sequence[Tensor]) -> Tensor:
+    def class_ids(self, features: Sequence[Tensor], chroma: Tensor | None = None) -> Tensor:
         """Return the class with the largest logit, the first one if there are several.
-
-        It compares instead of using argmax, for which OpenVINO sorts; that takes as long as
-        a convolution.
 
         Args:
             features: see `forward`.
+            chroma: see `forward`.
 
         Returns:
             N x H/2 x W/2 uint8.
@@ -144,13 +143,7 @@ class SegmentationHead(nn.Module):
         logits = self._logits(features)
         if self.subpixel:  # N x num_classes x 4 x H/4 x W/4
             logits = logits.unflatten(1, (self.num_classes, LABEL_STRIDE**2))
-        best, second, *others = logits.unbind(dim=1)
-        ids = (second > best).to(logits.dtype)
-        best = torch.maximum(best, second)
-        for class_id, logit in enumerate(others, start=2):
-            ids = ids.masked_fill(logit > best, class_id)
-            best = torch.maximum(best, logit)
-        ids = ids.to(torch.uint8)
+        ids = largest(logits)
         return self._to_pixels(ids, features).squeeze(1) if self.subpixel else ids
 
     def _to_pixels(self, x: Tensor, features: Sequence[Tensor]) -> Tensor:
@@ -194,6 +187,27 @@ class SegmentationHead(nn.Module):
         subpixels = self.classify.out_channels // self.num_classes
         assert self.classify.bias is not None
         self.classify.bias[class_id * subpixels : (class_id + 1) * subpixels] += offset
+
+
+def largest(logits: Tensor) -> Tensor:
+    """Return the position of the largest value along dimension 1, the first one of several.
+
+    It compares instead of using argmax, for which OpenVINO sorts; that takes as long as a
+    convolution.
+
+    Args:
+        logits: N x C x ... float, C at least 2.
+
+    Returns:
+        N x ... uint8.
+    """
+    best, second, *others = logits.unbind(dim=1)
+    ids = (second > best).to(logits.dtype)
+    best = torch.maximum(best, second)
+    for class_id, logit in enumerate(others, start=2):
+        ids = ids.masked_fill(logit > best, class_id)
+        best = torch.maximum(best, logit)
+    return ids.to(torch.uint8)
 
 
 def _to_quarter(feature: Tensor, stride: int, round_up: bool) -> Tensor:

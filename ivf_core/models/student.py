@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 __all__ = [
-    "STUDENTS",
     "FastStudent",
     "FeatureLayout",
     "FusionStudent",
@@ -167,6 +166,10 @@ class FusionStudent(nn.Module):
         self.merges = nn.ModuleList(MergeUp(2 * channels, channels) for _ in range(2))
         self.decoder = nn.Conv2d(channels, 1, 3, padding=1)
 
+    def options(self) -> dict[str, object]:
+        """Return the arguments to build it again, for weights files."""
+        return {"channels": self.channels}
+
     def forward(self, visible_luma: Tensor, infrared: Tensor) -> StudentOutput:
         """Fuse a batch.
 
@@ -246,6 +249,10 @@ class FastStudent(nn.Module):
             nn.init.zeros_(decoder.weight)  # type: ignore[arg-type]
             nn.init.constant_(decoder.bias, value)  # type: ignore[arg-type]
 
+    def options(self) -> dict[str, object]:
+        """Return the arguments to build it again, for weights files."""
+        return {"widths": self.widths, "convolutions": self.convolutions}
+
     def forward(self, visible_luma: Tensor, infrared: Tensor) -> StudentOutput:
         """Fuse a batch.
 
@@ -269,13 +276,6 @@ class FastStudent(nn.Module):
         fused = a * folded[:, :_FOLDED_PIXELS] + b * folded[:, _FOLDED_PIXELS:] + c
         fused = F.pixel_shuffle(fused, 2)[..., :height, :width]  # N x 1 x H x W
         return StudentOutput(fused, (half, quarter, eighth, quarter_up, half_up))
-
-
-STUDENTS: dict[str, type[FusionStudent] | type[FastStudent]] = {
-    "sage": FusionStudent,
-    "fast": FastStudent,
-}
-"""Architectures of students by their name in weights files."""
 
 
 def _halve(x: Tensor) -> Tensor:

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from ivf_core.inference.gpu_measurements import Row, Settings, serve_rows, time_calls
 from ivf_core.models.checkpoints import load_model
+from ivf_core.models.color import recolor_unrounded
 from ivf_core.models.conv_encoder import ConvEncoder
-from ivf_core.models.graph import fold_batch_norm, recolor_unrounded
+from ivf_core.models.graph import fold_batch_norm
 from ivf_core.models.student import FusionStudent, StudentOutput
 from ivf_core.models.teacher import Teacher
 from ivf_core.scenes import random_scene

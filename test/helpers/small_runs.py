@@ -17,6 +17,7 @@ from ivf_core.models.checkpoints import FusionModel, save_model
 from ivf_core.models.conv_encoder import ConvEncoder
 from ivf_core.models.student import FastStudent, FusionStudent
 from ivf_core.models.teacher import Teacher
+from ivf_core.training.joint.joint import JointRecipe, train_joint
 from ivf_core.training.masks.priors import PriorRecipe, make_priors
 from ivf_core.training.runs.options import RunOptions
 from ivf_core.training.sage.distill import DistillRecipe, distill
@@ -34,7 +35,8 @@ from ivf_core.training.students.student import StudentRecipe, train_student
 from ivf_core.training.students.unsupervised import UnsupervisedRecipe, train_unsupervised
 
 SIZE = (48, 56)
-COMMANDS = ("student", "fast", "unsupervised", "head", "segformer", "teacher", "distill", "encoder")
+COMMANDS = ("student", "fast", "unsupervised", "head", "segformer", "teacher", "distill", "encoder",
+            "joint")  # fmt: skip
 RUN: dict[str, Any] = dict(
     folders=("pairs",), crop=(32, 32), batch_size=2, steps=6, hold_out_every=4, score_pairs=0
 )
@@ -88,6 +90,10 @@ def recipe_of(command: str, root: Path, **options: Any) -> RunOptions:
         fields |= {"init_from": str(root / "fast.safetensors"), "crop": (48, 48)}
         return UnsupervisedRecipe(**{"precision": "fp32", **fields})
     del fields["folders"]
+    if command == "joint":
+        fields |= {"sets": ("pairs",), "label_sets": ("pairs",), "shares": (1.0,)}
+        fields |= {"labels": str(root), "crop": (64, 64)}
+        return JointRecipe(**{"precision": "fp32", **fields})
     if command == "segformer":
         fields |= {"output": str(root / "runs/segformer"), "dataset": "pairs", "labels": "labels"}
         fields |= {"class_set": "mfnet", "weights": str(root / "fast.safetensors"), "model": "b0"}
@@ -102,7 +108,7 @@ def run(command: str, recipe: Any) -> Any:
     """Run a recipe of `recipe_of` in this process."""
     functions = {"teacher": train_teacher, "distill": distill, "encoder": train_encoder,
                  "unsupervised": train_unsupervised, "head": train_head,
-                 "segformer": train_segformer}  # fmt: skip
+                 "segformer": train_segformer, "joint": train_joint}  # fmt: skip
     return functions.get(command, train_student)(recipe)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ivf_core.data.pairs import Crop, CropSampler, Pair
+from ivf_core.models.color import small_chroma
 
 __all__ = ["Batch", "BatchStream", "PairCrops", "Sample", "item_numbers", "join", "open_batches"]
 
@@ -114,6 +115,14 @@ def pair_tensors(pair: Pair, device: torch.device) -> tuple[Tensor, Tensor]:
     planes = (pair.luma, pair.infrared)
     luma, infrared = (torch.from_numpy(p).to(device)[None, None].float() / 255 for p in planes)
     return luma, infrared
+
+
+def pair_chroma(pair: Pair, device: torch.device) -> Tensor | None:
+    """Return small chroma of a whole pair, 1 x 2 x H/4 x W/4 float32, or None without colour."""
+    if pair.chroma is None:
+        return None
+    cr, cb = torch.from_numpy(pair.chroma).to(device)[None].float().split(1, dim=1)
+    return small_chroma(cr, cb)
 
 
 def open_batches(

@@ -85,9 +85,8 @@ def calibrate(model: FusionModel, pairs: Sequence[Pair], bound: Bound | None = N
     """
     bound = bound or Bound()
     chosen = _spread(pairs, _PAIRS)
-    ranges = observe_ranges(
-        model.student, model.head, ((pair.luma, pair.infrared) for pair in chosen)
-    )
+    planes = ((p.luma, p.infrared, *(() if p.chroma is None else (p.chroma,))) for p in chosen)
+    ranges = observe_ranges(model.student, model.head, planes)
     model = replace(model, ranges=ranges)
     check = _spread(chosen, _CHECK_PAIRS)
     layers = layer_sensitivity(model, _spread(check, _SENSITIVITY_PAIRS))

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ivf_core.data.pairs import Pair
 from ivf_core.models.checkpoints import FusionModel
 from ivf_core.models.graph import FusionGraph
+from ivf_core.training.runs.batches import pair_chroma, pair_tensors
 
 __all__ = ["Bound", "Deviation", "Layer", "choose_layers", "deviation_meter", "layer_sensitivity"]
 
@@ -174,11 +175,11 @@ def _count(macs: dict[str, float], name: str) -> Callable[[nn.Module, object, Te
 @torch.inference_mode()
 def _infer(graph: FusionGraph, pair: Pair) -> tuple[Tensor, Tensor | None]:
     """Return the fused luma in grey levels, 1 x 1 x H x W float, and class ids or None."""
-    luma, infrared = (
-        torch.from_numpy(plane)[None, None].float() / 255 for plane in (pair.luma, pair.infrared)
-    )
-    out = graph.student(luma, infrared)
-    labels = graph.head.class_ids(out.features) if graph.head is not None else None
+    cpu = torch.device("cpu")
+    out = graph.student(*pair_tensors(pair, cpu))
+    labels = None
+    if graph.head is not None:
+        labels = graph.head.class_ids(out.features, pair_chroma(pair, cpu))
     return out.fused.clamp(0, 1) * 255, labels
 
 

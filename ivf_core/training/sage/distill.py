@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from ivf_core.data.pairs import Pair
+from ivf_core.models.architectures import STUDENTS, Student
 from ivf_core.models.checkpoints import FusionModel, load_model, save_model
-from ivf_core.models.student import STUDENTS, FastStudent, FusionStudent
 from ivf_core.models.teacher import Teacher
 from ivf_core.training.masks.priors import prior_metadata
 from ivf_core.training.runs.batch_norm import (
@@ -337,7 +337,7 @@ def _terms(recipe: DistillRecipe) -> dict[str, str]:
     return {"segmenter": recipe.segmenter, "terms_off": ", ".join(off)}
 
 
-def _start_student(recipe: DistillRecipe) -> FusionStudent | FastStudent:
+def _start_student(recipe: DistillRecipe) -> Student:
     """Load or make the student; raise ValueError if its features do not fit where they must."""
     if recipe.init_from:
         model = load_model(recipe.init_from)

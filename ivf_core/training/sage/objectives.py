@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ivf_core.class_sets import UNLABELED, ClassSet
-from ivf_core.models.graph import recolor_unrounded
+from ivf_core.models.color import recolor_unrounded
 from ivf_core.models.student import StudentOutput
 from ivf_core.training.losses import Total, at_least_float32, segmentation_loss
 from ivf_core.training.runs.devices import gather_over_processes

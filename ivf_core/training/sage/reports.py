@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ivf_core.metrics.fusion import fusion_metrics
-from ivf_core.models.graph import recolor
+from ivf_core.models.color import recolor
 from ivf_core.training.sage.samples import Batch, MaskedPairs
 
 __all__ = ["fuse_with_teacher", "image_row", "score_fusion", "score_held_out"]

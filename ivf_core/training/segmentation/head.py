@@ -24,9 +24,11 @@ from ivf_core.class_sets import CLASS_SETS, ClassSet
 from ivf_core.data.pairs import Pair, chroma_of, hold_out, luma_of, read_pair_folder
 from ivf_core.images.overlay import color_labels
 from ivf_core.models.checkpoints import load_model, save_model
-from ivf_core.models.graph import fold_batch_norm, recolor_unrounded
+from ivf_core.models.color import recolor_unrounded
+from ivf_core.models.graph import fold_batch_norm
 from ivf_core.models.interface import LABEL_STRIDE
 from ivf_core.models.segmentation import SegmentationHead
+from ivf_core.models.street import StreetStudent
 from ivf_core.scenes import random_scene
 from ivf_core.training.losses import Total, dice_loss, logit_distillation_loss, ohem_cross_entropy
 from ivf_core.training.runs.batch_norm import restore_norm, synchronize_norm, train_mode
@@ -184,11 +186,16 @@ class HeadTask(SingleTask[HeadRecipe]):
 
     def _new_head(self) -> SegmentationHead:
         recipe, student = self.recipe, self.model.student
+        if isinstance(student, StreetStudent):
+            raise ValueError(
+                f"student '{recipe.student}': its head shares its layers: use ivf train joint"
+            )
         if not recipe.finetune_head:
             channels, layout = student.feature_channels, student.layout
             return SegmentationHead(len(self.class_set), channels, recipe.widths, layout)
         if self.model.head is None or self.model.class_set != self.class_set:
             raise ValueError(f"student '{recipe.student}': has no head for '{recipe.class_set}'")
+        assert isinstance(self.model.head, SegmentationHead)
         return copy.deepcopy(self.model.head).requires_grad_(True)
 
     def _place(self, network: Any) -> Any:

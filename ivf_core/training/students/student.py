@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ivf_core.data.pairs import Pair
+from ivf_core.models.architectures import STUDENTS
 from ivf_core.models.checkpoints import FusionModel, load_model, save_model
-from ivf_core.models.student import STUDENTS, FusionStudent, commute_merges
+from ivf_core.models.student import FusionStudent, commute_merges
 from ivf_core.training.losses import Total, mean_psnr_loss, relative_feature_error
 from ivf_core.training.runs.batch_norm import restore_norm, synchronize_norm, train_mode
 from ivf_core.training.runs.batches import Batch, PairCrops

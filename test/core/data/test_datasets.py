@@ -15,11 +15,18 @@ import pytest
 
 from ivf_core.class_sets import FMB, MFNET, UNLABELED
 from ivf_core.cli import build_parser, main
-from ivf_core.data.boxes import M3FD_OBJECTS, read_boxes
+from ivf_core.data.boxes import (
+    M3FD_OBJECTS,
+    STREET_OBJECTS,
+    find_box_files,
+    read_boxes,
+    read_yolo_boxes,
+)
 from ivf_core.data.check import check_dataset, format_report
 from ivf_core.data.datasets import DATASETS, PairDataset, open_dataset, open_split
 from ivf_core.data.layouts import LayoutError
 from ivf_core.data.pairs import CropSampler, Pair, hold_out
+from ivf_core.data.points import read_points
 from ivf_core.images.files import read_labels, write_image
 
 DATA = Path(os.environ.get("IVF_DATA", Path(__file__).parents[4] / "shared" / "data"))
@@ -120,6 +127,12 @@ def tno(root: Path) -> None:
     write_images(root / "tank", ["Vis", "LWIR"], suffix=".tif")
 
 
+def camvid(root: Path) -> None:
+    for split in ("train", "val"):
+        write_images(root / split, [f"{split}_1"], rgb=True, suffix=".jpg")
+        write_images(root / f"{split}annot", [f"{split}_1"], classes=12)
+
+
 def folder(root: Path) -> None:
     write_split(root, ["a", "b"], "visible", "infrared", "labels", 9)
 
@@ -149,6 +162,7 @@ TREES: dict[str, tuple[Tree, dict[str, list[str]]]] = {
             ]
         },
     ),
+    "camvid": (camvid, {"train": ["train_1"], "val": ["val_1"]}),
     "folder": (folder, {"all": ["a", "b"]}),
 }  # fmt: skip
 
@@ -207,6 +221,7 @@ def test_every_plane_comes_from_its_own_file(
         ("msrs", "train/vi"),
         ("pst900", "test/thermal/2_bag.png"),
         ("roadscene", "cropinfrared/FLIR_00018.jpg"),
+        ("camvid", "valannot"),
         ("folder", "labels/b.png"),
     ],
 )
@@ -291,6 +306,65 @@ def test_tno_reports_files_without_a_pair(tmp_path: Path) -> None:
         str(tmp_path / "DHV_images/Fire_sequence/part_1/dhv/DHV2.bmp"),
         str(tmp_path / "Triclobs_images/Balls"),
     ]
+
+
+def test_camvid_has_no_thermal_images(tmp_path: Path) -> None:
+    camvid(tmp_path)
+    pair = open_dataset(tmp_path, split="val")[0]
+    assert not pair.infrared.any()
+    assert pair.labels is not None
+    np.testing.assert_array_equal(pair.labels, noise("valannot/val_1", classes=12))
+
+
+def test_yolo_boxes(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("2 0.5 0.25 0.2 0.5\n\n0 0.95 0.5 0.2 0.1\n")
+    boxes = read_yolo_boxes(path, STREET_OBJECTS, (40, 100))
+    # The second box is cut off at the right border.
+    assert [box.name for box in boxes] == ["car", "person"]
+    np.testing.assert_allclose([box[1:] for box in boxes], [(40, 0, 60, 20), (85, 18, 100, 22)])
+    path.write_text("")
+    assert read_yolo_boxes(path, STREET_OBJECTS, (40, 100)) == []
+    for line, message in (
+        ("3 0.5 0.5 0.1 0.1", "id 3, expected 0 to 2"),
+        ("0 0.5 0.5 0.1", "expected an id and four numbers"),
+        ("0 1.5 0.5 0.1 0.1", "has no pixel in the image"),
+    ):
+        path.write_text(f"0 0.5 0.5 0.1 0.1\n{line}\n")
+        with pytest.raises(ValueError, match=f"a.txt', line 2: .*{message}"):
+            read_yolo_boxes(path, STREET_OBJECTS, (40, 100))
+
+
+def test_box_files_are_found_by_stem(tmp_path: Path) -> None:
+    for name in ("a.txt", "b.xml", "other.txt"):
+        (tmp_path / name).write_text("")
+    found = find_box_files(tmp_path, ["a", "b", "c"])
+    assert found == {"a": tmp_path / "a.txt", "b": tmp_path / "b.xml"}
+    with pytest.raises(ValueError, match="no file is named as an image"):
+        find_box_files(tmp_path, ["c"])
+    (tmp_path / "a.xml").write_text("")
+    with pytest.raises(ValueError, match=r"a\.txt and a\.xml share a stem"):
+        find_box_files(tmp_path, ["a"])
+
+
+def test_points(tmp_path: Path) -> None:
+    path = tmp_path / "points.csv"
+    head = "set,stem,time,kind,x,y,label\n"
+    path.write_text(
+        f"{head}s,a,day,uniform,3,4,road\ns,a,day,object,1,2,unsure\ns,b,night,x,0,0,sky\n"
+    )
+    assert read_points(path, {"a", "c"}) == {"a": [("day", "uniform", 3, 4, "road")]}
+    with pytest.raises(ValueError, match="no point is in any of the 1 images"):
+        read_points(path, {"c"})
+    path.write_text(f"{head}s,a,day,uniform,3,4,road\nt,a,day,uniform,3,4,road\n")
+    with pytest.raises(ValueError, match="line 3: image 'a' is of the sets 's' and 't'"):
+        read_points(path, {"a"})
+    path.write_text(f"{head}s,a,day,uniform,3,,road\n")
+    with pytest.raises(ValueError, match="line 2: x and y are '3' and ''"):
+        read_points(path, {"a"})
+    path.write_text("set,stem,x,y,label\n")
+    with pytest.raises(ValueError, match="column time, kind is missing"):
+        read_points(path, {"a"})
 
 
 def test_test_images_stay_out_of_training(tmp_path: Path) -> None:

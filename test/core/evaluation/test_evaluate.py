@@ -277,7 +277,7 @@ def test_masks_with_other_ids_are_rejected(
     assert run(folders, tmp_path / "out", *words, *labels) == 1
     assert "--classes is missing" in capsys.readouterr().err
     assert run(folders, tmp_path / "out", *words) == 1
-    assert "--labels, which are missing" in capsys.readouterr().err
+    assert "--labels, --boxes or --points: all are missing" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

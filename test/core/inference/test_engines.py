@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from networks import small_student
+from networks import small_head, small_student
 
 from ivf_core.class_sets import MFNET, ClassSet
 from ivf_core.cli import main
@@ -23,9 +23,8 @@ from ivf_core.inference import engine as engines
 from ivf_core.inference.artifacts import ArtifactCache
 from ivf_core.inference.engine import Engine, create_engine
 from ivf_core.inference.options import EngineOptions
+from ivf_core.models.architectures import STUDENTS
 from ivf_core.models.checkpoints import FusionModel, load_model, save_model
-from ivf_core.models.segmentation import SegmentationHead
-from ivf_core.models.student import STUDENTS
 
 Make = Callable[..., Engine]
 
@@ -57,7 +56,7 @@ def any_model(request: pytest.FixtureRequest) -> FusionModel:
     for parameter in student.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1)
-    head = SegmentationHead(len(MFNET), student.feature_channels, (8, 8, 8), student.layout)
+    head = small_head(request.param, student, len(MFNET))
     for network in (student, head):
         network.eval().requires_grad_(False)
     return FusionModel(student, head, MFNET, name=request.param)

@@ -6,15 +6,18 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from networks import small_student
+from networks import small_head, small_student
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ivf_core.class_sets import MFNET
+from ivf_core.class_sets import MFNET, STREET
+from ivf_core.models.architectures import STUDENTS
 from ivf_core.models.checkpoints import FusionModel
-from ivf_core.models.graph import FusionGraph, fold_batch_norm, luma_chroma, recolor
+from ivf_core.models.color import luma_chroma, recolor
+from ivf_core.models.graph import FusionGraph, fold_batch_norm
 from ivf_core.models.segmentation import SegmentationHead
-from ivf_core.models.student import STUDENTS, FastStudent, FusionStudent, MergeUp
+from ivf_core.models.street import StreetHead, StreetStudent
+from ivf_core.models.student import FastStudent, FusionStudent, MergeUp
 
 
 def parameters(network: nn.Module) -> int:
@@ -44,6 +47,17 @@ def test_fast_student_is_a_nineteenth_of_the_published_one() -> None:
     assert parameters(FastStudent()) == 121_452
 
 
+def test_street_is_within_its_budget() -> None:
+    """1.2 k multiply-accumulates a pixel for the student, 3 k for both."""
+    image, chroma = torch.rand(1, 1, 128, 128), torch.rand(1, 2, 32, 32)
+    student, head = StreetStudent().eval(), StreetHead(len(STREET)).eval()
+    alone = macs(student, image, image) / 128**2
+    both = alone + macs(head, student(image, image).features, chroma) / 128**2
+    assert alone == pytest.approx(628, rel=0.001)
+    assert both == pytest.approx(2_684, rel=0.001)
+    assert parameters(student) + parameters(head) == 593_824
+
+
 def test_merging_commutes_with_upsampling() -> None:
     torch.manual_seed(0)
     merge = MergeUp(3 + 5, 4).eval().double()
@@ -69,10 +83,12 @@ def test_feature_sizes_at_any_input_size(architecture: str, height: int, width: 
         out.features, student.feature_channels, student.layout.strides, strict=True
     ):
         assert feature.shape == (2, channels, *size(stride))
-    head = SegmentationHead(5, student.feature_channels, (8, 8, 8), student.layout).eval()
-    logits = head(out.features)
+    head = small_head(architecture, student, 5).eval()
+    chroma = torch.rand(2, 2, -(-height // 4), -(-width // 4))
+    logits = head(out.features, chroma)
     assert logits.shape == (2, 5, *size(2))
-    assert torch.equal(head.class_ids(out.features), logits.argmax(dim=1).to(torch.uint8))
+    ids = head.class_ids(out.features, chroma)
+    assert torch.equal(ids, logits.argmax(dim=1).to(torch.uint8))
 
 
 @pytest.mark.parametrize(
@@ -90,9 +106,10 @@ def test_impossible_fast_students(options: dict[str, tuple[int, ...]], message: 
         FastStudent(**options)
 
 
-def test_fast_student_starts_as_the_mean() -> None:
+@pytest.mark.parametrize("architecture", ["fast", "street"])
+def test_students_of_filters_start_as_the_mean(architecture: str) -> None:
     visible, infrared = torch.rand(2, 1, 1, 33, 46, dtype=torch.float64)
-    fused = small_student("fast").eval().double()(visible, infrared).fused
+    fused = small_student(architecture).eval().double()(visible, infrared).fused
     torch.testing.assert_close(fused, (visible + infrared) / 2)
 
 
@@ -117,7 +134,7 @@ def test_filters_of_the_fast_student_are_local() -> None:
 def test_a_class_is_raised_everywhere(architecture: str) -> None:
     torch.manual_seed(0)
     student = small_student(architecture).eval().double()
-    head = SegmentationHead(3, student.feature_channels, (8, 8, 8), student.layout).eval().double()
+    head = small_head(architecture, student, 3).eval().double()
     features = student(*torch.rand(2, 1, 1, 33, 46, dtype=torch.float64)).features
     before = head(features)
     head.raise_class(1, 2.5)

@@ -21,8 +21,9 @@ from ivf_core.data.pairs import (
 )
 from ivf_core.images.files import ImageFileError, write_image
 from ivf_core.images.videos import VideoWriter
+from ivf_core.models.architectures import STUDENTS
 from ivf_core.models.checkpoints import FusionModel, load_model, save_model
-from ivf_core.models.student import STUDENTS, FusionStudent
+from ivf_core.models.student import FusionStudent
 from ivf_core.models.weights_files import shipped_weights
 from ivf_core.system.revision import git_revision
 from ivf_core.training.masks.priors import PriorRecipe

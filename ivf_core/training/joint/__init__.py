@@ -1,0 +1,1 @@
+"""Training of a student and its head together, for fusion and for masks at once."""

@@ -1,0 +1,455 @@
+"""Training of a student and its head together, for fusion and for masks at once.
+
+Both read the same first layers. Labelled images of one or two cameras go in, with damage to one
+camera; the fused image is measured against what the cameras show, the masks against labels, most
+of which are those of other networks (`ivf train labels`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ivf_core.class_sets import CLASS_SETS, UNLABELED
+from ivf_core.images.overlay import color_labels
+from ivf_core.models.checkpoints import FusionModel, load_model, save_model
+from ivf_core.models.graph import fold_batch_norm
+from ivf_core.models.street import StreetHead, StreetStudent
+from ivf_core.training.joint.backbone import load_backbone, standardize_norms
+from ivf_core.training.joint.fusion_losses import invented_light, lost_contrast, sky_texture
+from ivf_core.training.joint.images import (
+    BOTH,
+    INFRARED_ONLY,
+    VISIBLE_ONLY,
+    DamagedCrops,
+    LabelledImage,
+    as_pair,
+    point_stems,
+    read_set,
+)
+from ivf_core.training.losses import Total
+from ivf_core.training.runs.batch_norm import restore_norm, synchronize_norm, train_mode
+from ivf_core.training.runs.batches import Batch, pair_chroma, pair_tensors
+from ivf_core.training.runs.calibration import calibrate
+from ivf_core.training.runs.loop import Scores, SingleTask, StepGuard, run_task
+from ivf_core.training.runs.optimizers import one_cycle
+from ivf_core.training.runs.options import PRECISIONS, RunOptions
+from ivf_core.training.runs.recipe import data_directory, option
+from ivf_core.training.students.source_losses import darkening, edge_preservation, scd, vif
+
+__all__ = ["JointRecipe", "train_joint"]
+
+_LEAK = 0.05  # beyond the range of grey levels the metrics keep this share of their gradient
+_LEAST_DEVIATION = 3.0  # grey levels; a crop of less has no information to preserve
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointRecipe(RunOptions):
+    """Training of a student of the architecture `street` with its head."""
+
+    sets: tuple[str, ...] = option(nonempty=True)
+    """Sets of images: folders relative to the data directory, with `visible` and `infrared`, or
+    of photographs alone."""
+    label_sets: tuple[str, ...] = option(nonempty=True)
+    """Folder of the labels of each set, relative to `labels`; a folder with images of its own
+    is used instead of the set."""
+    shares: tuple[float, ...] = option(nonempty=True, minimum=0)
+    """Share of the crops of each set."""
+    labels: str = option(nonempty=True)
+    """Folder that `ivf train labels` wrote."""
+    points: str = ""
+    """CSV of points, relative to the data directory: images that have points are held out."""
+    hold_out_every: int = option(7, minimum=2)
+    """Every n-th image of sets with two cameras is held out as well."""
+    class_set: str = option("street", choices=CLASS_SETS)
+    """Classes of the labels."""
+    backbone: str = ""
+    """ONNX file of YOLOX-nano to start from, relative to the data directory."""
+    init_from: str = ""
+    """Weights of the architecture `street` to start from, instead of `backbone`."""
+    fusion_only: bool = False
+    """init_from only: train what the masks do not read, the student's layers after the first
+    two, for the fused image alone; the masks stay as they are."""
+    batch_size: int = option(8, minimum=1)  # type: ignore[assignment]
+    """Crops of a batch."""
+    crop: tuple[int, int] = option((256, 320), minimum=64)
+    """Height and width of a crop in pixels, multiples of 32."""
+    learning_rate: float = option(2e-3, above=0)
+    """Highest learning rate of the head's AdamW, in one cycle."""
+    student_learning_rate: float = option(4e-3, above=0)
+    """Highest learning rate of the student's AdamW, in one cycle."""
+    weight_decay: float = option(1e-2, minimum=0)
+    """Weight decay of AdamW."""
+    freeze_norm_at: float = option(0.6, minimum=0, maximum=1)
+    """Share of the steps after which BatchNorm keeps its running statistics."""
+    ema_decay: float = option(0.998, minimum=0, maximum=1)
+    """Decay of the exponential moving average of the weights, which is what is written."""
+    class_weight_exponent: float = option(0.4, minimum=0)
+    """Exponent on the classes' inverse frequencies in the cross-entropy."""
+    label_weight: float = option(1.0, minimum=0)
+    """Weight of the masks' cross-entropy."""
+    dice_weight: float = option(0.7, minimum=0)
+    """Weight of the masks' Dice loss."""
+    qabf_weight: float = option(1.7, minimum=0)
+    """Weight of the preserved edges (Qabf)."""
+    vif_weight: float = option(0.8, minimum=0)
+    """Weight of VIF, the mean of both sources."""
+    scd_weight: float = option(1.2, minimum=0)
+    """Weight of SCD."""
+    max_intensity_weight: float = option(0.8, minimum=0)
+    """Weight of the mean distance to the brighter of the two pixels."""
+    darkening_weight: float = option(4.0, minimum=0)
+    """Weight of the loss of the visible image's brightness."""
+    contrast_weight: float = option(8.0, minimum=0)
+    """Weight of the lost contrast of the stronger camera."""
+    person_contrast: float = option(6.0, minimum=0)
+    """Further weight of the lost contrast on people."""
+    invented_weight: float = option(8.0, minimum=0)
+    """Weight of pixels brighter or darker than both sources."""
+    sky_weight: float = option(4.0, minimum=0)
+    """Weight of texture in the sky that the visible image lacks."""
+    noise_weight: float = option(0.6, minimum=0)
+    """Weight of noise that the student amplifies: flicker."""
+    teacher: str = ""
+    """Weights whose student the fused image of clean pairs learns from, such as clear: a shipped
+    name or a file, SAGE's published one too; empty for none."""
+    teacher_weight: float = option(6.0, minimum=0)
+    """teacher only: weight of the mean distance to its fused image."""
+    alone_weight: float = option(8.0, minimum=0)
+    """Weight of the distance to the only camera that shows something."""
+    precision: str = option("bf16", choices=PRECISIONS)
+    """Arithmetic of the networks: fp32, bf16, or fp16 (GPU only)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not len(self.sets) == len(self.label_sets) == len(self.shares):
+            raise ValueError("sets, label_sets and shares: give as many of each")
+        if any(side % 32 for side in self.crop):
+            raise ValueError(f"crop is {self.crop}, expected multiples of 32")
+        if self.fusion_only and not self.init_from:
+            raise ValueError("fusion_only needs init_from")
+        if bool(self.backbone) and bool(self.init_from):
+            raise ValueError("backbone and init_from exclude each other")
+
+
+def train_joint(recipe: JointRecipe) -> Scores:
+    """Train a student with its head, and write the average of their weights; see `run_task`.
+
+    Returns:
+        IoU of the classes on held-out images against their labels, by set.
+    """
+    return run_task("joint", recipe, JointTask)
+
+
+class JointTask(SingleTask[JointRecipe]):
+    """Training of a student and a head on the same crops."""
+
+    def __init__(self, recipe: JointRecipe, fabric: Any) -> None:
+        super().__init__(recipe, fabric)
+        self.class_set = CLASS_SETS[recipe.class_set]
+        self.training, self.held_out = self._read()
+        self.names = [item.name for items in self.training for item in items]
+        self.steps = recipe.count_steps(len(self.names))
+        self.loaded: list[nn.BatchNorm2d] = []
+        student, head = self._networks()
+        networks = synchronize_norm(nn.ModuleList([student, head]), self.device)
+        self.networks = networks.to(self.device)
+        self.networks = self.networks.to(memory_format=torch.channels_last)
+        self.kept = [student.stem, student.down4, head] if recipe.fusion_only else []
+        for network in self.kept:
+            network.requires_grad_(False)
+        optimizer = torch.optim.AdamW(
+            [
+                {
+                    "params": [
+                        p
+                        for p in network.parameters()
+                        if p.requires_grad and (p.ndim > 1) == matrices
+                    ],
+                    "weight_decay": recipe.weight_decay if matrices else 0.0,
+                    "lr": rate,
+                }
+                for network, rate in (
+                    (student, recipe.student_learning_rate),
+                    (head, recipe.learning_rate),
+                )
+                for matrices in (True, False)
+            ]
+        )
+        schedule = one_cycle(optimizer, self.steps, 0.1)
+        self.trained = self.learner("joint", self.networks, optimizer, schedule, max_norm=5.0)
+        self.average = torch.optim.swa_utils.AveragedModel(
+            self.networks,
+            multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.ema_decay),
+            use_buffers=True,
+        )
+        self.parts["average"] = self.average
+
+    def _read(self) -> tuple[list[list[LabelledImage]], list[list[LabelledImage]]]:
+        """Read the images of each set: those to train on, and those held out."""
+        recipe, root = self.recipe, data_directory()
+        pointed = point_stems(root / recipe.points) if recipe.points else set()
+        training, held_out = [], []
+        for images, labels in zip(recipe.sets, recipe.label_sets, strict=True):
+            items = read_set(root / images, Path(recipe.labels) / labels)
+            held = {item.name for item in items if item.name in pointed}
+            if items[0].infrared is not None and len(items) > 60:
+                held |= {item.name for item in items[:: recipe.hold_out_every]}
+            training.append([item for item in items if item.name not in held])
+            held_out.append([item for item in items if item.name in held])
+        return training, held_out
+
+    def _networks(self) -> tuple[StreetStudent, StreetHead]:
+        recipe = self.recipe
+        if recipe.init_from:
+            model = load_model(recipe.init_from)
+            if not isinstance(model.student, StreetStudent) or not isinstance(
+                model.head, StreetHead
+            ):
+                raise ValueError(f"init_from '{recipe.init_from}': expected street with a head")
+            return model.student.requires_grad_(True), model.head.requires_grad_(True)
+        student, head = StreetStudent(), StreetHead(len(self.class_set))
+        if recipe.backbone:
+            path = data_directory() / recipe.backbone
+            self.loaded = load_backbone(path, student, head, recipe.seed)
+        return student, head
+
+    def start(self, first: int) -> None:
+        """Open the crops, and give BatchNorm its first statistics."""
+        recipe = self.recipe
+        crops = DamagedCrops(self.training, recipe.shares, recipe.crop, seed=recipe.seed)
+        self.batches = self.open_batches(crops, recipe.batch_size, first)
+        self.class_weights = self._class_weights().to(self.device)
+        self.teacher: nn.Module | None = None
+        if recipe.teacher:
+            teacher = fold_batch_norm(load_model(recipe.teacher).student)
+            self.teacher = teacher.to(self.device).to(memory_format=torch.channels_last)
+        ids = {name: index for index, name in enumerate(self.class_set.names)}
+        self.person, self.sky = ids.get("person", -1), ids.get("sky", -1)
+        self.shown = next(item for items in (*self.held_out, *self.training) for item in items)
+        if first == 0 and not recipe.init_from:
+            networks: Any = self.networks
+            sample = [crops[number] for number in range(24)]
+
+            def run() -> None:
+                planes = [
+                    torch.from_numpy(np.stack([s.arrays[i] for s in sample])) for i in (2, 3, 4)
+                ]
+                student, head = networks.eval()
+                head(student(*planes[:2]).features, planes[2])
+
+            standardize_norms(self.networks, run, self.loaded)
+            self.average.module.load_state_dict(self.networks.state_dict())
+
+    def _class_weights(self) -> Tensor:
+        """Return inverse frequencies to a power, with a mean of 1 over pixels' classes."""
+        counts = np.zeros(256)
+        for items, share in zip(self.training, self.recipe.shares, strict=True):
+            part = np.zeros(256)
+            for item in items:
+                part += np.bincount(item.labels[::4, ::4].ravel(), minlength=256)
+            counts += share * part / max(1, part[:UNLABELED].sum())
+        frequencies = counts[: len(self.class_set)] / counts[:UNLABELED].sum()
+        weights = (1 / frequencies.clip(1e-4)) ** self.recipe.class_weight_exponent
+        weights /= (weights * frequencies).sum()
+        return torch.from_numpy(weights.astype(np.float32))
+
+    def set_modes(self, step: int) -> None:
+        """Set training mode, and freeze BatchNorm in later steps."""
+        train_mode(self.networks, step, self.recipe.freeze_norm_at * self.steps)
+        for network in self.kept:
+            network.eval()
+
+    def loss(self, step: int, batch: Batch, guard: StepGuard) -> Total:
+        """Return the weighted parts of the loss."""
+        visible, infrared, seen_visible, seen_infrared, chroma, labels, sure, cameras = (
+            batch.tensors
+        )
+        networks: Any = self.networks
+        student, head = networks
+        with self.fabric.autocast():
+            out = student(seen_visible, seen_infrared)
+            logits = None if self.kept else head(out.features, chroma).float()
+        losses = {} if logits is None else self._mask_losses(logits, labels, sure)
+        fused = 255 * out.fused.float()
+        losses |= self._fusion_losses(255 * visible, 255 * infrared, fused, labels, cameras[:, 0])
+        if self.recipe.noise_weight:
+            losses["noise"] = self.recipe.noise_weight * self._noise(
+                student, seen_visible, seen_infrared, fused, step
+            )
+        return Total(torch.stack([*losses.values()]).sum(), losses)
+
+    def _mask_losses(self, logits: Tensor, labels: Tensor, sure: Tensor) -> dict[str, Tensor]:
+        recipe = self.recipe
+        classes = logits.shape[1]
+        losses = F.cross_entropy(
+            logits,
+            labels,
+            weight=self.class_weights,
+            ignore_index=UNLABELED,
+            reduction="none",
+            label_smoothing=0.02,
+        )
+        known = (labels != UNLABELED).float() * sure
+        parts = {"labels": recipe.label_weight * (losses * sure).sum() / known.sum().clamp_min(1)}
+        if recipe.dice_weight:
+            probability = logits.softmax(dim=1)
+            truth = F.one_hot(labels.clamp_max(classes), classes + 1)[..., :classes]
+            truth = truth.movedim(-1, 1).float()
+            overlap, predicted, actual = (
+                (x * known[:, None]).sum(dim=(0, 2, 3))
+                for x in (probability * truth, probability, truth)
+            )
+            dice = 1 - 2 * overlap / (predicted + actual).clamp_min(1e-6)
+            occurs = actual > 20
+            if occurs.any():
+                parts["dice"] = recipe.dice_weight * dice[occurs].mean()
+        return parts
+
+    def _fusion_losses(
+        self, visible: Tensor, infrared: Tensor, fused: Tensor, labels: Tensor, cameras: Tensor
+    ) -> dict[str, Tensor]:
+        """Return the parts of the fused images' loss, by which cameras show something."""
+        recipe = self.recipe
+        losses: dict[str, Tensor] = {}
+        alone = [
+            (fused[cameras == which] - source[cameras == which]).abs()
+            for which, source in ((VISIBLE_ONLY, visible), (INFRARED_ONLY, infrared))
+        ]
+        if any(part.numel() for part in alone):
+            error = torch.cat([part.flatten() for part in alone]).sum() / fused.numel()
+            losses["alone"] = recipe.alone_weight * error / 255
+        least = torch.minimum(
+            visible.std(dim=(1, 2, 3), correction=0), infrared.std(dim=(1, 2, 3), correction=0)
+        )
+        chosen = (cameras == BOTH) & (least >= _LEAST_DEVIATION)
+        if not chosen.any():
+            return losses
+        share = float(chosen.float().mean())
+        visible, infrared, fused, labels = (x[chosen] for x in (visible, infrared, fused, labels))
+        inside = fused.clamp(0, 255)
+        excess = fused - inside
+        shown = inside + _LEAK * (excess - excess.detach())
+        classes = F.interpolate(labels[:, None].float(), scale_factor=2, mode="nearest")
+        weights = 1 + recipe.person_contrast * (classes == self.person).float()
+        terms = {
+            "qabf": recipe.qabf_weight * (1 - edge_preservation(visible, infrared, shown)),
+            "vif": -recipe.vif_weight * vif(visible, infrared, shown),
+            "scd": recipe.scd_weight * (2 - scd(visible, infrared, shown)),
+            "max_intensity": recipe.max_intensity_weight
+            * (shown - torch.maximum(visible, infrared)).abs().mean()
+            / 255,
+            "darkening": recipe.darkening_weight
+            * darkening(F.avg_pool2d(shown, 4), F.avg_pool2d(visible, 4), radius=2)
+            / 255,
+            "contrast": recipe.contrast_weight
+            * lost_contrast(visible, infrared, shown, weights)
+            / 255,
+            "invented": recipe.invented_weight * invented_light(visible, infrared, fused) / 255,
+            "sky": recipe.sky_weight
+            * sky_texture(visible, shown, (classes == self.sky).float())
+            / 255,
+            "excess": 4 * excess.abs().mean() / 255,
+        }
+        if self.teacher is not None:
+            with torch.no_grad(), self.fabric.autocast():
+                wanted = 255 * self.teacher(visible / 255, infrared / 255).fused.float()
+            distance = (shown - wanted.clamp(0, 255)).abs().mean()
+            terms["teacher"] = recipe.teacher_weight * distance / 255
+        return losses | {name: share * term for name, term in terms.items()}
+
+    def _noise(
+        self, student: nn.Module, visible: Tensor, infrared: Tensor, fused: Tensor, step: int
+    ) -> Tensor:
+        """Return by how much the student amplifies small noise, beyond the noisier camera."""
+        half = slice(0, max(1, len(visible) // 3))
+        generator = torch.Generator().manual_seed(step)
+        sigmas = (1 + 3 * torch.rand((2, 1, 1, 1, 1), generator=generator)) / 255
+        noise = torch.randn((2, *visible[half].shape), generator=generator) * sigmas
+        noise = noise.to(visible.device)
+        modes = [m.training for m in student.modules()]
+        with self.fabric.autocast():
+            student.eval()  # batch statistics would differ between the two
+            clean = student(visible[half], infrared[half]).fused
+            noisy = student(visible[half] + noise[0], infrared[half] + noise[1]).fused
+        for module, mode in zip(student.modules(), modes, strict=True):
+            module.training = mode
+        difference = (noisy.float() - clean.float()).abs().mean()
+        return (difference / (sigmas.max() * 0.798) - 0.9).clamp_min(0)
+
+    def update(self, step: int) -> dict[str, float]:
+        """Take a step and update the moving average."""
+        losses = super().update(step)
+        self.average.update_parameters(self.networks)
+        return losses
+
+    def images(self, step: int) -> dict[str, np.ndarray]:
+        """Return both sources of a held-out image, its labels, the mask and the fused luma."""
+        item = self.shown
+        fused, ids = _predict(self.average.module.eval(), item, self.device)
+        size = item.labels.shape[::-1]
+        ids = cv2.resize(ids, size, interpolation=cv2.INTER_NEAREST)
+        infrared = item.infrared if item.infrared is not None else np.zeros_like(item.labels)
+        return {
+            "visible": item.visible,
+            "infrared": infrared,
+            "labels": color_labels(item.labels, self.class_set),
+            "head": color_labels(ids, self.class_set),
+            "student": fused,
+        }
+
+    def finish(self, origin: dict[str, str]) -> Scores:
+        """Write the averaged networks, and score their masks."""
+        average: Any = restore_norm(self.average.module).eval().requires_grad_(False)
+        student, head = average.to("cpu", memory_format=torch.contiguous_format)
+        model = FusionModel(student, head, self.class_set, "joint")
+        pairs = [as_pair(i) for items in self.training for i in items if i.infrared is not None]
+        save_model(
+            calibrate(model, pairs).model if pairs else model,
+            self.recipe.output,
+            source=f"{self.steps} steps on {', '.join(self.recipe.sets)}",
+            **origin,
+        )
+        return {
+            f"IoU against the labels of {name}": self._score(items)
+            for name, items in zip(self.recipe.label_sets, self.held_out, strict=True)
+            if items
+        }
+
+    def _score(self, items: Sequence[LabelledImage]) -> dict[str, float]:
+        size = len(self.class_set)
+        confusion = np.zeros((size, size))
+        for item in items:
+            _, ids = _predict(self.average.module, item, self.device)
+            truth = item.labels[::2, ::2][: ids.shape[0], : ids.shape[1]]
+            ids = ids[: truth.shape[0], : truth.shape[1]]
+            known = truth < size
+            confusion += np.bincount(
+                truth[known].astype(int) * size + ids[known], minlength=size * size
+            ).reshape(size, size)
+        union = confusion.sum(0) + confusion.sum(1) - confusion.diagonal()
+        occurs = confusion.sum(1) > 0
+        iou = confusion.diagonal() / union.clip(1)
+        scores = {n: float(iou[i]) for i, n in enumerate(self.class_set.names) if occurs[i]}
+        return scores | {"mean": float(iou[occurs].mean())}
+
+
+@torch.inference_mode()
+def _predict(
+    networks: Any, item: LabelledImage, device: torch.device
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the fused luma, H x W uint8, and the class ids, H/2 x W/2 uint8."""
+    student, head = networks
+    pair = as_pair(item)
+    out = student(*pair_tensors(pair, device))
+    ids = head.class_ids(out.features, pair_chroma(pair, device))
+    fused = (out.fused[0, 0].clamp(0, 1) * 255).round().byte().cpu().numpy()
+    return fused, ids[0].cpu().numpy()
