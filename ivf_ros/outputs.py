@@ -80,12 +80,13 @@ class Outputs:
         self._mask = publisher(Image, "~/mask/image")
         self._overlay = publisher(Image, "~/overlay/image")
         self._latency = publisher(Float64, "~/latency_ms")
+        self._camera_health = publisher(String, "~/camera_health")
         self._frames_done = node.create_publisher(UInt64, "~/rgb_frames_done", _LATCHED)
         self._frames = -1
         self._labels = node.create_publisher(String, "~/labels", _LATCHED)
         self._all = [
             self._fused, self._fused_info, self._mask, self._overlay, self._latency,
-            self._frames_done, self._labels,
+            self._camera_health, self._frames_done, self._labels,
         ]  # fmt: skip
         self._label_info: Any = None
         if LabelInfo is not None:
@@ -143,7 +144,8 @@ class Outputs:
         """Publish the wanted images of a result.
 
         Args:
-            header: header of the RGB image, which becomes that of the results.
+            header: header of the RGB image, or else of the thermal image, which becomes that of
+                the results.
             result: result of the pair.
             wanted: images to publish.
             class_set: classes of the weights; None for weights without a head.
@@ -171,6 +173,18 @@ class Outputs:
             milliseconds: time from the stamp to the last publish; NaN if unknown.
         """
         self._latency.publish(Float64(data=milliseconds))
+
+    def publish_camera_health(self, text: str) -> None:
+        """Publish the health of the cameras.
+
+        Args:
+            text: JSON of `HealthMonitor.to_json`.
+        """
+        self._camera_health.publish(String(data=text))
+
+    def health_wanted(self) -> bool:
+        """Return whether `~/camera_health` has a subscriber."""
+        return self._camera_health.get_subscription_count() > 0
 
     def publish_frames_done(self, frames: int) -> None:
         """Publish the number of settled RGB frames if it has changed.
