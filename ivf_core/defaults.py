@@ -19,6 +19,9 @@ PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 LOAD_POLICIES = ("full", "adaptive")
 """Policies of the node for pairs that come faster than it can process them."""
 
+SINGLE_CAMERA_POLICIES = ("fuse", "stop")
+"""Policies of the node for a camera that is silent or unusable."""
+
 OUTPUT_IMAGES = ("fused", "mask", "overlay")
 """Images that the node publishes."""
 

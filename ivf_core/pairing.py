@@ -84,7 +84,7 @@ class PairingCounters(NamedTuple):
             `duplicate`: the stamp repeats that of the frame before;
             `time_jump`: the other stream's stamps went back, or did not follow
             when the stamps of this one did;
-            `reset`: undecided at a `TimePairer.reset`.
+            `reset`, or the reason given: undecided at a `TimePairer.reset`.
     """
 
     received: dict[str, int]
@@ -215,12 +215,12 @@ class TimePairer(Generic[T]):
         self._restart_streams()
         return pairs
 
-    def reset(self) -> None:
-        """Drop all undecided frames under "reset" and accept new streams."""
+    def reset(self, reason: str = "reset") -> None:
+        """Drop all undecided frames under a reason and accept new streams."""
         self._chain.requeue()
         for stream in self._streams:
             while stream.waiting:
-                stream.waiting.popleft().drop("reset")
+                stream.waiting.popleft().drop(reason)
         self._restart_streams()
 
     def _restart_streams(self) -> None:

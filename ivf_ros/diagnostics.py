@@ -41,11 +41,12 @@ _TIMINGS = (
     "prepare_ms",
     "model_ms",
     "publish_ms",
+    "health_ms",
     "handling_ms",
 )
 _KEPT_TIMINGS = 2000
 _NO_FAULTS = frozenset(
-    {"replaced_by_newer", "skipped_by_load_policy", "no_subscriber", "deactivated"}
+    {"replaced_by_newer", "skipped_by_load_policy", "no_subscriber", "deactivated", "out_of_order"}
 )
 _BACKLOG_TO_REPORT = 50
 _WARNING_PERIOD_SECONDS = 10.0
@@ -91,13 +92,19 @@ def process_report() -> dict[str, str]:
 
 
 class PairStatistics:
-    """Counters of pairs: in = out + dropped by reason + pending. Any thread may use them."""
+    """Counters of pairs: in = out + dropped by reason + pending. Any thread may use them.
+
+    A frame that is fused without a partner counts as a pair, and is counted on its own as
+    well, under the camera that took it.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.pairs_in = 0
         self.pairs_out = 0
         self.masks_out = 0
+        self.alone_in: Counter[str] = Counter()
+        self.alone_out: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
         self.repaired_frames = 0
         self._out_times: deque[float] = deque(maxlen=_KEPT_TIMINGS)
@@ -105,10 +112,16 @@ class PairStatistics:
         self._off_clock = False
         self._timings = {name: deque[float](maxlen=_KEPT_TIMINGS) for name in _TIMINGS}
 
-    def came_in(self) -> None:
-        """Count a pair that the synchronizer has delivered."""
+    def came_in(self, alone: str = "") -> None:
+        """Count a pair that the synchronizer has delivered, or a frame without a partner.
+
+        Args:
+            alone: camera of the frame, "rgb" or "thermal"; "" for a pair.
+        """
         with self._lock:
             self.pairs_in += 1
+            if alone:
+                self.alone_in[alone] += 1
 
     def drop(self, reason: str, count: int = 1) -> None:
         """Count dropped pairs.
@@ -122,7 +135,12 @@ class PairStatistics:
                 self.dropped[reason] += count
 
     def went_out(
-        self, timings: Mapping[str, float], *, repaired: bool, masked: bool = False
+        self,
+        timings: Mapping[str, float],
+        *,
+        repaired: bool,
+        masked: bool = False,
+        alone: str = "",
     ) -> None:
         """Count a published pair.
 
@@ -130,10 +148,13 @@ class PairStatistics:
             timings: milliseconds by stage, with the names of the report.
             repaired: whether non-finite thermal pixels were filled.
             masked: whether its mask was published, or what is made of it.
+            alone: as in `came_in`.
         """
         with self._lock:
             self.pairs_out += 1
             self.masks_out += masked
+            if alone:
+                self.alone_out[alone] += 1
             self.repaired_frames += repaired
             self._out_times.append(time.monotonic())
             self._off_clock = "latency_ms" not in timings
@@ -151,6 +172,9 @@ class PairStatistics:
             faults = sum(n for reason, n in self.dropped.items() if reason not in _NO_FAULTS)
             pending = self.pairs_in - self.pairs_out - sum(self.dropped.values())
             text = f"{self.pairs_in} pairs in, {self.pairs_out} out"
+            if self.alone_in:
+                counts = ", ".join(f"{n} {camera} only" for camera, n in self.alone_in.items())
+                text += f" (of these in: {counts})"
             if self.dropped:
                 reasons = ", ".join(f"{n} {reason}" for reason, n in self.dropped.most_common())
                 text += f"; dropped: {reasons}"
@@ -180,6 +204,8 @@ class PairStatistics:
                 "masks_out": str(self.masks_out),
                 "repaired_thermal_frames": str(self.repaired_frames),
             }
+            for name, counter in (("in", self.alone_in), ("out", self.alone_out)):
+                values |= {f"single_camera.{c}_{name}": str(n) for c, n in sorted(counter.items())}
             times = self._out_times
             seconds = times[-1] - times[0] if times else 0.0
             values["throughput_hz"] = f"{(len(times) - 1) / seconds if seconds else 0.0:.3f}"

@@ -7,9 +7,10 @@ which also frees the model.
 
 Threads: all callbacks run in one thread, that of the executor. It owns the node, its
 inputs and the model slot. The worker's thread runs `PairProcessor` and touches what that
-class receives: publishers, statistics, snapshot requests and the warning log, all of
-which may be used by several threads. A third thread exists while weights are reloaded, a
-fourth one while engines are compiled for another level of the load policy.
+class receives: publishers, statistics, snapshot requests, the health of the cameras and
+the warning log, all of which may be used by several threads. A third thread exists while
+weights are reloaded, a fourth one while engines are compiled for another level of the
+load policy.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from ivf_core.images.thermal import ThermalNormalizer
 from ivf_core.system.memory import keep_freed_memory
 from ivf_ros.compat import reject_impossible_transitions, spin_once
 from ivf_ros.diagnostics import OK, DiagnosticsPublisher, PairStatistics, WarningLog, process_report
+from ivf_ros.health_monitor import HealthMonitor
 from ivf_ros.inputs import Inputs
 from ivf_ros.model_slot import ModelSlot
 from ivf_ros.outputs import Outputs
@@ -44,11 +46,14 @@ from ivf_ros.overload import LoadPolicy
 from ivf_ros.parameters import FusionParameters
 from ivf_ros.processing import PairMessages, PairProcessor
 from ivf_ros.snapshots import Snapshots
+from ivf_ros.synchronizer import stamp_to_seconds
 from ivf_ros.worker import Mailbox, Worker
 
 __all__ = ["FusionNode", "main"]
 
 _REPLAY_QOS = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
+_HEALTH_SECONDS = 1.0
+_JUMP_SECONDS = 1.0  # a stamp that is earlier by more is a jump in time
 _CHECK_SECONDS = {"live": 0.5, "replay": 0.05}  # the player waits for what a replay reports
 
 
@@ -94,6 +99,8 @@ class FusionNode(LifecycleNode):
         self._snapshots = Snapshots()
         self._statistics = PairStatistics()
         self._load: LoadPolicy | None = None
+        self._health: HealthMonitor | None = None
+        self._last_frames: tuple[str, float] | None = None  # camera alone, stamp in seconds
         self._diagnostics = DiagnosticsPublisher(self)
         self._outputs: Outputs | None = None
         self._inputs: Inputs | None = None
@@ -145,12 +152,16 @@ class FusionNode(LifecycleNode):
             self._announce_classes()
         self._normalizer.reset()
         self._statistics = PairStatistics()
+        self._last_frames = None
         replay = self._settings["mode"] == "replay"
+        self._health = HealthMonitor(self.get_logger(), self._outputs.publish_camera_health)
         self._inputs = Inputs(
             self,
             self._settings,
             self._warnings,
-            on_pair=self._on_pair,
+            on_frames=self._on_frames,
+            on_cameras=self._health.set_cameras,
+            unusable=self._health.unusable,
             on_rgb_info=self._outputs.take_camera_info,
         )
         self._mailbox = Mailbox(keep_all=replay)
@@ -163,6 +174,7 @@ class FusionNode(LifecycleNode):
             outputs=self._outputs,
             statistics=self._statistics,
             snapshots=self._snapshots,
+            health=self._health,
             warnings=self._warnings,
             clock=self.get_clock(),
         )
@@ -175,6 +187,7 @@ class FusionNode(LifecycleNode):
             for period, callback in (
                 (self._settings["diagnostics_period_seconds"], self._publish_diagnostics),
                 (_CHECK_SECONDS["replay" if replay else "live"], self._check),
+                (_HEALTH_SECONDS, self._health.publish),
             )
         ]
 
@@ -235,14 +248,24 @@ class FusionNode(LifecycleNode):
 
     # Callbacks
 
-    def _on_pair(self, rgb: Any, thermal: Any) -> None:
-        """Count a pair and hand it to the worker, unless the load policy skips it."""
+    def _on_frames(self, rgb: Any, thermal: Any, alone: str) -> None:
+        """Count a pair, or a frame alone, and hand it to the worker.
+
+        It is dropped if the load policy skips it, or if its stamp would lead back: where the
+        cameras in use change, a frame may be earlier than what the others have shown.
+        """
         assert self._load is not None
-        self._statistics.came_in()
+        self._statistics.came_in(alone)
         now = time.perf_counter()
+        stamp = stamp_to_seconds((thermal if alone == "thermal" else rgb).header.stamp)
+        last = self._last_frames
+        if last is not None and last[0] != alone and 0 <= last[1] - stamp < _JUMP_SECONDS:
+            self._statistics.drop("out_of_order")
+            return
+        self._last_frames = (alone, stamp)
         if not self._load.arrived(now):
             self._statistics.drop("skipped_by_load_policy")
-        elif self._mailbox.put(PairMessages(rgb, thermal, now)):
+        elif self._mailbox.put(PairMessages(rgb, thermal, now, alone)):
             self._statistics.drop("replaced_by_newer")
             self._load.replaced(now)
 
@@ -295,6 +318,7 @@ class FusionNode(LifecycleNode):
         """Publish counters, findings about the inputs, and the parameters in force."""
         assert self._inputs is not None
         assert self._load is not None
+        assert self._health is not None
         values = {
             **self._statistics.report(),
             **self._inputs.report(),
@@ -309,7 +333,11 @@ class FusionNode(LifecycleNode):
             {
                 "pairs": (*self._statistics.check(), values),
                 "load": self._load.finding(time.perf_counter()),
-                **self._inputs.findings(),
+                **{
+                    f"{camera} camera": self._health.add_to(camera, finding)
+                    for camera, finding in self._inputs.findings().items()
+                },
+                "cameras": self._health.finding(self._settings["single_camera"]),
                 "settings": (OK, "in force", settings),
             }
         )

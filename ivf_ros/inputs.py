@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -11,15 +12,16 @@ from rclpy.qos import QoSProfile, qos_policy_name_from_kind
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
+from ivf_ros.camera_choice import CAMERAS, CameraChoice, Route
 from ivf_ros.camera_watch import CameraWatch
-from ivf_ros.compat import Subscriber, SubscriptionEventCallbacks, own_profile
+from ivf_ros.compat import SimpleFilter, Subscriber, SubscriptionEventCallbacks, own_profile
 from ivf_ros.diagnostics import Finding, WarningLog
 from ivf_ros.parameters import FusionParameters
 from ivf_ros.synchronizer import PairSynchronizer, stamp_to_seconds
 
 __all__ = ["Inputs"]
 
-_CAMERAS = ("rgb", "thermal")
+_STREAMS = {"rgb": "visible", "thermal": "infrared"}  # as the counters of pairing name them
 
 
 class Inputs:
@@ -32,7 +34,12 @@ class Inputs:
         node: owner of the subscriptions.
         parameters: parameters of the node.
         warnings: log of QoS mismatches.
-        on_pair: called with the RGB and the thermal message of each pair.
+        on_frames: called with the RGB message, the thermal message and the camera that is
+            used alone: "" for a pair, otherwise the message of the other camera is None or
+            one to be examined only.
+        on_cameras: called when other cameras are in use or silent, with the camera that is
+            used alone ("" for both) and those that are silent.
+        unusable: returns the cameras whose images tell nothing.
         on_rgb_info: called with each CameraInfo of the RGB camera.
     """
 
@@ -42,17 +49,23 @@ class Inputs:
         parameters: FusionParameters,
         warnings: WarningLog,
         *,
-        on_pair: Callable[[Any, Any], None],
+        on_frames: Callable[[Any, Any, str], None],
+        on_cameras: Callable[[str, frozenset[str]], None],
+        unusable: Callable[[], frozenset[str]],
         on_rgb_info: Callable[[CameraInfo], None],
     ) -> None:
         self._node = node
         self._parameters = parameters
         self._warnings = warnings
-        self._on_pair = on_pair
+        self._on_frames = on_frames
+        self._on_cameras = on_cameras
+        self._unusable = unusable
         self._on_rgb_info = on_rgb_info
         self._watches: dict[str, CameraWatch] = {}
         self._subscriptions: list[Any] = []
         self._synchronizer: PairSynchronizer | None = None
+        self._choice = CameraChoice()
+        self._beside: Any = None  # latest message of a camera that is not in use
         self._since = time.monotonic()
 
     def subscribe(self, qos: QoSProfile) -> None:
@@ -61,7 +74,7 @@ class Inputs:
         Args:
             qos: profile of all subscriptions, before the user's overrides.
         """
-        images = {camera: self._subscribe_camera(camera, qos) for camera in _CAMERAS}
+        images = {camera: SimpleFilter() for camera in CAMERAS}
         self._synchronizer = PairSynchronizer(
             images["rgb"],
             images["thermal"],
@@ -70,7 +83,9 @@ class Inputs:
             offset_ns=self._parameters.nanoseconds("offset_seconds"),
             minimum_interval_ns=self._parameters.nanoseconds("minimum_interval_seconds"),
         )
-        self._synchronizer.registerCallback(self._on_pair)
+        self._synchronizer.registerCallback(lambda rgb, thermal: self._on_frames(rgb, thermal, ""))
+        for camera in CAMERAS:
+            self._subscribe_camera(camera, qos, images[camera].signalMessage)
 
     def apply_parameters(self) -> None:
         """Pass changed parameters on to the synchronizer."""
@@ -111,21 +126,25 @@ class Inputs:
         if self._synchronizer is None:
             return 0
         dropped = self._synchronizer.counters().dropped
-        return sum(n for reason, n in dropped.items() if reason.endswith("_visible"))
+        unpaired = sum(n for reason, n in dropped.items() if reason.endswith("_visible"))
+        return unpaired + self._choice.beside["rgb"]
 
     def report(self) -> dict[str, str]:
         """Return the counters of pairing as text, by the keys of diagnostics."""
         if self._synchronizer is None:
             return {}
         pairing = self._synchronizer.counters()
-        values = {f"frames.{reason}": str(n) for reason, n in sorted(pairing.dropped.items())}
+        frames = Counter(pairing.dropped)
+        for camera, count in self._choice.beside.items():
+            frames[f"not_in_use_{_STREAMS[camera]}"] += count
+        values = {f"frames.{reason}": str(n) for reason, n in sorted(frames.items())}
         return {**values, "time_jumps": str(sum(pairing.jumps.values()))}
 
     def findings(self) -> dict[str, Finding]:
-        """Return the finding of each camera's watch, by "rgb camera" and "thermal camera"."""
+        """Return the finding of each camera's watch, by "rgb" and "thermal"."""
         now, timeout = time.monotonic(), self._parameters["timeout_seconds"]
         return {
-            f"{camera} camera": (
+            camera: (
                 *watch.check(
                     now,
                     self._since,
@@ -137,7 +156,36 @@ class Inputs:
             for camera, watch in self._watches.items()
         }
 
-    def _subscribe_camera(self, camera: str, qos: QoSProfile) -> Subscriber:
+    def _route(self, camera: str, message: Any, to_synchronizer: Callable[[Any], None]) -> None:
+        """Pass an image to the synchronizer, or on its own while one camera is used alone."""
+        before = self._choice.alone, self._choice.silent
+        route = self._choice.take(
+            camera,
+            stamp_to_seconds(message.header.stamp),
+            time.monotonic(),
+            first_seconds=self._parameters["timeout_seconds"],
+            unusable=self._unusable(),
+            enabled=self._parameters["single_camera"] == "fuse"
+            and self._parameters["mode"] == "live",
+        )
+        after = self._choice.alone, self._choice.silent
+        if after != before:
+            if after[0] and self._synchronizer is not None:
+                self._synchronizer.reset("not_in_use")
+            self._beside = None
+            self._on_cameras(*after)
+        if route is Route.PAIR:
+            to_synchronizer(message)
+        elif route is Route.BESIDE:
+            self._beside = message
+        else:
+            beside, self._beside = self._beside, None
+            frames = (message, beside) if camera == "rgb" else (beside, message)
+            self._on_frames(*frames, camera)
+
+    def _subscribe_camera(
+        self, camera: str, qos: QoSProfile, to_synchronizer: Callable[[Any], None]
+    ) -> None:
         """Subscribe to the images and to the CameraInfo of one camera."""
         topic, kind = f"{camera}/image_raw", Image
         if self._parameters[f"{camera}_transport"] == "compressed":
@@ -172,13 +220,14 @@ class Inputs:
             ),
         )
         self._subscriptions.append(subscriber.sub)
-        # Registered before the synchronizer, so that the watch sees each image first.
-        subscriber.registerCallback(
-            lambda message: watch.image(stamp_to_seconds(message.header.stamp), time.monotonic())
-        )
+
+        def on_image(message: Any) -> None:
+            watch.image(stamp_to_seconds(message.header.stamp), time.monotonic())
+            self._route(camera, message, to_synchronizer)
+
+        subscriber.registerCallback(on_image)
         self._subscriptions.append(
             self._node.create_subscription(
                 CameraInfo, f"{camera}/camera_info", on_info, own_profile(qos)
             )
         )
-        return subscriber

@@ -118,6 +118,7 @@ class Outputs:
         self._detections_json = publisher(String, "~/detections_json")
         self._overlay = publisher(Image, "~/overlay/image")
         self._latency = publisher(Float64, "~/latency_ms")
+        self._camera_health = publisher(String, "~/camera_health")
         self._frames_done = latched(UInt64, "~/rgb_frames_done")
         self._frames = -1
         self._labels = latched(String, "~/labels")
@@ -181,7 +182,8 @@ class Outputs:
         """Publish what is wanted of a result.
 
         Args:
-            header: header of the RGB image, which becomes that of the results.
+            header: header of the RGB image, or else of the thermal image, which becomes that of
+                the results.
             result: result of the pair.
             wanted: results to publish.
             class_set: classes of the weights; None for weights without a head.
@@ -209,6 +211,18 @@ class Outputs:
             milliseconds: time from the stamp to the last publish; NaN if unknown.
         """
         self._latency.publish(Float64(data=milliseconds))
+
+    def publish_camera_health(self, text: str) -> None:
+        """Publish the health of the cameras.
+
+        Args:
+            text: JSON of `HealthMonitor.to_json`.
+        """
+        self._camera_health.publish(String(data=text))
+
+    def health_wanted(self) -> bool:
+        """Return whether `~/camera_health` has a subscriber."""
+        return self._camera_health.get_subscription_count() > 0
 
     def publish_frames_done(self, frames: int) -> None:
         """Publish the number of settled RGB frames if it has changed.

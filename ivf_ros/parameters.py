@@ -28,6 +28,7 @@ from ivf_core.defaults import (
     OVERLAY_OPACITY,
     PRECISIONS,
     QUEUE_SIZE,
+    SINGLE_CAMERA_POLICIES,
     TOLERANCE_SECONDS,
 )
 from ivf_core.images.overlay import OVERLAY_PALETTES
@@ -106,6 +107,7 @@ PARAMETERS = (
     Parameter("offset_seconds", 0.0, "Time added to thermal stamps before they are compared with RGB stamps: the fixed delay between the two shutters.", -10.0, 10.0, changeable=True),
     Parameter("minimum_interval_seconds", MINIMUM_INTERVAL_SECONDS, "Shortest time between two frames of one camera. A partner whose stamp differs by at most half of it is accepted at once; 0 always waits until no nearer partner can arrive.", 0.0, 10.0, changeable=True),
     Parameter("queue_size", QUEUE_SIZE, "Number of frames of each camera that may wait for a partner.", 1, 1000),
+    Parameter("single_camera", "fuse", "What to do while one camera is silent (no image for 0.5 s and 3 of its periods), black, saturated, unreadable or frozen for more than 2 s: fuse processes each image of the other one with an image of zeros as its partner, stop processes pairs only. Not applied in replay mode.", choices=SINGLE_CAMERA_POLICIES, changeable=True),
     # The thermal image
     Parameter("thermal_mode", "auto", "auto passes 8-bit frames unchanged and applies percentile gain control to all others; percentile always applies it; full_range maps the full range of the data type to 8 bits.", choices=THERMAL_MODES, changeable=True),
     Parameter("low_percentile", 0.5, "Percentile of the thermal counts that is mapped to black.", 0.0, 100.0, changeable=True),
@@ -137,7 +139,7 @@ SUBSCRIBED = (
 """Topics that the fusion node subscribes to."""
 
 PUBLISHED = (
-    Topic("~/fused/image", "sensor_msgs/msg/Image", "Fused image, rgb8, with the size, stamp and frame of the RGB image. See load_policy for the pairs that an overloaded node skips."),
+    Topic("~/fused/image", "sensor_msgs/msg/Image", "Fused image, rgb8, with the size, stamp and frame of the RGB image; with stamp and frame of the thermal image while that is processed alone (single_camera). See load_policy for the pairs that an overloaded node skips."),
     Topic("~/fused/camera_info", "sensor_msgs/msg/CameraInfo", "Calibration of the fused image: that of the RGB camera."),
     Topic("~/mask/image", "sensor_msgs/msg/Image", "Class ids, mono8; 255 means unlabeled. Only for the pairs on which masks are computed: see mask_interval and load_policy."),
     Topic("~/mask/camera_info", "sensor_msgs/msg/CameraInfo", "Calibration of the mask, with each mask and confidence: that of the RGB camera, with half the size and the intrinsics of half the size if mask_size is model."),
@@ -147,6 +149,7 @@ PUBLISHED = (
     Topic("~/overlay/image", "sensor_msgs/msg/Image", "Fused image with the class colours drawn over it, rgb8; for the same pairs as the mask."),
     Topic("~/label_info", "vision_msgs/msg/LabelInfo", "Class names by id, transient local; only if vision_msgs is installed."),
     Topic("~/labels", "std_msgs/msg/String", "Class set as JSON (name, names, colors), transient local."),
+    Topic("~/camera_health", "std_msgs/msg/String", "Health of both cameras as JSON, on each change and once a second; see docs/camera_health.md."),
     Topic("~/latency_ms", "std_msgs/msg/Float64", "Time from the stamp of the RGB image to the last publish of its results, in ms; one message for each pair, NaN if the stamps are unrelated to the clock."),
     Topic("~/rgb_frames_done", "std_msgs/msg/UInt64", "In replay mode, transient local: number of RGB frames since activation that were published, dropped or found without a partner."),
     Topic("/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", "State, counters, timings, load, processor time, memory, parameters, and problems of the inputs."),

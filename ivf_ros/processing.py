@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -11,10 +12,11 @@ from typing import Any
 import numpy as np
 from rclpy.clock import Clock
 
-from ivf_core.class_sets import ClassSet
+from ivf_core.images.registration import Registration
 from ivf_core.inference import FusionPipeline, FusionResult, ImagePair
 from ivf_ros.conversions import MessageError, to_infrared, to_visible
 from ivf_ros.diagnostics import PairStatistics, WarningLog
+from ivf_ros.health_monitor import HealthMonitor
 from ivf_ros.outputs import Outputs, Wanted
 from ivf_ros.overload import EngineUse, LoadPolicy
 from ivf_ros.snapshots import SnapshotRequest, Snapshots, write_snapshot
@@ -25,20 +27,48 @@ __all__ = ["PairMessages", "PairProcessor"]
 _CLOCK_LIMIT_MS = 60_000.0
 """Largest latency that is believed: beyond it, stamps and clock are unrelated."""
 
+_IDLE_SECONDS = 0.25  # between two looks at the cameras while no result is wanted
+_PERSON = "person"
+_DECODERS: Mapping[str, Callable[[Any], np.ndarray]] = {"rgb": to_visible, "thermal": to_infrared}
+
+_Images = dict[str, np.ndarray]  # decoded images by camera
+
 
 @dataclass(frozen=True)
 class PairMessages:
-    """Pair of messages on its way to the worker.
+    """Pair of messages, or a message without a partner, on its way to the worker.
 
     Attributes:
-        rgb: `Image` or `CompressedImage` of the RGB camera.
+        rgb: `Image` or `CompressedImage` of the RGB camera; None if absent.
         thermal: likewise of the thermal camera.
         arrival: `time.perf_counter()` when the pair was complete, in seconds.
+        alone: camera whose image is fused alone, "rgb" or "thermal"; an image of the other
+            one is examined only. "" for a pair.
     """
 
     rgb: Any
     thermal: Any
     arrival: float
+    alone: str = ""
+
+    @property
+    def messages(self) -> dict[str, Any]:
+        """Messages that are present, by camera."""
+        both = {"rgb": self.rgb, "thermal": self.thermal}
+        return {camera: message for camera, message in both.items() if message is not None}
+
+    @property
+    def header(self) -> Any:
+        """Header of the results: that of the RGB image, if it is fused."""
+        return (self.rgb if self.uses("rgb") else self.thermal).header
+
+    def uses(self, camera: str) -> bool:
+        """Return whether the image of a camera is fused.
+
+        Args:
+            camera: "rgb" or "thermal".
+        """
+        return self.alone in ("", camera)
 
 
 class DroppedPairError(Exception):
@@ -69,6 +99,7 @@ class PairProcessor:
         outputs: publishers; must exist until the worker has ended.
         statistics: counters of the pairs.
         snapshots: requests to serve.
+        health: health of the cameras, which every decoded image is added to.
         warnings: log of dropped and repaired pairs.
         clock: the node's clock, for latencies.
     """
@@ -82,6 +113,7 @@ class PairProcessor:
         outputs: Outputs,
         statistics: PairStatistics,
         snapshots: Snapshots,
+        health: HealthMonitor,
         warnings: WarningLog,
         clock: Clock,
     ) -> None:
@@ -92,6 +124,9 @@ class PairProcessor:
         self._outputs = outputs
         self._statistics = statistics
         self._snapshots = snapshots
+        self._health = health
+        self._rgb_size: tuple[int, ...] | None = None  # height and width of the last RGB image
+        self._next_look = 0.0
         self._warnings = warnings
         self._clock = clock
 
@@ -99,12 +134,13 @@ class PairProcessor:
         """Process one pair: publish its results, or drop and count it.
 
         Args:
-            pair: messages of both cameras.
+            pair: messages of both cameras, or of one.
         """
         wanted = self._outputs.wanted()
         requests = self._snapshots.take()
         if not (wanted or requests):
             self._statistics.drop("no_subscriber")
+            self._examine_now_and_then(pair)
             return
         try:
             self._run(pair, wanted, requests)
@@ -141,10 +177,14 @@ class PairProcessor:
             return
         pipeline = self._pipeline_for(plan.use)
         assert pipeline is not None
-        visible, infrared = _decode(pair)
+        images = self._decode(pair)
         decoded = time.perf_counter()
-        stamp = stamp_to_seconds(pair.thermal.header.stamp)
-        result = _fuse(pipeline, ImagePair(visible, infrared, stamp), plan.use)
+        images_in_use = self._pair_of(pair, images, pipeline.registration)
+        try:
+            result = _fuse(pipeline, images_in_use, plan.use)
+        except DroppedPairError:
+            self._examine(pair, images)  # its health may be the reason
+            raise
         if result.repaired_pixels:
             self._warnings.warn(
                 "thermal NaN", f"thermal image: {result.repaired_pixels} pixels are not finite"
@@ -153,28 +193,35 @@ class PairProcessor:
         if (hold := self._load.hold(fused, pair.arrival, plan)) > 0:
             time.sleep(hold)
         held = time.perf_counter()
-        header = pair.rgb.header
-        self._outputs.publish(header, result, wanted, pipeline.class_set, settings)
-        latency = self._age_ms(header.stamp)
+        self._outputs.publish(pair.header, result, wanted, pipeline.class_set, settings)
+        latency = self._age_ms(pair.header.stamp)
         self._outputs.publish_latency(latency)
+        published = time.perf_counter()
+        self._examine(pair, images)
+        self._examine_pair(pair, images, result, pipeline)
         done = time.perf_counter()
         timings = {
             "wait_ms": (start - pair.arrival) * 1e3,
             "decode_ms": (decoded - start) * 1e3,
             "prepare_ms": result.prepare_ms,
             "model_ms": result.model_ms,
-            "publish_ms": (done - held) * 1e3,
-            "handling_ms": (done - pair.arrival) * 1e3,
+            "publish_ms": (published - held) * 1e3,
+            "handling_ms": (published - pair.arrival) * 1e3,
+            "health_ms": (done - published) * 1e3,
         }
         if not math.isnan(latency):
             timings["latency_ms"] = latency
             timings["overhead_ms"] = latency - timings["wait_ms"] - timings["model_ms"]
         masked = result.labels is not None and wanted.masks
-        self._statistics.went_out(timings, repaired=result.repaired_pixels > 0, masked=masked)
+        self._statistics.went_out(
+            timings, repaired=result.repaired_pixels > 0, masked=masked, alone=pair.alone
+        )
         seconds = done - start - (held - fused)
         self._load.processed(done, plan, seconds, result.infrared.shape)
         for request in requests:
-            self._serve(request, stamp_to_ns(header.stamp), visible, result, pipeline.class_set)
+            self._serve(
+                request, stamp_to_ns(pair.header.stamp), images_in_use.visible, result, pipeline
+            )
 
     def _serve(
         self,
@@ -182,12 +229,17 @@ class PairProcessor:
         stamp_ns: int,
         visible: np.ndarray,
         result: FusionResult,
-        class_set: ClassSet | None,
+        pipeline: FusionPipeline,
     ) -> None:
         """Write the files of a snapshot request, and answer it."""
         try:
             message = write_snapshot(
-                request.directory, stamp_ns, visible, result, class_set, self._settings()
+                request.directory,
+                stamp_ns,
+                visible,
+                result,
+                pipeline.class_set,
+                self._settings(),
             )
         except OSError as error:
             self._snapshots.finish([request], False, str(error))
@@ -199,16 +251,81 @@ class PairProcessor:
         age = (self._clock.now().nanoseconds - stamp_to_ns(stamp)) / 1e6
         return age if abs(age) < _CLOCK_LIMIT_MS else math.nan
 
+    def _decode(self, pair: PairMessages) -> _Images:
+        """Decode the messages of a pair.
 
-def _decode(pair: PairMessages) -> tuple[np.ndarray, np.ndarray]:
-    """Decode both images, or raise `DroppedPairError` for a malformed one."""
-    camera = "rgb"
-    try:
-        visible = to_visible(pair.rgb)
-        camera = "thermal"
-        return visible, to_infrared(pair.thermal)
-    except MessageError as error:
-        raise DroppedPairError(f"{camera}_{error.reason}", f"{camera} image: {error}") from error
+        Raises:
+            DroppedPairError: an image that is to be fused is malformed.
+        """
+        images = {}
+        for camera, message in pair.messages.items():
+            try:
+                images[camera] = _DECODERS[camera](message)
+            except MessageError as error:
+                stamp = stamp_to_seconds(message.header.stamp)
+                self._health.unreadable(camera, str(error), stamp)
+                if pair.uses(camera):
+                    raise DroppedPairError(
+                        f"{camera}_{error.reason}", f"{camera} image: {error}"
+                    ) from error
+        return images
+
+    def _pair_of(
+        self, pair: PairMessages, images: _Images, registration: Registration
+    ) -> ImagePair:
+        """Return the images to fuse; zeros stand for a camera that is not in use.
+
+        Without an RGB image, the results have the size of the last one, or else that for
+        which the registration was found, or else that of the thermal image.
+        """
+        if "rgb" in images:
+            self._rgb_size = images["rgb"].shape[:2]
+        if pair.alone == "rgb":
+            return ImagePair(images["rgb"], None)
+        seconds = stamp_to_seconds(pair.thermal.header.stamp)
+        if pair.alone != "thermal":
+            return ImagePair(images["rgb"], images["thermal"], seconds)
+        size = self._rgb_size
+        if size is None:
+            known = registration.rgb_size
+            size = images["thermal"].shape if known is None else (known[1], known[0])
+        return ImagePair(np.zeros((*size, 3), np.uint8), images["thermal"], seconds)
+
+    def _examine(self, pair: PairMessages, images: _Images) -> None:
+        """Examine the images of a pair, each on its own."""
+        for camera, image in images.items():
+            stamp = stamp_to_seconds(pair.messages[camera].header.stamp)
+            self._health.examine(camera, image, stamp)
+
+    def _examine_pair(
+        self, pair: PairMessages, images: _Images, result: FusionResult, pipeline: FusionPipeline
+    ) -> None:
+        """Examine the thermal image of a pair relative to the scene and the RGB image."""
+        if not pair.uses("thermal"):
+            return
+        persons = None
+        if result.labels is not None and pipeline.class_set is not None:
+            names = pipeline.class_set.names
+            if _PERSON in names:
+                persons = result.labels == names.index(_PERSON)
+        self._health.examine_pair(
+            images["rgb"] if pair.uses("rgb") else None,
+            result.infrared,
+            stamp_to_seconds(pair.thermal.header.stamp),
+            coverage=pipeline.registration.coverage(
+                images["thermal"].shape[:2], result.infrared.shape[:2]
+            ),
+            persons=persons,
+        )
+
+    def _examine_now_and_then(self, pair: PairMessages) -> None:
+        """Examine the images of a pair that nobody wants fused, at a low rate."""
+        now = time.perf_counter()
+        if now < self._next_look and not self._outputs.health_wanted():
+            return
+        self._next_look = now + _IDLE_SECONDS
+        with contextlib.suppress(DroppedPairError):  # its health was noted
+            self._examine(pair, self._decode(pair))
 
 
 def _fuse(pipeline: FusionPipeline, pair: ImagePair, use: EngineUse) -> FusionResult:

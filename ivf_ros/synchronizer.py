@@ -121,10 +121,14 @@ class PairSynchronizer(SimpleFilter):
             self._undelivered.extend(self._pairer.flush())
         self._deliver()
 
-    def reset(self) -> None:
-        """Drop and count all undecided messages; decided pairs are still delivered."""
+    def reset(self, reason: str = "reset") -> None:
+        """Drop and count all undecided messages; decided pairs are still delivered.
+
+        Args:
+            reason: name of the counter.
+        """
         with self._lock:
-            self._pairer.reset()
+            self._pairer.reset(reason)
 
     def _add(self, message: Any, add: Callable[[int, Any], list[Pair]]) -> None:
         """Add a message to the pairer and deliver the pairs that it decides."""

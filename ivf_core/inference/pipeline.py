@@ -41,12 +41,14 @@ class ImagePair:
 
     Attributes:
         visible: H x W x 3 uint8 RGB.
-        infrared: h x w uint8, uint16 or float32.
+            An image of zeros stands for a visible camera that is absent.
+        infrared: h x w uint8, uint16 or float32; None if the thermal camera is absent, for
+            which the model receives an image of zeros.
         seconds: stamp of the pair, for the smoothing of the gain control; None disables it.
     """
 
     visible: np.ndarray
-    infrared: np.ndarray
+    infrared: np.ndarray | None
     seconds: float | None = None
 
 
@@ -224,10 +226,11 @@ class FusionPipeline:
         """
         start = time.perf_counter()
         infrared = prepare(pair, self.normalizer, self.registration)
+        repaired = 0 if pair.infrared is None else self.normalizer.repaired_pixels
         size = scaled_size(infrared.shape, scale)
         inputs = _resize(pair.visible, size), _resize(infrared, size)
         duration = (time.perf_counter() - start) * 1e3
-        return PreparedPair(*inputs, infrared, self.normalizer.repaired_pixels, duration)
+        return PreparedPair(*inputs, infrared, repaired, duration)
 
     def complete(
         self,
@@ -276,14 +279,17 @@ def prepare(
         registration: maps thermal images onto visible ones.
 
     Returns:
-        H x W uint8, with the visible luma where the thermal camera sees nothing.
+        H x W uint8, with the visible luma where the thermal camera sees nothing; zeros if
+        it is absent.
 
     Raises:
         ValueError: see `FusionPipeline.__call__`.
     """
     _check(pair)
-    infrared = normalizer(pair.infrared, pair.seconds)
     size = pair.visible.shape[:2]
+    if pair.infrared is None:
+        return np.zeros(size, np.uint8)
+    infrared = normalizer(pair.infrared, pair.seconds)
     coverage = registration.coverage(infrared.shape, size)
     infrared = registration(infrared, size)
     return infrared if coverage is None else fill_uncovered(infrared, pair.visible, coverage)
@@ -336,13 +342,15 @@ def _check(pair: ImagePair) -> None:
         raise ValueError(
             f"visible image is {visible.dtype} {visible.shape}, expected uint8 (H, W, 3)"
         )
-    if infrared.dtype not in (np.uint8, np.uint16, np.float32) or infrared.ndim != 2:
+    if infrared is not None and (
+        infrared.dtype not in (np.uint8, np.uint16, np.float32) or infrared.ndim != 2
+    ):
         raise ValueError(
             f"infrared image is {infrared.dtype} {infrared.shape}, "
             "expected uint8, uint16 or float32 (H, W)"
         )
     for name, image in (("visible", visible), ("infrared", infrared)):
-        if min(image.shape[:2]) < MINIMUM_SIZE:
+        if image is not None and min(image.shape[:2]) < MINIMUM_SIZE:
             raise ValueError(
                 f"{name} image is {image.shape[1]}x{image.shape[0]}, "
                 f"expected at least {MINIMUM_SIZE}x{MINIMUM_SIZE}"

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ivf_core.replay.measure.alignment import Alignment
+from ivf_core.images.alignment import Alignment
 from ivf_core.replay.measure.notable import DARK_LUMA, SATURATED_SHARE
 
 __all__ = ["frame_warnings", "pairing_warnings", "warning"]

@@ -435,6 +435,9 @@ def test_reset_counts_and_starts_again():
     assert pairer.dropped == {"reset_visible": 1, "reset_infrared": 1}
     assert stamps_of(feed(pairer, [("v", 0), ("i", 0)])) == [(0, 0)]
     assert pairer.jumps == {"visible": 0, "infrared": 0}
+    feed(pairer, [("v", 33)])
+    pairer.reset("not_in_use")
+    assert pairer.dropped["not_in_use_visible"] == 1
 
 
 def test_counters_are_a_copy():

@@ -48,6 +48,24 @@ def test_counts_add_up() -> None:
     assert statistics.settled() == 5
 
 
+def test_frames_without_a_partner_are_counted_on_their_own_as_well() -> None:
+    statistics = PairStatistics()
+    statistics.came_in()
+    for camera in ("rgb", "rgb", "thermal"):
+        statistics.came_in(camera)
+    statistics.went_out({}, repaired=False)
+    statistics.went_out({}, repaired=False, alone="rgb")
+    report = statistics.report()
+    assert (report["pairs_in"], report["pairs_out"], report["pairs_pending"]) == ("4", "2", "2")
+    single = {key: value for key, value in report.items() if key.startswith("single_camera.")}
+    assert single == {
+        "single_camera.rgb_in": "2",
+        "single_camera.rgb_out": "1",
+        "single_camera.thermal_in": "1",
+    }
+    assert "4 pairs in, 2 out (of these in: 2 rgb only, 1 thermal only)" in statistics.check()[1]
+
+
 def test_backlog_is_reported() -> None:
     statistics = PairStatistics()
     for _ in range(60):

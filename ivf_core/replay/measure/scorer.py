@@ -11,10 +11,10 @@ import cv2
 import numpy as np
 
 from ivf_core.class_sets import UNLABELED, ClassSet
+from ivf_core.images.alignment import AlignmentMeter
 from ivf_core.metrics.fusion import FUSION_METRICS, fusion_metrics
 from ivf_core.metrics.segmentation import ConfusionMatrix
 from ivf_core.replay.frames import FusedFrame
-from ivf_core.replay.measure.alignment import AlignmentMeter
 from ivf_core.replay.measure.shutters import MotionLagMeter
 from ivf_core.replay.measure.stability import FlipMeter
 

@@ -21,8 +21,8 @@ from ivf_core.data.pairs import Pair, chroma_of, luma_of
 from ivf_core.images.files import list_images, read_infrared, read_labels, read_visible
 from ivf_core.images.noise import smoke
 from ivf_core.training.joint.degradations import BLINDING, DAMAGE, Damage
-from ivf_core.training.joint.night import night_from_day
 from ivf_core.training.runs.batches import Sample
+from ivf_core.training.segmentation.nights import night_from_day
 
 __all__ = [
     "BOTH",

@@ -115,6 +115,24 @@ def test_uncovered_pixels_show_the_visible_image(tiny_model: FusionModel) -> Non
     assert (infrared[:, 22:] == 200).all()
 
 
+@pytest.mark.parametrize("mode", ["auto", "percentile"])
+def test_absent_thermal_camera_is_an_image_of_zeros(pipeline: FusionPipeline, mode: str) -> None:
+    """Leave the gain control as it is, so that the camera returns without flicker."""
+    visible = pair(48, 64).visible
+    counts = (7000 + np.arange(48 * 64, dtype=np.uint16)).reshape(48, 64)
+    pipeline.normalizer.mode = mode
+    pipeline(ImagePair(visible, counts, 1.0))
+    window = pipeline.normalizer.gain.window
+    result = pipeline(ImagePair(visible, None, 1.1))
+    assert result.repaired_pixels == 0
+    assert result.infrared.shape == (48, 64)
+    assert not result.infrared.any()
+    assert pipeline.normalizer.gain.window == window
+    fused, labels = pipeline.engine(visible, np.zeros((48, 64), np.uint8))
+    np.testing.assert_array_equal(result.fused, fused)
+    np.testing.assert_array_equal(result.labels, labels)
+
+
 def test_arrays_that_torch_cannot_share(pipeline: FusionPipeline) -> None:
     given = pair(32, 48)
     expected = pipeline(given).fused

@@ -6,20 +6,13 @@ import cv2
 import numpy as np
 import pytest
 from replays import drive
+from textures import texture
 
-from ivf_core.replay.measure.alignment import AlignmentMeter
 from ivf_core.replay.measure.notable import NotableFrames
 from ivf_core.replay.measure.shutters import MotionLag, MotionLagMeter, suggest_offset
 from ivf_core.replay.measure.stability import FlipMeter, flip_share
 
 MS = 1_000_000
-
-
-def texture(shape: tuple[int, int], seed: int = 0) -> np.ndarray:
-    noise = np.random.default_rng(seed).uniform(0, 255, shape).astype(np.float32)
-    return cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 2), None, 0, 255, cv2.NORM_MINMAX).astype(
-        np.uint8
-    )
 
 
 class TestFlips:
@@ -51,47 +44,6 @@ class TestFlips:
         assert np.isnan(shares[0])
         moved = np.mean(classes[:, 8:328] != classes[:, :320])
         assert max(shares[1:]) < 0.35 * moved
-
-
-class TestAlignment:
-    @pytest.mark.parametrize("shift", [(9, -6), (0, 0)])
-    def test_shift_is_found_across_modalities(self, shift: tuple[int, int]) -> None:
-        meter = AlignmentMeter()
-        for seed in range(4):
-            scene = texture((240, 320), seed)
-            move = np.float64([[1, 0, shift[0]], [0, 1, shift[1]]])
-            # Bright in one image is dark in the other, and contrasts differ.
-            thermal = (200 - 0.5 * scene + texture((240, 320), 50 + seed) * 0.1).astype(np.uint8)
-            thermal = cv2.warpAffine(thermal, move, (320, 240), borderMode=cv2.BORDER_REFLECT)
-            single = meter.add(scene, thermal)
-            assert single == pytest.approx(np.hypot(*shift), abs=0.5)
-        found = meter.result()
-        assert found.median_px == pytest.approx(np.hypot(*shift), abs=0.3)
-        assert found.confidence > 0.8
-        if shift == (0, 0):
-            assert found.homography is None
-        else:
-            expected = [[1, 0, -9], [0, 1, 6], [0, 0, 1]]
-            np.testing.assert_allclose(found.homography, expected, atol=0.3)
-
-    def test_scale_is_found(self) -> None:
-        meter = AlignmentMeter()
-        matrix = np.array([[1.03, 0, -6], [0, 1.03, -4], [0, 0, 1]])
-        for seed in range(5):
-            scene = texture((240, 320), seed)
-            thermal = cv2.warpPerspective(scene, matrix, (320, 240), borderMode=cv2.BORDER_REFLECT)
-            meter.add(scene, 255 - thermal)
-        both = meter.result().homography @ matrix
-        points = np.array([[x, y, 1] for x in (60, 260) for y in (50, 190)]).T
-        off = (both @ points)[:2] - points[:2]
-        assert np.abs(off).max() < 1.5
-
-    def test_images_with_nothing_in_common_give_no_homography(self) -> None:
-        meter = AlignmentMeter()
-        for seed in range(5):
-            meter.add(texture((240, 320), seed), texture((240, 320), 100 + seed))
-        assert meter.result().homography is None
-        assert meter.result().median_px is None
 
 
 class TestShutters:

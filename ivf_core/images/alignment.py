@@ -15,7 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-__all__ = ["Alignment", "AlignmentMeter"]
+__all__ = ["Alignment", "AlignmentMeter", "ShiftMeter"]
 
 _WIDTH = 320  # pixels, to which images are resized
 _TILE = 80
@@ -89,19 +89,7 @@ class AlignmentMeter:
             self._scale = grey.shape[1] / _WIDTH
         if grey.shape != self._shape:
             return float("nan")
-        size = (_WIDTH, max(_TILE, round(grey.shape[0] / self._scale)))
-        visible, thermal = (_gradients(image, size) for image in (grey, infrared))
-        self._places = _places(visible.shape)
-        window = _window(_TILE)
-        spectra = np.stack(
-            [
-                _cross_power(
-                    visible[y : y + _TILE, x : x + _TILE] * window,
-                    thermal[y : y + _TILE, x : x + _TILE] * window,
-                )
-                for y, x in self._places
-            ]
-        )
+        self._places, spectra = _tile_spectra(grey, infrared)
         if self._sums is None:
             self._sums = np.zeros((2, *spectra.shape), spectra.dtype)
         self._sums[self._frames % 2] += spectra
@@ -163,6 +151,56 @@ class AlignmentMeter:
         return grow @ matrix @ np.linalg.inv(grow)
 
 
+class ShiftMeter:
+    """Shift between the two images of a stream, from its latest frames.
+
+    `AlignmentMeter` is for whole bags. Here the spectra of earlier frames fade, so that a
+    rig that gets out of line shows within a few frames.
+
+    Args:
+        memory: weight of the frames before relative to the newest one, 0 to 1.
+    """
+
+    def __init__(self, memory: float = 0.7) -> None:
+        self._memory = memory
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all frames."""
+        self._sum = np.zeros((_TILE, _TILE // 2 + 1), np.complex128)
+        self._shape: tuple[int, ...] | None = None
+
+    def add(
+        self, grey: np.ndarray, infrared: np.ndarray, coverage: np.ndarray | None = None
+    ) -> float:
+        """Add a frame; one of another size than the frame before starts again.
+
+        Args:
+            grey: H x W uint8, the visible luma.
+            infrared: H x W uint8, the registered thermal image.
+            coverage: H x W bool, the pixels that the thermal camera sees; only these are
+                compared. None if it sees all of them.
+
+        Returns:
+            The shift in pixels, found up to a sixteenth of the width along either axis; NaN if
+            it is unclear.
+        """
+        if grey.shape != self._shape:
+            self.reset()
+            self._shape = grey.shape
+        places, spectra = _tile_spectra(grey, infrared)
+        if coverage is not None:
+            size = _compared_size(grey.shape)
+            inside = cv2.resize(coverage.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+            seen = [bool(inside[y : y + _TILE, x : x + _TILE].all()) for y, x in places]
+            spectra = spectra[seen]
+        self._sum = self._memory * self._sum + spectra.sum(axis=0)
+        shift, peak = _peak(self._sum)
+        if peak < _LEAST_SINGLE_PEAK:
+            return float("nan")
+        return float(np.hypot(*shift)) * grey.shape[1] / _WIDTH
+
+
 def _motion(start: np.ndarray, to: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Fit the simplest motion that explains points: a shift, or else an affine motion.
 
@@ -198,6 +236,29 @@ def _gradients(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     dx, dy = cv2.Sobel(small, cv2.CV_64F, 1, 0), cv2.Sobel(small, cv2.CV_64F, 0, 1)
     magnitude = np.sqrt(np.sqrt(dx * dx + dy * dy))
     return magnitude - cv2.blur(magnitude, (_TILE // 2 + 1, _TILE // 2 + 1))
+
+
+def _compared_size(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Return width and height to which images of a shape are resized."""
+    return _WIDTH, max(_TILE, round(shape[0] * _WIDTH / shape[1]))
+
+
+def _tile_spectra(
+    grey: np.ndarray, infrared: np.ndarray
+) -> tuple[list[tuple[int, int]], np.ndarray]:
+    """Return the corners (y, x) of the tiles, and the cross-power spectrum of each."""
+    size = _compared_size(grey.shape)
+    visible, thermal = (_gradients(image, size) for image in (grey, infrared))
+    places = _places(visible.shape)
+    window = _window(_TILE)
+    spectra = [
+        _cross_power(
+            visible[y : y + _TILE, x : x + _TILE] * window,
+            thermal[y : y + _TILE, x : x + _TILE] * window,
+        )
+        for y, x in places
+    ]
+    return places, np.stack(spectra)
 
 
 def _places(shape: tuple[int, ...]) -> list[tuple[int, int]]:
