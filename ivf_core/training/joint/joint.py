@@ -78,6 +78,9 @@ class JointRecipe(RunOptions):
     fusion_only: bool = False
     """init_from only: train what the masks do not read, the student's layers after the first
     two, for the fused image alone; the masks stay as they are."""
+    decoder_widths: tuple[int, int] = option((24, 8), minimum=1)
+    """Channels of the student's way back at 1/4 and 1/2. fusion_only may change them: the layers
+    of other shapes then start from random weights."""
     batch_size: int = option(8, minimum=1)  # type: ignore[assignment]
     """Crops of a batch."""
     crop: tuple[int, int] = option((256, 320), minimum=64)
@@ -215,12 +218,31 @@ class JointTask(SingleTask[JointRecipe]):
                 model.head, StreetHead
             ):
                 raise ValueError(f"init_from '{recipe.init_from}': expected street with a head")
-            return model.student.requires_grad_(True), model.head.requires_grad_(True)
-        student, head = StreetStudent(), StreetHead(len(self.class_set))
+            student = self._with_decoder(model.student)
+            model.head.feature_channels = student.feature_channels
+            return student.requires_grad_(True), model.head.requires_grad_(True)
+        student = StreetStudent(decoder_widths=recipe.decoder_widths)
+        head = StreetHead(len(self.class_set), student.feature_channels)
         if recipe.backbone:
             path = data_directory() / recipe.backbone
             self.loaded = load_backbone(path, student, head, recipe.seed)
         return student, head
+
+    def _with_decoder(self, student: StreetStudent) -> StreetStudent:
+        """Return a student with the recipe's way back: the given one if it has its widths."""
+        widths = self.recipe.decoder_widths
+        if student.decoder_widths == widths:
+            return student
+        if not self.recipe.fusion_only:
+            raise ValueError(
+                f"decoder_widths are {widths}, but '{self.recipe.init_from}' has "
+                f"{student.decoder_widths}: only fusion_only may change them"
+            )
+        changed = StreetStudent(student.widths, widths)
+        old, new = student.state_dict(), changed.state_dict()
+        new |= {name: value for name, value in old.items() if value.shape == new[name].shape}
+        changed.load_state_dict(new)
+        return changed
 
     def start(self, first: int) -> None:
         """Open the crops, and give BatchNorm its first statistics."""

@@ -205,7 +205,10 @@ def test_another_file_is_no_backbone(tmp_path: Path) -> None:
         load_backbone(path, StreetStudent(), StreetHead(3), seed=0)
 
 
-def test_fusion_alone_leaves_the_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("widths", [(24, 8), (16, 12)])
+def test_fusion_alone_leaves_the_masks(
+    widths: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The second run changes the student's later layers, and nothing that the masks read."""
     monkeypatch.setenv("IVF_DATA", str(tmp_path))
     write_pairs(tmp_path)
@@ -215,10 +218,13 @@ def test_fusion_alone_leaves_the_masks(tmp_path: Path, monkeypatch: pytest.Monke
         first,
         init_from=first.output,
         fusion_only=True,
+        decoder_widths=widths,
         output=str(tmp_path / "runs/second.safetensors"),
     )
     train_joint(second)
     before, after = load_model(first.output), load_model(second.output)
+    assert isinstance(after.student, StreetStudent)
+    assert after.student.decoder_widths == widths
     changed = {
         name
         for name, tensor in before.tensors().items()
