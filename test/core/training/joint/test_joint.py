@@ -217,7 +217,7 @@ def test_fusion_alone_leaves_the_masks(
     second = replace(
         first,
         init_from=first.output,
-        fusion_only=True,
+        part="fusion",
         decoder_widths=widths,
         output=str(tmp_path / "runs/second.safetensors"),
     )
@@ -236,12 +236,25 @@ def test_fusion_alone_leaves_the_masks(
     assert any(name.startswith("student.gains") for name in changed)
 
 
+def test_masks_alone_leave_the_fused_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IVF_DATA", str(tmp_path))
+    write_pairs(tmp_path)
+    first = cast(JointRecipe, recipe_of("joint", tmp_path, steps=2))
+    train_joint(first)
+    output = str(tmp_path / "runs/second.safetensors")
+    train_joint(replace(first, init_from=first.output, part="masks", output=output))
+    before, after = load_model(first.output).tensors(), load_model(output).tensors()
+    changed = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
+    assert any(name.startswith("head.classify") for name in changed)
+    assert not [name for name in changed if name.startswith("student.")]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"shares": (1.0, 1.0)}, "as many of each"),
         ({"crop": (64, 70)}, "multiples of 32"),
-        ({"fusion_only": True}, "needs init_from"),
+        ({"part": "masks"}, "needs init_from"),
         ({"backbone": "a.onnx", "init_from": "b"}, "exclude each other"),
     ],
 )
