@@ -76,7 +76,7 @@ def _calibrate(args: argparse.Namespace) -> int:
     from ivf_core.training.runs.sensitivity import Bound
 
     bound = Bound(args.max_deviation, 1 - args.min_label_agreement)
-    pairs = [pair for folder in args.pairs for pair in read_pair_folder(folder)]
+    pairs = [pair for folder in args.pairs for pair in read_pair_folder(folder, color=True)]
     calibration = calibrate(load_model(args.weights), pairs, bound)
     save_model(calibration.model, args.output)
     print(f"{args.output}: weights '{calibration.model.name}'\n{calibration.summary()}")

@@ -75,9 +75,13 @@ class JointRecipe(RunOptions):
     """ONNX file of YOLOX-nano to start from, relative to the data directory."""
     init_from: str = ""
     """Weights of the architecture `street` to start from, instead of `backbone`."""
-    fusion_only: bool = False
-    """init_from only: train what the masks do not read, the student's layers after the first
-    two, for the fused image alone; the masks stay as they are."""
+    part: str = option("all", choices=("all", "fusion", "masks"))
+    """Layers to train: all; or with init_from those that only the fused image needs, the student's
+    after the first two; or those that only the masks need, the head's. The other result stays as
+    it is."""
+    decoder_widths: tuple[int, int] = option((24, 8), minimum=1)
+    """Channels of the student's way back at 1/4 and 1/2. A run of part fusion may change them: the
+    layers of other shapes then start from random weights."""
     batch_size: int = option(8, minimum=1)  # type: ignore[assignment]
     """Crops of a batch."""
     crop: tuple[int, int] = option((256, 320), minimum=64)
@@ -134,8 +138,8 @@ class JointRecipe(RunOptions):
             raise ValueError("sets, label_sets and shares: give as many of each")
         if any(side % 32 for side in self.crop):
             raise ValueError(f"crop is {self.crop}, expected multiples of 32")
-        if self.fusion_only and not self.init_from:
-            raise ValueError("fusion_only needs init_from")
+        if self.part != "all" and not self.init_from:
+            raise ValueError(f"part {self.part} needs init_from")
         if bool(self.backbone) and bool(self.init_from):
             raise ValueError("backbone and init_from exclude each other")
 
@@ -163,7 +167,8 @@ class JointTask(SingleTask[JointRecipe]):
         networks = synchronize_norm(nn.ModuleList([student, head]), self.device)
         self.networks = networks.to(self.device)
         self.networks = self.networks.to(memory_format=torch.channels_last)
-        self.kept = [student.stem, student.down4, head] if recipe.fusion_only else []
+        kept = {"all": [], "fusion": [student.stem, student.down4, head], "masks": [student]}
+        self.kept: list[nn.Module] = kept[recipe.part]
         for network in self.kept:
             network.requires_grad_(False)
         optimizer = torch.optim.AdamW(
@@ -215,12 +220,31 @@ class JointTask(SingleTask[JointRecipe]):
                 model.head, StreetHead
             ):
                 raise ValueError(f"init_from '{recipe.init_from}': expected street with a head")
-            return model.student.requires_grad_(True), model.head.requires_grad_(True)
-        student, head = StreetStudent(), StreetHead(len(self.class_set))
+            student = self._with_decoder(model.student)
+            model.head.feature_channels = student.feature_channels
+            return student.requires_grad_(True), model.head.requires_grad_(True)
+        student = StreetStudent(decoder_widths=recipe.decoder_widths)
+        head = StreetHead(len(self.class_set), student.feature_channels)
         if recipe.backbone:
             path = data_directory() / recipe.backbone
             self.loaded = load_backbone(path, student, head, recipe.seed)
         return student, head
+
+    def _with_decoder(self, student: StreetStudent) -> StreetStudent:
+        """Return a student with the recipe's way back: the given one if it has its widths."""
+        widths = self.recipe.decoder_widths
+        if student.decoder_widths == widths:
+            return student
+        if self.recipe.part != "fusion":
+            raise ValueError(
+                f"decoder_widths are {widths}, but '{self.recipe.init_from}' has "
+                f"{student.decoder_widths}: only part fusion may change them"
+            )
+        changed = StreetStudent(student.widths, widths)
+        old, new = student.state_dict(), changed.state_dict()
+        new |= {name: value for name, value in old.items() if value.shape == new[name].shape}
+        changed.load_state_dict(new)
+        return changed
 
     def start(self, first: int) -> None:
         """Open the crops, and give BatchNorm its first statistics."""
@@ -277,8 +301,12 @@ class JointTask(SingleTask[JointRecipe]):
         student, head = networks
         with self.fabric.autocast():
             out = student(seen_visible, seen_infrared)
-            logits = None if self.kept else head(out.features, chroma).float()
+            logits = None
+            if self.recipe.part != "fusion":
+                logits = head(out.features, chroma).float()
         losses = {} if logits is None else self._mask_losses(logits, labels, sure)
+        if self.recipe.part == "masks":
+            return Total(torch.stack([*losses.values()]).sum(), losses)
         fused = 255 * out.fused.float()
         losses |= self._fusion_losses(255 * visible, 255 * infrared, fused, labels, cameras[:, 0])
         if self.recipe.noise_weight:

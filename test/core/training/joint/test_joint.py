@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from small_runs import recipe_of, write_pairs
 from torch import nn
 
 from ivf_core.class_sets import STREET
+from ivf_core.models.checkpoints import load_model
 from ivf_core.models.street import StreetHead, StreetStudent
 from ivf_core.scenes import random_scene
 from ivf_core.training.joint.backbone import load_backbone, standardize_norms
@@ -29,6 +33,7 @@ from ivf_core.training.joint.images import (
     DamagedCrops,
     LabelledImage,
 )
+from ivf_core.training.joint.joint import JointRecipe, train_joint
 
 DATA = Path(os.environ.get("IVF_DATA", "../shared/data"))
 
@@ -198,3 +203,62 @@ def test_another_file_is_no_backbone(tmp_path: Path) -> None:
     path.write_bytes(b"no graph")
     with pytest.raises(ValueError, match=r"x\.onnx': (cannot be read|is not YOLOX)"):
         load_backbone(path, StreetStudent(), StreetHead(3), seed=0)
+
+
+@pytest.mark.parametrize("widths", [(24, 8), (16, 12)])
+def test_fusion_alone_leaves_the_masks(
+    widths: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second run changes the student's later layers, and nothing that the masks read."""
+    monkeypatch.setenv("IVF_DATA", str(tmp_path))
+    write_pairs(tmp_path)
+    first = cast(JointRecipe, recipe_of("joint", tmp_path, steps=2))
+    train_joint(first)
+    second = replace(
+        first,
+        init_from=first.output,
+        part="fusion",
+        decoder_widths=widths,
+        output=str(tmp_path / "runs/second.safetensors"),
+    )
+    train_joint(second)
+    before, after = load_model(first.output), load_model(second.output)
+    assert isinstance(after.student, StreetStudent)
+    assert after.student.decoder_widths == widths
+    changed = {
+        name
+        for name, tensor in before.tensors().items()
+        if not torch.equal(tensor, after.tensors()[name])
+    }
+    assert changed
+    kept = ("head.", "student.stem.", "student.down4.")
+    assert not [name for name in changed if name.startswith(kept)]
+    assert any(name.startswith("student.gains") for name in changed)
+
+
+def test_masks_alone_leave_the_fused_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IVF_DATA", str(tmp_path))
+    write_pairs(tmp_path)
+    first = cast(JointRecipe, recipe_of("joint", tmp_path, steps=2))
+    train_joint(first)
+    output = str(tmp_path / "runs/second.safetensors")
+    train_joint(replace(first, init_from=first.output, part="masks", output=output))
+    before, after = load_model(first.output).tensors(), load_model(output).tensors()
+    changed = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
+    assert any(name.startswith("head.classify") for name in changed)
+    assert not [name for name in changed if name.startswith("student.")]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"shares": (1.0, 1.0)}, "as many of each"),
+        ({"crop": (64, 70)}, "multiples of 32"),
+        ({"part": "masks"}, "needs init_from"),
+        ({"backbone": "a.onnx", "init_from": "b"}, "exclude each other"),
+    ],
+)
+def test_recipes_that_cannot_be(options: dict[str, object], message: str, tmp_path: Path) -> None:
+    recipe = cast(Any, recipe_of("joint", tmp_path))
+    with pytest.raises(ValueError, match=message):
+        replace(recipe, **options)
