@@ -167,8 +167,12 @@ class JointTask(SingleTask[JointRecipe]):
         networks = synchronize_norm(nn.ModuleList([student, head]), self.device)
         self.networks = networks.to(self.device)
         self.networks = self.networks.to(memory_format=torch.channels_last)
-        kept = {"all": [], "fusion": [student.stem, student.down4, head], "masks": [student]}
-        self.kept: list[nn.Module] = kept[recipe.part]
+        kept: dict[str, list[nn.Module]] = {
+            "all": [],
+            "fusion": [student.stem, student.down4, head],
+            "masks": [student],
+        }
+        self.kept = kept[recipe.part]
         for network in self.kept:
             network.requires_grad_(False)
         optimizer = torch.optim.AdamW(
