@@ -21,6 +21,7 @@ __all__ = [
     "UNLABELED",
     "ClassMapping",
     "ClassSet",
+    "mapping_between",
     "unknown_ids",
 ]
 
@@ -257,6 +258,23 @@ STREET_MAPPINGS = {
     "street": ClassMapping(STREET, STREET, {name: name for name in STREET.names}),
 }  # fmt: skip
 """Mappings of class sets onto `STREET`, by the name of the source."""
+
+
+def mapping_between(source: ClassSet, target: ClassSet) -> ClassMapping | None:
+    """Return the mapping of labels of one set onto the ids of another, None if they are the same.
+
+    Raises:
+        ValueError: there is no mapping between the two.
+    """
+    if source.names == target.names:
+        return None
+    mapping = STREET_MAPPINGS.get(source.name)
+    if mapping is None or mapping.target.names != target.names:
+        raise ValueError(
+            f"labels of '{source.name}' cannot be compared with masks of '{target.name}': "
+            f"expected masks of '{source.name}' or '{STREET.name}'"
+        )
+    return mapping
 
 
 def unknown_ids(counts: np.ndarray, num_classes: int) -> list[int]:

@@ -136,6 +136,8 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_topics(group: argparse._ActionsContainer) -> None:
+    from ivf_core.class_sets import CLASS_SETS
+
     for name, text in (
         ("rgb", "images of the RGB camera"),
         ("thermal", "images of the thermal camera"),
@@ -143,6 +145,12 @@ def _add_topics(group: argparse._ActionsContainer) -> None:
         ("fused", "fused images of another method; '' for none"),
     ):
         group.add_argument(f"--{name}-topic", metavar="TOPIC", help=text)
+    group.add_argument(
+        "--labels-classes",
+        default="",
+        choices=CLASS_SETS,
+        help="class set of the true class ids (that of the weights)",
+    )
 
 
 def _add_pipeline(group: argparse._ActionsContainer) -> None:

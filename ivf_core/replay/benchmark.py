@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ivf_core.bags.convert import LABELS_TOPIC, RGB_TOPIC, THERMAL_TOPIC, write_drive_bag
+from ivf_core.class_sets import MFNET
 from ivf_core.inference import FusionPipeline, ImagePair
 from ivf_core.inference.engine import describe
 from ivf_core.replay.run import replay_bag
@@ -160,7 +161,11 @@ def _run_replay(choice: ReplaySettings, bag: Path) -> dict[str, float]:
     """Return pairs per second, and the processor time of a pair in ms by stage."""
     with tempfile.TemporaryDirectory(prefix="replay_", dir=bag.parent) as folder:
         settings = replace(
-            choice, rgb_topic=RGB_TOPIC, thermal_topic=THERMAL_TOPIC, labels_topic=LABELS_TOPIC
+            choice,
+            rgb_topic=RGB_TOPIC,
+            thermal_topic=THERMAL_TOPIC,
+            labels_topic=LABELS_TOPIC,
+            labels_classes=MFNET.name,
         )
         summary = replay_bag(bag, Path(folder) / "replay", settings)
     throughput = summary["throughput"]

@@ -26,6 +26,8 @@ class ReplaySettings:
         rgb_topic: topic of the RGB camera; None: guessed.
         thermal_topic: topic of the thermal camera; None: guessed.
         labels_topic: images of true class ids, mono8; None: guessed, "": none.
+        labels_classes: class set of the true class ids, a key of `CLASS_SETS`; "": that of the
+            weights.
         fused_topic: fused images of another method; None: guessed, "": none.
         recorded: bag with the node's fused and mask topics, which are scored in place
             of running the pipeline; "": the replayed bag itself; None runs the pipeline.
@@ -58,6 +60,7 @@ class ReplaySettings:
     rgb_topic: str | None = None
     thermal_topic: str | None = None
     labels_topic: str | None = None
+    labels_classes: str = ""
     fused_topic: str | None = None
     recorded: str | None = None
     weights: str = DEFAULT_WEIGHTS

@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ivf_core.class_sets import UNLABELED, ClassSet
+from ivf_core.class_sets import UNLABELED, ClassSet, mapping_between
 from ivf_core.images.alignment import AlignmentMeter
 from ivf_core.metrics.fusion import FUSION_METRICS, fusion_metrics
 from ivf_core.metrics.segmentation import ConfusionMatrix
@@ -34,6 +34,10 @@ class Scorer:
         score_every: every Nth pair gets the metrics.
         with_other: there may be another method's images.
         with_truth: there may be true class ids.
+        truth_classes: class set of these; None: `class_set`.
+
+    Raises:
+        ValueError: true class ids cannot be mapped onto `class_set`.
 
     Attributes:
         columns: names of the values, in order.
@@ -51,8 +55,13 @@ class Scorer:
         score_every: int,
         with_other: bool = False,
         with_truth: bool = False,
+        truth_classes: ClassSet | None = None,
     ) -> None:
         self._class_set = class_set
+        self._true_set = truth_classes or class_set
+        self._mapping = None
+        if with_truth and class_set is not None and truth_classes is not None:
+            self._mapping = mapping_between(truth_classes, class_set)
         self._every = score_every
         self._flips = FlipMeter()
         self._before: np.ndarray | None = None
@@ -151,16 +160,19 @@ class Scorer:
     def _compare(self, labels: np.ndarray, truth: np.ndarray) -> float:
         """Return the mean IoU of one frame, and add the frame to the confusion of all."""
         assert self.confusion is not None
-        classes = len(self.confusion.counts)
+        assert self._true_set is not None
+        classes = len(self._true_set)
         unknown = (truth >= classes) & (truth != UNLABELED)
         if unknown.any():
             for number, count in zip(*np.unique(truth[unknown], return_counts=True), strict=True):
                 self.unknown_ids[int(number)] += int(count)
             truth = np.where(unknown, np.uint8(UNLABELED), truth)
+        if self._mapping is not None:
+            truth = self._mapping.apply(truth)
         if labels.shape != truth.shape:
             size = truth.shape[1], truth.shape[0]
             labels = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST)
-        one = ConfusionMatrix(classes)
+        one = ConfusionMatrix(len(self.confusion.counts))
         one.update(labels, truth)
         self.confusion.counts += one.counts
         return one.mean_iou()

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from ivf_core.class_sets import ClassSet
+from ivf_core.class_sets import CLASS_SETS, ClassSet
 from ivf_core.replay.frames import FusedFrame
 from ivf_core.replay.measure.notable import NotableFrames
 from ivf_core.replay.measure.scorer import Scorer, one_thread
@@ -100,6 +100,7 @@ class ScoreStage:
             score_every=self.sampling.score_every,
             with_other="other" in read.references,
             with_truth="truth" in read.references,
+            truth_classes=_class_set(settings.labels_classes),
         )
         self.notable = NotableFrames()
         self._images = ImageOutput(folder / "images", class_set, settings.opacity, settings.palette)
@@ -143,3 +144,10 @@ class ScoreStage:
         self._frames.write(row | values)
         frame.stage_ms["score_ms"] = (time.perf_counter() - began) * 1e3
         self._timings.write({"index": frame.index} | frame.stage_ms)
+
+
+def _class_set(name: str) -> ClassSet | None:
+    """Return a class set by name, None for an empty name."""
+    if name and name not in CLASS_SETS:
+        raise ValueError(f"labels_classes is {name!r}, expected one of {', '.join(CLASS_SETS)}")
+    return CLASS_SETS.get(name)

@@ -8,7 +8,10 @@ import pytest
 from replays import drive
 from textures import texture
 
+from ivf_core.class_sets import MFNET, PST900, STREET, ClassSet
+from ivf_core.replay.frames import FusedFrame
 from ivf_core.replay.measure.notable import NotableFrames
+from ivf_core.replay.measure.scorer import Scorer
 from ivf_core.replay.measure.shutters import MotionLag, MotionLagMeter, suggest_offset
 from ivf_core.replay.measure.stability import FlipMeter, flip_share
 
@@ -115,3 +118,40 @@ class TestNotable:
             "SSIM jumps from 0.6 to 0.4",
             "share of car jumps from 10% to 50%",
         ]
+
+
+class TestTruth:
+    """True class ids beside masks, of the same class set or of another."""
+
+    @staticmethod
+    def score(truth: np.ndarray, labels: np.ndarray, true_set: ClassSet | None) -> Scorer:
+        visible = np.zeros((*truth.shape, 3), np.uint8)
+        thermal = np.zeros(truth.shape, np.uint8)
+        frame = FusedFrame(
+            0, 0, 0, "rgb", 0.0, 0.0, visible, thermal, thermal, visible, labels, truth=truth
+        )
+        scorer = Scorer(STREET, score_every=100, with_truth=True, truth_classes=true_set)
+        scorer.measure(frame)
+        return scorer
+
+    def test_ids_of_another_set_are_mapped(self) -> None:
+        """MFNet's car, person and background, which is no class of a street."""
+        truth = np.repeat(np.array([1, 2, 0, 2], np.uint8), 16).reshape(8, 8)
+        car, person = STREET.names.index("car"), STREET.names.index("person")
+        labels = np.repeat(np.array([car, person, car, car], np.uint8), 16).reshape(8, 8)
+        result = self.score(truth, labels, MFNET).segmentation()
+        assert result is not None
+        assert result["pixels"] == 48
+        assert result["iou"]["car"] == pytest.approx(16 / 32)
+        assert result["iou"]["person"] == pytest.approx(16 / 32)
+
+    def test_ids_of_the_same_set_stay(self) -> None:
+        truth = np.full((8, 8), STREET.names.index("sky"), np.uint8)
+        for true_set in (None, STREET):
+            result = self.score(truth, truth, true_set).segmentation()
+            assert result is not None
+            assert result["iou"]["sky"] == 1
+
+    def test_sets_without_a_mapping_are_an_error(self) -> None:
+        with pytest.raises(ValueError, match=r"'pst900' cannot be compared with masks of 'street'"):
+            Scorer(STREET, score_every=1, with_truth=True, truth_classes=PST900)
