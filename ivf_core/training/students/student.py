@@ -46,7 +46,7 @@ from ivf_core.training.students.pool import CropPool
 
 __all__ = ["StudentRecipe", "layerwise_loss", "luma_psnr", "train_student"]
 
-_PRECISIONS = {"sage": "fp32", "fast": "bf16"}
+_PRECISIONS = {"sage": "fp32", "fast": "bf16", "street": "bf16"}
 
 
 @dataclass(frozen=True, kw_only=True)

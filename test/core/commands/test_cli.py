@@ -111,6 +111,7 @@ def test_weights(capsys: pytest.CaptureFixture[str]) -> None:
         "clear",
         "fast",
         "sage",
+        "street",
     ]
     assert "color_cone" in text
 

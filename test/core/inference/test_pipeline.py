@@ -128,7 +128,7 @@ def test_absent_thermal_camera_is_an_image_of_zeros(pipeline: FusionPipeline, mo
     assert result.infrared.shape == (48, 64)
     assert not result.infrared.any()
     assert pipeline.normalizer.gain.window == window
-    fused, labels = pipeline.engine(visible, np.zeros((48, 64), np.uint8))
+    fused, labels, _ = pipeline.engine(visible, np.zeros((48, 64), np.uint8))
     np.testing.assert_array_equal(result.fused, fused)
     np.testing.assert_array_equal(result.labels, labels)
 

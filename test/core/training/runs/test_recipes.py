@@ -26,12 +26,14 @@ from ivf_core.models.checkpoints import FusionModel, load_model, save_model
 from ivf_core.models.student import FusionStudent
 from ivf_core.models.weights_files import shipped_weights
 from ivf_core.system.revision import git_revision
+from ivf_core.training.joint.joint import JointRecipe
 from ivf_core.training.masks.priors import PriorRecipe
 from ivf_core.training.runs.page import image_files, read_losses
 from ivf_core.training.runs.recipe import RecipeError, bounds_of, load_recipe
 from ivf_core.training.sage.distill import DistillRecipe
 from ivf_core.training.sage.encoder import EncoderRecipe
 from ivf_core.training.sage.teacher import TeacherRecipe
+from ivf_core.training.segmentation.fused_labels.options import LabelRecipe
 from ivf_core.training.segmentation.head import HeadRecipe, train_head
 from ivf_core.training.segmentation.head_scores import class_weights
 from ivf_core.training.segmentation.segformer import SegformerRecipe
@@ -52,6 +54,8 @@ KINDS: dict[str, Any] = {
     "distill": DistillRecipe,
     "encoder": EncoderRecipe,
     "unsupervised": UnsupervisedRecipe,
+    "joint": JointRecipe,
+    "labels": LabelRecipe,
 }
 
 
@@ -117,9 +121,9 @@ def test_recipes_of_shipped_weights_load_without_loss(tmp_path: Path) -> None:
     """Each option that they name is in the recipe of today, with its value."""
     for name in shipped_weights():
         metadata = load_model(name).metadata
-        for part in ("student", "head"):
+        for part in ("joint", "joint_fusion") if name == "street" else ("student", "head"):
             options = json.loads(metadata[f"{part}_recipe"])
-            kind = KINDS["unsupervised" if "start" in options else part]
+            kind = KINDS["unsupervised" if "start" in options else part.split("_")[0]]
             path = tmp_path / "recipe.json"
             path.write_text(metadata[f"{part}_recipe"])
             recipe = load_recipe(kind, path)
@@ -357,7 +361,7 @@ def test_each_convolution_learns_its_twin() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("structure", STUDENTS)
+@pytest.mark.parametrize("structure", sorted(STUDENTS.keys() - {"street"}))
 def test_student_and_head_train(
     structure: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
