@@ -105,7 +105,7 @@ def check_counters(graph: Graph) -> dict[str, str]:
 
 
 def check_complete(values: dict[str, str], indices: set[int], wanted: set[int]) -> None:
-    """Check that missing results were dropped for newer ones, as a busy machine does, and counted."""
+    """Check that missing results were dropped for newer ones and counted."""
     dropped = sum(int(count) for name, count in values.items() if name.startswith("dropped."))
     assert len(wanted - indices) <= dropped, wanted - indices
 
