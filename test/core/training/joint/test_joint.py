@@ -166,7 +166,7 @@ def test_backbone_is_yolox(tmp_path: Path) -> None:
     onnx, runtime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
     path = DATA / "teachers/yolox_nano.onnx"
     if not path.is_file():
-        pytest.skip("IVF_DATA has no teachers/yolox_nano.onnx")
+        pytest.skip(f"no real data at {DATA} (set IVF_DATA)")
     gray = cv2.cvtColor(random_scene(np.random.default_rng(1)).visible, cv2.COLOR_RGB2GRAY)
     gray = cv2.resize(gray, (416, 416))
     student, head = StreetStudent().eval(), StreetHead(3).eval()
