@@ -34,6 +34,7 @@ __all__ = [
     "luma_of",
     "read_pair_folder",
     "read_pair_videos",
+    "smoke_density",
 ]
 
 _Item = TypeVar("_Item")
@@ -412,12 +413,25 @@ def add_smoke(luma: np.ndarray, random: np.random.Generator) -> np.ndarray:
     Returns:
         H x W float32 in [0, 1].
     """
+    density = smoke_density(luma.shape, random)
+    return luma + density * (np.float32(random.uniform(0.3, 0.95)) - luma)
+
+
+def smoke_density(shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
+    """Draw the density of thin to dense smoke, in billows.
+
+    Args:
+        shape: height and width.
+        random: generator of density and position.
+
+    Returns:
+        H x W float32 in [0, 1].
+    """
     down, across = random.integers(0, 512, 2)
     billows = np.roll(smoke(), (-down, -across), axis=(0, 1))
-    billows = cv2.resize(billows, luma.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    billows = cv2.resize(billows, shape[::-1], interpolation=cv2.INTER_LINEAR)
     density = random.uniform(0.1, 0.9) + random.uniform(0.05, 0.2) * billows
-    density = density.clip(0, 1).astype(np.float32)
-    return luma + density * (np.float32(random.uniform(0.3, 0.95)) - luma)
+    return density.clip(0, 1).astype(np.float32)
 
 
 def _grow(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:

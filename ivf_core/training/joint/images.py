@@ -17,9 +17,8 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from ivf_core.class_sets import STREET
-from ivf_core.data.pairs import Pair, chroma_of, luma_of
+from ivf_core.data.pairs import Pair, chroma_of, luma_of, smoke_density
 from ivf_core.images.files import list_images, read_infrared, read_labels, read_visible
-from ivf_core.images.noise import smoke
 from ivf_core.training.joint.degradations import BLINDING, DAMAGE, Damage
 from ivf_core.training.runs.batches import Sample
 from ivf_core.training.segmentation.nights import night_from_day
@@ -314,11 +313,7 @@ def _light(image: np.ndarray, random: np.random.Generator, *, hue: bool = True) 
 
 def _smoke(rgb: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """Add thin to dense smoke of one grey level, in billows."""
-    down, across = random.integers(0, 512, 2)
-    billows = np.roll(smoke(), (-down, -across), axis=(0, 1))
-    billows = cv2.resize(billows, rgb.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-    density = random.uniform(0.1, 0.9) + random.uniform(0.05, 0.2) * billows
-    density = density.clip(0, 1).astype(np.float32)[..., None]
+    density = smoke_density(rgb.shape[:2], random)[..., None]
     return (rgb + density * (random.uniform(80, 240) - rgb)).clip(0, 255).astype(np.uint8)
 
 
