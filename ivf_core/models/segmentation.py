@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ivf_core.models.interface import LABEL_STRIDE
 from ivf_core.models.student import FeatureLayout, FusionStudent, MergeUp
 
-__all__ = ["SegmentationHead", "largest", "largest_and_confidence"]
+__all__ = ["SegmentationHead", "largest", "largest_and_confidence", "raise_bias"]
 
 
 def _conv_unit(
@@ -206,9 +206,21 @@ class SegmentationHead(nn.Module):
             class_id: id of the class.
             offset: added to the bias of the last convolution.
         """
-        subpixels = self.classify.out_channels // self.num_classes
-        assert self.classify.bias is not None
-        self.classify.bias[class_id * subpixels : (class_id + 1) * subpixels] += offset
+        raise_bias(self.classify, self.num_classes, class_id, offset)
+
+
+def raise_bias(classify: nn.Conv2d, num_classes: int, class_id: int, offset: float) -> None:
+    """Add an offset to all logits of a class, in the convolution that computes them.
+
+    Args:
+        classify: its outputs are the logits, class by class, as many for each.
+        num_classes: number of classes.
+        class_id: id of the class.
+        offset: added to the bias.
+    """
+    subpixels = classify.out_channels // num_classes
+    assert classify.bias is not None
+    classify.bias[class_id * subpixels : (class_id + 1) * subpixels] += offset
 
 
 def largest(logits: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ivf_core.models.segmentation import largest, largest_and_confidence
+from ivf_core.models.segmentation import largest, largest_and_confidence, raise_bias
 from ivf_core.models.student import FeatureLayout, StudentOutput
 
 __all__ = ["CspStage", "StreetHead", "StreetStudent", "depthwise_unit", "pointwise_unit"]
@@ -312,8 +312,7 @@ class StreetHead(nn.Module):
             class_id: id of the class.
             offset: added to the bias of the last convolution.
         """
-        assert self.classify.bias is not None
-        self.classify.bias[class_id * _FOLDED : (class_id + 1) * _FOLDED] += offset
+        raise_bias(self.classify, self.num_classes, class_id, offset)
 
     def _by_class(self, features: Sequence[Tensor], chroma: Tensor | None) -> Tensor:
         """Compute N x num_classes x 4 x H/4 x W/4 logits."""
