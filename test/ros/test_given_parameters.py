@@ -14,7 +14,7 @@ from ivf_ros.given_parameters import unused_files
 
 
 def test_whole_numbers_are_taken_for_decimals(graph: Graph, tiny_weights: Path) -> None:
-    """As `ros2 param set /fusion tolerance_seconds 0` sends them, and at the start."""
+    """At the start, and as `ros2 param set` sends them."""
     graph.start_fusion(tiny_weights, gain_smoothing_seconds=2)
     assert graph.values("settings")["gain_smoothing_seconds"] == "2.0"
     assert graph.set(tolerance_seconds=0)[0].successful
@@ -27,7 +27,7 @@ def test_whole_numbers_are_taken_for_decimals(graph: Graph, tiny_weights: Path) 
 
 
 def test_a_dump_of_all_parameters_can_be_loaded(graph: Graph, tiny_weights: Path) -> None:
-    """What `ros2 param load` sends of what `ros2 param dump` has written."""
+    """The request of `ros2 param load` with the file of `ros2 param dump`."""
     graph.start_fusion(tiny_weights)
     names = graph.call(ListParameters, "/fusion/list_parameters", ListParameters.Request())
     request = GetParameters.Request(names=names.result.names)
