@@ -52,6 +52,7 @@ def test_demo(tmp_path: Path, tiny_model: FusionModel) -> None:
     assert summary["settings"]["engine"].split()[0] in ENGINES
     assert summary["settings"]["weights"] == str(weights)
     # The drive's true class ids are MFNet's; what has none of them is not compared.
+    assert summary["segmentation"] is not None, (summary["classes"], summary["left_out"], live)
     accuracy = summary["segmentation"]["accuracy"]
     assert accuracy.keys() == set(STREET.names)
     assert accuracy["car"] is not None

@@ -59,9 +59,11 @@ class Scorer:
     ) -> None:
         self._class_set = class_set
         self._true_set = truth_classes or class_set
-        self._mapping = None
+        self._mapping, never_true = None, set[int]()
         if with_truth and class_set is not None and truth_classes is not None:
             self._mapping = mapping_between(truth_classes, class_set)
+        if self._mapping is not None and class_set is not None:
+            never_true = set(range(len(class_set))) - set(self._mapping.table.tolist())
         self._every = score_every
         self._flips = FlipMeter()
         self._before: np.ndarray | None = None
@@ -70,7 +72,9 @@ class Scorer:
         self.skipped: Counter[str] = Counter()
         self.unknown_ids: Counter[int] = Counter()
         self.confusion = (
-            ConfusionMatrix(len(class_set)) if class_set is not None and with_truth else None
+            ConfusionMatrix(len(class_set), void=never_true)
+            if class_set is not None and with_truth
+            else None
         )
         shares = [f"share_{name}" for name in class_set.names] if class_set else []
         self.columns = [
@@ -172,7 +176,7 @@ class Scorer:
         if labels.shape != truth.shape:
             size = truth.shape[1], truth.shape[0]
             labels = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST)
-        one = ConfusionMatrix(len(self.confusion.counts))
+        one = ConfusionMatrix(len(self.confusion.counts), void=self.confusion.void)
         one.update(labels, truth)
         self.confusion.counts += one.counts
         return one.mean_iou()
