@@ -46,11 +46,15 @@ def _benchmark(args: argparse.Namespace) -> int:
         for engine in args.engine
         for precision in args.precision
     ]
-    rows = run(candidates, rounds=rounds)
+    rows = run(candidates, rounds=rounds, report=_report)
     print(table(rows))
     if args.json is not None:
         write_json(args.json, [asdict(row) for row in rows])
     return 0
+
+
+def _report(line: str) -> None:
+    print(f"ivf benchmark: {line}", file=sys.stderr, flush=True)
 
 
 def _benchmark_replay(args: argparse.Namespace) -> int:

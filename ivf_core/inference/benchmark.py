@@ -4,6 +4,7 @@ The baselines are the published student as its authors run it, eager PyTorch in
 fp32 without a head: once with the default allocator settings of the C library, once
 with settings that keep freed memory. Every candidate has its own process, and
 the processes take turns, so that other load on the machine affects all of them alike.
+A turn of a slow candidate ends after a second, so that no baseline makes the others wait.
 """
 
 from __future__ import annotations
@@ -32,6 +33,14 @@ __all__ = ["Candidate", "Row", "run", "table"]
 
 _SEED = 7
 _EAGER = "eager"
+_TURN_SECONDS = 1.0
+_PEAK_SIDES = (256, 512, 1024, 2048)
+_PEAK_SECONDS = 0.25  # a matrix product that takes longer is large enough
+_PEAK_TYPES = ("fp32", "bf16")
+
+
+def _ignore(line: str) -> None:
+    """Report nothing."""
 
 
 @dataclass(frozen=True)
@@ -110,13 +119,20 @@ class Row:
     memory_mb: float
 
 
-def run(candidates: Sequence[Candidate], *, rounds: int = 10, pairs_a_round: int = 3) -> list[Row]:
+def run(
+    candidates: Sequence[Candidate],
+    *,
+    rounds: int = 10,
+    pairs_a_round: int = 3,
+    report: Callable[[str], None] = _ignore,
+) -> list[Row]:
     """Measure candidates and two baselines, the first rows of each size and instructions.
 
     Args:
         candidates: settings to measure.
         rounds: number of turns of every process.
-        pairs_a_round: number of pairs in each turn.
+        pairs_a_round: largest number of pairs in each turn, which ends early after a second.
+        report: called with a line before each long step.
 
     Returns:
         One row for each candidate and baseline.
@@ -137,20 +153,35 @@ def run(candidates: Sequence[Candidate], *, rounds: int = 10, pairs_a_round: int
             for keep in (False, True)
         ]
         with ExitStack() as stack:
-            workers = [
-                stack.enter_context(_Worker(candidate)) for candidate in (*baselines, *chosen)
-            ]
-            for _ in range(rounds):
+            workers = []
+            for number, candidate in enumerate(together := (*baselines, *chosen), start=1):
+                report(f"preparing {number} of {len(together)}: {_describe(candidate)}")
+                workers.append(stack.enter_context(_Worker(candidate)))
+            for number in range(1, rounds + 1):
+                report(f"turn {number} of {rounds}")
                 for worker in workers:
                     worker.measure(pairs_a_round)
             eager, kept = (statistics.median(worker.times) for worker in workers[:2])
             memory = [worker.memory_mb() for worker in workers]
-            peaks = workers[0].peaks()
+            precisions = sorted({worker.precision for worker in workers} & set(_PEAK_TYPES))
+            report(f"measuring a matrix product in {' and '.join(precisions)}")
+            peaks = workers[0].peaks(precisions)
             rows += [
                 worker.row(eager, kept, peaks, mb)
                 for worker, mb in zip(workers, memory, strict=True)
             ]
     return rows
+
+
+def _describe(candidate: Candidate) -> str:
+    """Return a candidate in words."""
+    head = "with head" if candidate.head else "without head"
+    memory = "" if candidate.keep_memory else ", default memory"
+    width, height = candidate.size
+    return (
+        f"{candidate.weights} {head}, {candidate.engine}{memory}, {candidate.precision}, "
+        f"{width}x{height}, {candidate.instructions} instructions"
+    )
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -191,15 +222,20 @@ class _Worker(AbstractContextManager["_Worker"]):
     def __exit__(self, *_error: object) -> None:
         self._child.end()
 
+    @property
+    def precision(self) -> str:
+        """Precision in use, after "auto"."""
+        return str(self._facts["precision"])
+
     def measure(self, pairs: int) -> None:
         self.times += self._child.ask(f"run {pairs}")["times"]
 
     def memory_mb(self) -> float:
         return float(self._child.ask("memory")["mb"])
 
-    def peaks(self) -> dict[str, float]:
+    def peaks(self, precisions: Sequence[str]) -> dict[str, float]:
         """Return the multiply-accumulates per second of a matrix product, by precision."""
-        return self._child.ask("peaks")
+        return self._child.ask(f"peaks {' '.join(precisions)}")
 
     def row(self, eager: float, kept: float, peaks: dict[str, float], memory_mb: float) -> Row:
         median = statistics.median(self.times)
@@ -237,12 +273,20 @@ def _serving(candidate: Candidate) -> Iterator[tuple[Answer, Callable[..., Answe
 
     def respond(question: str, *arguments: str) -> Answer:
         if question == "run":
-            return {"times": [_time(call) for _ in range(int(arguments[0]))]}
+            return {"times": _turn(call, int(arguments[0]))}
         if question == "peaks":
-            return _peaks()
+            return _peaks(arguments)
         return {"mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
     yield facts, respond
+
+
+def _turn(call: Callable[[], object], most: int) -> list[float]:
+    """Time calls: at least one, and no further one after a second."""
+    times = [_time(call)]
+    while len(times) < most and sum(times) < _TURN_SECONDS:
+        times.append(_time(call))
+    return times
 
 
 def _time(call: Callable[[], object]) -> float:
@@ -349,15 +393,23 @@ def _prepare_engine(
     }
 
 
-def _peaks(side: int = 2048, times: int = 5) -> dict[str, float]:
-    """Measure multiply-accumulates per second of a large matrix product, by precision."""
+def _peaks(precisions: Sequence[str], times: int = 5) -> dict[str, float]:
+    """Measure multiply-accumulates per second of a large matrix product, by precision.
+
+    The product is as large as the processor computes in a fraction of a second: without
+    instructions for bfloat16 one of 2048 x 2048 takes minutes.
+    """
     import torch
 
     peaks = {}
-    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        a, b = torch.rand(side, side).to(dtype), torch.rand(side, side).to(dtype)
-        multiply = partial(torch.mm, a, b)
-        peaks[name] = side**3 / min(_time(multiply) for _ in range(times))
+    for name in precisions:
+        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[name]
+        for side in _PEAK_SIDES:
+            a, b = torch.rand(side, side).to(dtype), torch.rand(side, side).to(dtype)
+            multiply = partial(torch.mm, a, b)
+            if (first := _time(multiply)) > _PEAK_SECONDS:
+                break
+        peaks[name] = side**3 / min(first, *_turn(multiply, times))
     return peaks
 
 
