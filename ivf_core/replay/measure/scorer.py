@@ -99,6 +99,9 @@ class Scorer:
             Values by column; those that were not measured are missing.
         """
         grey = cv2.cvtColor(frame.visible, cv2.COLOR_RGB2GRAY)
+        if frame.alone:  # what compares both cameras has no meaning
+            seen = grey if frame.alone == "rgb" else frame.registered
+            return _finite(self._of_labels(frame, seen))
         values = {
             "infrared_saturated_share": _saturated_share(frame.infrared),
             "infrared_frozen": float(self._is_frozen(frame.infrared)),
@@ -107,17 +110,13 @@ class Scorer:
         small = [_quarter(image) for image in (grey, frame.registered)]
         thermal_ns = frame.stamp_ns + round(frame.offset_ms * 1e6)
         self.motion_lag.add(small[0], small[1], frame.stamp_ns, thermal_ns)
-        if frame.labels is not None and self._class_set is not None:
-            values |= _shares(frame.labels, self._class_set)
-            values["flip_share"] = self._flips(grey, frame.labels)
-            if frame.truth is not None and self.confusion is not None:
-                values["miou"] = self._compare(frame.labels, frame.truth)
+        values |= self._of_labels(frame, grey)
         if frame.index % self._every == 0:
             values["misregistration_px"] = self.alignment.add(grey, frame.registered)
             for prefix, image in (("", frame.fused), (OTHER, frame.other)):
                 if image is not None:
                     values |= self._metrics(prefix, grey, frame.registered, image)
-        return {name: value for name, value in values.items() if np.isfinite(value)}
+        return _finite(values)
 
     def segmentation(self) -> dict[str, Any] | None:
         """Return `segmentation` of summary.json, or None without true class ids."""
@@ -136,6 +135,16 @@ class Scorer:
             "confusion": counts.tolist(),
             "pixels": int(counts.sum()),
         }
+
+    def _of_labels(self, frame: FusedFrame, grey: np.ndarray) -> dict[str, float]:
+        """Return what is measured of class ids, by column; `grey` shows their motion."""
+        if frame.labels is None or self._class_set is None:
+            return {}
+        values = {**_shares(frame.labels, self._class_set)}
+        values["flip_share"] = self._flips(grey, frame.labels)
+        if frame.truth is not None and self.confusion is not None:
+            values["miou"] = self._compare(frame.labels, frame.truth)
+        return values
 
     def _is_frozen(self, infrared: np.ndarray) -> bool:
         before, self._before = self._before, infrared
@@ -195,6 +204,10 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         cv2.setNumThreads(threads)
+
+
+def _finite(values: Mapping[str, float]) -> dict[str, float]:
+    return {name: value for name, value in values.items() if np.isfinite(value)}
 
 
 def _shares(labels: np.ndarray, class_set: ClassSet) -> Mapping[str, float]:
