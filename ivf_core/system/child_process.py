@@ -143,8 +143,10 @@ def _questions() -> Iterator[str]:
     parent = int(os.environ.get(_PARENT, os.getppid()))  # it may have ended during the imports
 
     def read() -> None:
-        for line in sys.stdin:
-            lines.put(line)
+        # Unbuffered: a thread that waits with a buffer's lock aborts the end of the process.
+        with open(0, "rb", buffering=0, closefd=False) as stdin:
+            for line in stdin:
+                lines.put(line.decode())
         lines.put(None)
         while os.getppid() == parent:  # a parent that lives ends this process itself
             time.sleep(0.1)

@@ -14,12 +14,15 @@ import pytest
 from ivf_core.system.child_process import Child
 
 CHILD = """
+import sys
 import time
 from contextlib import contextmanager
 from ivf_core.system.child_process import serve
 
 @contextmanager
 def prepared():
+    if sys.argv[1] != "{}":
+        raise ValueError("no such thing")
     def respond(question, *arguments):
         if question == "wait":
             time.sleep(600)
@@ -53,6 +56,15 @@ def test_questions_and_answers() -> None:
         assert child.ask("add 1 2") == {"asked": ["add", "1", "2"]}
         assert child.ask("again") == {"asked": ["again"]}
     assert child.process.returncode is not None
+
+
+def test_an_error_is_reported_and_ends_the_child(capfd: pytest.CaptureFixture[str]) -> None:
+    child = Child("child", {"bad": 1}, "mine")
+    with pytest.raises(ValueError, match="mine: ValueError: no such thing"):
+        child.answer()
+    assert child.process.wait() == 0
+    child.end()
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGKILL])
