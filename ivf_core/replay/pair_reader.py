@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -137,7 +138,8 @@ class PairReader:
             self._beside = image
         else:
             if self._beside is not None:
-                self._decode("thermal" if camera == "rgb" else "rgb", self._beside)
+                with suppress(MessageError):  # its health was noted
+                    self._decode("thermal" if camera == "rgb" else "rgb", self._beside)
                 self._beside = None
             yield self._decoded_alone(camera, image)
 
@@ -179,29 +181,33 @@ class PairReader:
 
     def _fill(self, pair: InputPair, camera: str, image: _WaitingImage) -> None:
         """Put a decoded image into a pair, or the reason why it fails."""
-        decoded, frame_id, reason, text = self._decode(camera, image)
-        if decoded is None:
+        try:
+            decoded, frame_id = self._decode(camera, image)
+        except MessageError as error:
             if not pair.failed:
-                pair.failed, pair.detail = f"{camera}_{reason}", f"{camera} image: {text}"
-        elif camera == "rgb":
-            pair.visible, pair.frame_id = decoded, frame_id
+                pair.failed, pair.detail = f"{camera}_{error.reason}", f"{camera} image: {error}"
+            return
+        if camera == "rgb":
+            pair.visible = decoded
         elif not pair.failed:
             pair.infrared = decoded
-            pair.frame_id = pair.frame_id if pair.alone == "" else frame_id
+        if camera == (pair.alone or "rgb"):
+            pair.frame_id = frame_id
 
-    def _decode(self, camera: str, image: _WaitingImage) -> tuple[np.ndarray | None, str, str, str]:
-        """Decode and examine an image; return it, its frame id, and why it cannot be decoded."""
-        read = to_visible if camera == "rgb" else to_infrared
+    def _decode(self, camera: str, image: _WaitingImage) -> tuple[np.ndarray, str]:
+        """Decode and examine an image; return it and its frame id, or raise `MessageError`."""
         try:
             message = decode(image.message.message, image.message.type)
-            decoded = read(message)
+            decoded = to_visible(message) if camera == "rgb" else to_infrared(message)
         except (BagError, MessageError) as error:
             self._cameras.unreadable(camera, str(error), image.stamp)
-            return None, "", getattr(error, "reason", "undecodable"), str(error)
+            if isinstance(error, MessageError):
+                raise
+            raise MessageError("undecodable", str(error)) from error
         self._cameras.examine(camera, decoded, image.stamp)
         if camera == "rgb":
             self._rgb_size = decoded.shape[:2]
-        return decoded, message.header.frame_id, "", ""
+        return decoded, message.header.frame_id
 
     def _check_order(self, pair: InputPair) -> None:
         """Leave out a pair that is earlier than what other cameras have shown."""
