@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from ivf_core.system.processor import INSTRUCTION_LIMITS
 if TYPE_CHECKING:
     from ivf_core.models.checkpoints import FusionModel
 
-__all__ = ["Candidate", "Row", "run", "table"]
+__all__ = ["Candidate", "Row", "peer_table", "run", "table"]
 
 _SEED = 7
 _EAGER = "eager"
@@ -48,7 +49,7 @@ class Candidate:
     """Settings of one measurement.
 
     Attributes:
-        weights: shipped name or file.
+        weights: shipped name or file; for a peer the folder of its clone.
         head: whether masks are computed.
         engine: see `create_engine`; "eager" is a baseline, the student alone on float tensors.
         precision: see `create_engine`.
@@ -58,6 +59,7 @@ class Candidate:
         keep_memory: whether freed memory is kept (`keep_freed_memory`).
         instructions: newest instructions that the engines use, a key of
             `INSTRUCTION_LIMITS`, or "native".
+        peer: whether it is a published network of others, see `ivf_core.inference.peers`.
     """
 
     weights: str
@@ -69,6 +71,7 @@ class Candidate:
     threads: int = 0
     keep_memory: bool = True
     instructions: str = "native"
+    peer: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,7 @@ class Row:
             product of the same precision, measured in the same run; None if not measured,
             as for int8, of which PyTorch has no fast product on every processor.
         memory_mb: largest resident memory of the process, including the comparison of images.
+        peer: as in `Candidate`.
     """
 
     student: str
@@ -117,6 +121,7 @@ class Row:
     params: int
     peak_share: float | None
     memory_mb: float
+    peer: bool = False
 
 
 def run(
@@ -171,6 +176,27 @@ def run(
                 for worker, mb in zip(workers, memory, strict=True)
             ]
     return rows
+
+
+def peer_table(rows: Sequence[Row]) -> str:
+    """Format the times relative to those of the peers as a Markdown table."""
+    peers = [row for row in rows if row.peer]
+    names = " | ".join(f"x {name}" for name in dict.fromkeys(row.student for row in peers))
+    count = len(dict.fromkeys(row.student for row in peers))
+    lines = [
+        f"| network | head | parameters | size | instructions | median ms | {names} |",
+        "|" + "---|" * (6 + count),
+    ]
+    for row in rows:
+        if not row.peer and row.engine.startswith(_EAGER):
+            continue
+        group = [p for p in peers if (p.size, p.instructions) == (row.size, row.instructions)]
+        ratios = " | ".join(f"{row.median_ms / peer.median_ms:.2f}" for peer in group)
+        lines.append(
+            f"| {row.student} | {'yes' if row.head else 'no'} | {row.params} "
+            f"| {row.size[0]}x{row.size[1]} | {row.instructions} | {row.median_ms:.2f} | {ratios} |"
+        )
+    return "\n".join(lines)
 
 
 def _describe(candidate: Candidate) -> str:
@@ -243,7 +269,7 @@ class _Worker(AbstractContextManager["_Worker"]):
         ordered = sorted(self.times)
         peak = peaks.get(facts["precision"]) if facts["device"] == "cpu" else None
         return Row(
-            student=self.candidate.weights,
+            student=facts.get("student", self.candidate.weights),
             head=self.candidate.head,
             engine=facts["engine"] + ("" if self.candidate.keep_memory else ", default memory"),
             precision=facts["precision"],
@@ -261,6 +287,7 @@ class _Worker(AbstractContextManager["_Worker"]):
             params=facts["params"],
             peak_share=facts["macs"] / median / peak if peak else None,
             memory_mb=memory_mb,
+            peer=self.candidate.peer,
         )
 
 
@@ -307,6 +334,11 @@ def _prepare(candidate: Candidate) -> tuple[Callable[[], object], dict[str, Any]
 
     if candidate.keep_memory:
         keep_freed_memory()
+    if candidate.peer:
+        from ivf_core.inference.peers import prepare_peer
+
+        images = _images(candidate.size)
+        return prepare_peer(Path(candidate.weights), candidate.size, candidate.threads, *images)
     model = load_model(candidate.weights)
     if candidate.head and model.head is None:
         raise ValueError("these weights have no head")
@@ -363,12 +395,8 @@ def _prepare_engine(
     import cv2
 
     from ivf_core.inference.engine import create_engine
-    from ivf_core.scenes import random_scene
 
-    scene = random_scene(np.random.default_rng(_SEED))
-    visible, infrared = (
-        cv2.resize(image, candidate.size) for image in (scene.visible, scene.infrared)
-    )
+    visible, infrared = _images(candidate.size)
     engine = create_engine(
         model,
         engine=candidate.engine,
@@ -391,6 +419,16 @@ def _prepare_engine(
         "max_diff": int(difference.max()),
         "p999_diff": float(np.percentile(difference, 99.9)),
     }
+
+
+def _images(size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the visible and the infrared image of a synthetic scene."""
+    import cv2
+
+    from ivf_core.scenes import random_scene
+
+    scene = random_scene(np.random.default_rng(_SEED))
+    return cv2.resize(scene.visible, size), cv2.resize(scene.infrared, size)
 
 
 def _peaks(precisions: Sequence[str], times: int = 5) -> dict[str, float]:
