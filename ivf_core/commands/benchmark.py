@@ -57,7 +57,7 @@ def _benchmark(args: argparse.Namespace) -> int:
         for size in args.size
         for clone in args.peers or ()
     ]  # fmt: skip
-    rows = run(candidates, rounds=rounds, report=_report)
+    rows = run(candidates, rounds=rounds, baselines=not args.peers, report=_report)
     print(table(rows))
     if args.peers:
         print(f"\n{peer_table(rows)}")

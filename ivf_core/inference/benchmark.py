@@ -89,7 +89,8 @@ class Row:
         median_ms: median time of a pair, from uint8 images to uint8 images.
         p95_ms: 95th percentile of the time of a pair.
         min_ms: shortest time of a pair.
-        ratio_eager_kept: median of the baseline that keeps freed memory, divided by this one.
+        ratio_eager_kept: median of the baseline that keeps freed memory, divided by this one;
+            None without baselines.
         ratio_eager: median of the baseline with default settings, divided by this one.
         max_abs_diff_255: largest difference of the fused image from fp32 PyTorch with the
             same weights, in grey levels.
@@ -113,8 +114,8 @@ class Row:
     median_ms: float
     p95_ms: float
     min_ms: float
-    ratio_eager_kept: float
-    ratio_eager: float
+    ratio_eager_kept: float | None
+    ratio_eager: float | None
     max_abs_diff_255: int
     p999_abs_diff_255: float
     gmacs: float
@@ -129,6 +130,7 @@ def run(
     *,
     rounds: int = 10,
     pairs_a_round: int = 3,
+    baselines: bool = True,
     report: Callable[[str], None] = _ignore,
 ) -> list[Row]:
     """Measure candidates and two baselines, the first rows of each size and instructions.
@@ -137,6 +139,7 @@ def run(
         candidates: settings to measure.
         rounds: number of turns of every process.
         pairs_a_round: largest number of pairs in each turn, which ends early after a second.
+        baselines: whether the published student is measured as well.
         report: called with a line before each long step.
 
     Returns:
@@ -153,27 +156,26 @@ def run(
         size, instructions = group
         chosen = [c for c in candidates if (c.size, c.instructions) == group]
         threads = chosen[0].threads
-        baselines = [
+        eager = [
             Candidate("sage", False, _EAGER, "fp32", size, "cpu", threads, keep, instructions)
-            for keep in (False, True)
+            for keep in ((False, True) if baselines else ())
         ]
         with ExitStack() as stack:
             workers = []
-            for number, candidate in enumerate(together := (*baselines, *chosen), start=1):
+            for number, candidate in enumerate(together := (*eager, *chosen), start=1):
                 report(f"preparing {number} of {len(together)}: {_describe(candidate)}")
                 workers.append(stack.enter_context(_Worker(candidate)))
             for number in range(1, rounds + 1):
                 report(f"turn {number} of {rounds}")
                 for worker in workers:
                     worker.measure(pairs_a_round)
-            eager, kept = (statistics.median(worker.times) for worker in workers[:2])
+            medians = [statistics.median(worker.times) for worker in workers[: len(eager)]]
             memory = [worker.memory_mb() for worker in workers]
             precisions = sorted({worker.precision for worker in workers} & set(_PEAK_TYPES))
             report(f"measuring a matrix product in {' and '.join(precisions)}")
             peaks = workers[0].peaks(precisions)
             rows += [
-                worker.row(eager, kept, peaks, mb)
-                for worker, mb in zip(workers, memory, strict=True)
+                worker.row(medians, peaks, mb) for worker, mb in zip(workers, memory, strict=True)
             ]
     return rows
 
@@ -219,11 +221,15 @@ def table(rows: Sequence[Row]) -> str:
     ]
     for row in rows:
         share = f"{row.peak_share:.0%}" if row.peak_share is not None else "-"
+        ratios = [
+            "-" if ratio is None else f"{ratio:.2f}"
+            for ratio in (row.ratio_eager_kept, row.ratio_eager)
+        ]
         lines.append(
             f"| {row.student} | {'yes' if row.head else 'no'} | {row.engine} | {row.precision} "
             f"| {row.size[0]}x{row.size[1]} | {row.instructions} "
             f"| {row.median_ms:.1f} | {row.p95_ms:.1f} | {row.min_ms:.1f} "
-            f"| {row.ratio_eager_kept:.2f} | {row.ratio_eager:.2f} "
+            f"| {' | '.join(ratios)} "
             f"| {row.max_abs_diff_255}, {row.p999_abs_diff_255:.0f} | {row.gmacs:.2f} "
             f"| {share} | {row.memory_mb:.0f} |"
         )
@@ -263,8 +269,10 @@ class _Worker(AbstractContextManager["_Worker"]):
         """Return the multiply-accumulates per second of a matrix product, by precision."""
         return self._child.ask(f"peaks {' '.join(precisions)}")
 
-    def row(self, eager: float, kept: float, peaks: dict[str, float], memory_mb: float) -> Row:
+    def row(self, baselines: Sequence[float], peaks: dict[str, float], memory_mb: float) -> Row:
+        """Return the row, given the medians of the baselines, if they were measured."""
         median = statistics.median(self.times)
+        eager, kept = (b / median for b in baselines) if baselines else (None, None)
         facts = self._facts
         ordered = sorted(self.times)
         peak = peaks.get(facts["precision"]) if facts["device"] == "cpu" else None
@@ -279,8 +287,8 @@ class _Worker(AbstractContextManager["_Worker"]):
             median_ms=median * 1e3,
             p95_ms=ordered[math.ceil(0.95 * len(ordered)) - 1] * 1e3,
             min_ms=ordered[0] * 1e3,
-            ratio_eager_kept=kept / median,
-            ratio_eager=eager / median,
+            ratio_eager_kept=kept,
+            ratio_eager=eager,
             max_abs_diff_255=facts["max_diff"],
             p999_abs_diff_255=facts["p999_diff"],
             gmacs=facts["macs"] / 1e9,

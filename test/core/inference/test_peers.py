@@ -126,13 +126,14 @@ def test_benchmark_with_peers(
     words = ["--size", "64x48", "--rounds", "1", "--json", tmp_path / "rows.json"]
     words = ["benchmark", "--weights", tiny_weights, "--peers", *clones, *words]
     assert main(list(map(str, words))) == 0
-    rows = json.loads((tmp_path / "rows.json").read_text())[2:]
+    rows = json.loads((tmp_path / "rows.json").read_text())
     assert [(row["student"], row["head"], row["peer"]) for row in rows] == [
         (str(tiny_weights), False, False), (str(tiny_weights), True, False),
         ("MMDRFuse", False, True), ("LutFuse", False, True),
     ]  # fmt: skip
     assert {(row["engine"], row["precision"]) for row in rows} == {("openvino", "fp32")}
     assert rows[2]["params"] == 113
+    assert {row["ratio_eager"] for row in rows} == {None}
     assert all(row["max_abs_diff_255"] <= 1 for row in rows)
     out = capsys.readouterr().out
     assert "| x MMDRFuse | x LutFuse |" in out
