@@ -131,6 +131,8 @@ class Player(Node):
         self._check_parameters()
         with BagReader(self._values["bag"]) as reader:
             self._bag = reader.info
+            for line in self._bag.differences:
+                self.get_logger().warning(f"bag '{self._bag.path}': {line}")
             playable = self._playable_topics(reader)
         cameras = _camera_topics(playable)
         self._leading = cameras[0] if cameras else playable[0].name

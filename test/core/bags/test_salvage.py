@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from replays import drive, write_drive
 from rosbags.rosbag1 import Writer as Writer1
-from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+from rosbags.rosbag2 import CompressionMode, StoragePlugin
 from rosbags.typesys import Stores, get_typestore
+from small_bags import write_compressed
 
 from ivf_core.bags.convert import RGB_TOPIC, START_NS, THERMAL_TOPIC
 from ivf_core.bags.info import IMAGE_TYPE, BagError, BagMessage
@@ -51,19 +52,6 @@ def write_rosbag1(path: Path, compression: Writer1.CompressionFormat | None = No
                     height, width, encoding, 0, image.nbytes // height, image.reshape(-1),
                 )  # fmt: skip
                 writer.write(camera, stamp, store.serialize_ros1(message, IMAGE_TYPE))
-
-
-def write_compressed(
-    path: Path, messages: list[BagMessage], storage: StoragePlugin, mode: CompressionMode
-) -> None:
-    """Write a rosbag2 bag with chunks or messages in zstd."""
-    store = get_typestore(Stores.ROS2_JAZZY)
-    writer = Writer(path, version=8, storage_plugin=storage)
-    writer.set_compression(mode, CompressionFormat.ZSTD)
-    with writer:
-        cameras = {t: writer.add_connection(t, IMAGE_TYPE, typestore=store) for t in TOPICS}
-        for message in messages:
-            writer.write(cameras[message.topic], message.time_ns, message.message)
 
 
 @pytest.mark.parametrize("storage", FILES)
