@@ -105,10 +105,8 @@ class TestDamage:
         write_rosbag1(path, count=20)
         data = path.read_bytes()
         path.write_bytes(data[: len(data) // 2])
-        with (
-            pytest.raises(BagError, match=r"old\.bag.*`ivf replay` reads the part"),
-            BagReader(path) as reader,
-        ):
+        remedy = r"old\.bag.*`ivf replay` reads the part"
+        with pytest.raises(BagError, match=remedy), BagReader(path) as reader:
             list(reader.raw())
 
     def test_flipped_bytes_in_a_message(self, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from replays import drive, write_drive
 from rosbags.rosbag1 import Writer as Writer1
-from rosbags.rosbag2 import CompressionMode, StoragePlugin
+from rosbags.rosbag2 import CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 from small_bags import write_compressed
 
