@@ -133,7 +133,7 @@ class Window:
 
     @property
     def reported(self) -> bool:
-        """Whether the receiver has reported its progress."""
+        """True once the receiver has reported its progress."""
         return self._reported is not None
 
     def wait_for_report(self, seconds: float) -> bool:

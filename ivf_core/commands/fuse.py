@@ -57,6 +57,12 @@ def _fuse(args: argparse.Namespace) -> int:
             progress=lambda _: bar.update(),
         )
         write_json(folder / _LISTING, {"outputs": [*file_names(folder), _LISTING]})
+    if not source.constant_rate:
+        print(
+            "ivf fuse: the frame times of the videos vary: written videos have a constant rate of "
+            f"{source.rate_hz:.3g} frames a second",
+            file=sys.stderr,
+        )
     for line in [*source.unmatched, *done.failed]:
         print(f"ivf fuse: left out: {line}", file=sys.stderr)
     if not done.pairs:
