@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
@@ -30,6 +31,8 @@ LABELS_TOPIC = "/ground_truth/labels"
 START_NS = 1_700_000_000_000_000_000
 """Stamp of the first frame of bags made from sources without a clock; 0 would mean "no stamp"."""
 
+_LARGEST_OFFSET_SECONDS = 1e8
+_LEAST_RATE_HZ = 1e-4
 _RGB_FRAME, _THERMAL_FRAME = "rgb_camera", "thermal_camera"
 
 Progress = Callable[[int, "int | None"], None]
@@ -147,6 +150,11 @@ def from_video(
     if rate_hz is None:
         raise BagError(f"'{visible_path}': has no frame rate: give one")
     _check_rate(rate_hz)
+    if not abs(infrared_offset_seconds) < _LARGEST_OFFSET_SECONDS:
+        raise BagError(
+            f"infrared_offset_seconds is {infrared_offset_seconds}, expected less than "
+            f"{_LARGEST_OFFSET_SECONDS:g} either way"
+        )
     offset_ns = round(infrared_offset_seconds * 1e9)
     count = 0
     with BagWriter(bag_path, storage) as writer:
@@ -174,5 +182,7 @@ def from_video(
 
 
 def _check_rate(rate_hz: float) -> None:
-    if not (np.isfinite(rate_hz) and rate_hz > 0):
-        raise BagError(f"frame rate {rate_hz}: expected a positive number of frames per second")
+    if not _LEAST_RATE_HZ <= rate_hz < math.inf:
+        raise BagError(
+            f"frame rate {rate_hz}: expected at least {_LEAST_RATE_HZ:g} frames per second"
+        )

@@ -59,6 +59,7 @@ def write_evaluation_page(
         masked_pairs=int(result.commonly_masked.sum()),
         mask_columns=list(masks[0]["figures"]) if masks else [],
         masks=masks,
+        classes=_classes(result),
         violins=embed_file(violins) if violins is not None else "",
         grids=result.grids,
         scored=scores.pairs,
@@ -68,6 +69,14 @@ def write_evaluation_page(
         unmatched=unmatched,
         files=files,
     )
+
+
+def _classes(result: EvaluationResult) -> list[tuple[str, str]]:
+    """Return name and CSS colour of each class of the labels."""
+    if result.class_set is None or not result.masked.any():
+        return []
+    colors = ("#" + bytes(color).hex() for color in result.class_set.colors)
+    return list(zip(result.class_set.names, colors, strict=True))
 
 
 def _mean_rows(result: EvaluationResult) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ import ivf_core
 from ivf_core.data.pairs import PairFiles
 from ivf_core.evaluation.box_scores import BoxScorer
 from ivf_core.evaluation.folders import EvaluationResult, PairScorer
+from ivf_core.evaluation.label_sheets import draw_label_sheet
 from ivf_core.evaluation.mask_sheets import draw_mask_sheets
 from ivf_core.evaluation.methods import Method
 from ivf_core.evaluation.page import write_evaluation_page
@@ -107,6 +108,9 @@ def write_evaluation(
             sheets += draw_mask_sheets(
                 scorer, pairs, methods, output, examples=options.examples, cameras=options.cameras
             )
+    sheets += draw_label_sheet(
+        result, pairs, methods, output, examples=options.examples, cameras=options.cameras
+    )
     files += [*violins, *(path for _, path in sheets)]
     write_evaluation_page(
         output / "index.html",

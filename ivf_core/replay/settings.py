@@ -85,6 +85,8 @@ class ReplaySettings:
     score_every: int = 0
 
     def __post_init__(self) -> None:
+        if self.threads < 0:
+            raise ValueError(f"threads is {self.threads}, expected 0 or more")
         if self.score_every < 0:
             raise ValueError(f"score_every is {self.score_every}, expected 0 or more")
         for name in ("tolerance_seconds", "minimum_interval_seconds"):
