@@ -184,5 +184,6 @@ def from_video(
 def _check_rate(rate_hz: float) -> None:
     if not _LEAST_RATE_HZ <= rate_hz < math.inf:
         raise BagError(
-            f"frame rate {rate_hz}: expected at least {_LEAST_RATE_HZ:g} frames per second"
+            f"frame rate {rate_hz}: expected a positive number of frames per second, "
+            f"at least {_LEAST_RATE_HZ:g}"
         )

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rosbags.interfaces import Qos
+
 from ivf_core.bags.index import index_differences, read_index, storage_files
 from ivf_core.bags.info import BagMessage, TopicInfo
 from ivf_core.bags.mcap_file import McapFile
@@ -185,4 +187,5 @@ def _time(message: BagMessage) -> int:
 
 
 def _is_latched(qos: object) -> bool:
-    return any(profile.durability.name == "TRANSIENT_LOCAL" for profile in normal_qos(qos))
+    profiles = [profile for profile in normal_qos(qos) if isinstance(profile, Qos)]
+    return any(profile.durability.name == "TRANSIENT_LOCAL" for profile in profiles)

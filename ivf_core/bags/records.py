@@ -259,12 +259,14 @@ def _rows(
     database: sqlite3.Connection, path: Path, topics: Mapping[int, _Channel], note: Note
 ) -> Iterator[BagMessage]:
     """Yield messages by number; past a damaged page, resume further ahead at each attempt."""
-    query = "SELECT id, topic_id, timestamp, data FROM messages WHERE id > ? ORDER BY id"
+    # One at a time: sqlite3 reads a row ahead, and drops a row if the next one is damaged.
+    query = "SELECT id, topic_id, timestamp, data FROM messages WHERE id > ? ORDER BY id LIMIT 1"
     last, skip = 0, 1
     while skip < 1 << 20:
         try:
-            for number, topic, time_ns, data in database.execute(query, (last,)):
-                last, skip = number, 1
+            while (row := database.execute(query, (last,)).fetchone()) is not None:
+                last, topic, time_ns, data = row
+                skip = 1
                 if topic in topics and data is not None:
                     yield BagMessage(*topics[topic], time_ns, data)
             return

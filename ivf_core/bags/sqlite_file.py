@@ -32,6 +32,22 @@ def open_database(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(f"file:{name}?mode=ro&immutable=1", uri=True, check_same_thread=False)
 
 
+def _check_length(path: Path) -> None:
+    """Raise BagError if a database lacks pages at its end, which SQLite notices only in use."""
+    with path.open("rb") as file:
+        header = file.read(100)
+    if len(header) < 100 or not header.startswith(b"SQLite format 3\0"):
+        raise BagError("it is not an SQLite database, or its beginning is missing")
+    page, changes, pages, valid_for = (
+        int.from_bytes(header[at : at + size], "big")
+        for at, size in ((16, 2), (24, 4), (28, 4), (92, 4))
+    )
+    page = 65_536 if page == 1 else page
+    size = path.stat().st_size
+    if changes == valid_for and size < page * pages:
+        raise BagError(f"cut off at byte {size} of {page * pages}")
+
+
 class SqliteFile:
     """Open database, with the interface `Storage`.
 
@@ -49,6 +65,7 @@ class SqliteFile:
     """
 
     def __init__(self, path: Path) -> None:
+        _check_length(path)
         self._database = open_database(path)
         try:
             self._read()
@@ -70,12 +87,12 @@ class SqliteFile:
             sqlite3.Error: the database is damaged.
         """
         marks = ",".join("?" * len(topics))
-        query = (
-            f"SELECT topic_id, timestamp, data FROM messages WHERE topic_id IN ({marks}) "
-            "ORDER BY timestamp, id"
-        )
-        for row in self._database.execute(query, tuple(topics)):
-            yield StoredMessage(*row)
+        # sqlite3 reads a row ahead, and drops a row if the next one is damaged: rows of numbers
+        # only are read so.
+        order = f"SELECT id FROM messages WHERE topic_id IN ({marks}) ORDER BY timestamp, id"
+        one = "SELECT topic_id, timestamp, data FROM messages WHERE id = ?"
+        for number in self._database.execute(order, tuple(topics)):
+            yield StoredMessage(*self._database.execute(one, number).fetchone())
 
     def _read(self) -> None:
         tables = {name for (name,) in self._database.execute("SELECT name FROM sqlite_master")}

@@ -6,7 +6,6 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from rosbags.interfaces import Qos
 from rosbags.rosbag2.metadata import parse_qos
 
 __all__ = ["Storage", "StoredMessage", "StoredTopic", "normal_qos"]
@@ -76,16 +75,16 @@ class Storage(Protocol):
         ...
 
 
-def normal_qos(offered: object) -> tuple[Qos, ...]:
+def normal_qos(offered: object) -> tuple[object, ...]:
     """Return offered QoS profiles in a form that can be compared.
 
     Args:
         offered: YAML text, or a list of mappings, of any version of rosbag2.
 
     Returns:
-        The profiles; empty where there are none, or where they are damaged.
+        The profiles, of type `Qos`; where they are damaged, the text.
     """
     try:
         return tuple(parse_qos(offered))  # type: ignore[arg-type]
     except Exception:  # edited text fails in any way
-        return ()
+        return (str(offered),)

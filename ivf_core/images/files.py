@@ -235,7 +235,7 @@ def _read_bytes(path: _PathLike) -> bytes:
 
 def _decode(path: _PathLike, data: bytes, flags: int) -> np.ndarray:
     if not data:
-        raise ImageFileError(f"image '{path}': the file is empty")
+        raise ImageFileError(f"image '{path}': damaged or not an image: the file is empty")
     header = read_header(data)
     if header.images > 1:
         raise ImageFileError(

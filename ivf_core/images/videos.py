@@ -146,8 +146,8 @@ def video_frames(
 ) -> Iterator[tuple[float, np.ndarray]]:
     """Yield the frames of a video with their times in seconds since its start.
 
-    Times that are within a millisecond of a multiple of the period are that multiple; where a
-    video gives no times, they are counted by its rate.
+    At a constant rate, times within a millisecond of a multiple of the period are that
+    multiple; where a video gives no times, they are counted by its rate.
 
     Args:
         path: the video.
@@ -162,7 +162,7 @@ def video_frames(
         while (frame := video.read()[1]) is not None:
             seconds = video.get(cv2.CAP_PROP_POS_MSEC) / 1e3
             nearest = round(seconds * timing.rate_hz) / timing.rate_hz
-            if abs(seconds - nearest) <= _SNAP_SECONDS:
+            if timing.constant and abs(seconds - nearest) <= _SNAP_SECONDS:
                 seconds = nearest
             if seconds <= last:
                 seconds = index / timing.rate_hz if index / timing.rate_hz > last else last

@@ -106,6 +106,8 @@ def replay_fleet(
         OutputError: the output contains a bag, or an index.html that is not ours.
         ValueError: Ray is asked for and not installed, or cannot be reached.
     """
+    if jobs < 0:
+        raise ValueError(f"jobs is {jobs}, expected 0 or more")
     check_inputs(output, bags.values())
     check_output(output, [_PAGE], _DATA)
     output.mkdir(parents=True, exist_ok=True)

@@ -136,7 +136,7 @@ class TestDamage:
         ("name", "reason"),
         [
             ("a.mcap", "it does not begin as an MCAP file"),
-            ("a.db3", "damaged .*not a database"),
+            ("a.db3", "it is not an SQLite database"),
             ("a.bag", "damaged .*magic is invalid"),
             ("a.bag.active", "damaged .*magic is invalid"),
         ],

@@ -87,15 +87,6 @@ def test_rosbag1_that_was_not_closed(
     assert left_out
 
 
-def test_missing_metadata_file(tmp_path: Path) -> None:
-    write_drive(tmp_path / "drive", COUNT)
-    whole = contents(tmp_path / "drive")
-    (tmp_path / "drive" / "metadata.yaml").unlink()
-    messages, left_out = read(tmp_path / "drive")
-    assert messages == whole
-    assert "metadata.yaml is missing" in left_out[0]
-
-
 def test_damaged_chunk_loses_only_its_messages(tmp_path: Path) -> None:
     write_drive(tmp_path / "drive", 30)
     whole = contents(tmp_path / "drive")
@@ -137,7 +128,7 @@ def test_damaged_page_of_a_database(tmp_path: Path) -> None:
     data[middle : middle + page] = b"\xff" * page
     file.write_bytes(data)
     messages, _ = read(tmp_path / "drive")
-    assert len(whole) - len(messages) <= 2
+    assert len(whole) - len(messages) <= 1
     assert messages[-1] == whole[-1]
 
 

@@ -64,8 +64,8 @@ class TestIndex:
         ("old", "new", "difference"),
         [
             ("offered_qos_profiles: ''", "offered_qos_profiles: '- history: 1'", "another QoS of"),
-            ("offered_qos_profiles: ''", "offered_qos_profiles: '- : ['", None),
-            ("type_description_hash: RIHS01_", "type_description_hash: RIHS01_f", None),
+            ("offered_qos_profiles: ''", "offered_qos_profiles: '- : ['", "another QoS of"),
+            ("RIHS01_d31d", "RIHS01_ffff", None),
             ("name: /rgb/image_raw", "name: /camera/rgb", r"/camera/rgb .* 4 instead of 0"),
             ("  - message_count: 4", "  - message_count: 7", r"/rgb/image_raw .* 7 instead of 4"),
             ("version: 8", "version: 99", None),
