@@ -13,8 +13,6 @@ from small_bags import write_rosbag1
 from ivf_core.bags.reader import bag_info
 from ivf_core.cli import build_parser, main
 from ivf_core.images.videos import VideoWriter
-from ivf_core.models.checkpoints import FusionModel, save_model
-from ivf_core.models.student import FusionStudent
 
 
 def choices(*words: str) -> list[tuple[str, str]]:
@@ -32,11 +30,9 @@ def choices(*words: str) -> list[tuple[str, str]]:
     return found
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_model(FusionModel(FusionStudent("fast").eval(), None, None, "tiny"), path)
-    return path
+@pytest.fixture
+def weights(tiny_weights: Path) -> Path:
+    return tiny_weights
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +78,7 @@ def test_choices_of_replay(
     check(words, option, output / "report.html", capsys)
     if option == "--storage":
         assert bag_info(output / "bag").format == f"rosbag2 {choice}"
-        assert bag_info(output / "bag").messages == 2
+        assert bag_info(output / "bag").messages == 8
 
 
 @pytest.mark.parametrize(("option", "choice"), choices("fuse"))
@@ -172,7 +168,7 @@ class TestRemedies:
         output = tmp_path / "out"
         words = ["replay", str(bag), "--output", str(output), "--weights", str(weights)]
         assert main([*words, "--inputs"]) == 0
-        assert bag_info(output / "bag").messages >= 12
+        assert bag_info(output / "bag").messages >= 12 + 3 * 5
 
     def test_rosbag1_whose_recorder_was_stopped(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
