@@ -60,6 +60,7 @@ class McapFile:
         self._channels: dict[int, StoredTopic] = {}
         self._pieces: list[_Piece] = []
         self._counts: Counter[int] = Counter()
+        self._fault = ""
         self._file = path.open("rb")
         try:
             if not self._read_summary():
@@ -98,6 +99,8 @@ class McapFile:
                     number += 1
         while waiting:
             yield heapq.heappop(waiting)[2]
+        if self._fault:
+            raise BagError(self._fault)
 
     def _piece(self, piece: _Piece) -> Iterator[StoredMessage]:
         self._file.seek(piece.at)
@@ -117,7 +120,7 @@ class McapFile:
                 yield _message(part)
 
     def _read_summary(self) -> bool:
-        """Read the index; return False if the file has none, or one without counts."""
+        """Read the index; return False if the file has none, or no chunks that it could name."""
         if self._file.read(len(MCAP_MAGIC)) != MCAP_MAGIC:
             raise BagError("it does not begin as an MCAP file")
         size = self._path.stat().st_size
@@ -144,35 +147,60 @@ class McapFile:
                 self._register(kind, record)
         if lines:
             raise BagError(f"its index is damaged: {lines[0]}")
-        complete = counted and self._counts.total() == messages
-        if complete and self._channels and (self._pieces or not messages):
+        if not counted or self._counts.total() != messages:
+            self._counts.clear()
+        elif self._channels and (self._pieces or not messages):
             return True
         self._pieces.clear()
-        self._counts.clear()
         return False
 
     def _read_data(self) -> None:
-        """Read all records, of a file without an index."""
+        """Find the messages of a file without chunks or index; their data are not read yet.
+
+        From a damaged part on there is no index: `messages` raises when it comes there.
+        """
         self._file.seek(len(MCAP_MAGIC))
-        lines: list[str] = []
-        for at, kind, record in mcap_records(self._file, self._path, lines.append):
-            if kind == 0x0F:
+        size = self._path.stat().st_size
+        found: Counter[int] = Counter()
+        while True:
+            at = self._file.tell()
+            head = self._file.read(9)
+            kind, length = struct.unpack("<BQ", head) if len(head) == 9 else (0, 0)
+            if kind in (0x02, 0x0F):  # the footer, or the end of the data
                 break
-            records = [(kind, record)]
-            if kind == _CHUNK:
-                records = list(chunk_records(mcap_chunk(record)))
-            times = []
-            for part, content in records:
-                if part == _MESSAGE:
-                    message = _message(content)
-                    self._counts[message.topic] += 1
-                    times.append(message.time_ns)
-                else:
-                    self._register(part, content)
-            if times:
-                self._pieces.append(_Piece(min(times), max(times), at))
-        if lines:
-            raise BagError(lines[0])
+            if len(head) < 9 or not kind or length > size - at - 9:
+                self._fault = f"damaged at byte {at} of {size}"
+                break
+            if kind == _MESSAGE and length >= 22:
+                message = _message(self._file.read(22))
+                found[message.topic] += 1
+                self._pieces.append(_Piece(message.time_ns, message.time_ns, at))
+                self._file.seek(at + 9 + length)
+            elif kind == _CHUNK:
+                self._index_chunk(at, self._file.read(length), found)
+            else:
+                self._register(kind, self._file.read(length))
+        self._counts = self._counts or found
+
+    def _index_chunk(self, at: int, record: bytes, found: Counter[int]) -> None:
+        """Count the messages of a chunk, and note its times and place."""
+        try:
+            records = list(chunk_records(mcap_chunk(record)))
+        except MissingPackageError:
+            raise
+        except Exception as error:  # decompressors fail in any way
+            self._fault = self._fault or f"the chunk at byte {at} is damaged ({error})"
+            return
+        times = []
+        for kind, content in records:
+            if kind == _MESSAGE:
+                message = _message(content)
+                found[message.topic] += 1
+                times.append(message.time_ns)
+            else:
+                self._register(kind, content)
+        if times:
+            self._pieces.append(_Piece(min(times), max(times), at))
 
     def _register(self, kind: int, record: bytes) -> None:
         """Register a schema or a channel."""

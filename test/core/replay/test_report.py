@@ -373,7 +373,7 @@ def test_classes_of_the_overlay_and_the_band_are_named(opened: Opened, replay: P
     shown = [item.inner_text() for item in opened.page.query_selector_all(".classes li")]
     assert shown == [name.replace("_", " ") for name in names]
     text = opened.page.inner_text("#metrics")
-    assert "SAGE's published student on other data" in text
+    assert text.lower().count("published student") > 3
 
 
 def test_the_suggested_offset_is_marked_at_the_offset_of_the_stamps(replay: Path) -> None:
