@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import shutil
 import sys
 import tempfile
 import time
@@ -31,6 +30,13 @@ from ivf_core.replay.directory import OUTPUTS
 from ivf_core.replay.run import replay_bag
 from ivf_core.replay.settings import ReplaySettings
 from ivf_core.scenes import SyntheticDrive
+from ivf_core.system.results import (
+    add_listed,
+    check_inputs,
+    check_output,
+    file_names,
+    remove_listed,
+)
 from ivf_ros.demo_results import print_summary
 from ivf_ros.processes import NodeWatcher, guarded, node_process, use_image_transport, watching
 
@@ -93,8 +99,10 @@ def _run(args: argparse.Namespace) -> int:
     if args.bag is not None and args.visible is not None:
         raise ValueError("give BAG, or VISIBLE and INFRARED, not both")
     truth = truth_settings(args.weights) if args.bag is None and args.visible is None else {}
+    check_inputs(args.output, [p for p in (args.bag, args.visible, args.infrared) if p is not None])
+    check_output(args.output, OUTPUTS)
     args.output.mkdir(parents=True, exist_ok=True)
-    _clear(args.output)
+    remove_listed(args.output)
     with tempfile.TemporaryDirectory(dir=args.output, prefix=".input-") as scratch:
         bag = _input_bag(args, Path(scratch))
         cameras = guess_camera_topics(bag.topics)
@@ -109,6 +117,7 @@ def _run(args: argparse.Namespace) -> int:
             summary = replay_bag(
                 bag.path, args.output, settings, lambda n, total: _show(bar, n, total)
             )
+    add_listed(args.output, [f"bag/{name}" for name in file_names(recording)])
     print_summary(summary, args.output)
     return 0 if summary["live"]["pairs_out"] and failure is None else 1
 
@@ -130,13 +139,6 @@ def truth_settings(weights: str) -> dict[str, Any]:
         print(f"demo: masks are not scored: {error}", file=sys.stderr)
         return {"labels_topic": ""}
     return {"labels_classes": MFNET.name}
-
-
-def _clear(output: Path) -> None:
-    """Remove the outputs of an earlier run."""
-    for name in OUTPUTS:
-        path = output / name
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _input_bag(args: argparse.Namespace, scratch: Path) -> BagInfo:

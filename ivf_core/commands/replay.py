@@ -82,7 +82,7 @@ def _compare(args: argparse.Namespace) -> int:
             a, b, args.output, args.thresholds, block_seconds=args.block_seconds
         )
     except BAD_INPUT as error:  # status 1 means that a threshold is not met
-        print(f"ivf: {error}", file=sys.stderr)
+        print(f"ivf: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     print(f"written to {args.output / 'compare.html'}")
     return status

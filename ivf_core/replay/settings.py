@@ -19,6 +19,9 @@ from ivf_core.defaults import (
 __all__ = ["ReplaySettings"]
 
 
+_MOST_THREADS = 1024
+
+
 @dataclass(frozen=True)
 class ReplaySettings:
     """Options of a replay; those of the node have the node's defaults.
@@ -89,6 +92,8 @@ class ReplaySettings:
     score_every: int = 0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.threads <= _MOST_THREADS:
+            raise ValueError(f"threads is {self.threads}, expected 0 to {_MOST_THREADS}")
         if self.score_every < 0:
             raise ValueError(f"score_every is {self.score_every}, expected 0 or more")
         if self.single_camera not in SINGLE_CAMERA_POLICIES:

@@ -203,6 +203,8 @@ def _input_warnings(replay: FinishedReplay, failed: Counter[str]) -> list[dict[s
     found = []
     if replay.read.left_out:
         found.append(warning("damaged", "; ".join(replay.read.left_out)))
+    if replay.read.info.differences:
+        found.append(warning("index", "; ".join(replay.read.info.differences)))
     for topic, count in sorted(replay.read.pairs.unstamped.items()):
         found.append(
             warning(
