@@ -193,6 +193,7 @@ def _input_warnings(replay: FinishedReplay, failed: Counter[str]) -> list[dict[s
     found = []
     if replay.read.left_out:
         found.append(warning("damaged", "; ".join(replay.read.left_out)))
+    found += [warning("topics", doubt) for doubt in replay.read.topics.doubts]
     for topic, count in sorted(replay.read.pairs.unstamped.items()):
         found.append(
             warning(
