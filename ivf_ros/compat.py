@@ -163,6 +163,20 @@ def own_profile(profile: QoSProfile) -> QoSProfile:
     return copy.copy(profile)
 
 
+def parameter_overrides(node: Any) -> tuple[str, ...]:
+    """Return the names of the parameters that the user has given to a node, used or not.
+
+    rclpy keeps them in `_parameter_overrides` (read in all four, run with 7.1.5).
+
+    Args:
+        node: node of rclpy.
+
+    Returns:
+        The names; none if this version of rclpy has no such attribute.
+    """
+    return tuple(getattr(node, "_parameter_overrides", ()))
+
+
 def reject_impossible_transitions(node: Any, on_rejected: Callable[[int, Exception], None]) -> bool:
     """Make a lifecycle node answer an impossible transition with `success = False`.
 
@@ -228,6 +242,7 @@ __all__ = [
     "VisionClass",
     "message_class",
     "own_profile",
+    "parameter_overrides",
     "profile_variables",
     "reject_impossible_transitions",
     "spin_once",
