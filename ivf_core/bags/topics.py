@@ -106,7 +106,7 @@ def contradictions(rgb: str, thermal: str, kinds: Mapping[str, str]) -> list[str
         found.append(f"{thermal} is taken as thermal, but its name says depth")
     elif kinds.get(thermal) == "colour":
         found.append(
-            f"{thermal} is taken as thermal, but carries colours: false colours hide the heat"
+            f"{thermal} is taken as thermal, but has a colour encoding: false colours hide the heat"
         )
     elif _camera_kind(thermal) == "rgb":
         found.append(f"{thermal} is taken as thermal for what it carries, despite its name")
@@ -115,14 +115,16 @@ def contradictions(rgb: str, thermal: str, kinds: Mapping[str, str]) -> list[str
 
 def _likeliest(names: set[str], camera: str, kinds: Mapping[str, str]) -> set[str]:
     """Return the topics that a camera may have: by content, then by name, then raw ones."""
+    decisive = {kind for (kind,), *_ in _LIKELY_KINDS.values()}
     for likely in _LIKELY_KINDS[camera]:
         found = {name for name in names if kinds.get(name, "") in likely}
         ranks = {name: _rank(name, camera) for name in found}
         found = {name for name in found if ranks[name] == min(ranks.values())}
-        # A topic that is called the other camera's is a last resort.
         if found and min(ranks.values()) < 2:
             return _prefer_raw(found)
-        if len(found) == 1 and kinds.get(next(iter(found))) == _LIKELY_KINDS[camera][0][0]:
+        # A name that says the other camera counts for less than what both topics carry.
+        settled = {kinds.get(name) for name in names} & decisive
+        if len(found) == 1 and (settled & set(likely) or settled and len(names) > 1):
             return found
     return set()
 

@@ -142,7 +142,7 @@ def test_contradictions_are_said(
 ) -> None:
     found = contradictions(rgb, thermal, kinds)
     assert len(found) == len(expected)
-    assert all(word in text for word, text in zip(expected, found, strict=True))
+    assert all(word in text for word, text in zip(expected, found, strict=True)), found
 
 
 def test_topics_without_messages_are_ignored() -> None:
