@@ -123,8 +123,7 @@ def _likeliest(names: set[str], camera: str, kinds: Mapping[str, str]) -> set[st
         if found and min(ranks.values()) < 2:
             return _prefer_raw(found)
         # A name that says the other camera counts for less than what both topics carry.
-        settled = {kinds.get(name) for name in names} & decisive
-        if len(found) == 1 and (settled & set(likely) or settled and len(names) > 1):
+        if len(found) == 1 and decisive & {kinds.get(name) for name in names}:
             return found
     return set()
 
