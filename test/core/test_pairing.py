@@ -156,8 +156,11 @@ def test_jumps_pair_epoch_by_epoch_at_any_interleaving(visible, infrared, tolera
 def test_disorder_before_the_other_stream_comes_changes_no_pair(
     visible, infrared, tolerance, random_order, reach
 ):
-    """Nothing is decided while one stream alone is there, so all late frames are sorted in."""
-    keys = {stamp: n + reach * random_order[n] / 20 for n, stamp in enumerate(visible)}
+    """Nothing is decided while one stream alone is there, so all late frames are sorted in.
+
+    A frame that is before the first one of its stream would be a suspected jump.
+    """
+    keys = {stamp: n and n + reach * random_order[n] / 20 for n, stamp in enumerate(visible)}
     pairer = TimePairer(tolerance, UNLIMITED)
     events = [("v", stamp) for stamp in sorted(visible, key=keys.get)]
     pairs = feed(pairer, events + [("i", stamp) for stamp in infrared]) + pairer.flush()
