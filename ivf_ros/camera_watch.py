@@ -60,6 +60,7 @@ class CameraWatch:
     last_arrival: float | None = None
     _repeated: int = 0  # images in a row with the stamp of the one before
     _last_stamp: float | None = None
+    _present_since: float | None = None  # when the first of the present publishers was seen
     _stamps: deque[float] = field(default_factory=lambda: deque(maxlen=_WATCHED_FRAMES))
     _info_stamps: deque[float] = field(default_factory=lambda: deque(maxlen=_WATCHED_FRAMES))
 
@@ -140,8 +141,14 @@ class CameraWatch:
         mismatched = self._mismatched(publishers)
         if mismatched and len(mismatched) == len(publishers):
             return ERROR, "; ".join(mismatched)
+        if not publishers:
+            self._present_since = None
+        elif self._present_since is None:
+            self._present_since = now
         if silence > timeout:
-            return ERROR, self._silence(silence, publishers, others)
+            # A driver that has just started has not failed to deliver yet.
+            known = self._present_since is not None and now - self._present_since > timeout
+            return ERROR, self._silence(silence, publishers if known else [], others)
         if self._repeated >= _REPEATED_FRAMES:
             return ERROR, (
                 f"the images on {self.topic} all have the stamp {self._last_stamp:.3f} s: the "

@@ -10,7 +10,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
@@ -282,21 +282,21 @@ class FindingLog:
             text: message for diagnostics.
             now: monotonic time in seconds.
         """
-        known = self._open.get(part)
+        known = self._open.setdefault(part, _OpenFinding())
         if level == OK:
-            if known is not None:
-                known.fine_since = known.fine_since or now
-                if now - known.fine_since >= _CALM_SECONDS:
-                    del self._open[part]
-                    self._logger.info(f"{part}: in order again ({text})")
+            known.fine_since = known.fine_since or now
+            if now - known.fine_since >= _CALM_SECONDS:
+                del self._open[part]
+                if known.logged:
+                    self._logger.info(f"{part}: in order again" + (f" ({text})" if text else ""))
             return
         cause = re.sub(r"[-\d.]+", "", text)
-        if known is not None:
-            known.fine_since = None
-            rested = now - known.logged >= _WARNING_PERIOD_SECONDS
-            if level <= known.level and (cause == known.cause or not rested):
-                return
-        self._open[part] = _OpenFinding(level, cause, now)
+        known.fine_since = None
+        lately = now - known.logged.get(cause, -math.inf) < _WARNING_PERIOD_SECONDS
+        if level <= known.level and (cause == known.cause or lately):
+            return
+        known.level, known.cause = max(level, known.level), cause
+        known.logged[cause] = now
         # rclpy allows one severity for each call
         if level == ERROR:
             self._logger.error(f"{part}: {text}")
@@ -306,11 +306,11 @@ class FindingLog:
 
 @dataclass
 class _OpenFinding:
-    """Finding that was logged and has not ended."""
+    """Finding that has not ended, with the times at which its causes were logged."""
 
-    level: bytes
-    cause: str
-    logged: float
+    level: bytes = OK
+    cause: str = ""
+    logged: dict[str, float] = field(default_factory=dict)
     fine_since: float | None = None
 
 

@@ -155,27 +155,35 @@ class Inputs:
 
     def camera_findings(self) -> dict[str, Finding]:
         """Return the finding of each camera's watches, by "rgb" and "thermal"."""
-        now, timeout = time.monotonic(), self._parameters["timeout_seconds"]
-        swapped = bool(self._contents) and all(c.suits_other for c in self._contents.values())
         findings: dict[str, Finding] = {}
-        for camera, watch in self._watches.items():
-            other = watch.other_transport[0]
-            level, text = watch.check(
+        swapped = self._are_swapped()
+        for camera, (level, text) in self._arrivals().items():
+            content = self._contents[camera]
+            content_level, contradiction = content.finding()
+            level = max(level, content_level, WARN if swapped else OK)
+            parts = (text, contradiction, SWAPPED if swapped else "")
+            values = {**self._watches[camera].report(), "encoding": content.encoding}
+            findings[camera] = level, "; ".join(part for part in parts if part), values
+        return findings
+
+    def _arrivals(self) -> dict[str, tuple[bytes, str]]:
+        """Return level and message on the arrival of each camera's images."""
+        now, timeout = time.monotonic(), self._parameters["timeout_seconds"]
+        return {
+            camera: watch.check(
                 now,
                 self._since,
                 timeout,
                 self._node.get_publishers_info_by_topic(watch.topic),
-                self._node.count_publishers(other),
+                self._node.count_publishers(watch.other_transport[0]),
             )
-            content = self._contents[camera]
-            content_level, contradiction = content.finding()
-            if contradiction or swapped:
-                text += f"; {contradiction or content.encoding}"
-                level = max(level, content_level)
-            if swapped:
-                level, text = max(level, WARN), f"{text}; {SWAPPED}"
-            findings[camera] = level, text, {**watch.report(), "encoding": content.encoding}
-        return findings
+            for camera, watch in self._watches.items()
+        }
+
+    def _are_swapped(self) -> bool:
+        """Return whether each camera sends what the other one should."""
+        contents = self._contents.values()
+        return bool(contents) and all(content.suits_other for content in contents)
 
     def findings(self) -> dict[str, Finding]:
         """Return the findings about the pairing and the graph, by the part of diagnostics."""
@@ -225,8 +233,12 @@ class Inputs:
         )
         if self._parameters["mode"] == "replay" and len(dead) == len(CAMERAS):
             return  # before a bag, or after it
-        cameras = {f"{camera} camera": f for camera, f in self.camera_findings().items()}
-        for part, (level, text, _) in {**cameras, **self.findings()}.items():
+        findings = {part: (level, text) for part, (level, text, _) in self.findings().items()}
+        for camera, arrival in self._arrivals().items():
+            findings[f"{camera} camera"] = arrival
+            findings[f"{camera} topic"] = self._contents[camera].finding()
+        findings["topics"] = (WARN, SWAPPED) if self._are_swapped() else (OK, "not swapped")
+        for part, (level, text) in findings.items():
             self._log.note(part, level, text, now)
         if dead != self._dead:
             self._dead = dead
