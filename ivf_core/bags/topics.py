@@ -115,7 +115,7 @@ def contradictions(rgb: str, thermal: str, kinds: Mapping[str, str]) -> list[str
 
 def _likeliest(names: set[str], camera: str, kinds: Mapping[str, str]) -> set[str]:
     """Return the topics that a camera may have: by content, then by name, then raw ones."""
-    decisive = {kind for (kind,), *_ in _LIKELY_KINDS.values()}
+    decisive = {likely[0][0] for likely in _LIKELY_KINDS.values()}
     for likely in _LIKELY_KINDS[camera]:
         found = {name for name in names if kinds.get(name, "") in likely}
         ranks = {name: _rank(name, camera) for name in found}
