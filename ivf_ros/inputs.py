@@ -11,7 +11,7 @@ from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import QoSProfile, qos_policy_name_from_kind
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from ivf_ros.camera_choice import CAMERAS, CameraChoice, Route
+from ivf_core.camera_choice import CAMERAS, CameraChoice, Route
 from ivf_ros.camera_watch import CameraWatch
 from ivf_ros.compat import SimpleFilter, Subscriber, SubscriptionEventCallbacks, own_profile
 from ivf_ros.content_watch import SWAPPED, ContentWatch

@@ -63,10 +63,28 @@ class PairingLog:
             time_ns: time of recording.
             item: the image, which is in the pair.
         """
-        self._stamps[camera].append(stamp_ns)
-        self._times[camera].append(time_ns)
+        self.note(camera, stamp_ns, time_ns)
         add = self._pairer.add_visible if camera == "rgb" else self._pairer.add_infrared
         return self._recorded(add(stamp_ns, (time_ns, item)))
+
+    def note(self, camera: str, stamp_ns: int, time_ns: int) -> None:
+        """Keep the stamp of an image that is not to be paired.
+
+        Args:
+            camera: "rgb" or "thermal".
+            stamp_ns: stamp of the image.
+            time_ns: time of recording.
+        """
+        self._stamps[camera].append(stamp_ns)
+        self._times[camera].append(time_ns)
+
+    def reset(self, reason: str) -> None:
+        """Drop all images that wait for a partner.
+
+        Args:
+            reason: name of the counter.
+        """
+        self._pairer.reset(reason)
 
     def flush(self) -> list[Pair]:
         """Return the pairs that are left at the end of the bag."""

@@ -255,11 +255,16 @@ def test_benchmark(tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFix
         assert row["ratio_eager_kept"] == pytest.approx(rows[1]["median_ms"] / row["median_ms"])
         assert row["ratio_eager"] == pytest.approx(rows[0]["median_ms"] / row["median_ms"])
         assert row["max_abs_diff_255"] == 0
-        assert 0 < row["peak_share"] < 1
+        assert row["peak_share"] > 0
     assert rows[0]["params"] == 135_617
     assert rows[0]["gmacs"] == pytest.approx(65_060 * 64 * 48 / 1e9, rel=0.01)
     assert rows[3]["gmacs"] > rows[2]["gmacs"]
-    assert "| eager, default memory |" in capsys.readouterr().out
+    out, progress = capsys.readouterr()
+    assert "| eager, default memory |" in out
+    assert "preparing 4 of 4: " in progress
+    assert "turn 2 of 2" in progress
+    # A product in bfloat16 takes minutes on some processors, and no candidate uses it.
+    assert "measuring a matrix product in fp32\n" in progress
 
 
 def test_benchmark_of_replays(
