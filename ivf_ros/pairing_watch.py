@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
+from ivf_core.camera_choice import CAMERAS
 from ivf_core.pairing import PairingCounters
-from ivf_ros.camera_choice import CAMERAS
 from ivf_ros.diagnostics import ERROR, OK, WARN
 
 __all__ = ["PairingSettings", "PairingWatch"]
