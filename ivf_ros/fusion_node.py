@@ -325,6 +325,8 @@ class FusionNode(LifecycleNode):
         """End what has waited too long; in replay mode, tell the player the progress."""
         now = time.monotonic()
         self._snapshots.expire(now)
+        if self._inputs is not None:
+            self._inputs.check(now)
         if self._load is not None:
             self._load.check(time.perf_counter())
         if self._settings["mode"] != "replay" or self._inputs is None or self._outputs is None:
@@ -352,12 +354,13 @@ class FusionNode(LifecycleNode):
         settings = {name: str(value) for name, value in self._settings.values.items()}
         self._diagnostics.publish(
             {
-                "pairs": (*self._statistics.check(), values),
+                "pairs": (*self._statistics.check(self._settings["timeout_seconds"]), values),
                 "load": self._load.finding(time.perf_counter()),
                 **{
                     f"{camera} camera": self._health.add_to(camera, finding)
-                    for camera, finding in self._inputs.findings().items()
+                    for camera, finding in self._inputs.camera_findings().items()
                 },
+                **self._inputs.findings(),
                 "cameras": self._health.finding(self._settings["single_camera"]),
                 "settings": (OK, "in force", settings),
             }
