@@ -211,11 +211,11 @@ class _Merge(nn.Module):
         )
 
     def forward(self, coarse: Tensor, fine: Tensor, offsets: Tensor | None = None) -> Tensor:
-        up = F.interpolate(
-            self.coarse(coarse), size=fine.shape[-2:], mode="bilinear", align_corners=False
-        )
-        total = up + self.fine(fine)
-        return F.hardswish(total if offsets is None else total + offsets)
+        small = self.coarse(coarse)
+        if offsets is not None:
+            small = small + offsets
+        up = F.interpolate(small, size=fine.shape[-2:], mode="bilinear", align_corners=False)
+        return F.hardswish(up + self.fine(fine))
 
 
 class StreetHead(nn.Module):
