@@ -121,7 +121,7 @@ class StreetStudent(nn.Module):
     the global path of HDRNet (Gharbi et al., SIGGRAPH 2017): a camera that is white or black all
     over cannot be told from a bright or dark object nearby.
 
-    By default it has 11 k parameters and needs about 630 multiply-accumulates per pixel.
+    By default it has 12 k parameters and needs about 630 multiply-accumulates per pixel.
 
     Args:
         widths: channels at 1/2, 1/4 and 1/8.

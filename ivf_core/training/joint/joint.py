@@ -410,9 +410,7 @@ class JointTask(SingleTask[JointRecipe]):
             terms["teacher"] = recipe.teacher_weight * distance / 255
         return losses | {name: share * term for name, term in terms.items()}
 
-    def _flicker(
-        self, student: nn.Module, visible: Tensor, infrared: Tensor, step: int
-    ) -> Tensor:
+    def _flicker(self, student: nn.Module, visible: Tensor, infrared: Tensor, step: int) -> Tensor:
         """Return by how much two frames differ in the fused image, beyond the noisier camera.
 
         The second frame has other noise, and both its images are shifted by up to 3 pixels: a
