@@ -136,7 +136,10 @@ def build_segformer(model: str, class_set: ClassSet, start: str | Path = "") -> 
     """
     channels, blocks, decoder = SEGFORMERS[model]
     names = dict(enumerate(class_set.names))
-    options = {"id2label": names, "label2id": {name: n for n, name in names.items()}}
+    options: dict[str, Any] = {
+        "id2label": names,
+        "label2id": {name: n for n, name in names.items()},
+    }
     if not start:
         config = package().SegformerConfig(
             hidden_sizes=list(channels),

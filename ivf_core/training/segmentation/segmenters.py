@@ -22,6 +22,7 @@ from tqdm import tqdm
 from ivf_core.class_sets import ClassSet
 from ivf_core.metrics.segmentation import ConfusionMatrix
 from ivf_core.models.checkpoints import FusionModel, load_model
+from ivf_core.models.color import IMAGENET_MEAN, IMAGENET_STD, normalize
 from ivf_core.models.graph import fold_batch_norm
 from ivf_core.training.segmentation.pretrained import load_pretrained, load_tokenizer
 
@@ -39,9 +40,6 @@ __all__ = [
     "open_segmenter",
     "score_segmenter",
 ]
-
-# Of RGB images in [0, 1].
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 _LUMA = (0.299, 0.587, 0.114)  # BT.601, as in OpenCV's YCrCb
 
@@ -204,12 +202,6 @@ _REST = ("unlabeled", "background")
 def luma(images: Tensor) -> Tensor:
     """Compute Y of BT.601 for N x 3 x H x W RGB in [0, 1], differentiably: N x 1 x H x W."""
     return (images * images.new_tensor(_LUMA).view(3, 1, 1)).sum(dim=1, keepdim=True)
-
-
-def normalize(images: Tensor) -> Tensor:
-    """Normalise N x 3 x H x W RGB in [0, 1] by the mean and standard deviation of ImageNet."""
-    mean, std = (images.new_tensor(x).view(3, 1, 1) for x in (IMAGENET_MEAN, IMAGENET_STD))
-    return (images - mean) / std
 
 
 @torch.inference_mode()
