@@ -95,6 +95,7 @@ class Sartm(PairSegmenter):
                 raise ValueError(f"'{word}': expected {' or '.join(known)}")
         self.decode = decode
         self.memory_embedding = memory_embedding
+        self.per_pixel = per_pixel
         self.thermal_normalization = thermal_normalization
         self.sam2 = sam2.requires_grad_(False)
         add_lora(sam2.vision_encoder, rank)

@@ -13,16 +13,15 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
-    "RANDOM_MARK",
     "PretrainedError",
     "is_random",
     "load_pretrained",
     "load_tokenizer",
     "package",
+    "save_random",
 ]
 
-RANDOM_MARK = "ivf_random_weights"
-"""Entry of config.json, true in directories of random weights that this package wrote."""
+_RANDOM_MARK = "ivf_random_weights"
 
 
 class PretrainedError(ValueError):
@@ -115,10 +114,17 @@ def load_tokenizer(kind: str, directory: str | os.PathLike[str]) -> Any:
         return getattr(package(), kind).from_pretrained(str(root), local_files_only=True)
 
 
+def save_random(network: Any, directory: str | os.PathLike[str]) -> None:
+    """Write a network of random weights by `save_pretrained`, marked as such in config.json."""
+    setattr(network.config, _RANDOM_MARK, True)
+    with _quiet():
+        network.save_pretrained(directory)
+
+
 def is_random(directory: str | os.PathLike[str]) -> bool:
     """Return whether a directory says that its weights are random, as those for trying out."""
     text = (Path(directory) / "config.json").read_text(encoding="utf-8")
-    return json.loads(text).get(RANDOM_MARK) is True
+    return json.loads(text).get(_RANDOM_MARK) is True
 
 
 def _check_directory(root: Path, model_types: Sequence[str]) -> None:

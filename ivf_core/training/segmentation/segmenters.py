@@ -8,6 +8,7 @@ segmentation head.
 
 from __future__ import annotations
 
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -39,6 +40,7 @@ __all__ = [
     "normalize",
     "open_segmenter",
     "score_segmenter",
+    "scores_by_class",
 ]
 
 _LUMA = (0.299, 0.587, 0.114)  # BT.601, as in OpenCV's YCrCb
@@ -221,6 +223,31 @@ def score_segmenter(
         logits = F.interpolate(segmenter(batch), labels.shape, mode="bilinear")
         matrix.update(logits.argmax(dim=1)[0].cpu().numpy(), labels)
     return matrix
+
+
+def scores_by_class(matrix: ConfusionMatrix, class_set: ClassSet) -> dict[str, dict[str, float]]:
+    """Return IoU and accuracy on the test split by title and class, for those that occur.
+
+    Papers average over all classes that a label may have. Where the first is everything else, a
+    second mean is without it.
+    """
+
+    def named(values: np.ndarray, mean: float) -> dict[str, float]:
+        found = zip(class_set.names, values.tolist(), strict=True)
+        return {**{name: value for name, value in found if not math.isnan(value)}, "mean": mean}
+
+    iou = matrix.iou()
+    tables = {
+        "IoU on the test split": named(iou, matrix.mean_iou()),
+        "accuracy on the test split": {
+            **named(matrix.accuracy(), matrix.mean_accuracy()),
+            "of all pixels": matrix.pixel_accuracy(),
+        },
+    }
+    rest = class_set.names[0]
+    if rest in _REST and np.isfinite(iou[0]) and np.isfinite(iou[1:]).any():
+        tables["IoU on the test split"][f"mean without {rest}"] = float(np.nanmean(iou[1:]))
+    return tables
 
 
 def check_labels(labels: Mapping[int, str], class_set: ClassSet) -> None:

@@ -33,6 +33,7 @@ from ivf_core.training.runs.recipe import RecipeError, bounds_of, load_recipe
 from ivf_core.training.sage.distill import DistillRecipe
 from ivf_core.training.sage.encoder import EncoderRecipe
 from ivf_core.training.sage.teacher import TeacherRecipe
+from ivf_core.training.sartm.sartm import SartmRecipe
 from ivf_core.training.segmentation.fused_labels.options import LabelRecipe
 from ivf_core.training.segmentation.head import HeadRecipe, train_head
 from ivf_core.training.segmentation.head_scores import class_weights
@@ -56,6 +57,7 @@ KINDS: dict[str, Any] = {
     "unsupervised": UnsupervisedRecipe,
     "joint": JointRecipe,
     "labels": LabelRecipe,
+    "sartm": SartmRecipe,
 }
 
 

@@ -20,7 +20,7 @@ from ivf_core.training.sartm.sam2 import (
     build_sam2,
     open_sam2,
 )
-from ivf_core.training.segmentation.pretrained import RANDOM_MARK, PretrainedError
+from ivf_core.training.segmentation.pretrained import PretrainedError, save_random
 
 transformers = pytest.importorskip("transformers")
 
@@ -280,9 +280,7 @@ def test_directories_of_something_else(tmp_path: Path) -> None:
 
 
 def test_random_weights_are_marked(tmp_path: Path) -> None:
-    sam2 = build_sam2(TINY_SAM2, 3)
-    setattr(sam2.config, RANDOM_MARK, True)
-    sam2.save_pretrained(tmp_path)
+    save_random(build_sam2(TINY_SAM2, 3), tmp_path)
     assert open_sam2(tmp_path, 5)[1]
 
 
