@@ -53,6 +53,18 @@ def _train_labels(args: argparse.Namespace) -> int:
     return 1 if report.failed else 0
 
 
+def _train_logits(args: argparse.Namespace) -> int:
+    from ivf_core.training.runs.recipe import load_recipe
+    from ivf_core.training.teacher_logits import LogitRecipe, make_logits
+
+    report = make_logits(load_recipe(LogitRecipe, args.config, args.set))
+    for line in report.failed:
+        print(f"ivf train logits: left out: {line}", file=sys.stderr)
+    print(f"log-probabilities of {report.made} pairs made, of {report.kept} pairs found")
+    print(f"written to {report.directory}")
+    return 1 if report.failed else 0
+
+
 def _train_student(args: argparse.Namespace) -> int:
     from ivf_core.training.students.student import StudentRecipe, train_student
 
@@ -210,6 +222,14 @@ COMMANDS = (
         "ivf train sartm --config training/sartm_fmb.yaml",
         _add_train,
         _train_sartm,
+        _BAD_RUN,
+    ),
+    Command(
+        "train logits",
+        "ask a network that segments pairs about pairs without labels, once",
+        "ivf train logits --config training/logits_msrs.yaml --set teacher=sartm:FILE",
+        _add_train,
+        _train_logits,
         _BAD_RUN,
     ),
     Command(

@@ -44,6 +44,7 @@ from ivf_core.training.students.student import (
     train_student,
 )
 from ivf_core.training.students.unsupervised import UnsupervisedRecipe
+from ivf_core.training.teacher_logits import LogitRecipe
 
 RECIPES = Path(__file__).parents[4] / "training"
 KINDS: dict[str, Any] = {
@@ -58,6 +59,7 @@ KINDS: dict[str, Any] = {
     "joint": JointRecipe,
     "labels": LabelRecipe,
     "sartm": SartmRecipe,
+    "logits": LogitRecipe,
 }
 
 
