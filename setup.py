@@ -96,7 +96,7 @@ setup(
             "tensorboard>=2.14",
             "torch>=2.9",
             "torchvision>=0.17",
-            "transformers>=4.45",
+            "transformers>=4.57",
         ],
         # BRISQUE, NIQE, MUSIQ, PaQ-2-PiQ. Not for commercial use: PolyForm Noncommercial.
         "no-reference": ["pyiqa>=0.1.13"],

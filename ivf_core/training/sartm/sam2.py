@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,19 @@ _RENEWED = (
     "mask_decoder.output_hypernetworks_mlps",
     "mask_decoder.iou_prediction_head",
 )
+
+
+# Entries of the configuration that no architecture below changes.
+_STRUCTURE = {
+    "vision_config": ("backbone_channel_list", "fpn_kernel_size", "fpn_top_down_levels",
+                      "num_feature_levels"),
+    "vision_config.backbone_config": ("patch_kernel_size", "patch_stride", "patch_padding",
+                                      "query_stride", "num_query_pool_stages", "mlp_ratio",
+                                      "hidden_act", "hidden_size", "layer_norm_eps"),
+    "mask_decoder_config": ("num_hidden_layers", "attention_downsample_rate", "iou_head_depth",
+                            "hidden_act"),
+    "prompt_encoder_config": ("hidden_size",),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +96,7 @@ class Sam2Architecture:
         zoo = package()
         if not hasattr(zoo, "Sam2Config"):
             raise PretrainedError(
-                f"transformers {zoo.__version__} has no SAM2: expected 4.56 or later "
+                f"transformers {zoo.__version__} has no SAM2: expected 4.57 or later "
                 "(pip install -U transformers)"
             )
         encoder = zoo.Sam2HieraDetConfig(
@@ -178,8 +192,21 @@ def open_sam2(directory: str | os.PathLike[str], outputs: int) -> tuple[Any, boo
         return config
 
     sam2 = load_pretrained("Sam2Model", _TYPES, root, renewed=_RENEWED, configure=configure)
+    _check_structure(sam2.config, root)
     _renew(sam2.mask_decoder)
     return sam2, is_random(root)
+
+
+def _check_structure(config: Any, root: Path) -> None:
+    """Raise PretrainedError where a SAM2 differs from others in more than its sizes."""
+    usual = Sam2Architecture.from_config(config).config(1)
+    for part, names in _STRUCTURE.items():
+        for name in names:
+            found, expected = (attrgetter(f"{part}.{name}")(c) for c in (config, usual))
+            if found != expected:
+                raise PretrainedError(
+                    f"'{root}': {part}.{name} is {found}, expected {expected} as in published SAM2"
+                )
 
 
 def _renew(decoder: Any) -> None:

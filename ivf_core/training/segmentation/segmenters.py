@@ -92,6 +92,11 @@ def open_segmenter(spec: str, class_set: ClassSet) -> Segmenter:
             others. The message says what was expected.
     """
     kind, _, place = spec.partition(":")
+    if kind in _OF_PAIRS:
+        raise SegmenterError(
+            f"segmenter '{spec}': {kind} segments pairs of images, not the fused image; "
+            "ivf train logits asks it about pairs"
+        )
     if kind not in _OPENERS or not place:
         raise SegmenterError(
             f"segmenter '{spec}': expected head:WEIGHTS, segformer:DIRECTORY or clipseg:DIRECTORY"
@@ -199,6 +204,7 @@ class ClipsegSegmenter(Segmenter):
 
 
 _REST = ("unlabeled", "background")
+_OF_PAIRS = ("sartm",)
 
 
 def luma(images: Tensor) -> Tensor:

@@ -269,11 +269,38 @@ def test_weights_from_a_directory(tmp_path: Path, model_type: str) -> None:
     assert Sartm(sam2, MFNET)(*pair(size=(32, 32))).main.shape == (2, 9, 32, 32)
 
 
+def test_weights_of_the_model_for_videos(tmp_path: Path) -> None:
+    """Published files have a memory, which is left out."""
+    source = build_sam2(TINY_SAM2, 3)
+    names = ("vision_config", "prompt_encoder_config", "mask_decoder_config")
+    parts = {name: getattr(source.config, name).to_dict() for name in names}
+    config = transformers.Sam2VideoConfig(
+        **parts, memory_attention_hidden_size=32, memory_attention_feed_forward_hidden_size=32,
+        memory_attention_num_layers=1, memory_encoder_hidden_size=32,
+        memory_encoder_output_channels=8, mask_downsampler_embed_dim=32,
+        memory_fuser_embed_dim=32, memory_fuser_intermediate_dim=32,
+    )  # fmt: skip
+    video = transformers.Sam2VideoModel(config)
+    video.save_pretrained(tmp_path)
+    sam2, _ = open_sam2(tmp_path, 5)
+    for own, published in (
+        (sam2.vision_encoder, video.vision_encoder),
+        (sam2.mask_decoder.transformer, video.mask_decoder.transformer),
+    ):
+        for name, value in published.state_dict().items():
+            assert torch.equal(own.state_dict()[name], value), name
+
+
 def test_directories_of_something_else(tmp_path: Path) -> None:
     with pytest.raises(
         PretrainedError, match=r"none': no such directory; .* 'sam2' or 'sam2_video'"
     ):
         open_sam2(tmp_path / "none", 3)
+    sam2 = build_sam2(TINY_SAM2, 3)
+    sam2.config.mask_decoder_config.attention_downsample_rate = 4
+    transformers.Sam2Model(sam2.config).save_pretrained(tmp_path)
+    with pytest.raises(PretrainedError, match=r"decoder_config\.attention_d.* is 4, expected 2 as"):
+        open_sam2(tmp_path, 3)
     save_tiny(tmp_path, "sam")
     with pytest.raises(PretrainedError, match="model_type is 'sam'; expected"):
         open_sam2(tmp_path, 3)
