@@ -70,25 +70,30 @@ def check_disjoint(training: Sequence[PairFiles], test: Sequence[PairFiles]) -> 
         training: pairs to train on.
         test: pairs to test on.
     """
-
-    def sizes(pair: PairFiles) -> tuple[int, ...]:
-        return tuple(path.stat().st_size for path in _paths(pair))
-
-    def content(pair: PairFiles) -> bytes:
-        return b"".join(hashlib.sha256(path.read_bytes()).digest() for path in _paths(pair))
-
-    # Files of other sizes differ: few are read.
-    by_size: dict[tuple[int, ...], list[PairFiles]] = {}
+    trained: dict[tuple[int, ...], list[PairFiles]] = {}
     for pair in training:
-        by_size.setdefault(sizes(pair), []).append(pair)
+        trained.setdefault(_sizes(pair), []).append(pair)
+    known: dict[tuple[int, ...], dict[bytes, PairFiles]] = {}
     for pair in test:
-        for other in by_size.get(sizes(pair), ()):
-            if content(pair) == content(other):
-                raise ValueError(
-                    f"'{pair.visible}' is to be tested on, but has the same visible and thermal "
-                    f"image as '{other.visible}', which is trained on: expected splits without a "
-                    "common pair; take it out of one of them"
-                )
+        sizes = _sizes(pair)
+        if sizes not in trained:  # files of other sizes differ: few are read
+            continue
+        if sizes not in known:
+            known[sizes] = {_content(other): other for other in trained[sizes]}
+        if other := known[sizes].get(_content(pair)):
+            raise ValueError(
+                f"'{pair.visible}' is to be tested on, but has the same visible and thermal "
+                f"image as '{other.visible}', which is trained on: expected splits without a "
+                "common pair; take it out of one of them"
+            )
+
+
+def _sizes(pair: PairFiles) -> tuple[int, ...]:
+    return tuple(path.stat().st_size for path in _paths(pair))
+
+
+def _content(pair: PairFiles) -> bytes:
+    return b"".join(hashlib.sha256(path.read_bytes()).digest() for path in _paths(pair))
 
 
 def _paths(pair: PairFiles) -> tuple[Path, Path]:

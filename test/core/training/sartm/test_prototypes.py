@@ -89,6 +89,15 @@ def test_language_loss(temperature: float) -> None:
         assert loss.item() == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.parametrize(("prototypes", "value"), [("orthogonal", 0.01299), ("equal", 0.000691)])
+def test_language_loss_has_the_published_size(prototypes: str, value: float) -> None:
+    """Five classes with cosines of 0.8, by the published expression."""
+    similarity = torch.full((5, 5), 0.8, dtype=torch.float64).fill_diagonal_(1.0)
+    features = torch.eye(5) if prototypes == "orthogonal" else torch.ones(5, 5)
+    loss = language_loss(features.double(), similarity, torch.ones(5, dtype=torch.bool))
+    assert loss.item() == pytest.approx(value, rel=2e-3)
+
+
 def test_language_loss_at_its_minimum_and_without_classes() -> None:
     names = torch.randn(4, 6, dtype=torch.float64)
     similarity = torch.from_numpy(cosines(names.numpy()))
