@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import Any
 
 from rclpy.exceptions import InvalidHandle
+from rclpy.executors import ExternalShutdownException, ShutdownException
 from rclpy.qos import QoSProfile
 
 try:
@@ -210,7 +211,9 @@ def reject_impossible_transitions(node: Any, on_rejected: Callable[[int, Excepti
     return True
 
 
-def spin_once(executor: Any, seconds: float) -> None:
+def spin_once(
+    executor: Any, seconds: float, on_error: Callable[[Exception], None] | None = None
+) -> None:
     """Run the next callback of an executor, or return after a time without one.
 
     A lifecycle transition may destroy a subscription for which the executor waits in the
@@ -221,9 +224,21 @@ def spin_once(executor: Any, seconds: float) -> None:
     Args:
         executor: executor of rclpy.
         seconds: longest time to wait.
+        on_error: called with an exception that a callback raised, which would otherwise end
+            the process; None raises it.
+
+    Raises:
+        ExternalShutdownException, ShutdownException: the context or the executor has ended.
     """
     with suppress(InvalidHandle):
-        executor.spin_once(timeout_sec=seconds)
+        try:
+            executor.spin_once(timeout_sec=seconds)
+        except (InvalidHandle, ExternalShutdownException, ShutdownException):
+            raise
+        except Exception as error:
+            if on_error is None:
+                raise
+            on_error(error)
 
 
 __all__ = [
