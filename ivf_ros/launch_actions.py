@@ -95,7 +95,9 @@ def given(context: LaunchContext, name: str) -> str:
     return context.launch_configurations.get(name, "")
 
 
-def check_arguments(context: LaunchContext, arguments: Iterable[LaunchArgument]) -> list[Action]:
+def check_arguments(
+    context: LaunchContext, arguments: Iterable[LaunchArgument], launch_file: str
+) -> list[Action]:
     """Check all launch arguments, before anything is started.
 
     A name that is not declared is an error on the command line of this launch file. In a
@@ -105,6 +107,7 @@ def check_arguments(context: LaunchContext, arguments: Iterable[LaunchArgument])
     Args:
         context: context of the launch file.
         arguments: declarations of its arguments.
+        launch_file: its path.
 
     Returns:
         The actions that log the warnings.
@@ -128,7 +131,7 @@ def check_arguments(context: LaunchContext, arguments: Iterable[LaunchArgument])
             except NameValidationException as error:
                 reason = str(error).splitlines()[0].rstrip(":")
                 raise ValueError(f"{name}:={given(context, name)}: {reason}") from None
-    return _report_unknown(context, names)
+    return _report_unknown(context, names, Path(launch_file).name)
 
 
 def rate(context: LaunchContext) -> float:
@@ -410,12 +413,11 @@ _NAMES: dict[str, Callable[[str], Any]] = {
 """Functions that raise where the name that an argument gives is not valid in ROS."""
 
 
-def _report_unknown(context: LaunchContext, names: list[str]) -> list[Action]:
+def _report_unknown(context: LaunchContext, names: list[str], file: str) -> list[Action]:
     """Raise or warn about arguments that are not declared: see `check_arguments`."""
     warnings: list[Action] = []
     on_command_line = {word.partition(":=")[0] for word in context.argv if ":=" in word}
-    file = Path(getattr(context.locals, "current_launch_file_path", ""))
-    outermost = file.name and file.name in {Path(word).name for word in sys.argv}
+    outermost = file in {Path(word).name for word in sys.argv}
     unknown = {
         name: difflib.get_close_matches(name, names, 1, 0.75)
         for name in sorted({*context.launch_configurations, *on_command_line} - {*names})
@@ -423,7 +425,7 @@ def _report_unknown(context: LaunchContext, names: list[str]) -> list[Action]:
     }
     for name, similar in unknown.items():
         hint = f"; did you mean {similar[0]}?" if similar else ""
-        text = f"launch argument {name}: {file.name} has no argument of this name{hint}"
+        text = f"launch argument {name}: {file} has no argument of this name{hint}"
         if outermost and name in on_command_line:
             raise ValueError(f"{text} (ros2 launch with --show-args lists all)")
         if similar:

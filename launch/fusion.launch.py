@@ -44,7 +44,7 @@ def generate_launch_description() -> LaunchDescription:
 
 def start(context: LaunchContext) -> list[Action]:
     """Create the actions from the arguments."""
-    warnings = check_arguments(context, FUSION_ARGUMENTS)
+    warnings = check_arguments(context, FUSION_ARGUMENTS, __file__)
     bag, visible, infrared = (existing(context, name) for name in ("bag", "visible", "infrared"))
     if bool(visible) != bool(infrared):
         raise ValueError("visible and infrared belong together: give both videos")

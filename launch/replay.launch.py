@@ -45,7 +45,7 @@ def generate_launch_description() -> LaunchDescription:
 
 def start(context: LaunchContext) -> list[Action]:
     """Create the actions from the arguments."""
-    warnings = check_arguments(context, REPLAY_ARGUMENTS)
+    warnings = check_arguments(context, REPLAY_ARGUMENTS, __file__)
     bag = existing(context, "bag")
     stem = Path(bag).with_suffix("") if Path(bag).is_file() else bag
     output = Path(given(context, "output") or f"{stem}_replay").expanduser().absolute()
