@@ -113,6 +113,7 @@ def check_arguments(
         The actions that log the warnings.
 
     Raises:
+        FileNotFoundError: params_file does not exist.
         ValueError: an argument is unknown, has the wrong type or is out of range; names it.
     """
     names = [argument.name for argument in arguments]
@@ -124,6 +125,9 @@ def check_arguments(
         raise ValueError(reason)
     if given(context, "rate"):
         rate(context)
+    for name in {"loop", "use_sim_time"}.intersection(names):
+        switch(context, name)
+    existing(context, "params_file")
     for name, validate in _NAMES.items():
         if name in names and given(context, name):
             try:

@@ -52,7 +52,6 @@ def start(context: LaunchContext) -> list[Action]:
         raise ValueError("give either bag or visible and infrared, not both")
     if visible and (named := [name for name in CAMERA_TOPICS if given(context, name)]):
         raise ValueError(f"{' and '.join(named)}: videos are played under fixed topic names")
-    switch(context, "loop")
     actions = [*warnings, *apply_profile(context)]
     if visible:
         return [*actions, *play_videos(context, visible, infrared)]

@@ -375,6 +375,8 @@ def test_replay_ends_with_the_report(
         ("fusion", {"bag": "{bag}", "rgb_topic": "/rear"}, "no topic /rear; its image topics: /fr"),
         ("fusion", {"visible": "{bag}"}, "visible and infrared belong together"),
         ("fusion", {"visible": "{bag}", "infrared": "{bag}", "rgb_topic": "/a"}, "rgb_topic: vid"),
+        ("fusion", {"visible": "{bag}", "infrared": "{bag}", "rate": "fast"}, "rate:=fast"),
+        ("fusion", {"visible": "{bag}", "infrared": "{bag}", "use_sim_time": "no"}, "use_sim_time"),
         ("fusion", {"name": "night-cam"}, "name:=night-cam: Invalid node name"),
         ("fusion", {"namespace": "2nd"}, "namespace:=2nd: Invalid namespace"),
         ("fusion", {"thermal_topic": "/a b"}, "thermal_topic:=/a b: Invalid topic name"),
