@@ -386,7 +386,7 @@ def _node(
         package="ivf_ros",
         executable=executable,
         name=name,
-        namespace=given(context, "namespace") or None,
+        namespace=given(context, "namespace").rstrip("/") or None,
         parameters=parameters,
         ros_arguments=arguments,
         output="screen",

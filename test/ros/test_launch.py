@@ -245,7 +245,7 @@ def test_bag_is_played_in_the_namespace(prefix: Path, bag: Path, player_first: N
         prefix,
         "fusion",
         bag=bag,
-        namespace="left",
+        namespace="/left/",
         name="night",
         use_sim_time="true",
         rgb_topic="/front/color/image_raw",
