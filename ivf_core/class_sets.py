@@ -49,6 +49,17 @@ class ClassSet:
     def __post_init__(self) -> None:
         if not 2 <= len(self.names) <= UNLABELED:
             raise ValueError(f"class set '{self.name}': needs 2 to 255 classes")
+        for name in self.names:
+            if not isinstance(name, str) or not name or not name.isprintable():
+                raise ValueError(
+                    f"class set '{self.name}': names must be printable text, got {name!r:.80}"
+                )
+        for color in self.colors:
+            if len(color) != 3 or not all(type(c) is int and 0 <= c <= 255 for c in color):
+                raise ValueError(
+                    f"class set '{self.name}': colors must be three whole numbers of 0 to 255, "
+                    f"got {color!r:.80}"
+                )
         if len(self.colors) != len(self.names):
             raise ValueError(
                 f"class set '{self.name}': {len(self.names)} names but {len(self.colors)} colors"
@@ -74,7 +85,7 @@ class ClassSet:
         return cls(
             fields["name"],
             tuple(fields["names"]),
-            tuple((int(r), int(g), int(b)) for r, g, b in fields["colors"]),
+            tuple((r, g, b) for r, g, b in fields["colors"]),
         )
 
 

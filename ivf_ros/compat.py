@@ -163,6 +163,19 @@ def own_profile(profile: QoSProfile) -> QoSProfile:
     return copy.copy(profile)
 
 
+def parameter_overrides(node: Any) -> dict[str, Any]:
+    """Return the parameters given at the start of a node, by name, which may be changed.
+
+    It is the attribute `_parameter_overrides` of `rclpy.node.Node` (read in all four, run with
+    7.1.5 and 9.1.2); without it nothing is known of them.
+
+    Args:
+        node: the node.
+    """
+    overrides = getattr(node, "_parameter_overrides", None)
+    return overrides if isinstance(overrides, dict) else {}
+
+
 def reject_impossible_transitions(node: Any, on_rejected: Callable[[int, Exception], None]) -> bool:
     """Make a lifecycle node answer an impossible transition with `success = False`.
 
@@ -228,6 +241,7 @@ __all__ = [
     "VisionClass",
     "message_class",
     "own_profile",
+    "parameter_overrides",
     "profile_variables",
     "reject_impossible_transitions",
     "spin_once",

@@ -26,24 +26,28 @@ from pathlib import Path
 from typing import Any
 
 import rclpy
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from rclpy.signals import SignalHandlerOptions
 from std_srvs.srv import Trigger
 
 from ivf_core.images.thermal import ThermalNormalizer
 from ivf_core.system.memory import keep_freed_memory
+from ivf_ros.answers import AnswerTurns
 from ivf_ros.compat import reject_impossible_transitions, spin_once
 from ivf_ros.diagnostics import OK, DiagnosticsPublisher, PairStatistics, WarningLog, process_report
+from ivf_ros.given_parameters import changes_only
 from ivf_ros.health_monitor import HealthMonitor
 from ivf_ros.inputs import Inputs
 from ivf_ros.model_slot import ModelSlot
 from ivf_ros.outputs import Outputs
 from ivf_ros.overload import LoadPolicy
-from ivf_ros.parameters import FusionParameters
+from ivf_ros.parameters import PARAMETERS, FusionParameters, doubles
 from ivf_ros.processing import PairMessages, PairProcessor
 from ivf_ros.snapshots import Snapshots
 from ivf_ros.synchronizer import stamp_to_seconds
@@ -51,7 +55,10 @@ from ivf_ros.worker import Mailbox, Worker
 
 __all__ = ["FusionNode", "main"]
 
+# The default keeps ten requests and loses the others silently.
+_SERVICE_QOS = QoSProfile(depth=1000, reliability=ReliabilityPolicy.RELIABLE)
 _REPLAY_QOS = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
+_DOUBLES = doubles(PARAMETERS)
 _HEALTH_SECONDS = 1.0
 _JUMP_SECONDS = 1.0  # a stamp that is earlier by more is a jump in time
 _CHECK_SECONDS = {"live": 0.5, "replay": 0.05}  # the player waits for what a replay reports
@@ -114,14 +121,27 @@ class FusionNode(LifecycleNode):
                 f"transition {transition} rejected: {error}"
             ),
         )
-        # Both services wait for another thread; in a group of their own they block no image.
-        group = MutuallyExclusiveCallbackGroup()
-        self.create_service(
-            Trigger, "~/reload_weights", self._on_reload_weights, callback_group=group
-        )
-        self.create_service(
-            Trigger, "~/save_snapshot", self._on_save_snapshot, callback_group=group
-        )
+        self._turns = AnswerTurns(self)
+        # Both services wait for another thread: meanwhile others are answered, and images taken.
+        group = ReentrantCallbackGroup()
+        for name, callback in (
+            ("reload_weights", self._on_reload_weights),
+            ("save_snapshot", self._on_save_snapshot),
+        ):
+            self.create_service(
+                Trigger, f"~/{name}", callback, qos_profile=_SERVICE_QOS, callback_group=group
+            )
+
+    def set_parameters_atomically(self, parameter_list: list[Parameter]) -> SetParametersResult:
+        """Set parameters, see `rclpy.node.Node`; whole numbers are taken for decimals.
+
+        Args:
+            parameter_list: read-only ones may have the values in force.
+        """
+        changes = changes_only(self, _DOUBLES, parameter_list)
+        if not changes:
+            return SetParametersResult(successful=True)
+        return super().set_parameters_atomically(changes)
 
     def _apply(self) -> None:
         """Pass parameters on to the parts that store them; others are read when used."""
@@ -274,6 +294,7 @@ class FusionNode(LifecycleNode):
     ) -> Trigger.Response:
         """Load the weights that the parameters name, while pairs are fused with the old ones."""
         response.success, response.message = await self._model.reload(self._on_loaded)
+        await self._turns.wait()
         return response
 
     def _on_loaded(self) -> None:
@@ -288,10 +309,11 @@ class FusionNode(LifecycleNode):
         """Request the files of the next pair, and answer when they are written."""
         if self._worker is None:
             response.message = "not active: there are no pairs"
-            return response
-        directory = Path(self._settings["snapshot_directory"]).expanduser()
-        done = self._snapshots.request(directory, time.monotonic())
-        response.success, response.message = await done
+        else:
+            directory = Path(self._settings["snapshot_directory"]).expanduser()
+            done = self._snapshots.request(directory, time.monotonic())
+            response.success, response.message = await done
+        await self._turns.wait()
         return response
 
     def _announce_classes(self) -> None:

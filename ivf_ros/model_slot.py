@@ -47,6 +47,7 @@ class ModelSlot:
         self._logger = logger
         self.pipeline: FusionPipeline | None = None
         self._twins: dict[EngineUse, FusionPipeline] = {}
+        self._is_loading = False
 
     def load(self) -> None:
         """Load the weights that the parameters name, and warm the model up.
@@ -68,6 +69,9 @@ class ModelSlot:
         """
         if self.pipeline is None:
             return False, "not configured: configure or activate the node first"
+        if self._is_loading:
+            return False, "an earlier request is loading the weights; ask again when it is answered"
+        self._is_loading = True
         loaded: Future = Future()
 
         def build() -> None:
@@ -78,6 +82,7 @@ class ModelSlot:
 
         threading.Thread(target=build, name="load weights", daemon=True).start()
         result = await loaded
+        self._is_loading = False
         if isinstance(result, Exception):
             return False, f"{result}; the old weights stay in use"
         if self.pipeline is None:

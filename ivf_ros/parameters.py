@@ -6,6 +6,7 @@ arguments from them, and config/fusion.yaml and docs/interfaces.md are generated
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,7 @@ from ivf_core.defaults import (
 from ivf_core.images.overlay import OVERLAY_PALETTES
 from ivf_core.images.thermal import THERMAL_MODES
 from ivf_core.models.weights_files import WeightsError, find_weights
+from ivf_ros.given_parameters import accept_whole_numbers, unused_files, unused_names
 
 __all__ = [
     "PARAMETERS",
@@ -44,6 +46,7 @@ __all__ = [
     "Parameter",
     "Topic",
     "declare",
+    "doubles",
     "reason_to_reject",
 ]
 
@@ -164,7 +167,7 @@ SERVICES = (
 
 
 def declare(node: Node, table: Iterable[Parameter]) -> dict[str, Any]:
-    """Declare the parameters of a table on a node.
+    """Declare the parameters of a table on a node, and warn about given ones that do not exist.
 
     Args:
         node: owner of the parameters.
@@ -177,6 +180,8 @@ def declare(node: Node, table: Iterable[Parameter]) -> dict[str, Any]:
         rclpy.exceptions.ParameterException: a value has the wrong type or is out of range.
         ValueError: a value is not among the choices; names the parameter.
     """
+    table = tuple(table)
+    accept_whole_numbers(node, doubles(table))
     values = {}
     for parameter in table:
         value = node.declare_parameter(
@@ -186,7 +191,15 @@ def declare(node: Node, table: Iterable[Parameter]) -> dict[str, Any]:
         if reason is not None:
             raise ValueError(f"parameter {reason}")
         values[parameter.name] = value
+    name = node.get_fully_qualified_name()
+    for sentence in (*unused_names(node), *unused_files(sys.argv, name)):
+        node.get_logger().warning(sentence)
     return values
+
+
+def doubles(table: Iterable[Parameter]) -> frozenset[str]:
+    """Return the names of the parameters of type double."""
+    return frozenset(p.name for p in table if isinstance(p.default, float))
 
 
 def _descriptor(parameter: Parameter) -> ParameterDescriptor:
@@ -272,6 +285,7 @@ class FusionParameters:
         self._node = node
         self._on_change = on_change
         self._setting_class_names = False
+        self._class_names: list[str] = []
         self.values: Mapping[str, Value] = declare(node, PARAMETERS)
         node.declare_parameter(
             "class_names",
@@ -303,16 +317,19 @@ class FusionParameters:
             names: class names by id.
         """
         self._setting_class_names = True
+        self._class_names = list(names)
         try:
             self._node.set_parameters(
-                [RosParameter("class_names", RosParameter.Type.STRING_ARRAY, list(names))]
+                [RosParameter("class_names", RosParameter.Type.STRING_ARRAY, self._class_names)]
             )
         finally:
             self._setting_class_names = False
 
     def _on_set(self, parameters: list[RosParameter]) -> SetParametersResult:
         """Check a change that a user requests, and apply it if it is allowed."""
-        if not self._setting_class_names and any(p.name == "class_names" for p in parameters):
+        if not self._setting_class_names and any(
+            p.name == "class_names" and list(p.value or ()) != self._class_names for p in parameters
+        ):
             return SetParametersResult(
                 successful=False, reason="class_names is read only: the weights determine it"
             )

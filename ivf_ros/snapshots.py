@@ -19,6 +19,7 @@ from ivf_ros.outputs import overlay_of
 __all__ = ["SnapshotRequest", "Snapshots", "write_snapshot"]
 
 _LIMIT_SECONDS = 10.0
+_MOST_OPEN = 8
 
 
 class SnapshotRequest:
@@ -63,7 +64,11 @@ class Snapshots:
         """
         request = SnapshotRequest(directory, now)
         with self._lock:
-            self._waiting[request] = True
+            is_full = len(self._waiting) >= _MOST_OPEN
+            if not is_full:
+                self._waiting[request] = True
+        if is_full:
+            request.done.set_result((False, f"{_MOST_OPEN} snapshots wait for a pair already"))
         return request.done
 
     def take(self) -> list[SnapshotRequest]:

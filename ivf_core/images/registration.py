@@ -11,12 +11,15 @@ import cv2
 import numpy as np
 
 from ivf_core.system.atomic import atomic_path
+from ivf_core.system.short_text import short_repr, short_text
 
 __all__ = ["Registration", "RegistrationError", "fill_uncovered"]
 
 _KEYS = ("homography", "thermal_size", "rgb_size")
 # Limit for the homography between unit squares; beyond it the image collapses to a line.
 _LARGEST_CONDITION_NUMBER = 1e6
+_LARGEST_FILE = 100_000  # bytes; a registration has a few hundred
+_LARGEST_SIDE = 1 << 16  # pixels
 
 
 class RegistrationError(ValueError):
@@ -85,19 +88,14 @@ class Registration:
             RegistrationError: the file cannot be read or is not valid; the message names the
                 file, the key and what was expected.
         """
-        import yaml
-
-        try:
-            entries = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise RegistrationError(f"registration '{path}': cannot be read: {error}") from error
+        entries = _read_yaml(Path(path))
         if not isinstance(entries, dict):
             raise RegistrationError(f"registration '{path}': expected keys {', '.join(_KEYS)}")
-        unknown = [str(key) for key in entries if key not in _KEYS]
+        unknown = [short_text(key, 40) for key in entries if key not in _KEYS]
         missing = [key for key in _KEYS if entries.get(key) is None]
         if unknown or missing:
             raise RegistrationError(
-                f"registration '{path}': unknown keys: {', '.join(unknown) or 'none'}; "
+                f"registration '{path}': unknown keys: {short_text(', '.join(unknown) or 'none')}; "
                 f"missing keys: {', '.join(missing) or 'none'}; expected {', '.join(_KEYS)}"
             )
         try:
@@ -169,12 +167,7 @@ class Registration:
         return _plan(self, tuple(infrared_shape), tuple(size)).coverage
 
     def _checked_homography(self) -> tuple[float, ...]:
-        try:
-            matrix = np.asarray(self.homography, dtype=np.float64)
-        except (TypeError, ValueError) as error:
-            raise RegistrationError(f"homography: expected 3 x 3 numbers: {error}") from error
-        if matrix.shape not in ((3, 3), (9,)):
-            raise RegistrationError(f"homography: shape {matrix.shape}, expected 3 x 3 numbers")
+        matrix = np.array(_nine_numbers(self.homography), np.float64)
         if not np.isfinite(matrix).all():
             raise RegistrationError("homography: has values that are not finite")
         matrix = matrix.reshape(3, 3)
@@ -215,6 +208,41 @@ def fill_uncovered(
         return infrared
     luma = cv2.cvtColor(visible, cv2.COLOR_RGB2GRAY)
     return cv2.copyTo(infrared, coverage.view(np.uint8), luma)
+
+
+def _read_yaml(path: Path) -> object:
+    """Return the content of a YAML file of a few lines; all its errors are RegistrationErrors."""
+    import yaml
+
+    try:
+        if not path.is_file():
+            raise FileNotFoundError("no such file")
+        size = path.stat().st_size
+        if size > _LARGEST_FILE:
+            raise ValueError(f"{size} bytes, expected at most {_LARGEST_FILE}")
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (ArithmeticError, OSError, RecursionError, TypeError, ValueError, yaml.YAMLError) as e:
+        raise RegistrationError(f"registration '{path}': cannot be read: {short_text(e)}") from e
+
+
+def _nine_numbers(value: object) -> list[float]:
+    """Return the numbers of a homography, of three rows or of one, or raise RegistrationError.
+
+    The lists are not handed to NumPy unseen: with YAML's anchors a few bytes describe gigabytes.
+    """
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    rows = value if isinstance(value, (list, tuple)) else ()
+    if len(rows) == 3 and all(isinstance(row, (list, tuple)) and len(row) == 3 for row in rows):
+        rows = [number for row in rows for number in row]
+    if len(rows) != 9 or not all(
+        isinstance(x, (int, float)) and not isinstance(x, bool) for x in rows
+    ):
+        raise RegistrationError(f"homography: {short_repr(value)}, expected 3 x 3 numbers")
+    try:
+        return [float(number) for number in rows]
+    except OverflowError as error:
+        raise RegistrationError("homography: has values that are not finite") from error
 
 
 @dataclass(frozen=True)
@@ -268,7 +296,7 @@ def _checked_size(key: str, value: object) -> tuple[int, int]:
     if (
         not isinstance(value, (list, tuple))
         or len(value) != 2
-        or not all(type(number) is int and number > 0 for number in value)
+        or not all(type(number) is int and 0 < number <= _LARGEST_SIDE for number in value)
     ):
-        raise RegistrationError(f"{key}: {value!r}, expected [width, height] in pixels")
+        raise RegistrationError(f"{key}: {short_repr(value)}, expected [width, height] in pixels")
     return value[0], value[1]

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -37,7 +38,8 @@ class ArtifactCache:
     A file contains its complete key and a SHA-256 of key and content. A file that is
     truncated, damaged or made for another key is built again; if the folder cannot be
     written, nothing is stored and every call builds. Beyond half a gigabyte the oldest
-    files are removed.
+    files are removed. Engines run what the files contain, so that the folder is used only if
+    it belongs to the user (or to root) and nobody else can write it.
 
     Args:
         directory: folder of the files; `cache_directory()` by default.
@@ -46,6 +48,7 @@ class ArtifactCache:
     def __init__(self, directory: Path | None = None) -> None:
         self.directory = directory if directory is not None else cache_directory()
         self._log = logging.getLogger(__name__)
+        self._distrusted = False
 
     def get(self, key: Mapping[str, object], build: Callable[[], bytes]) -> bytes:
         """Return the content for a key, from disk or newly built and stored.
@@ -54,6 +57,8 @@ class ArtifactCache:
             key: everything that the content depends on, as JSON values.
             build: called if there is no valid file for the key.
         """
+        if not self._is_trusted():
+            return build()
         path, encoded = self._locate(key)
         content = self._read(path, encoded)
         if content is None:
@@ -72,6 +77,24 @@ class ArtifactCache:
             path.unlink(missing_ok=True)
         except OSError as error:
             self._log.info("%s: cannot be removed: %s", path, error)
+
+    def _is_trusted(self) -> bool:
+        """Return whether nobody else can have written the files; log once if so."""
+        try:
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            facts = self.directory.stat()
+        except OSError:
+            return True  # nothing to read, and writing says why it fails
+        if facts.st_uid in (os.getuid(), 0) and not facts.st_mode & stat.S_IWOTH:
+            return True
+        if not self._distrusted:
+            self._distrusted = True
+            self._log.warning(
+                "cache '%s': other users can write it, so it is not used, and every start compiles "
+                "again; chmod o-w it, or set IVF_CACHE to a folder of your own",
+                self.directory,
+            )
+        return False
 
     def _locate(self, key: Mapping[str, object]) -> tuple[Path, bytes]:
         encoded = json.dumps(key, sort_keys=True).encode()

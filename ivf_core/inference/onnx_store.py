@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ivf_core.inference.artifacts import ArtifactCache
-from ivf_core.models.weights_files import WeightsFile
+from ivf_core.models.weights_files import WeightsFile, is_graph_of
 
 if TYPE_CHECKING:
     from ivf_core.models.checkpoints import FusionModel
@@ -96,7 +96,15 @@ class OnnxStore:
             "dtype": dtype,
         }
         networks = model
-        return self._cache.get(key, lambda: export_onnx(networks, dtype=getattr(torch, dtype)))
+
+        def build() -> bytes:
+            return export_onnx(networks, dtype=getattr(torch, dtype))
+
+        content = self._cache.get(key, build)
+        if not is_graph_of(content, networks.digest()):  # not what this class stores
+            self._cache.discard(key)
+            content = self._cache.get(key, build)
+        return content
 
 
 def _is_installed(package: str) -> bool:

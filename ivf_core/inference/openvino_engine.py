@@ -156,7 +156,9 @@ class OpenVinoEngine:
         if compiled is None:
             try:
                 compiled = self._core.import_model(blob, self._device_name, self._config)
-            except RuntimeError:  # another build of the library wrote the file
+                _check_inputs(compiled, size)
+            except RuntimeError:  # another build of the library wrote the file, or something else
+                compiled = None
                 self._cache.discard(key)
                 self._cache.get(key, build)
         assert compiled is not None
@@ -167,3 +169,10 @@ class OpenVinoEngine:
         quantize(model, self._ranges)
         model.reshape({"visible": [1, *size, 3], "infrared": [1, *size]})
         return self._core.compile_model(model, self._device_name, self._config)
+
+
+def _check_inputs(compiled: CompiledModel, size: tuple[int, ...]) -> None:
+    """Raise RuntimeError unless a model takes images of a size by our names."""
+    for name, shape in zip(INPUT_NAMES, ([1, *size, 3], [1, *size]), strict=True):
+        if list(compiled.input(name).shape) != shape:
+            raise RuntimeError(f"input {name} is {list(compiled.input(name).shape)}, not {shape}")

@@ -165,10 +165,15 @@ class MeasuredEngine:
             engine, precision = self._candidates[0]
             return [Measurement(engine, precision, float("nan"))]
         key = {**self._key, "size": list(size)}
-        stored = self._cache.get(
-            key, lambda: json.dumps([asdict(m) for m in self._measure(size)]).encode()
-        )
-        measurements = [Measurement(**fields) for fields in json.loads(stored)]
+
+        def measure() -> bytes:
+            return json.dumps([asdict(m) for m in self._measure(size)]).encode()
+
+        try:
+            measurements = self._parse(self._cache.get(key, measure))
+        except ValueError:  # not what this class stores
+            self._cache.discard(key)
+            measurements = self._parse(self._cache.get(key, measure))
         best = choose(measurements)
         self._log(size, best, measurements)
         # The others would keep their memory.
@@ -176,6 +181,19 @@ class MeasuredEngine:
         used.add((best.engine, best.precision))
         self._engines = {c: e for c, e in self._engines.items() if c in used}
         return [best, *(m for m in measurements if m is not best)]
+
+    def _parse(self, stored: bytes) -> list[Measurement]:
+        """Return stored measurements, or raise ValueError unless they are of these candidates."""
+        try:
+            measurements = [Measurement(**fields) for fields in json.loads(stored)]
+            figures = [(m.least_ms, m.deviation, m.labels_alike) for m in measurements]
+            if [(m.engine, m.precision) for m in measurements] != self._candidates or not all(
+                isinstance(figure, (int, float)) for each in figures for figure in each
+            ):
+                raise ValueError("measurements of other engines")
+        except (AttributeError, TypeError) as error:
+            raise ValueError(str(error)) from error
+        return measurements
 
     def _measure(self, size: tuple[int, ...]) -> list[Measurement]:
         """Measure all candidates in turns."""

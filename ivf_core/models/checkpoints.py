@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +21,7 @@ from ivf_core.class_sets import ClassSet
 from ivf_core.models.architectures import HEADS, STUDENTS, Head, Student
 from ivf_core.models.student import FusionStudent
 from ivf_core.models.weights_files import (
+    DIGEST_KEY,
     FORMAT,
     Ranges,
     WeightsError,
@@ -28,8 +31,11 @@ from ivf_core.models.weights_files import (
     open_weights,
 )
 from ivf_core.system.atomic import atomic_path
+from ivf_core.system.short_text import short_repr, short_text
 
 __all__ = ["FusionModel", "load_model", "save_model"]
+
+Network = TypeVar("Network", bound=nn.Module)
 
 # Tensor names in SAGE's published file, and ours.
 _PUBLISHED_PREFIXES = {
@@ -129,6 +135,7 @@ def save_model(model: FusionModel, path: str | os.PathLike[str], **metadata: str
         "ivf_format": FORMAT,
         "ivf_architecture": model.architecture,
         "ivf_student": json.dumps(model.student.options()),
+        DIGEST_KEY: model.digest(),
     }
     if model.ranges:
         entries["ivf_ranges"] = json.dumps(model.ranges)
@@ -146,36 +153,72 @@ def _load_safetensors(file: WeightsFile) -> FusionModel:
     path, entries = file.path, file.entries
     if file.architecture not in STUDENTS:
         raise WeightsError(
-            f"weights '{path}': student architecture {file.architecture!r}, "
+            f"weights '{path}': student architecture {short_repr(file.architecture)}, "
             f"known: {', '.join(STUDENTS)}"
         )
     tensors = {key: torch.from_numpy(array) for key, array in file.arrays().items()}
-    options = entries["ivf_student"]
-    with built_from("ivf_student", options, path):
-        student = STUDENTS[file.architecture](**json.loads(options))
-    _fill(student, tensors, "student.", path)
+
+    def build_student() -> Student:
+        return STUDENTS[file.architecture](**json.loads(entries["ivf_student"]))
+
+    student = _build("ivf_student", build_student, tensors, "student.", file)
     head = None
     if file.class_set is not None:
-        options = entries["ivf_head"]
-        with built_from("ivf_head", options, path):
-            head = HEADS[file.architecture](
-                len(file.class_set), **json.loads(options), layout=student.layout
-            )
+        class_count = len(file.class_set)
+
+        def build_head() -> Head:
+            options = json.loads(entries["ivf_head"])
+            return HEADS[file.architecture](class_count, **options, layout=student.layout)
+
+        head = _build("ivf_head", build_head, tensors, "head.", file)
         if head.feature_channels != student.feature_channels:
             raise WeightsError(
                 f"weights '{path}': the head expects {head.feature_channels} feature channels, "
                 f"the student has {student.feature_channels}"
             )
-        _fill(head, tensors, "head.", path)
     known = ("student.",) if head is None else ("student.", "head.")
     if left_over := sorted(key for key in tensors if not key.startswith(known)):
         raise WeightsError(
             f"weights '{path}': expected tensors {' and '.join(f'{k}*' for k in known)} only, "
-            f"found {', '.join(left_over)}"
+            f"found {short_text(', '.join(left_over))}"
         )
     return FusionModel(
         student, head, file.class_set, file.name, dict(file.metadata), dict(file.ranges)
     )
+
+
+def _build(
+    key: str,
+    build: Callable[[], Network],
+    tensors: dict[str, Tensor],
+    prefix: str,
+    file: WeightsFile,
+) -> Network:
+    """Build a network of an entry, and fill it with the tensors under `prefix`.
+
+    It is built without memory first: options that do not belong to the tensors could ask for
+    any amount.
+    """
+    with built_from(key, file.entries[key], file.path), torch.device("meta"):
+        shapes = build()
+    _check_shapes(shapes, tensors, prefix, file.path)
+    network = build()
+    _fill(network, tensors, prefix, file.path)
+    return network
+
+
+def _check_shapes(module: nn.Module, tensors: dict[str, Tensor], prefix: str, path: Path) -> None:
+    """Raise WeightsError unless the tensors under `prefix` are those of `module`."""
+    expected = {prefix + name: tuple(value.shape) for name, value in module.state_dict().items()}
+    found = {k: tuple(v.shape) for k, v in tensors.items() if k.startswith(prefix)}
+    wrong = sorted(k for k in expected.keys() | found.keys() if expected.get(k) != found.get(k))
+    if wrong:
+        name = wrong[0]
+        raise WeightsError(
+            f"weights '{path}': do not fit {type(module).__name__}: {short_text(name, 80)} is "
+            f"{found.get(name, 'missing')}, expected {expected.get(name, 'no such tensor')}"
+            + (f", and {len(wrong) - 1} more" if len(wrong) > 1 else "")
+        )
 
 
 def _load_published(path: Path) -> FusionStudent:
@@ -184,12 +227,16 @@ def _load_published(path: Path) -> FusionStudent:
     except Exception as error:  # the bytes of a foreign file can make the unpickler raise anything
         raise WeightsError(
             f"weights '{path}': neither safetensors nor a plain PyTorch state dict: "
-            f"{type(error).__name__}: {error}"
+            f"{type(error).__name__}: {short_text(error)}"
         ) from error
     if not isinstance(state, dict) or not all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
     ):
         raise WeightsError(f"weights '{path}': expected a state dict of tensors")
+    if broken := [key for key, value in state.items() if not value.isfinite().all()]:
+        raise WeightsError(
+            f"weights '{path}': tensor {short_text(broken[0], 80)} has values that are not finite"
+        )
     student = FusionStudent()
     _fill(student, {_our_name(key): value for key, value in state.items()}, "", path)
     return student
@@ -205,10 +252,11 @@ def _our_name(published: str) -> str:
 def _fill(module: nn.Module, tensors: dict[str, Tensor], prefix: str, path: Path) -> None:
     """Load `module` strictly from the tensors under `prefix`, and freeze it."""
     state = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+    _check_shapes(module, tensors, prefix, path)
     try:
         module.load_state_dict(state, strict=True)
-    except RuntimeError as error:
+    except RuntimeError as error:  # such as a tensor of another type
         raise WeightsError(
-            f"weights '{path}': do not fit {type(module).__name__}: {error}"
+            f"weights '{path}': do not fit {type(module).__name__}: {short_text(error)}"
         ) from error
     module.eval().requires_grad_(False)

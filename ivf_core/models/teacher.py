@@ -40,6 +40,9 @@ class Teacher(nn.Module):
 
     Args:
         masks: number of mask planes of each modality.
+        patches: whether the mask encoders see the patches of section 3.1, each mask with its own
+            image inside, as in the paper and the published code; False gives them the bare
+            masks, for weights that were trained so.
         keep_latent: passed to `SemanticPersistentAttention`; False for a variant of
             Table 3 II.
         keep_keys_values: passed to `SemanticPersistentAttention` as well.
@@ -56,12 +59,18 @@ class Teacher(nn.Module):
     feature_channels = (_FEATURE_CHANNELS,) * 5
 
     def __init__(
-        self, masks: int = 4, *, keep_latent: bool = True, keep_keys_values: bool = True
+        self,
+        masks: int = 4,
+        *,
+        patches: bool = True,
+        keep_latent: bool = True,
+        keep_keys_values: bool = True,
     ) -> None:
         super().__init__()
         if masks < 1:
             raise ValueError(f"masks must be at least 1, got {masks}")
         self.masks = masks
+        self.patches = patches
         self.encode_image = _convolutions(2, 16, 32)
         self.encode_deeper = _convolutions(32, _CHANNELS)
         # The published visible branch ends without an activation, the infrared one with it.
@@ -102,6 +111,9 @@ class Teacher(nn.Module):
             ValueError: a shape is not as above.
         """
         self._check(visible_luma, infrared, visible_masks, infrared_masks)
+        if self.patches:
+            visible_masks = visible_masks * visible_luma
+            infrared_masks = infrared_masks * infrared
         images = torch.cat((visible_luma, infrared), dim=1)  # N x 2 x H x W
         shallow = self.encode_image(images)  # N x 32 x H x W
         deep = self.encode_deeper(shallow)  # N x 64 x H x W, F_src of the first stage

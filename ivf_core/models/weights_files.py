@@ -2,16 +2,17 @@
 
 A weights file is a safetensors file with tensors `student.*` and, with a head, `head.*`.
 Its metadata describes how to build both networks and contains the class set, so that the
-file alone is enough. Beside it may lie its graph, the ONNX file with the same stem that
-`ivf export` writes: with that, OpenVINO and ONNX Runtime need no PyTorch. The graph's
-metadata name the digest of the networks that it was exported from, so that a graph of
-other weights is never used.
+file alone is enough; a digest of the tensors tells whether they were changed. Beside it may lie
+its graph, the ONNX file with the same stem that `ivf export` writes: with that, OpenVINO and
+ONNX Runtime need no PyTorch. The graph's metadata name the digest of the networks that it was
+exported from, so that a graph of other weights is never used.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,8 +25,10 @@ import numpy as np
 
 from ivf_core.class_sets import ClassSet
 from ivf_core.models.tensor_files import read_metadata, read_tensors
+from ivf_core.system.short_text import short_repr, short_text
 
 __all__ = [
+    "DIGEST_KEY",
     "FORMAT",
     "GRAPH_FORMAT",
     "GRAPH_SUFFIX",
@@ -37,12 +40,16 @@ __all__ = [
     "calibrated_ranges",
     "digest_networks",
     "find_weights",
+    "is_graph_of",
     "open_weights",
     "shipped_weights",
 ]
 
 FORMAT = "ivf-weights-1"
 """Entry `ivf_format` of weights files."""
+
+DIGEST_KEY = "ivf_digest"
+"""Entry with the digest of the networks, which files of earlier versions lack."""
 
 GRAPH_FORMAT = "ivf-graph-2"
 """Entry `format` of exported graphs; a change makes earlier graphs stale."""
@@ -93,13 +100,27 @@ class WeightsFile:
         return digest_networks(self.architecture, self.class_set, self.arrays())
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Read the tensors by name, as `read_tensors` does.
+        """Read the tensors by name, as `read_tensors` does, and check them.
 
         Raises:
-            WeightsError: the file is not a readable safetensors file.
+            WeightsError: the file is not a readable safetensors file, its tensors are not those
+                that its digest was computed from, or a value is not finite.
         """
         with _reading(self.path):
-            return read_tensors(self.path)
+            arrays = read_tensors(self.path)
+        digest = self.entries.get(DIGEST_KEY)
+        if digest and digest != digest_networks(self.architecture, self.class_set, arrays):
+            raise WeightsError(
+                f"weights '{self.path}': the tensors are not those that were saved ({DIGEST_KEY} "
+                "differs): the file was changed or damaged; copy it again"
+            )
+        for name, array in arrays.items():
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise WeightsError(
+                    f"weights '{self.path}': tensor {short_text(name, 80)} has values that are "
+                    "not finite; the training that wrote it has diverged"
+                )
+        return arrays
 
     def read_graph(self) -> bytes | None:
         """Return the ONNX graph beside the file, or None if there is none of these weights."""
@@ -109,9 +130,18 @@ class WeightsFile:
             content = self.path.with_suffix(GRAPH_SUFFIX).read_bytes()
         except OSError:
             return None
-        entries = _graph_metadata(content)
-        same = entries.get("format") == GRAPH_FORMAT and entries.get("digest") == self.digest
-        return content if same else None
+        return content if is_graph_of(content, self.digest) else None
+
+
+def is_graph_of(content: bytes, digest: str) -> bool:
+    """Return whether an ONNX file is the graph of networks, by the digest in its metadata.
+
+    Args:
+        content: the ONNX file.
+        digest: digest of the networks, see `digest_networks`.
+    """
+    entries = _graph_metadata(content)
+    return entries.get("format") == GRAPH_FORMAT and entries.get("digest") == digest
 
 
 class Calibrated(Protocol):
@@ -203,8 +233,7 @@ def open_weights(name_or_path: str | os.PathLike[str]) -> WeightsFile:
             class_set = ClassSet.from_json(entries["ivf_class_set"])
     written = entries.get("ivf_ranges", "{}")
     with built_from("ivf_ranges", written, path):
-        pairs = json.loads(written).items()
-        ranges = {str(key): (float(low), float(high)) for key, (low, high) in pairs}
+        ranges = {key: _checked_range(pair) for key, pair in json.loads(written).items()}
     notes = {key: value for key, value in entries.items() if not key.startswith("ivf_")}
     return WeightsFile(path, name, entries["ivf_architecture"], class_set, notes, ranges, entries)
 
@@ -220,11 +249,31 @@ def built_from(key: str, value: str, path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as e:
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        MemoryError,
+        TypeError,
+        ValueError,
+        RuntimeError,
+    ) as e:
         raise WeightsError(
-            f"weights '{path}': metadata {key} is {value!r}, expected JSON as save_model "
-            f"writes it: {type(e).__name__}: {e}"
+            f"weights '{path}': metadata {key} is {short_repr(value)}, expected JSON as "
+            f"save_model writes it: {type(e).__name__}: {short_text(e)}"
         ) from e
+
+
+def _checked_range(pair: object) -> tuple[float, float]:
+    """Return lowest and highest input of a convolution, or raise ValueError."""
+    if (
+        not isinstance(pair, list)
+        or len(pair) != 2
+        or not all(type(x) in (int, float) and math.isfinite(x) for x in pair)
+        or not pair[0] <= pair[1]
+    ):
+        raise ValueError(f"range {short_repr(pair)}, expected [lowest, highest]")
+    return float(pair[0]), float(pair[1])
 
 
 def digest_networks(
@@ -253,7 +302,9 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError) as error:
-        raise WeightsError(f"weights '{path}': not a readable safetensors file: {error}") from error
+        raise WeightsError(
+            f"weights '{path}': not a readable safetensors file: {short_text(error)}"
+        ) from error
 
 
 # Field numbers of onnx.proto: ModelProto.metadata_props, StringStringEntryProto.key and value.

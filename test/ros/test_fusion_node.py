@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 import torch
 from diagnostic_msgs.msg import DiagnosticStatus
-from harness import PERIOD_NS, START_NS, Graph, smooth_image, stop, write_pairs
+from harness import PERIOD_NS, SECONDS, START_NS, Graph, smooth_image, stop, write_pairs
 from lifecycle_msgs.msg import Transition
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Float64, String, UInt64
+from std_srvs.srv import Trigger
 
 from ivf_core.bags.writer import BagWriter
 from ivf_core.class_sets import MFNET
@@ -435,6 +436,34 @@ def test_services(graph: Graph, tiny_weights: Path, bag: Path, tmp_path: Path) -
     assert response.success, response.message
     written = {path.name.rsplit("_")[-1] for path in (tmp_path / "shots").iterdir()}
     assert written == {"visible.png", "infrared.png", "fused.png", "mask.png", "overlay.png"}
+
+
+@pytest.mark.parametrize("clients", [1, 50])
+def test_fifty_callers_at_once_are_all_answered(
+    graph: Graph, tiny_weights: Path, tmp_path: Path, clients: int
+) -> None:
+    """By default ten requests wait, and a client keeps ten answers: the others would be lost."""
+    process = graph.start_fusion(tiny_weights, snapshot_directory=str(tmp_path))
+    for service in ("reload_weights", "save_snapshot"):
+        callers = [graph.node.create_client(Trigger, f"/fusion/{service}") for _ in range(clients)]
+        for caller in callers:
+            assert caller.wait_for_service(SECONDS)
+        futures = [callers[n % clients].call_async(Trigger.Request()) for n in range(50)]
+        graph.until(lambda futures=futures: all(future.done() for future in futures))
+        messages = {future.result().message for future in futures}
+        for caller in callers:
+            graph.node.destroy_client(caller)
+        if service == "reload_weights":
+            assert messages == {
+                f"loaded '{tiny_weights}'",
+                "an earlier request is loading the weights; ask again when it is answered",
+            }
+        else:
+            assert messages == {
+                "no pair was fused within 10 s", "8 snapshots wait for a pair already"
+            }  # fmt: skip
+    assert graph.trigger("reload_weights").success
+    assert process.poll() is None
 
 
 def test_missing_weights_are_named(graph: Graph) -> None:

@@ -84,6 +84,15 @@ def test_request_expires_while_it_waits_but_not_while_a_pair_holds_it() -> None:
     assert answer(future) == (False, "no pair was fused within 10 s")
 
 
+def test_requests_beyond_a_number_are_rejected_at_once() -> None:
+    requests = Snapshots()
+    futures = [requests.request(HERE, NOW) for _ in range(10)]
+    assert [answer(f) for f in futures[8:]] == [(False, "8 snapshots wait for a pair already")] * 2
+    requests.finish(requests.take(), True, "done")
+    assert [answer(f) for f in futures[:8]] == [(True, "done")] * 8
+    assert answer(requests.request(HERE, NOW)) is None
+
+
 def test_answer_may_cause_the_next_request() -> None:
     requests = Snapshots()
     futures = [requests.request(HERE, NOW)]

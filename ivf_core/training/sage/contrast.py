@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ivf_core.training.losses import at_least_float32
 from ivf_core.training.runs.devices import sum_over_processes
+from ivf_core.training.sage.losses import contrast_quotient
 from ivf_core.training.sage.samples import Batch, Place
 
 __all__ = ["Encoder", "MaskContrast"]
@@ -48,11 +49,20 @@ class MaskContrast:
         encode: the frozen encoder.
         remember: keep the features of every crop's sources in main memory, for a pool of crops
             that are used repeatedly.
-        epsilon: added to the denominator, see `losses.contrastive_semantic_loss`.
+        per_layer: sum the quotients of the layers, see `losses.contrastive_semantic_loss`.
+        epsilon: added to the denominators.
     """
 
-    def __init__(self, encode: Encoder, *, remember: bool = False, epsilon: float = 1e-7) -> None:
+    def __init__(
+        self,
+        encode: Encoder,
+        *,
+        remember: bool = False,
+        per_layer: bool = False,
+        epsilon: float = 1e-7,
+    ) -> None:
         self._encode = encode
+        self._per_layer = per_layer
         self._remember = remember
         self._epsilon = epsilon
         self._crops: dict[Place, list[Tensor]] = {}
@@ -88,7 +98,9 @@ class MaskContrast:
             terms = fused.new_zeros(2 * layers, 0) + 0 * fused.sum()
         sums = terms.new_zeros(len(terms), count).index_add(1, planes.slots, terms)
         near_norms, far_norms = _root(sum_over_processes(sums)).chunk(2)
-        return (near_norms.sum(0) / (far_norms.sum(0) + self._epsilon)).sum()
+        return contrast_quotient(
+            near_norms, far_norms, self._epsilon, per_layer=self._per_layer
+        ).sum()
 
     def _sources(self, batch: Batch) -> tuple[_Planes, list[Tensor]]:
         """Return the masks of a batch, and features of the masked sources, P x C x h x w each."""

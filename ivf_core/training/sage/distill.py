@@ -69,6 +69,9 @@ class DistillRecipe(GuidedOptions):
     """encoder sam only: blocks whose features are compared."""
     encoder_published: bool = False
     """encoder sam only: images in [0, 1] without normalisation, as in the published code."""
+    contrast_per_layer: bool = False
+    """Sum the quotients of the layers in L_cs, as equations (4) and (5); the published code divides
+    the sums of the layers."""
     architecture: str = option("sage", choices=STUDENTS, former="structure")
     """Student: sage; or fast, which has other features than the teacher: set both feature
     weights to 0."""
@@ -326,7 +329,10 @@ def _contrast(
         layers=recipe.encoder_layers,
         published=recipe.encoder_published,
     )
-    return MaskContrast(encode.to(device), remember=recipe.pool_size > 0), dict(notes)
+    contrast = MaskContrast(
+        encode.to(device), remember=recipe.pool_size > 0, per_layer=recipe.contrast_per_layer
+    )
+    return contrast, dict(notes)
 
 
 def _terms(recipe: DistillRecipe) -> dict[str, str]:

@@ -23,6 +23,7 @@ __all__ = [
     "StudentWeights",
     "TeacherWeights",
     "context_loss",
+    "contrast_quotient",
     "contrastive_semantic_loss",
     "cosine_feature_loss",
     "gradient_loss",
@@ -117,31 +118,50 @@ def contrastive_semantic_loss(
     reference: Sequence[Tensor],
     source: Sequence[Tensor],
     *,
+    per_layer: bool = False,
     epsilon: float = 1e-7,
 ) -> Tensor:
     """Compute the contrast of one mask in L_cs of SAGE, equations (4) and (5) with x = fus.
 
     sum_l ||f_l - r_l|| / (sum_l ||f_l - s_l|| + epsilon), where l counts the layers of an
     encoder, each channel of each feature map is normalised to mean 0 and variance 1, and the
-    norms are over the whole batch. The equations sum the quotients of the layers. The
-    published code and this function divide the sums, which stays bounded where the fused image
-    and the source agree in one layer.
+    norms are over the whole batch. The published code divides the sums, which stays bounded
+    where the fused image and the source agree in one layer; the equations sum the quotients of
+    the layers (`per_layer`).
 
     Args:
         fused: features f of the masked fused images, N x C x h x w for each layer.
         reference: features r of the masked images of the other network, of the same shapes.
         source: features s of the masked source images, of the same shapes.
+        per_layer: sum the quotients of the layers, as the equations.
         epsilon: added to the denominator, as in the published code.
 
     Returns:
         A scalar, 0 or more.
     """
-    near = far = fused[0].new_zeros(())
+    near, far = [], []
     for f, r, s in zip(fused, reference, source, strict=True):
         f, r, s = (F.instance_norm(x) for x in (f, r, s))
-        near = near + _distance(f, r)
-        far = far + _distance(f, s)
-    return near / (far + epsilon)
+        near.append(_distance(f, r))
+        far.append(_distance(f, s))
+    return contrast_quotient(torch.stack(near), torch.stack(far), epsilon, per_layer=per_layer)
+
+
+def contrast_quotient(near: Tensor, far: Tensor, epsilon: float, *, per_layer: bool) -> Tensor:
+    """Divide distances to the reference by those to the source; see `contrastive_semantic_loss`.
+
+    Args:
+        near: distances to the reference, layers first.
+        far: distances to the source, of the same shape.
+        epsilon: added to the denominators.
+        per_layer: sum the quotients of the layers instead of dividing the sums.
+
+    Returns:
+        The quotients, without the dimension of the layers.
+    """
+    if per_layer:
+        return (near / (far + epsilon)).sum(0)
+    return near.sum(0) / (far.sum(0) + epsilon)
 
 
 def masked_contrast(
@@ -150,6 +170,8 @@ def masked_contrast(
     source: Tensor,
     masks: Tensor,
     encode: Callable[[Tensor], Sequence[Tensor]],
+    *,
+    per_layer: bool = False,
 ) -> Tensor:
     """Compute L_cs of one modality of SAGE, equation (4) for infrared or (5) for visible.
 
@@ -165,6 +187,7 @@ def masked_contrast(
         masks: masks of the modality, N x M x H x W, 0 or 1.
         encode: encoder of images N x 1 x H x W that returns features N x C x h x w for each
             layer, such as `ivf_core.training.sage.sam_features.SamFeatures`.
+        per_layer: see `contrastive_semantic_loss`.
 
     Returns:
         A scalar, 0 or more. It is zero, with a gradient of zero, if all masks are empty.
@@ -182,7 +205,7 @@ def masked_contrast(
     for mask in masks.split(1, dim=1):
         if mask.any():
             features = (encode(image * mask) for image in (fused, reference, source))
-            total = total + contrastive_semantic_loss(*features)
+            total = total + contrastive_semantic_loss(*features, per_layer=per_layer)
     return total
 
 

@@ -41,7 +41,8 @@ class PairOptions(RunOptions):
     crop: tuple[int, int] = option((192, 256), minimum=16)
     """Height and width of a crop in pixels. Half of the crops are mirrored."""
     scales: tuple[float, float] = option((1.0, 1.0), above=0, ascending=True)
-    """Range of the size of a crop, relative to `crop`, before it is resized."""
+    """Range of the size of a crop, relative to `crop`, before it is resized: SAGE's code crops
+    only, its paper crops and resizes, such as 0.75 to 2."""
     photometric_augmentation: float = option(0.0, minimum=0, maximum=1, former="light")
     """Share of images whose contrast, gamma and noise are varied."""
     batch_size: int = option(4, minimum=1)  # type: ignore[assignment]

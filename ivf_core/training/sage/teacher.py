@@ -30,6 +30,8 @@ class TeacherRecipe(GuidedOptions):
 
     masks: int = option(4, minimum=1)
     """Masks of each modality that the teacher sees: the largest ones."""
+    patches: bool = True
+    """Show the teacher the image inside each mask (section 3.1); false shows bare masks."""
     keep_latent: bool = True
     """Keep Z in the Persistent Repository (Table 3 II a without)."""
     keep_keys_values: bool = True
@@ -73,7 +75,10 @@ class TeacherTask(SingleTask[TeacherRecipe]):
         self.names = self.sources.names
         self.steps = recipe.count_steps(len(self.sources))
         self.teacher = Teacher(
-            recipe.masks, keep_latent=recipe.keep_latent, keep_keys_values=recipe.keep_keys_values
+            recipe.masks,
+            patches=recipe.patches,
+            keep_latent=recipe.keep_latent,
+            keep_keys_values=recipe.keep_keys_values,
         ).to(self.device)
         rates = (recipe.learning_rate, recipe.final_learning_rate)
         optimizer = adam_with_cosine(self.teacher, self.steps, *rates)

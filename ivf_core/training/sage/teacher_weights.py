@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from ivf_core.models.teacher import Teacher
 from ivf_core.training.runs.network_files import load_network, save_network
@@ -14,6 +15,7 @@ def save_teacher(teacher: Teacher, path: str | os.PathLike[str], **metadata: str
     """Save a teacher with its options and metadata; see `save_network`."""
     options: dict[str, object] = {
         "masks": teacher.masks,
+        "patches": teacher.patches,
         "keep_latent": teacher.attention.keep_latent,
         "keep_keys_values": teacher.attention.keep_keys_values,
     }
@@ -21,5 +23,12 @@ def save_teacher(teacher: Teacher, path: str | os.PathLike[str], **metadata: str
 
 
 def load_teacher(path: str | os.PathLike[str]) -> tuple[Teacher, dict[str, str]]:
-    """Load a teacher in evaluation mode and its metadata; see `load_network`."""
-    return load_network(path, "teacher", Teacher)
+    """Load a teacher in evaluation mode and its metadata; see `load_network`.
+
+    A file that does not say whether its teacher saw patches is older than these: it saw masks.
+    """
+
+    def build(*, patches: bool = False, **options: Any) -> Teacher:
+        return Teacher(patches=patches, **options)
+
+    return load_network(path, "teacher", build)

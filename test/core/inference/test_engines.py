@@ -322,6 +322,64 @@ def test_blob_that_openvino_rejects(tiny_model: FusionModel, cache: ArtifactCach
         np.testing.assert_array_equal(part, other)
 
 
+def test_blob_of_another_size(tiny_model: FusionModel, cache: ArtifactCache) -> None:
+    """A stored model that loads, but is not the one asked for, is compiled again."""
+    pytest.importorskip("openvino")
+    from ivf_core.inference.openvino_engine import OpenVinoEngine
+
+    options = EngineOptions("cpu", cache=cache)
+    expected = OpenVinoEngine(tiny_model, options)(*random_pair(32, 48))
+    OpenVinoEngine(tiny_model, options)(*random_pair(48, 32))
+    contents = {}
+    for path in cache.directory.iterdir():
+        key, content = path.read_bytes()[47:].split(b"\n", 1)
+        if json.loads(key)["kind"] == "openvino":
+            contents[tuple(json.loads(key)["size"])] = json.loads(key), content
+    key, _ = contents[32, 48]
+    cache.discard(key)
+    cache.get(key, lambda: contents[48, 32][1])
+    found = OpenVinoEngine(tiny_model, options)(*random_pair(32, 48))
+    for part, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(part, other)
+
+
+@pytest.mark.parametrize("forged", [b"", b"no graph", b"\x08\x07"])
+def test_stored_graph_that_is_none(
+    tiny_model: FusionModel, cache: ArtifactCache, forged: bytes
+) -> None:
+    pytest.importorskip("openvino")
+    from ivf_core.inference.openvino_engine import OpenVinoEngine
+
+    options = EngineOptions("cpu", cache=cache)
+    expected = OpenVinoEngine(tiny_model, options)(*random_pair(32, 48))
+    for path in list(cache.directory.iterdir()):
+        key = json.loads(path.read_bytes()[47:].split(b"\n", 1)[0])
+        cache.discard(key)
+        if key["kind"] == "onnx":
+            cache.get(key, lambda: forged)
+    found = OpenVinoEngine(tiny_model, options)(*random_pair(32, 48))
+    for part, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(part, other)
+
+
+def test_a_cache_that_others_can_write_is_not_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Entries of the cache are code that a start runs: nobody else may have written them."""
+    cache = ArtifactCache(tmp_path / "shared")
+    assert cache.get({"a": 1}, lambda: b"first") == b"first"
+    assert cache.directory.stat().st_mode & 0o777 == 0o700
+    cache.directory.chmod(0o777)
+    for content in (b"second", b"third"):
+        assert cache.get({"a": 1}, lambda content=content: content) == content
+    assert [r.getMessage() for r in caplog.records] == [
+        f"cache '{cache.directory}': other users can write it, so it is not used, and every start "
+        "compiles again; chmod o-w it, or set IVF_CACHE to a folder of your own"
+    ]
+    cache.directory.chmod(0o755)
+    assert cache.get({"a": 1}, lambda: b"fourth") == b"first"
+
+
 def test_oldest_artifacts_go(cache: ArtifactCache, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(artifacts, "_KEPT_BYTES", 2500)
     for number in range(4):

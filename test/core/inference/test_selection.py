@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from pathlib import Path
@@ -125,6 +126,30 @@ def test_a_size_is_measured_once(cache: ArtifactCache, caplog: pytest.LogCapture
     assert len(engines["fp32"].sizes) == count
     again(*real_looking_pair((48, 32), 1))
     assert set(engines["fp32"].sizes[count:]) == {(48, 32)}
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        b"no JSON",
+        b"[]",
+        b"{}",
+        b"[1, 2]",
+        b'[{"engine": "torch", "precision": "fp32", "least_ms": 1}]',
+        b'[{"engine": "fake", "precision": "fp32", "least_ms": null}]',
+        b"\xff\xfe",
+    ],
+)
+def test_entries_that_are_no_measurements_are_replaced(cache: ArtifactCache, forged: bytes) -> None:
+    engines = {precision: _Engine(precision, 0) for precision in ("fp32", "int8")}
+    measured(engines, cache).select((32, 48))
+    (path,) = cache.directory.iterdir()
+    key = json.loads(path.read_bytes()[47:].split(b"\n", 1)[0])
+    cache.discard(key)
+    cache.get(key, lambda: forged)
+    engine = measured(engines, cache)
+    engine.select((32, 48))
+    assert {m.precision for m in engine.measurements} == {"fp32", "int8"}
 
 
 def test_other_processors_measure_again(cache: ArtifactCache) -> None:

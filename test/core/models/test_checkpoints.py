@@ -13,7 +13,13 @@ from ivf_core.class_sets import CLASS_SETS, FMB, ClassSet
 from ivf_core.defaults import DEFAULT_WEIGHTS
 from ivf_core.models.checkpoints import FusionModel, load_model, save_model
 from ivf_core.models.student import FusionStudent
-from ivf_core.models.weights_files import WeightsError, find_weights, shipped_weights
+from ivf_core.models.weights_files import (
+    DIGEST_KEY,
+    WeightsError,
+    find_weights,
+    open_weights,
+    shipped_weights,
+)
 
 
 def test_round_trip(tiny_model: FusionModel, tmp_path: Path) -> None:
@@ -75,7 +81,9 @@ def foreign(path: Path, tiny: Path) -> None:
 def parts(tiny: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     with safe_open(tiny, "pt") as file:
         tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
-        return tensors, file.metadata()
+        metadata = file.metadata()
+    del metadata[DIGEST_KEY]  # as other writers and earlier versions
+    return tensors, metadata
 
 
 def incomplete(path: Path, tiny: Path) -> None:
@@ -131,8 +139,33 @@ def test_bad_safetensors(spoil: object, message: str, tiny_weights: Path, tmp_pa
         ("ivf_class_set", '{"name": "x", "names": ["a", "b"], "colors": [0, 0]}', "ivf_class_set"),
         ("ivf_head", "null", "metadata ivf_head is 'null', expected JSON"),
         ("ivf_head", '{"feature_channels": [8, 8, 8, 8, 8], "widths": [8]}', "ivf_head is"),
-        ("ivf_head", '{"feature_channels": [4, 4, 4, 4, 4], "widths": [8, 8, 8]}', "expects .*4"),
+        (
+            "ivf_head",
+            '{"feature_channels": [4, 4, 4, 4, 4], "widths": [8, 8, 8]}',
+            "do not fit SegmentationHead: head.* is .*, expected .*more",
+        ),
+        ("ivf_student", '{"channels": 10000000000}', "do not fit|metadata ivf_student is"),
+        (
+            "ivf_class_set",
+            '{"name": "x", "names": [1, "b"], "colors": []}',
+            "printable text, got 1",
+        ),
+        ("ivf_class_set", '{"name": "x", "names": ["a\\n", "b"], "colors": []}', "printable text"),
+        (
+            "ivf_class_set",
+            '{"name": "x", "names": ["a", "b"], "colors": [[0, 0, 0], [0, 0, 256]]}',
+            "0 to 255",
+        ),
+        (
+            "ivf_class_set",
+            '{"name": "x", "names": ["a", "b"], "colors": [[0, 0, 0], [0, 0, 0.5]]}',
+            "0 to 255",
+        ),
         ("ivf_ranges", "[1]", "metadata ivf_ranges is"),
+        ("ivf_ranges", '{"student.stages.0.0": [1, 0]}', "expected .lowest, highest."),
+        ("ivf_ranges", '{"student.stages.0.0": ["0", "1"]}', "expected .lowest, highest."),
+        ("ivf_ranges", '{"student.stages.0.0": [0, NaN]}', "expected .lowest, highest."),
+        ("ivf_ranges", "x" * 100_000, "metadata ivf_ranges is"),
         ("ivf_ranges", '{"student.stages.0.0": [0]}', "metadata ivf_ranges is"),
     ],
 )
@@ -143,8 +176,35 @@ def test_bad_metadata(
     tensors, metadata = parts(tiny_weights)
     metadata.pop(key, None)
     save_file(tensors, path, metadata if value is None else {**metadata, key: value})
-    with pytest.raises(WeightsError, match=f"bad.safetensors.*{message}"):
+    with pytest.raises(WeightsError, match=f"bad.safetensors.*{message}") as caught:
         load_model(path)
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_not_finite(value: float, tiny_weights: Path, tmp_path: Path) -> None:
+    tensors, metadata = parts(tiny_weights)
+    tensors["student.decoder.weight"].view(-1)[3] = value
+    save_file(tensors, tmp_path / "bad.safetensors", metadata)
+    with pytest.raises(WeightsError, match=r"student\.decoder\.weight has values .* not finite"):
+        load_model(tmp_path / "bad.safetensors")
+
+
+def test_tensors_that_were_changed(tiny_weights: Path, tmp_path: Path) -> None:
+    """One flipped bit is found, by networks and by engines that read no networks."""
+    content = bytearray(tiny_weights.read_bytes())
+    content[-10] ^= 1
+    path = tmp_path / "bad.safetensors"
+    path.write_bytes(content)
+    for read in (load_model, lambda path: open_weights(path).digest):
+        with pytest.raises(WeightsError, match=r"bad\.safetensors.*ivf_digest differs"):
+            read(path)
+
+
+def test_shipped_weights_carry_a_digest() -> None:
+    for name in shipped_weights():
+        file = open_weights(name)
+        assert file.entries[DIGEST_KEY] == file.digest, name
 
 
 def test_earlier_key_of_the_architecture_is_read(tiny_weights: Path, tmp_path: Path) -> None:

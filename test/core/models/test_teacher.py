@@ -116,9 +116,12 @@ def test_shapes_stage_by_stage() -> None:
 
 
 def test_reproduces_the_published_network() -> None:
-    """Compare with figures of the published class under the same weights, in float64."""
+    """Compare with figures of the published class under the same weights, in float64.
+
+    That class takes whatever its data set prepared; the figures are those of bare masks.
+    """
     random = np.random.RandomState(0)
-    teacher = Teacher().double()
+    teacher = Teacher(patches=False).double()
     fill(teacher, random)
     out = teacher(*inputs(random))
     sums = [out.fused.sum(), *(feature.square().mean() for feature in out.features)]
@@ -255,6 +258,19 @@ def test_repository_and_its_ablations() -> None:
     source, _, visible = stage_without(latent=True, keys_values=True)
     assert source.abs().max() > 0.1
     assert visible == [False, True, False]
+
+
+def test_the_mask_encoders_see_the_image_inside_each_mask() -> None:
+    """The published data set sets the pixels outside of each mask to 0 (section 3.1)."""
+    random = np.random.RandomState(5)
+    visible, infrared, visible_masks, infrared_masks = inputs(random, 16, 20)
+    bare, patched = Teacher(patches=False).double(), Teacher().double()
+    fill(bare, random)
+    patched.load_state_dict(bare.state_dict())
+    patches = (visible_masks * visible, infrared_masks * infrared)
+    fused = patched(visible, infrared, visible_masks, infrared_masks).fused
+    assert torch.equal(fused, bare(visible, infrared, *patches).fused)
+    assert not torch.allclose(fused, bare(visible, infrared, visible_masks, infrared_masks).fused)
 
 
 def test_ablated_teachers_have_the_same_shapes_and_other_results() -> None:

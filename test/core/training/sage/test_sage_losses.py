@@ -111,6 +111,9 @@ def test_contrastive_semantic_loss() -> None:
     loss = contrastive_semantic_loss(fused, reference, source).item()
     assert loss == pytest.approx(contrast(fused, reference, source), rel=1e-9)
     assert contrastive_semantic_loss(fused, fused, source).item() == 0
+    layers = [contrast(*([x[i]] for x in (fused, reference, source))) for i in range(2)]
+    loss = contrastive_semantic_loss(fused, reference, source, per_layer=True).item()
+    assert loss == pytest.approx(sum(layers), rel=1e-9)
     # Twice as far from the reference as from the source, in the same direction.
     flat = torch.tensor([1.0, -1.0, 1.0, -1.0]).reshape(1, 1, 2, 2)
     tilt = torch.tensor([1.0, 1.0, -1.0, -1.0]).reshape(1, 1, 2, 2)

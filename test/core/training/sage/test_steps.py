@@ -41,19 +41,19 @@ class Counting(nn.Module):
 # L_cs
 
 
-@pytest.mark.parametrize("remember", [False, True])
-def test_contrast_is_the_sum_of_both_modalities(remember: bool) -> None:
+@pytest.mark.parametrize(("remember", "per_layer"), [(False, False), (True, False), (True, True)])
+def test_contrast_is_the_sum_of_both_modalities(remember: bool, per_layer: bool) -> None:
     batch = random_batch()
     batch = batch._replace(
         **{name: part.double() for name, part in batch._asdict().items()
            if isinstance(part, Tensor) and part.is_floating_point()}
     )  # fmt: skip
     encode = Counting().double()
-    contrast = MaskContrast(encode, remember=remember)
+    contrast = MaskContrast(encode, remember=remember, per_layer=per_layer)
     fused = torch.rand_like(batch.luma).requires_grad_()
     reference = torch.rand_like(batch.luma)
     expected = sum(
-        masked_contrast(fused, reference, source, masks, encode.encoder)
+        masked_contrast(fused, reference, source, masks, encode.encoder, per_layer=per_layer)
         for source, masks in (
             (batch.luma, batch.visible_masks),
             (batch.infrared, batch.infrared_masks),

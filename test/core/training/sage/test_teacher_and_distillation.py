@@ -35,13 +35,14 @@ from ivf_core.models.conv_encoder import ConvEncoder
 from ivf_core.models.student import FusionStudent
 from ivf_core.models.teacher import Teacher
 from ivf_core.training.runs.loop import Learner, StepGuard
+from ivf_core.training.runs.network_files import save_network
 from ivf_core.training.runs.optimizers import adam_with_cosine
 from ivf_core.training.sage.contrast import MaskContrast
 from ivf_core.training.sage.distill import BilevelSteps, DistillRecipe, distill
 from ivf_core.training.sage.losses import ContextWeights, StudentWeights, TeacherWeights
 from ivf_core.training.sage.objectives import Objectives
 from ivf_core.training.sage.teacher import train_teacher
-from ivf_core.training.sage.teacher_weights import load_teacher
+from ivf_core.training.sage.teacher_weights import load_teacher, save_teacher
 
 ROOT = Path(__file__).parents[4]
 
@@ -195,6 +196,7 @@ def test_teacher_and_student_end_to_end(
     assert "held-out pairs" in out
     assert "Qabf" in out
     trained, notes = load_teacher(root / "runs/teacher.safetensors")
+    assert trained.patches
     assert trained.masks == 2
     assert notes["priors_sam_guided"] == "false"
     assert notes["segmenter"] == "none"
@@ -224,6 +226,17 @@ def test_teacher_and_student_end_to_end(
     assert (root / "runs/student/summary.html").is_file()
     assert list((root / "runs/student/images").iterdir())
     assert not (root / "runs/student/checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize("patches", [True, False, None])
+def test_files_say_whether_the_teacher_saw_patches(tmp_path: Path, patches: bool | None) -> None:
+    """Files from before the option hold teachers that saw bare masks."""
+    path = tmp_path / "teacher.safetensors"
+    if patches is None:
+        save_network(Teacher(1), path, "teacher", {"masks": 1})
+    else:
+        save_teacher(Teacher(1, patches=patches), path)
+    assert load_teacher(path)[0].patches is bool(patches)
 
 
 def test_a_sam_takes_part(root: Path) -> None:
