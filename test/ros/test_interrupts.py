@@ -37,6 +37,8 @@ def test_node_in_the_background_ends_on_sigint(
         words = graph.node.create_publisher(String, "/words", 10)
         process = graph.start(name, output=str(tmp_path / "bag"), topics=["/words"])
         graph.until(lambda: words.get_subscription_count() == 1)
+        words.publish(String(data="without a message there is no bag"))
+        words.wait_for_all_acked()
     process.send_signal(signal.SIGINT)
     output = process.communicate(timeout=SECONDS)[0]
     assert process.returncode == 0, output
