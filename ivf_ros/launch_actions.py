@@ -31,7 +31,7 @@ from rclpy.validate_node_name import validate_node_name
 from rclpy.validate_topic_name import validate_topic_name
 
 from ivf_core.bags.info import BagInfo, TopicInfo
-from ivf_core.bags.reader import bag_info
+from ivf_core.bags.reader import BagReader
 from ivf_core.replay.settings import ReplaySettings
 from ivf_core.replay.topic_choice import choose_topics
 from ivf_ros import player_node
@@ -227,11 +227,12 @@ def bag_topics(context: LaunchContext, bag: str) -> dict[str, TopicInfo]:
         ivf_core.bags.info.BagError: the bag cannot be read, has no such topic or no message
             on it, or the cameras cannot be identified.
     """
-    info = bag_info(bag)
+    with BagReader(bag) as reader:
+        info = reader.info
+        named = {f"{camera}_topic": _named_topic(context, camera, info) for camera in _CAMERAS}
+        # Labels and other results in the bag are of no interest here.
+        chosen = choose_topics(reader, ReplaySettings(**named))  # type: ignore[arg-type]
     by_name = {topic.name: topic for topic in info.topics}
-    named = {f"{camera}_topic": _named_topic(context, camera, info) for camera in _CAMERAS}
-    # Labels and other results in the bag are of no interest here.
-    chosen = choose_topics(info, ReplaySettings(**named))  # type: ignore[arg-type]
     cameras = {"rgb": chosen.rgb, "thermal": chosen.thermal}
     found = {camera: by_name[name] for camera, name in cameras.items()}
     for camera, name in cameras.items():

@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -28,7 +28,7 @@ from std_msgs.msg import UInt64
 
 from ivf_core.bags.info import BagError, TopicInfo
 from ivf_core.bags.reader import BagReader
-from ivf_core.bags.topics import guess_camera_topics
+from ivf_core.bags.topics import first_kinds, guess_camera_topics
 from ivf_core.system.memory import keep_freed_memory
 from ivf_ros.compat import message_class
 from ivf_ros.parameters import Parameter, declare
@@ -121,6 +121,7 @@ PARAMETERS = (
 )
 """Parameters of the player."""
 
+_BACKLOG = 32  # frames that wait in a node in replay mode, of which its mailbox takes 64
 _FIRST_REPORT_SECONDS = 2.0
 _DRAIN_SECONDS = 5.0  # the fusion node decides on the last frames after a silence of 2 s
 
@@ -149,8 +150,10 @@ class Player(Node):
         self._check_parameters()
         with BagReader(self._values["bag"]) as reader:
             self._bag = reader.info
+            for line in self._bag.differences:
+                self.get_logger().warning(f"bag '{self._bag.path}': {line}")
             playable = self._playable_topics(reader)
-        cameras = self._camera_topics(playable)
+            cameras = self._camera_topics(playable, first_kinds(reader, playable))
         self._leading = cameras[0] if cameras else playable[0].name
         self._stopping = threading.Event()
         self._streams = Streams(
@@ -163,7 +166,10 @@ class Player(Node):
             publish_clock=self._values["publish_clock"],
             stopping=self._stopping,
         )
-        self._window = self._create_window() if self._values["as_fast_as_taken"] else None
+        taken = self._values["as_fast_as_taken"]
+        self._window = self._create_window(self._values["window"]) if taken else None
+        # At a rate, a node in replay mode that falls behind holds the player back as well.
+        self._backlog = None if taken else self._create_window(_BACKLOG)
         self.context.on_shutdown(self.stop)
 
     def play(self) -> None:
@@ -209,8 +215,9 @@ class Player(Node):
     def stop(self) -> None:
         """End `play` soon."""
         self._stopping.set()
-        if self._window is not None:
-            self._window.release()
+        for window in (self._window, self._backlog):
+            if window is not None:
+                window.release()
 
     def _check_parameters(self) -> None:
         """Raise unless a bag is given and the parameters do not exclude each other."""
@@ -249,12 +256,12 @@ class Player(Node):
             raise BagError(f"bag '{reader.path}': it has no topic that can be published")
         return playable
 
-    def _camera_topics(self, topics: Sequence[TopicInfo]) -> list[str]:
+    def _camera_topics(self, topics: Sequence[TopicInfo], kinds: Mapping[str, str]) -> list[str]:
         """Return RGB and thermal topic; all image topics if these cannot be identified."""
         names = [name for name in self._values["camera_topics"] if name]
         if not names:
             try:
-                return list(guess_camera_topics(topics))
+                return list(guess_camera_topics(topics, kinds))
             except BagError:
                 return [topic.name for topic in topics if topic.is_image]
         known = [topic.name for topic in topics]
@@ -264,9 +271,9 @@ class Player(Node):
             )
         return names
 
-    def _create_window(self) -> Window:
-        """Create the window, and subscribe to the progress that moves it."""
-        window = Window(self._values["window"], self._values["stall_seconds"])
+    def _create_window(self, size: int) -> Window:
+        """Create a window of frames, and subscribe to the progress that moves it."""
+        window = Window(size, self._values["stall_seconds"])
         qos = QoSProfile(
             depth=10,
             reliability=ReliabilityPolicy.RELIABLE,
@@ -282,6 +289,9 @@ class Player(Node):
     def _play_at_rate(self, reader: ReadAhead, schedule: Schedule) -> None:
         """Publish each message when it is due."""
         for loop, group in reader.groups():
+            # Only a node in replay mode reports progress.
+            if group.frame is not None and self._backlog is not None and self._backlog.reported:
+                self._backlog.enter()
             schedule.begin(loop, group.messages[0].time_ns)
             wall_ns = schedule.wall_ns(group.reference.time_ns)
             offset_ns = self._streams.stamp_offset(group, wall_ns)

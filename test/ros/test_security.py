@@ -84,9 +84,8 @@ def modes(node: str, folder: Path) -> Iterator[tuple[dict[str, Any], Rights]]:
         yield {**transports, "use_sim_time": True}, RAW
     elif node == "player":
         values = {"bag": str(write_cameras(folder / "bag")), "wait_for_subscribers_seconds": 60.0}
-        yield {**values, "restamp": True, "as_fast_as_taken": True}, {("publish", "/clock")}
-        absent = {("publish", "/player/restamped_ns"), ("subscribe", "/fusion/rgb_frames_done")}
-        yield {**values, "publish_clock": True}, absent
+        yield {**values, "restamp": True}, {("publish", "/clock")}
+        yield {**values, "publish_clock": True}, {("publish", "/player/restamped_ns")}
     else:
         yield {"output": str(folder / "bag")}, set()
 
