@@ -43,12 +43,13 @@ demo: $(INSTALLED)  ## play a synthetic drive, BAG=... or VISIBLE=... INFRARED=.
 test: $(DEVELOPER)  ## run the tests
 	$(RUN) -m pytest -n $(TEST_PROCESSES) --dist worksteal $(TEST_OPTIONS)
 
-lint: $(DEVELOPER)  ## check style, docstrings, plain language, types and the direction of imports
+lint: $(DEVELOPER)  ## check style, docstrings, plain language, types, direction of imports and vulnerabilities
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) test/lint/plain_language.py
 	$(RUN) -m mypy
 	$(VENV)/bin/lint-imports
+	$(RUN) test/lint/audit.py
 
 docs: $(DEVELOPER)  ## write what is generated: config/fusion.yaml, docs/interfaces.md, tables of docs/architecture.md
 	$(RUN) -m ivf_ros.interfaces
