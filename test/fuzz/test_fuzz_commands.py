@@ -27,7 +27,7 @@ def files(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@inputs(60)
+@inputs(50)
 @given(words=command_lines())
 def test_command_ends_with_a_status_and_a_message(
     words: list[str],

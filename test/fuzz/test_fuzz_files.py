@@ -33,7 +33,7 @@ def test_valid_files_can_be_read(kind: str, valid: dict[str, list[Sample]]) -> N
 def test_damaged_file_is_read_or_rejected_in_a_line(
     kind: str, valid: dict[str, list[Sample]], figures: Counter[str]
 ) -> None:
-    @inputs(40)
+    @inputs(30)
     @given(data=st.data())
     def check(data: st.DataObject) -> None:
         sample = data.draw(st.sampled_from(valid[kind]), label="sample")

@@ -58,7 +58,7 @@ def test_node_lives_and_counts_each_message(
 ) -> None:
     node: LiveNode = request.getfixturevalue(f"{transport}_node")
 
-    @inputs(25)
+    @inputs(15, shrink=False)
     @given(batch=st.lists(shots(IMAGES[transport]), min_size=1, max_size=12))
     def check(batch: list[Shot]) -> None:
         node.start()

@@ -59,7 +59,7 @@ def _raw_images(draw: st.DrawFn) -> Image:
     encoding = draw(mostly(st.sampled_from(sorted(ENCODINGS)), texts()))
     known = ENCODINGS.get(encoding)
     pixel_bytes = known.channels * np.dtype(known.dtype).itemsize if known else 3
-    height, width = (draw(st.integers(1, 24)) for _ in range(2))
+    height, width = (draw(mostly(st.integers(16, 40), st.integers(1, 15))) for _ in range(2))
     step = width * pixel_bytes + draw(st.sampled_from((0, 0, 0, 0, 1, 7)))
     size = max(0, step * height + draw(st.sampled_from((0, 0, 0, 0, -1, 1, -step, -step * height))))
     fill = draw(st.sampled_from((None, None, b"\0", b"\xff", b"\0\0\xc0\x7f", b"\0\0\x80\x7f")))
@@ -87,7 +87,7 @@ def _compressed_images(draw: st.DrawFn) -> CompressedImage:
     random = np.random.default_rng(draw(st.integers(0, 9)))
     code = draw(st.sampled_from(_CODES))
     deep = code in (".png", ".tiff") and draw(st.booleans())
-    shape = draw(st.sampled_from(((12, 16), (12, 16, 3), (1, 1), (5, 7, 3))))
+    shape = draw(st.sampled_from(((18, 24), (18, 24, 3), (24, 18, 3), (1, 1), (5, 7, 3))))
     pixels = random.integers(0, 256, shape).astype(np.uint16 if deep else np.uint8)
     if code == ".pgm":
         pixels = pixels if pixels.ndim == 2 else np.ascontiguousarray(pixels[..., 0])
