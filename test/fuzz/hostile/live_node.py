@@ -31,7 +31,7 @@ _KINDS = {"raw": (Image, ""), "compressed": (CompressedImage, "/compressed")}
 _STREAMS = {"rgb": "visible", "thermal": "infrared"}
 _SPACING_SECONDS = 0.01
 _ANSWER_SECONDS = 60.0
-_PAIRS_TO_RECOVER = 300  # 3 s: single_camera and the pairing take some frames after a time jump
+_RECOVERY_SECONDS = 60.0  # the node needs some frames after a time jump or a silent camera
 _GROWTH_LIMIT_MIB = 1024  # inputs are below 100 kB: more follows a size that one of them claims
 
 _STEPS_TO_ACTIVE = {
@@ -142,15 +142,13 @@ class LiveNode:
         """Publish good pairs until one of them is fused; fail if none is."""
         fused = self.graph.messages[f"/{self.name}/fused/image"]
         fused.clear()
-        stamps = set()
-        for _ in range(_PAIRS_TO_RECOVER):
+        stamps: set[tuple[int, int]] = set()
+        end = time.monotonic() + _RECOVERY_SECONDS
+        while not any((m.header.stamp.sec, m.header.stamp.nanosec) in stamps for m in fused):
+            assert time.monotonic() < end, f"no good pair is fused any more: {self._tell()}"
             stamp = self._now()
             stamps.add((stamp.sec, stamp.nanosec))
             self.publish([Shot(*self._good, None, stamp)])
-            if any((m.header.stamp.sec, m.header.stamp.nanosec) in stamps for m in fused):
-                break
-        else:
-            raise AssertionError(f"no good pair is fused any more: {self._tell()}")
         self.check(reports=2)
 
     def check(self, reports: int = 1) -> None:
