@@ -18,7 +18,7 @@ from hostile.live_node import LiveNode
 from hostile.messages import raw_images, shots
 from hostile.parameters import requests
 from hostile.texts import mostly, names, texts
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from lifecycle_msgs.srv import ChangeState, GetAvailableTransitions, GetState
 from rcl_interfaces.msg import Parameter, ParameterValue
@@ -146,6 +146,7 @@ CALLS = st.one_of(
     crowd=st.sampled_from((0, 0, 0, 0, 0, 0, 0, 50)),
     batch=st.lists(shots(raw_images()), max_size=4),
 )
+@example(calls=[(Trigger, "reload_weights", Trigger.Request())], at_once=True, crowd=50, batch=[])
 def test_transitions_and_services_at_once_are_answered(
     calls: list[tuple[type, str, Any]],
     at_once: bool,
