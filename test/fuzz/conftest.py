@@ -78,8 +78,10 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     end = time.monotonic() + CAMPAIGN_SECONDS
     while items := [item for item in session.items if item.nodeid not in _FAILED]:
         _FIGURES["rounds"] += 1
-        for item in items:
-            item.config.hook.pytest_runtest_protocol(item=item, nextitem=items[0])
+        for index, item in enumerate(items, 1):
+            # The fixtures of the session stay, as a test of the next round follows the last one.
+            left = items[index:] or [i for i in items if i.nodeid not in _FAILED] or [item]
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=left[0])
             if session.shouldfail or session.shouldstop or time.monotonic() >= end:
                 return True
     return True
