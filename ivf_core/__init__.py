@@ -2,7 +2,7 @@
 
     from ivf_core import FusionPipeline, ImagePair, read_infrared, read_visible, write_image
 
-    pipeline = FusionPipeline("clear")
+    pipeline = FusionPipeline("street")
     result = pipeline(ImagePair(read_visible("rgb.png"), read_infrared("thermal.png")))
     write_image("fused.png", result.fused)  # result.labels has the class ids
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -22,6 +23,9 @@ COMMANDS: tuple[Command, ...] = (
     *benchmark.COMMANDS,
     *train.COMMANDS,
 )
+
+_TRACEBACK = "IVF_TRACEBACK"
+"""Environment variable that shows the traceback of an unexpected error."""
 
 _GROUPS = {
     "bag": "create and inspect bags",
@@ -69,12 +73,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(arguments)
     try:
         return args.run(args)
+    except BrokenPipeError:
+        return _broken_pipe()
     except args.failures as error:
         lines = (str(error) or type(error).__name__).splitlines()
         print(f"ivf: {' '.join(line.strip() for line in lines)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
+    except Exception as error:
+        if os.environ.get(_TRACEBACK):
+            raise
+        print(
+            f"ivf: unexpected {type(error).__name__}: {' '.join(str(error).split())} "
+            f"(please report it with the output of {_TRACEBACK}=1 ivf ...)",
+            file=sys.stderr,
+        )
+        return 1
+
+
+def _broken_pipe() -> int:
+    """Return the status of a command whose reader has ended, as in `ivf weights | head -1`."""
+    # Python would report the pipe once more when it flushes at its end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Defaults and names shared by commands and parameters; the module imports nothing heavy."""
 
-DEFAULT_WEIGHTS = "clear"
+DEFAULT_WEIGHTS = "street"
 """Shipped weights that the node and the command line use by default."""
 
 ENGINE_PACKAGES = {

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import shutil
 import sys
 import tempfile
 import time
@@ -24,15 +23,24 @@ from ivf_core.bags.convert import from_video, write_drive_bag
 from ivf_core.bags.info import BagInfo
 from ivf_core.bags.reader import bag_info
 from ivf_core.bags.topics import guess_camera_topics
+from ivf_core.class_sets import MFNET, mapping_between
 from ivf_core.defaults import DEFAULT_WEIGHTS, LOAD_POLICIES
+from ivf_core.models.weights_files import open_weights
 from ivf_core.replay.directory import OUTPUTS
 from ivf_core.replay.run import replay_bag
 from ivf_core.replay.settings import ReplaySettings
 from ivf_core.scenes import SyntheticDrive
+from ivf_core.system.results import (
+    add_listed,
+    check_inputs,
+    check_output,
+    file_names,
+    remove_listed,
+)
 from ivf_ros.demo_results import print_summary
 from ivf_ros.processes import NodeWatcher, guarded, node_process, use_image_transport, watching
 
-__all__ = ["main"]
+__all__ = ["main", "truth_settings"]
 
 _DRIVE_RATE_HZ = 30.0
 _QUIET_SECONDS = 3.0
@@ -90,8 +98,11 @@ def _run(args: argparse.Namespace) -> int:
         raise ValueError("VISIBLE and INFRARED go together: give both or neither")
     if args.bag is not None and args.visible is not None:
         raise ValueError("give BAG, or VISIBLE and INFRARED, not both")
+    truth = truth_settings(args.weights) if args.bag is None and args.visible is None else {}
+    check_inputs(args.output, [p for p in (args.bag, args.visible, args.infrared) if p is not None])
+    check_output(args.output, OUTPUTS)
     args.output.mkdir(parents=True, exist_ok=True)
-    _clear(args.output)
+    remove_listed(args.output)
     with tempfile.TemporaryDirectory(dir=args.output, prefix=".input-") as scratch:
         bag = _input_bag(args, Path(scratch))
         cameras = guess_camera_topics(bag.topics)
@@ -101,20 +112,33 @@ def _run(args: argparse.Namespace) -> int:
         if failure is not None:
             print(f"demo: {failure}", file=sys.stderr)
         print("[3/4] scoring the results, writing images, the video and the report")
-        settings = ReplaySettings(*cameras, recorded=str(recording), video=True)
+        settings = ReplaySettings(*cameras, recorded=str(recording), video=True, **truth)
         with _progress() as bar:
             summary = replay_bag(
                 bag.path, args.output, settings, lambda n, total: _show(bar, n, total)
             )
+    add_listed(args.output, [f"bag/{name}" for name in file_names(recording)])
     print_summary(summary, args.output)
     return 0 if summary["live"]["pairs_out"] and failure is None else 1
 
 
-def _clear(output: Path) -> None:
-    """Remove the outputs of an earlier run."""
-    for name in OUTPUTS:
-        path = output / name
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+def truth_settings(weights: str) -> dict[str, Any]:
+    """Return the settings of a replay for the true class ids of a synthetic drive, MFNet's.
+
+    Args:
+        weights: name of shipped weights, or path of a file.
+
+    Returns:
+        Fields of `ReplaySettings`: ids that map onto the weights' classes are compared with
+        the masks, others are left out, with a message.
+    """
+    classes = open_weights(weights).class_set
+    try:
+        mapping_between(MFNET, classes or MFNET)
+    except ValueError as error:
+        print(f"demo: masks are not scored: {error}", file=sys.stderr)
+        return {"labels_topic": ""}
+    return {"labels_classes": MFNET.name}
 
 
 def _input_bag(args: argparse.Namespace, scratch: Path) -> BagInfo:

@@ -36,6 +36,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from rclpy.signals import SignalHandlerOptions
 from std_srvs.srv import Trigger
 
+from ivf_core.camera_choice import StampOrder
 from ivf_core.images.thermal import ThermalNormalizer
 from ivf_core.system.memory import keep_freed_memory
 from ivf_ros.answers import AnswerTurns
@@ -60,7 +61,6 @@ _SERVICE_QOS = QoSProfile(depth=1000, reliability=ReliabilityPolicy.RELIABLE)
 _REPLAY_QOS = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
 _DOUBLES = doubles(PARAMETERS)
 _HEALTH_SECONDS = 1.0
-_JUMP_SECONDS = 1.0  # a stamp that is earlier by more is a jump in time
 _CHECK_SECONDS = {"live": 0.5, "replay": 0.05}  # the player waits for what a replay reports
 
 
@@ -107,7 +107,7 @@ class FusionNode(LifecycleNode):
         self._statistics = PairStatistics()
         self._load: LoadPolicy | None = None
         self._health: HealthMonitor | None = None
-        self._last_frames: tuple[str, float] | None = None  # camera alone, stamp in seconds
+        self._order = StampOrder()
         self._diagnostics = DiagnosticsPublisher(self)
         self._outputs: Outputs | None = None
         self._inputs: Inputs | None = None
@@ -172,7 +172,7 @@ class FusionNode(LifecycleNode):
             self._announce_classes()
         self._normalizer.reset()
         self._statistics = PairStatistics()
-        self._last_frames = None
+        self._order = StampOrder()
         replay = self._settings["mode"] == "replay"
         self._health = HealthMonitor(self.get_logger(), self._outputs.publish_camera_health)
         self._inputs = Inputs(
@@ -278,11 +278,9 @@ class FusionNode(LifecycleNode):
         self._statistics.came_in(alone)
         now = time.perf_counter()
         stamp = stamp_to_seconds((thermal if alone == "thermal" else rgb).header.stamp)
-        last = self._last_frames
-        if last is not None and last[0] != alone and 0 <= last[1] - stamp < _JUMP_SECONDS:
+        if self._order.leads_back(alone, stamp):
             self._statistics.drop("out_of_order")
             return
-        self._last_frames = (alone, stamp)
         if not self._load.arrived(now):
             self._statistics.drop("skipped_by_load_policy")
         elif self._mailbox.put(PairMessages(rgb, thermal, now, alone)):
@@ -347,6 +345,7 @@ class FusionNode(LifecycleNode):
             **self._model.report(),
             **process_report(),
             "mode": self._settings["mode"],
+            "mailbox_full": self._mailbox.waits,
             "state": "active" if self._worker is not None else "inactive",
         }
         # With the settings, a recording of the results also says how they were made.

@@ -64,7 +64,7 @@ def unused_names(node: Node) -> Iterator[str]:
     Args:
         node: node that has declared its parameters.
     """
-    known = sorted(parameter.name for parameter in node.get_parameters_by_prefix("").values())
+    known = sorted(node.get_parameters_by_prefix(""))
     for name in parameter_overrides(node):
         # Overrides of QoS are declared with their topics, later.
         if node.has_parameter(name) or name.startswith("qos_overrides."):

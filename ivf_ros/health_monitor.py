@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from ivf_core.camera_choice import CAMERAS
 from ivf_core.images.camera_health import CameraHealth
 from ivf_core.images.pair_health import PairHealth
 from ivf_core.images.symptoms import REMEDIES, HealthRecord, Severity, Symptom
-from ivf_ros.camera_choice import CAMERAS
 from ivf_ros.diagnostics import ERROR, OK, WARN, Finding
 
 __all__ = ["HealthMonitor"]

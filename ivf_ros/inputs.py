@@ -12,7 +12,7 @@ from rclpy.qos import QoSProfile, qos_policy_name_from_kind
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from ivf_ros.camera_choice import CAMERAS, CameraChoice, Route
+from ivf_core.camera_choice import CAMERAS, CameraChoice, Route
 from ivf_ros.camera_watch import CameraWatch
 from ivf_ros.compat import SimpleFilter, Subscriber, SubscriptionEventCallbacks, own_profile
 from ivf_ros.diagnostics import Finding, WarningLog

@@ -105,6 +105,7 @@ PARAMETERS = (
 )
 """Parameters of the player."""
 
+_BACKLOG = 32  # frames that wait in a node in replay mode, of which its mailbox takes 64
 _FIRST_REPORT_SECONDS = 2.0
 _DRAIN_SECONDS = 5.0  # the fusion node decides on the last frames after a silence of 2 s
 
@@ -131,6 +132,8 @@ class Player(Node):
         self._check_parameters()
         with BagReader(self._values["bag"]) as reader:
             self._bag = reader.info
+            for line in self._bag.differences:
+                self.get_logger().warning(f"bag '{self._bag.path}': {line}")
             playable = self._playable_topics(reader)
         cameras = _camera_topics(playable)
         self._leading = cameras[0] if cameras else playable[0].name
@@ -145,7 +148,10 @@ class Player(Node):
             publish_clock=self._values["publish_clock"],
             stopping=self._stopping,
         )
-        self._window = self._create_window() if self._values["as_fast_as_taken"] else None
+        taken = self._values["as_fast_as_taken"]
+        self._window = self._create_window(self._values["window"]) if taken else None
+        # At a rate, a node in replay mode that falls behind holds the player back as well.
+        self._backlog = None if taken else self._create_window(_BACKLOG)
         self.context.on_shutdown(self.stop)
 
     def play(self) -> None:
@@ -189,8 +195,9 @@ class Player(Node):
     def stop(self) -> None:
         """End `play` soon."""
         self._stopping.set()
-        if self._window is not None:
-            self._window.release()
+        for window in (self._window, self._backlog):
+            if window is not None:
+                window.release()
 
     def _check_parameters(self) -> None:
         """Raise unless a bag is given and the parameters do not exclude each other."""
@@ -227,9 +234,9 @@ class Player(Node):
             raise BagError(f"bag '{reader.path}': it has no topic that can be published")
         return playable
 
-    def _create_window(self) -> Window:
-        """Create the window, and subscribe to the progress that moves it."""
-        window = Window(self._values["window"], self._values["stall_seconds"])
+    def _create_window(self, size: int) -> Window:
+        """Create a window of frames, and subscribe to the progress that moves it."""
+        window = Window(size, self._values["stall_seconds"])
         qos = QoSProfile(
             depth=10,
             reliability=ReliabilityPolicy.RELIABLE,
@@ -245,6 +252,9 @@ class Player(Node):
     def _play_at_rate(self, reader: ReadAhead, schedule: Schedule) -> None:
         """Publish each message when it is due."""
         for loop, group in reader.groups():
+            # Only a node in replay mode reports progress.
+            if group.frame is not None and self._backlog is not None and self._backlog.reported:
+                self._backlog.enter()
             schedule.begin(loop, group.messages[0].time_ns)
             wall_ns = schedule.wall_ns(group.reference.time_ns)
             offset_ns = self._streams.stamp_offset(group, wall_ns)

@@ -131,6 +131,11 @@ class Window:
                 self._moved, self._stalled = now, False
             self._changed.notify_all()
 
+    @property
+    def reported(self) -> bool:
+        """True once the receiver has reported its progress."""
+        return self._reported is not None
+
     def wait_for_report(self, seconds: float) -> bool:
         """Wait for the receiver's first report.
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
 
-from ivf_core.bags.info import BagMessage
+from ivf_core.bags.info import BagError, BagMessage
 from ivf_core.bags.reader import BagReader
 
 __all__ = ["FrameGroup", "ReadAhead", "group_by_frame"]
@@ -104,18 +104,23 @@ class ReadAhead:
         """Start reading, and yield the index of the loop and the group, in order.
 
         Raises:
-            BagError: the bag is damaged.
+            BagError: the bag is damaged, or holds no message of these topics.
         """
         self._thread.start()
+        empty = True
         while not self._stopping.is_set():
             try:
                 item = self._queue.get(timeout=0.1)
             except queue.Empty:
                 continue
-            if item is None:
-                return
             if isinstance(item, Exception):
                 raise item
+            if item is None:
+                if empty:
+                    names = ", ".join(sorted(name for name, _ in self._streams))
+                    raise BagError(f"bag '{self._bag}': it holds no message of {names}")
+                return
+            empty = False
             yield item
 
     def join(self) -> None:

@@ -14,6 +14,7 @@ from rclpy.clock import Clock
 
 from ivf_core.images.registration import Registration
 from ivf_core.inference import FusionPipeline, FusionResult, ImagePair
+from ivf_core.inference.pipeline import absent_visible
 from ivf_ros.conversions import MessageError, to_infrared, to_visible
 from ivf_ros.diagnostics import PairStatistics, WarningLog
 from ivf_ros.health_monitor import HealthMonitor
@@ -273,11 +274,7 @@ class PairProcessor:
     def _pair_of(
         self, pair: PairMessages, images: _Images, registration: Registration
     ) -> ImagePair:
-        """Return the images to fuse; zeros stand for a camera that is not in use.
-
-        Without an RGB image, the results have the size of the last one, or else that for
-        which the registration was found, or else that of the thermal image.
-        """
+        """Return the images to fuse; zeros stand for a camera that is not in use."""
         if "rgb" in images:
             self._rgb_size = images["rgb"].shape[:2]
         if pair.alone == "rgb":
@@ -285,11 +282,8 @@ class PairProcessor:
         seconds = stamp_to_seconds(pair.thermal.header.stamp)
         if pair.alone != "thermal":
             return ImagePair(images["rgb"], images["thermal"], seconds)
-        size = self._rgb_size
-        if size is None:
-            known = registration.rgb_size
-            size = images["thermal"].shape if known is None else (known[1], known[0])
-        return ImagePair(np.zeros((*size, 3), np.uint8), images["thermal"], seconds)
+        visible = absent_visible(images["thermal"], registration, self._rgb_size)
+        return ImagePair(visible, images["thermal"], seconds)
 
     def _examine(self, pair: PairMessages, images: _Images) -> None:
         """Examine the images of a pair, each on its own."""

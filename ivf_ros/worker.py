@@ -16,12 +16,19 @@ class Mailbox(Generic[T]):
     """Queue of items between the callbacks and the worker. Any thread may use it.
 
     Args:
-        keep_all: True queues every item (replay); False holds only the newest one
-            (live), so that the worker never falls behind the cameras.
+        keep_all: True queues every item up to `LIMIT` (replay); False holds only the newest
+            one (live), so that the worker never falls behind the cameras.
+
+    Attributes:
+        waits: number of items for which `put` had to wait, because the mailbox was full.
     """
+
+    LIMIT = 64
+    """Number of items that wait in a replay: pairs of raw images take megabytes each."""
 
     def __init__(self, *, keep_all: bool) -> None:
         self._items: deque[T] = deque(maxlen=None if keep_all else 1)
+        self.waits = 0
         self._ready = threading.Condition()
         self._closed = False
 
@@ -29,7 +36,10 @@ class Mailbox(Generic[T]):
         return len(self._items)
 
     def put(self, item: T) -> bool:
-        """Add an item.
+        """Add an item; wait while a mailbox that keeps all is full.
+
+        The caller then takes no further messages from its subscriptions, whose reliable
+        publishers hold them, and reports no progress to a player, which waits as well.
 
         Args:
             item: item for the worker.
@@ -39,18 +49,25 @@ class Mailbox(Generic[T]):
             because the mailbox is closed.
         """
         with self._ready:
+            if self._items.maxlen is None and len(self._items) >= self.LIMIT:
+                self.waits += 1
+                self._ready.wait_for(lambda: len(self._items) < self.LIMIT or self._closed)
             if self._closed:
                 return True
             lost = len(self._items) == self._items.maxlen
             self._items.append(item)
-            self._ready.notify()
+            self._ready.notify_all()
             return lost
 
     def get(self) -> T | None:
         """Wait for the oldest item and take it; None once the mailbox is closed and empty."""
         with self._ready:
             self._ready.wait_for(lambda: self._items or self._closed)
-            return self._items.popleft() if self._items else None
+            if not self._items:
+                return None
+            item = self._items.popleft()
+            self._ready.notify_all()
+            return item
 
     def close(self, *, discard: bool) -> int:
         """Accept no more items.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
@@ -30,6 +31,8 @@ LABELS_TOPIC = "/ground_truth/labels"
 START_NS = 1_700_000_000_000_000_000
 """Stamp of the first frame of bags made from sources without a clock; 0 would mean "no stamp"."""
 
+_LARGEST_OFFSET_SECONDS = 1e8
+_LEAST_RATE_HZ = 1e-4
 _RGB_FRAME, _THERMAL_FRAME = "rgb_camera", "thermal_camera"
 
 Progress = Callable[[int, "int | None"], None]
@@ -123,13 +126,13 @@ def from_video(
 ) -> ConvertedPairs:
     """Write two videos, or two folders of images, to a bag.
 
-    Pair k is stamped `START_NS` + k / rate_hz.
+    Images are stamped `START_NS` + their frame times; with `rate_hz`, pair k + k / rate_hz.
 
     Args:
         visible_path: video or folder of the visible camera.
         infrared_path: video or folder of the thermal camera.
         bag_path: folder to create.
-        rate_hz: frames per second; by default the videos' own. Folders have
+        rate_hz: frames per second; by default the videos' own times. Folders have
             none, so they need it.
         compressed: write JPEG (8 bits) and PNG (16 bits) on `.../compressed` topics.
         infrared_offset_seconds: added to the thermal stamps.
@@ -141,20 +144,30 @@ def from_video(
         ImageFileError: from `open_pairs`, for inputs that cannot be read.
     """
     pairs = open_pairs(visible_path, infrared_path)
+    own_times = rate_hz is None
     if rate_hz is None:
         rate_hz = pairs.rate_hz
     if rate_hz is None:
         raise BagError(f"'{visible_path}': has no frame rate: give one")
     _check_rate(rate_hz)
+    if not abs(infrared_offset_seconds) < _LARGEST_OFFSET_SECONDS:
+        raise BagError(
+            f"infrared_offset_seconds is {infrared_offset_seconds}, expected less than "
+            f"{_LARGEST_OFFSET_SECONDS:g} either way"
+        )
     offset_ns = round(infrared_offset_seconds * 1e9)
     count = 0
     with BagWriter(bag_path, storage) as writer:
         for count, pair in enumerate(pairs, start=1):
-            stamp = START_NS + round((count - 1) * 1e9 / rate_hz)
+            seconds = infrared_seconds = (count - 1) / rate_hz
+            if own_times and pair.seconds is not None and pair.infrared_seconds is not None:
+                seconds, infrared_seconds = pair.seconds, pair.infrared_seconds
+            stamp = START_NS + round(seconds * 1e9)
+            thermal_stamp = START_NS + round(infrared_seconds * 1e9) + offset_ns
             thermal = thermal_encoding(pair.infrared.dtype)
             for topic, time_ns, array, encoding, frame_id in (
                 (RGB_TOPIC, stamp, pair.visible, "rgb8", _RGB_FRAME),
-                (THERMAL_TOPIC, stamp + offset_ns, pair.infrared, thermal, _THERMAL_FRAME),
+                (THERMAL_TOPIC, thermal_stamp, pair.infrared, thermal, _THERMAL_FRAME),
             ):
                 if compressed:
                     file_format = "png" if array.dtype == np.uint16 else "jpeg"
@@ -169,5 +182,8 @@ def from_video(
 
 
 def _check_rate(rate_hz: float) -> None:
-    if not (np.isfinite(rate_hz) and rate_hz > 0):
-        raise BagError(f"frame rate {rate_hz}: expected a positive number of frames per second")
+    if not _LEAST_RATE_HZ <= rate_hz < math.inf:
+        raise BagError(
+            f"frame rate {rate_hz}: expected a positive number of frames per second, "
+            f"at least {_LEAST_RATE_HZ:g}"
+        )

@@ -12,6 +12,7 @@ __all__ = [
     "BagError",
     "BagInfo",
     "BagMessage",
+    "DamagedBagError",
     "TopicInfo",
     "message_rate_hz",
 ]
@@ -22,6 +23,18 @@ COMPRESSED_IMAGE_TYPE = "sensor_msgs/msg/CompressedImage"
 
 class BagError(ValueError):
     """A bag that is missing, damaged, or not what was asked for."""
+
+
+class DamagedBagError(BagError):
+    """A bag that cannot be read by its index, of which `open_bag` may read a part.
+
+    Attributes:
+        reason: what is wrong, without the bag's name.
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"bag '{path}': {reason}; `ivf replay` reads the part that is whole")
+        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -60,6 +73,8 @@ class BagInfo:
         start_ns: time of the first message in ns since the epoch, 0 in an empty bag.
         messages: number of messages.
         topics: all topics, sorted by name.
+        differences: lines on what the index announces and the storage does not hold, or the
+            other way round; the storage is what is read.
     """
 
     path: Path
@@ -68,6 +83,7 @@ class BagInfo:
     start_ns: int
     messages: int
     topics: tuple[TopicInfo, ...]
+    differences: tuple[str, ...] = ()
 
 
 class BagMessage(NamedTuple):

@@ -6,26 +6,33 @@ Messages stream one at a time, so that memory stays flat whatever the bag's leng
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
-from rosbags.highlevel import AnyReader
-from rosbags.interfaces import Connection, ConnectionExtRosbag1
+from rosbags.interfaces import ConnectionExtRosbag1
+from rosbags.rosbag1 import Reader as Rosbag1Reader
 
-from ivf_core.bags.info import BagError, BagInfo, BagMessage, TopicInfo, message_rate_hz
-from ivf_core.bags.typestore import jazzy_types, ros1_types, same_layout
+from ivf_core.bags.folder import Rosbag2
+from ivf_core.bags.info import (
+    BagError,
+    BagInfo,
+    BagMessage,
+    DamagedBagError,
+    TopicInfo,
+    message_rate_hz,
+)
+from ivf_core.bags.plain_files import storage_suffix
+from ivf_core.bags.records import MissingPackageError
+from ivf_core.bags.typestore import bag_types, decoder, jazzy_types, ros1_types, same_layout
 
 __all__ = ["FORMATS", "BagReader", "bag_info"]
 
 FORMATS = {".bag": "rosbag1", ".mcap": "rosbag2 mcap", ".db3": "rosbag2 sqlite3"}
 """Format of a bag by the suffix of its storage files."""
 
-_REMEDIES = {
-    "rosbag2 mcap": "`mcap recover` may repair it",
-    "rosbag2 sqlite3": "`ros2 bag reindex` or `sqlite3 FILE .recover` may repair it",
-    "rosbag1": "`rosbag reindex` may repair it",
-}
+_EXPECTED = "a rosbag2 folder or a .mcap, .db3 or .bag file"
 
 
 def bag_info(path: str | os.PathLike[str]) -> BagInfo:
@@ -45,8 +52,8 @@ class BagReader:
     """Context manager that reads a bag by its index.
 
     Args:
-        path: a rosbag2 folder, one of its .mcap or .db3 files, or a rosbag1
-            file (.bag).
+        path: a rosbag2 folder, one of its .mcap or .db3 files (also with .zstd), or a
+            rosbag1 file (.bag).
 
     Attributes:
         info: summary of the bag, from entry on.
@@ -61,18 +68,19 @@ class BagReader:
         self.path = Path(path).expanduser()
 
     def __enter__(self) -> BagReader:
-        self._format = _find_format(self.path)
+        self._format = find_format(self.path)
+        self._open = ExitStack()
         with self._errors_named():
-            self._reader = AnyReader([self.path], default_typestore=jazzy_types())
-            self._reader.open()
+            bag: Rosbag2 | _Rosbag1 = (
+                _Rosbag1(self.path) if self._format == "rosbag1" else Rosbag2(self.path)
+            )
+            self._open.enter_context(bag)
+            self._bag = bag
         self.info = self._read_info()
-        self._ros1_types = (
-            ros1_types(self._reader.typestore.fielddefs) if self._format == "rosbag1" else None
-        )
         return self
 
     def __exit__(self, *_error: object) -> None:
-        self._reader.close()
+        self._open.close()
 
     @property
     def topics(self) -> tuple[TopicInfo, ...]:
@@ -88,10 +96,10 @@ class BagReader:
         Raises:
             BagError: a topic is unknown, or a message cannot be decoded.
         """
-        for connection, time_ns, data in self._read(self._select(topics)):
-            with self._errors_named(f"{connection.topic} at {time_ns} ns"):
-                message = self._reader.deserialize(data, connection.msgtype)
-            yield BagMessage(connection.topic, connection.msgtype, time_ns, message)
+        for message in self._read(self._select(topics)):
+            with self._errors_named(f"{message.topic} at {message.time_ns} ns: "):
+                decoded = self._bag.decode(message.message, message.type)
+            yield message._replace(message=decoded)
 
     def raw(self, topics: Iterable[str] | None = None) -> Iterator[BagMessage]:
         """Yield messages as CDR bytes, undecoded, in the order of their times.
@@ -104,20 +112,18 @@ class BagReader:
         Raises:
             BagError: a topic is unknown, or its type has no CDR form.
         """
-        connections = self._select(topics)
-        if without := {c.msgtype for c in connections if not self.has_cdr(c.msgtype)}:
+        selected = self._select(topics)
+        if without := {kind for _, kind in selected if not self.has_cdr(kind)}:
             if topics is not None:
                 raise BagError(
                     f"bag '{self.path}': ROS 2 changed the layout of {', '.join(sorted(without))}: "
-                    "convert the bag with `rosbags-convert`"
+                    "name other topics"
                 )
-            connections = [c for c in connections if c.msgtype not in without]
-        types = self._ros1_types
-        for connection, time_ns, data in self._read(connections):
-            if types is not None:
-                with self._errors_named(f"{connection.topic} at {time_ns} ns"):
-                    data = bytes(types.ros1_to_cdr(data, connection.msgtype))
-            yield BagMessage(connection.topic, connection.msgtype, time_ns, data)
+            selected = {(name, kind) for name, kind in selected if kind not in without}
+        for message in self._read(selected):
+            with self._errors_named(f"{message.topic} at {message.time_ns} ns: "):
+                cdr = self._bag.cdr(message.message, message.type)
+            yield message._replace(message=cdr)
 
     def has_cdr(self, msgtype: str) -> bool:
         """Return whether `raw` yields this type.
@@ -127,90 +133,136 @@ class BagReader:
         Args:
             msgtype: "package/msg/Name".
         """
-        return self._ros1_types is None or same_layout(self._ros1_types, jazzy_types(), msgtype)
+        return self._bag.has_cdr(msgtype)
 
-    def _select(self, topics: Iterable[str] | None) -> list[Connection]:
-        connections = list(self._reader.connections)
+    def _select(self, topics: Iterable[str] | None) -> set[tuple[str, str]]:
+        """Return name and type of the topics."""
+        have = {(topic.name, topic.type) for topic in self.topics}
         if topics is None:
-            return connections
+            return have
         wanted = set(topics)
-        if unknown := wanted - {c.topic for c in connections}:
-            have = ", ".join(topic.name for topic in self.topics) or "none"
+        if unknown := wanted - {name for name, _ in have}:
+            listing = ", ".join(topic.name for topic in self.topics) or "none"
             raise BagError(
-                f"bag '{self.path}': no topic {', '.join(sorted(unknown))}; it has: {have}"
+                f"bag '{self.path}': no topic {', '.join(sorted(unknown))}; it has: {listing}"
             )
-        return [c for c in connections if c.topic in wanted]
+        return {(name, kind) for name, kind in have if name in wanted}
 
-    def _read(self, connections: Sequence[Connection]) -> Iterator[tuple[Connection, int, bytes]]:
-        if not connections:  # rosbags would take this for "all"
-            return
+    def _read(self, topics: set[tuple[str, str]]) -> Iterator[BagMessage]:
         with self._errors_named():
-            yield from self._reader.messages(connections=connections)
+            yield from self._bag.messages(topics)
 
     @contextmanager
     def _errors_named(self, where: str = "") -> Iterator[None]:
         """Raise any error of the parsers as a BagError that names the bag."""
-        # A damaged file makes the parsers fail in any way (struct, index, SQL,
-        # decompression, assertions), hence the breadth.
         try:
             yield
+        except MissingPackageError as error:
+            raise MissingPackageError(f"bag '{self.path}': {where}{error}") from error
+        except BagError as error:
+            raise DamagedBagError(self.path, f"{where}{error}") from error
+        except OSError as error:
+            reason = error.strerror or error
+            raise BagError(f"bag '{self.path}': {where}cannot be read: {reason}") from error
+        except MemoryError as error:
+            raise BagError(f"bag '{self.path}': {where}memory is too small for it") from error
         except Exception as error:
-            part = f"{where}: " if where else ""
-            raise BagError(
-                f"bag '{self.path}': {part}damaged or incomplete "
-                f"({str(error) or type(error).__name__}); {_REMEDIES[self._format]}"
-            ) from error
+            # A damaged file makes the parsers fail in any way (struct, index, SQL,
+            # decompression, assertions), hence the breadth.
+            reason = f"damaged ({str(error) or type(error).__name__})"
+            raise DamagedBagError(self.path, f"{where}{reason}") from error
 
     def _read_info(self) -> BagInfo:
-        reader = self._reader
-        count = reader.message_count
-        # rosbags' end is exclusive: one nanosecond after the last message.
-        seconds = max(reader.duration - 1, 0) / 1e9 if count else 0.0
+        bag = self._bag
+        count = sum(topic.count for topic in bag.topics)
+        seconds = (bag.end_ns - bag.start_ns) / 1e9 if count else 0.0
         topics: dict[tuple[str, str], TopicInfo] = {}
-        for connection in reader.connections:
-            key = (connection.topic, connection.msgtype)
+        for topic in bag.topics:
+            key = topic.name, topic.type
             before = topics.get(key, TopicInfo(*key, 0))
-            messages = before.count + connection.msgcount
-            topics[key] = TopicInfo(
-                *key,
-                messages,
-                message_rate_hz(messages, seconds),
-                before.latched or _is_latched(connection),
-            )
+            messages = before.count + topic.count
+            rate = message_rate_hz(messages, seconds)
+            topics[key] = TopicInfo(*key, messages, rate, before.latched or topic.latched)
         return BagInfo(
             path=self.path,
             format=self._format,
             duration_seconds=seconds,
-            start_ns=reader.start_time if count else 0,
+            start_ns=bag.start_ns if count else 0,
             messages=count,
             topics=tuple(topics[key] for key in sorted(topics)),
+            differences=tuple(bag.differences),
         )
 
 
-def _find_format(path: Path) -> str:
-    """Return the format by name and content of the folder, or raise BagError."""
+class _Rosbag1:
+    """Context manager that reads a rosbag1 file, with the interface of `Rosbag2`."""
+
+    differences: tuple[str, ...] = ()
+
+    def __init__(self, path: Path) -> None:
+        # rosbags takes any name that is a file.
+        self._reader = Rosbag1Reader(path)
+
+    def __enter__(self) -> _Rosbag1:
+        self._reader.open()
+        connections = self._reader.connections
+        definitions: dict[str, Any] = {}
+        for connection in connections:
+            definitions.update(bag_types("ros1msg", connection.msgdef.data, connection.msgtype))
+        self._types = ros1_types(definitions)
+        self._decoder = decoder(definitions)
+        self.topics = [
+            TopicInfo(c.topic, c.msgtype, c.msgcount, latched=_is_latching(c.ext))
+            for c in connections
+        ]
+        self.start_ns = self._reader.start_time
+        # rosbags' end is exclusive: one nanosecond after the last message.
+        self.end_ns = self._reader.end_time - 1
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._reader.close()
+
+    def messages(self, topics: set[tuple[str, str]]) -> Iterator[BagMessage]:
+        chosen = [c for c in self._reader.connections if (c.topic, c.msgtype) in topics]
+        if not chosen:  # rosbags would take this for "all"
+            return
+        for connection, time_ns, data in self._reader.messages(connections=chosen):
+            yield BagMessage(connection.topic, connection.msgtype, time_ns, data)
+
+    def cdr(self, data: bytes, msgtype: str) -> bytes:
+        return bytes(self._types.ros1_to_cdr(data, msgtype))
+
+    def decode(self, data: bytes, msgtype: str) -> Any:
+        return self._decoder.deserialize_ros1(data, msgtype)
+
+    def has_cdr(self, msgtype: str) -> bool:
+        return same_layout(self._types, jazzy_types(), msgtype)
+
+
+def find_format(path: Path) -> str:
+    """Return the format of a bag by its name and content.
+
+    Args:
+        path: file or folder.
+
+    Raises:
+        BagError: there is no bag; names the path and what was expected.
+    """
     if not path.exists():
         raise BagError(f"bag '{path}': no such file or folder")
     if path.is_file():
-        if path.suffix not in FORMATS:
-            raise BagError(f"bag '{path}': expected a rosbag2 folder or a .mcap, .db3 or .bag file")
+        suffix = storage_suffix(path)
+        if suffix not in FORMATS:
+            raise BagError(f"bag '{path}': expected {_EXPECTED}")
         if not path.stat().st_size:
             raise BagError(f"bag '{path}': the file is empty")
-        return FORMATS[path.suffix]
-    mcap, sqlite3 = sorted(path.glob("*.mcap*")), sorted(path.glob("*.db3*"))
-    if not mcap and not sqlite3:
-        raise BagError(f"bag '{path}': the folder holds neither .mcap nor .db3 files")
-    if not (path / "metadata.yaml").is_file():
-        raise BagError(
-            f"bag '{path}': metadata.yaml is missing; write it with `ros2 bag reindex {path}` "
-            f"or give the storage file itself, '{(mcap or sqlite3)[0]}'"
-        )
-    return FORMATS[".mcap"] if mcap else FORMATS[".db3"]
+        return FORMATS[suffix]
+    for suffix in (".mcap", ".db3"):
+        if any(storage_suffix(child) == suffix for child in path.iterdir()):
+            return FORMATS[suffix]
+    raise BagError(f"bag '{path}': the folder holds neither .mcap nor .db3 files")
 
 
-def _is_latched(connection: Connection) -> bool:
-    if isinstance(connection.ext, ConnectionExtRosbag1):
-        return bool(connection.ext.latching)
-    return any(
-        qos.durability.name == "TRANSIENT_LOCAL" for qos in connection.ext.offered_qos_profiles
-    )
+def _is_latching(ext: object) -> bool:
+    return isinstance(ext, ConnectionExtRosbag1) and bool(ext.latching)

@@ -20,18 +20,27 @@ from types import ModuleType
 from typing import BinaryIO, NamedTuple
 
 from ivf_core.bags.info import BagError, BagMessage
+from ivf_core.bags.sqlite_file import open_database
 
 __all__ = [
+    "MCAP_MAGIC",
     "MissingPackageError",
     "Note",
+    "chunk_records",
+    "mcap_chunk",
+    "mcap_records",
+    "mcap_text",
     "scan_mcap",
     "scan_rosbag1",
     "scan_sqlite3",
     "unpack_message",
+    "zstd_package",
 ]
 
 _ROSBAG1 = b"#ROSBAG V2.0\n"
-_MCAP = b"\x89MCAP0\r\n"
+MCAP_MAGIC = b"\x89MCAP0\r\n"
+"""First and last bytes of an MCAP file."""
+
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _LARGEST_RECORD = 1 << 31
 
@@ -63,7 +72,8 @@ def _package(module: str, package: str) -> ModuleType:
         ) from error
 
 
-def _zstd() -> ModuleType:
+def zstd_package() -> ModuleType:
+    """Return the module that decompresses zstd, or raise MissingPackageError."""
     module = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
     return _package(module, "backports.zstd")
 
@@ -83,7 +93,7 @@ def unpack_message(data: bytes) -> bytes:
     """
     if data[:4] != _ZSTD:
         return data
-    zstd = _zstd()
+    zstd = zstd_package()
     try:
         return zstd.decompress(data)
     except zstd.ZstdError as error:
@@ -106,33 +116,34 @@ def scan_mcap(path: Path, note: Note) -> Iterator[BagMessage]:
     schemas: dict[int, str] = {}
     channels: dict[int, _Channel] = {}
     with path.open("rb") as file:
-        if file.read(len(_MCAP)) != _MCAP:
+        if file.read(len(MCAP_MAGIC)) != MCAP_MAGIC:
             note(f"{path.name} does not begin as an MCAP file")
             return
-        for at, kind, record in _mcap_records(file, path, note):
+        for at, kind, record in mcap_records(file, path, note):
             if kind == 0x0F:  # end of data: index and summary follow
                 return
             if kind != 0x06:
                 yield from _mcap_message(kind, record, schemas, channels)
                 continue
             try:
-                records = _mcap_chunk(record)
+                records = mcap_chunk(record)
             except MissingPackageError:
                 raise
             except Exception as error:  # decompressors fail in any way
                 note(f"{path.name}: the chunk at byte {at} is damaged ({error})")
                 continue
-            place = 0
-            while place + 9 <= len(records):
-                kind, length = struct.unpack_from("<BQ", records, place)
-                place += 9 + length
-                if place > len(records):
-                    break
-                yield from _mcap_message(kind, records[place - length : place], schemas, channels)
+            for part, content in chunk_records(records):
+                yield from _mcap_message(part, content, schemas, channels)
 
 
-def _mcap_records(file: BinaryIO, path: Path, note: Note) -> Iterator[tuple[int, int, bytes]]:
-    """Yield place, kind and content of each record before the footer; also of a cut-off chunk."""
+def mcap_records(file: BinaryIO, path: Path, note: Note) -> Iterator[tuple[int, int, bytes]]:
+    """Yield place, kind and content of each record before the footer; also of a cut-off chunk.
+
+    Args:
+        file: open at the first record.
+        path: the file, for its size and name.
+        note: takes a line where the file is cut off.
+    """
     size = path.stat().st_size
     while head := file.read(9):
         at = file.tell() - len(head)
@@ -149,8 +160,27 @@ def _mcap_records(file: BinaryIO, path: Path, note: Note) -> Iterator[tuple[int,
         return
 
 
-def _mcap_chunk(record: bytes) -> bytes:
-    """Decompress the records of a chunk; of one that is cut off, those that are there."""
+def chunk_records(records: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield kind and content of each whole record of a decompressed chunk."""
+    place = 0
+    while place + 9 <= len(records):
+        kind, length = struct.unpack_from("<BQ", records, place)
+        place += 9 + length
+        if place > len(records):
+            return
+        yield kind, records[place - length : place]
+
+
+def mcap_chunk(record: bytes) -> bytes:
+    """Decompress the records of a chunk; of one that is cut off, those that are there.
+
+    Args:
+        record: content of the chunk.
+
+    Raises:
+        MissingPackageError: the package for its compression is missing.
+        ValueError: its size, checksum or compression is wrong; decompressors fail in any way.
+    """
     _, _, size, crc, name = struct.unpack_from("<QQQII", record)
     compression = record[32 : 32 + name].decode()
     (length,) = struct.unpack_from("<Q", record, 32 + name)
@@ -161,7 +191,7 @@ def _mcap_chunk(record: bytes) -> bytes:
     if compression == "lz4":
         data = _lz4().LZ4FrameDecompressor().decompress(data)
     elif compression == "zstd":
-        data = _zstd().ZstdDecompressor().decompress(data)
+        data = zstd_package().ZstdDecompressor().decompress(data)
     elif compression:
         raise ValueError(f"compressed by {compression}")
     if not whole:
@@ -179,19 +209,27 @@ def _mcap_message(
     with suppress(struct.error, UnicodeDecodeError):
         if kind == 0x03:
             (number,) = struct.unpack_from("<H", record)
-            schemas[number] = _mcap_text(record, 2)
+            schemas[number] = mcap_text(record, 2)[0]
         elif kind == 0x04:
             number, schema = struct.unpack_from("<HH", record)
-            channels[number] = _Channel(_mcap_text(record, 4), schemas.get(schema, ""))
+            topic, at = mcap_text(record, 4)
+            if mcap_text(record, at)[0] == "cdr":  # others are not of ROS 2
+                channels[number] = _Channel(topic, schemas.get(schema, ""))
         elif kind == 0x05:
             number, _, time_ns = struct.unpack_from("<HIQ", record)
             if number in channels:
                 yield BagMessage(*channels[number], time_ns, record[22:])
 
 
-def _mcap_text(record: bytes, at: int) -> str:
+def mcap_text(record: bytes, at: int) -> tuple[str, int]:
+    """Read a text with its length in front; return it and the place after it.
+
+    Args:
+        record: content of a record.
+        at: place of the text.
+    """
     (length,) = struct.unpack_from("<I", record, at)
-    return record[at + 4 : at + 4 + length].decode()
+    return record[at + 4 : at + 4 + length].decode(), at + 4 + length
 
 
 # SQLite
@@ -205,7 +243,7 @@ def scan_sqlite3(path: Path, note: Note) -> Iterator[BagMessage]:
         note: takes a line for each part that cannot be read.
     """
     try:
-        with closing(sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True)) as database:
+        with closing(open_database(path)) as database:
             # Without it SQLite rejects a file that is shorter than its header says.
             database.execute("PRAGMA writable_schema = ON")
             topics = {
@@ -221,12 +259,14 @@ def _rows(
     database: sqlite3.Connection, path: Path, topics: Mapping[int, _Channel], note: Note
 ) -> Iterator[BagMessage]:
     """Yield messages by number; past a damaged page, resume further ahead at each attempt."""
-    query = "SELECT id, topic_id, timestamp, data FROM messages WHERE id > ? ORDER BY id"
+    # One at a time: sqlite3 reads a row ahead, and drops a row if the next one is damaged.
+    query = "SELECT id, topic_id, timestamp, data FROM messages WHERE id > ? ORDER BY id LIMIT 1"
     last, skip = 0, 1
     while skip < 1 << 20:
         try:
-            for number, topic, time_ns, data in database.execute(query, (last,)):
-                last, skip = number, 1
+            while (row := database.execute(query, (last,)).fetchone()) is not None:
+                last, topic, time_ns, data = row
+                skip = 1
                 if topic in topics and data is not None:
                     yield BagMessage(*topics[topic], time_ns, data)
             return

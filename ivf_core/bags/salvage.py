@@ -5,11 +5,10 @@ rosbags reads bags by their index, and rejects those whose index is missing or w
 
 from __future__ import annotations
 
-import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Protocol
@@ -17,7 +16,16 @@ from typing import Protocol
 from rosbags.typesys import Stores, get_typestore
 from rosbags.typesys.store import Typestore
 
-from ivf_core.bags.info import BagError, BagInfo, BagMessage, TopicInfo, message_rate_hz
+from ivf_core.bags.index import read_index, storage_files
+from ivf_core.bags.info import (
+    BagError,
+    BagInfo,
+    BagMessage,
+    DamagedBagError,
+    TopicInfo,
+    message_rate_hz,
+)
+from ivf_core.bags.plain_files import plain_file, storage_suffix
 from ivf_core.bags.reader import FORMATS, BagReader
 from ivf_core.bags.records import (
     MissingPackageError,
@@ -59,13 +67,12 @@ def open_bag(path: Path, left_out: list[str]) -> Iterator[Bag]:
     Raises:
         BagError: there is no bag, or no message in it; names the path.
     """
-    if not path.exists():
-        raise BagError(f"bag '{path}': no such file or folder")
     reader = BagReader(path)
     try:
         reader.__enter__()
-    except BagError as error:
-        yield _salvage(path, left_out, error)
+    except DamagedBagError as error:
+        with ExitStack() as stack:
+            yield _salvage(path, left_out, error, stack)
         return
     try:
         if not reader.info.messages:
@@ -75,16 +82,18 @@ def open_bag(path: Path, left_out: list[str]) -> Iterator[Bag]:
         reader.__exit__(None, None, None)
 
 
-def _salvage(path: Path, left_out: list[str], error: BagError) -> SalvagedBag:
-    """Salvage a bag that its reader rejected with `error`, or raise `error`."""
+def _salvage(
+    path: Path, left_out: list[str], error: DamagedBagError, stack: ExitStack
+) -> SalvagedBag:
+    """Salvage a bag that its reader rejected with `error`, or raise if nothing can be read."""
     lines: list[str] = []
     try:
-        bag = SalvagedBag(path, lines)
+        bag = SalvagedBag(path, lines, stack)
     except MissingPackageError:
         raise
     except BagError:
-        raise error from None
-    left_out.append(f"{error}; read without its index")
+        raise BagError(f"bag '{path}': no message can be read: {error.reason}") from error
+    left_out.append(f"bag '{path}': {error.reason}; read without its index")
     left_out.extend(lines)
     return bag
 
@@ -105,12 +114,14 @@ class _PartlySalvagedBag:
                 last[message.topic] = message.time_ns
                 yield message
             return
-        except BagError as error:
-            rest = _salvage(self.info.path, self._left_out, error)
-        known = {topic.name for topic in rest.info.topics}
-        for message in rest.raw([topic for topic in topics if topic in known]):
-            if message.time_ns > last.get(message.topic, -1):
-                yield message
+        except DamagedBagError as error:
+            damage = error
+        with ExitStack() as stack:
+            rest = _salvage(self.info.path, self._left_out, damage, stack)
+            known = {topic.name for topic in rest.info.topics}
+            for message in rest.raw([topic for topic in topics if topic in known]):
+                if message.time_ns > last.get(message.topic, -1):
+                    yield message
 
 
 class SalvagedBag:
@@ -121,6 +132,7 @@ class SalvagedBag:
     Args:
         path: rosbag2 folder or file, or rosbag1 file.
         left_out: takes a line for each part that cannot be read.
+        stack: keeps decompressed files until it is closed.
 
     Attributes:
         info: summary of the part that can be read.
@@ -131,9 +143,17 @@ class SalvagedBag:
 
     info: BagInfo
 
-    def __init__(self, path: Path, left_out: list[str]) -> None:
+    def __init__(self, path: Path, left_out: list[str], stack: ExitStack) -> None:
         self._path = path
-        self._files = _storage_files(path)
+        self._files = []
+        for file in _storage_files(path):
+            try:
+                plain = stack.enter_context(plain_file(file, left_out.append))
+            except OSError as error:
+                left_out.append(f"{file.name} cannot be read ({error})")
+                continue
+            self._files.append((file.name, plain))
+        self._format = FORMATS[storage_suffix(_storage_files(path)[0])]
         self.info = self._read_info(left_out.append)
 
     def raw(self, topics: list[str]) -> Iterator[BagMessage]:
@@ -160,7 +180,7 @@ class SalvagedBag:
 
     def _cdr(self, message: BagMessage) -> bytes:
         """Return the CDR bytes of a message as it is stored, or raise BagError."""
-        if self._path.suffix != ".bag":
+        if self._format != "rosbag1":
             return unpack_message(message.message)
         try:
             return bytes(_noetic_types().ros1_to_cdr(message.message, message.type))
@@ -169,14 +189,11 @@ class SalvagedBag:
 
     def _messages(self, note: Note) -> Iterator[BagMessage]:
         """Yield all messages as they are stored, compressed or in ROS 1's layout."""
-        for path in self._files:
-            scan = _SCANS.get(path.suffix)
-            if scan is None:
-                note(f"{path.name} is compressed as a whole: not read")
-            elif not path.stat().st_size:
-                note(f"{path.name} is empty")
+        for name, path in self._files:
+            if path.stat().st_size:
+                yield from _SCANS[storage_suffix(path)](path, note)
             else:
-                yield from scan(path, note)
+                note(f"{name} is empty")
 
     def _read_info(self, note: Note) -> BagInfo:
         counts: Counter[tuple[str, str]] = Counter()
@@ -191,23 +208,15 @@ class SalvagedBag:
             TopicInfo(name, kind, count, message_rate_hz(count, seconds))
             for (name, kind), count in sorted(counts.items())
         )
-        kind = FORMATS.get(self._files[0].suffix, FORMATS[".bag"])
-        return BagInfo(self._path, kind, seconds, first, counts.total(), topics)
+        return BagInfo(self._path, self._format, seconds, first, counts.total(), topics)
 
 
 def _storage_files(path: Path) -> list[Path]:
     """Return the files of a bag in the order of recording."""
     if path.is_file():
         return [path]
-    files = [p for p in path.iterdir() if re.search(r"\.(mcap|db3)(\.zstd)?$", p.name)]
-
-    def number(file: Path) -> tuple[int, str]:
-        found = re.search(r"_(\d+)\.", file.name)
-        return int(found[1]) if found else 0, file.name
-
-    if not files:
-        raise BagError(f"bag '{path}': the folder holds neither .mcap nor .db3 files")
-    return sorted(files, key=number)
+    listed, extra, _ = storage_files(path, read_index(path))
+    return listed or extra
 
 
 @cache

@@ -7,13 +7,15 @@ from functools import cache
 from typing import Any
 
 from rosbags.interfaces import Nodetype
-from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from ivf_core.bags.info import BagError
 
 __all__ = [
+    "bag_types",
     "decode",
+    "decoder",
     "header",
     "jazzy_types",
     "message",
@@ -37,6 +39,39 @@ def jazzy_types() -> Typestore:
     store = get_typestore(Stores.ROS2_JAZZY)
     for name, definition in _VISION_MSGS.items():  # rosbags does not ship these
         store.register(get_types_from_msg(definition, name))
+    return store
+
+
+def bag_types(encoding: str, text: str, msgtype: str) -> dict[str, Any]:
+    """Parse the definition of a type that a bag holds.
+
+    Args:
+        encoding: "ros2msg", "ros1msg", or one of IDL.
+        text: the definition, with those of the types inside.
+        msgtype: "package/msg/Name".
+
+    Returns:
+        Field definitions by type.
+    """
+    if encoding in ("ros1msg", "ros2msg"):
+        return dict(get_types_from_msg(text, msgtype))
+    definitions: dict[str, Any] = {}
+    parts = text.split("=" * 80 + "\n")
+    for part in parts:
+        body = part.split("\n", 1)[1] if part.startswith("IDL: ") else part
+        if body.strip():
+            definitions.update(get_types_from_idl(body))
+    return definitions
+
+
+def decoder(definitions: Mapping[str, Any]) -> Typestore:
+    """Build a type store of a bag's own definitions, and of Jazzy's for all other types.
+
+    Args:
+        definitions: field definitions by type, see `bag_types`.
+    """
+    store = get_typestore(Stores.EMPTY)
+    store.register({**jazzy_types().fielddefs, **definitions})
     return store
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -24,7 +25,8 @@ from rosbags.interfaces import (
     QosReliability,
     QosTime,
 )
-from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.rosbag2 import CompressionMode, StoragePlugin, Writer
+from rosbags.rosbag2.storage_sqlite3 import Sqlite3Writer
 
 from ivf_core.bags import typestore
 from ivf_core.bags.info import COMPRESSED_IMAGE_TYPE, IMAGE_TYPE, BagError
@@ -47,12 +49,26 @@ _LATCHED = Qos(
 )
 
 
+class _DatabaseWriter(Sqlite3Writer):
+    """Writer of databases of any name: rosbags gives the name as a URI, in which # ? % count."""
+
+    def __init__(self, path: Path, _compression: CompressionMode) -> None:
+        self.path = path / f"{path.name}.db3"
+        # The thread that closes it may be another than the one that writes; they take turns.
+        self.conn = sqlite3.connect(self.path, check_same_thread=False)
+        self.conn.executescript(self.SQLITE_SCHEMA)
+        self.cursor = self.conn.cursor()
+
+
+class _Writer(Writer):
+    STORAGE_PLUGINS = {**Writer.STORAGE_PLUGINS, StoragePlugin.SQLITE3: _DatabaseWriter}  # noqa: RUF012
+
+
 class BagWriter:
     """Context manager that writes a new rosbag2 bag.
 
     The bag grows under a temporary name next to `path` and takes its own name
-    when the block ends; after an exception nothing is left. The sqlite3 storage must be
-    opened, written and closed in one thread.
+    when the block ends; after an exception nothing is left. One thread at a time may use it.
 
     Args:
         path: folder to create; must not exist.
@@ -82,7 +98,7 @@ class BagWriter:
         # metadata bear the folder's name, so it cannot be renamed afterwards.
         self._temporary = Path(tempfile.mkdtemp(dir=self.path.parent, prefix=f".{self.path.name}."))
         try:
-            self._writer = Writer(
+            self._writer = _Writer(
                 self._temporary / self.path.name, version=8, storage_plugin=self._storage
             )
             self._writer.open()

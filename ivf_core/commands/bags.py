@@ -84,6 +84,8 @@ def _print_bag(info: BagInfo) -> None:
     for topic in info.topics:
         rate = f"{topic.rate_hz:.1f} Hz" if topic.rate_hz else ""
         print(f"  {topic.name:<{width}}  {topic.count:>7}  {rate:>9}  {topic.type}")
+    for line in info.differences:
+        print(f"ivf bag: {info.path}: {line}", file=sys.stderr)
 
 
 COMMANDS = (

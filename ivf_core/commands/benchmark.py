@@ -25,7 +25,7 @@ __all__ = ["COMMANDS", "add_candidates", "add_node_options"]
 def _benchmark(args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from ivf_core.inference.benchmark import Candidate, run, table
+    from ivf_core.inference.benchmark import Candidate, peer_table, run, table
     from ivf_core.system.atomic import write_json
 
     if args.node:
@@ -35,6 +35,8 @@ def _benchmark(args: argparse.Namespace) -> int:
         return _benchmark_replay(args)
     _reject(args, _REPLAY_OPTIONS, "needs --replay")
     rounds = 10 if args.rounds is None else args.rounds
+    if args.peers:
+        _check_peers(args)
     candidates = [
         Candidate(
             weights, head, engine, precision, size, args.device, args.threads, True, instructions
@@ -46,11 +48,40 @@ def _benchmark(args: argparse.Namespace) -> int:
         for engine in args.engine
         for precision in args.precision
     ]
-    rows = run(candidates, rounds=rounds)
+    candidates += [
+        Candidate(
+            str(clone), False, "openvino", "fp32", size, "cpu", args.threads, True, instructions,
+            peer=True,
+        )
+        for instructions in args.isa
+        for size in args.size
+        for clone in args.peers or ()
+    ]  # fmt: skip
+    rows = run(candidates, rounds=rounds, baselines=not args.peers, report=_report)
     print(table(rows))
+    if args.peers:
+        print(f"\n{peer_table(rows)}")
     if args.json is not None:
         write_json(args.json, [asdict(row) for row in rows])
     return 0
+
+
+def _check_peers(args: argparse.Namespace) -> None:
+    """Check the clones, and let all networks run in the engine in which peers are measured."""
+    from ivf_core.inference.peers import find_peer
+
+    for name, value in (("engine", "openvino"), ("precision", "fp32"), ("device", "cpu")):
+        given = getattr(args, name)
+        given = given if isinstance(given, list) else [given]
+        if given not in (["auto"], [value]):
+            raise ValueError(f"--{name} {' '.join(given)}: --peers compares {value} only")
+        setattr(args, name, [value] if isinstance(getattr(args, name), list) else value)
+    for clone in args.peers:
+        find_peer(clone)
+
+
+def _report(line: str) -> None:
+    print(f"ivf benchmark: {line}", file=sys.stderr, flush=True)
 
 
 def _benchmark_replay(args: argparse.Namespace) -> int:
@@ -62,7 +93,7 @@ def _benchmark_replay(args: argparse.Namespace) -> int:
     from ivf_core.system.atomic import write_json
     from ivf_core.system.memory import keep_freed_memory
 
-    _reject(args, ("head",), "cannot be used with --replay")
+    _reject(args, ("head", "peers"), "cannot be used with --replay")
     if len(args.isa) > 1:
         raise ValueError("--isa takes one value with --replay: its table has no column for it")
     os.environ.update(INSTRUCTION_LIMITS.get(args.isa[0], {}))
@@ -117,7 +148,7 @@ def _benchmark_node(args: argparse.Namespace) -> int:
 
 
 _COMMON_OPTIONS = ("weights", "engine", "precision", "device", "threads", "size", "json")
-_ENGINE_OPTIONS = ("head", "rounds")
+_ENGINE_OPTIONS = ("head", "rounds", "peers")
 _REPLAY_OPTIONS = ("pairs",)
 _NODE_OPTIONS = ("rate", "seconds", "outputs", "load_policy")
 
@@ -226,6 +257,14 @@ def _add_benchmark(parser: argparse.ArgumentParser) -> None:
     )
     engines.add_argument(
         "--rounds", type=int, help="number of turns of each candidate (10; 5 with --replay)"
+    )
+    engines.add_argument(
+        "--peers",
+        nargs="+",
+        type=Path,
+        metavar="DIR",
+        help="clones of MMDRFuse and LUT-Fuse, whose networks run beside the weights, all in "
+        "OpenVINO in fp32",
     )
     replay = parser.add_argument_group("with --replay")
     replay.add_argument("--pairs", type=int, help="number of pairs of the bag (240)")

@@ -27,7 +27,7 @@ _UNMATCHED_SHOWN = 10
 
 def _evaluate(args: argparse.Namespace) -> int:
     try:
-        from ivf_core.evaluation.writer import OutputOptions, write_evaluation
+        from ivf_core.evaluation.writer import RESULTS, OutputOptions, write_evaluation
     except ModuleNotFoundError as error:
         raise ValueError(
             f"ivf evaluate needs one more package: pip install {error.name}"
@@ -37,8 +37,18 @@ def _evaluate(args: argparse.Namespace) -> int:
     from ivf_core.evaluation.pair_lists import match_sources
     from ivf_core.evaluation.scores import column_indices, find_metrics
     from ivf_core.system.memory import keep_freed_memory
+    from ivf_core.system.results import check_inputs, check_output, new_results
 
     keep_freed_memory()
+    inputs = [
+        *args.visible,
+        *(args.infrared or ()),
+        *(_path_of(text) for kind, text in args.methods or () if kind == "fused"),
+        *(_path_of(text) for text in args.masks or ()),
+        *(path for path in (args.labels, args.boxes) if path is not None),
+    ]
+    check_inputs(args.output, inputs)
+    check_output(args.output, RESULTS)
     # PyTorch computes no-reference metrics: on the CPU where the engine has a device of its own.
     on_cuda = args.device == "auto" or args.device.startswith("cuda")
     metrics = find_metrics(args.metrics, args.convention, args.device if on_cuda else "cpu")
@@ -67,9 +77,15 @@ def _evaluate(args: argparse.Namespace) -> int:
         _settings(args), unmatched, args.labels_are == "pseudo", args.examples, args.rank_by,
         args.cameras,
     )  # fmt: skip
-    files = write_evaluation(result, pairs, methods, options, args.output, scorers)
-    _show(result, options, files)
+    with new_results(args.output, RESULTS, inputs) as folder:
+        files = write_evaluation(result, pairs, methods, options, folder, scorers)
+    _show(result, options, [args.output / path.relative_to(folder) for path in files])
     return 1 if result.broken else 0
+
+
+def _path_of(text: str) -> Path:
+    """Return the path in `NAME=PATH` or `PATH`."""
+    return Path(text.partition("=")[2] or text)
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:

@@ -13,6 +13,9 @@ from ivf_core.commands.command import Command, add_engine, add_weights
 
 __all__ = ["COMMANDS"]
 
+_LISTING = "fuse.json"
+_NAMES = ("fused", "mask", "overlay", "fused.mp4", "overlay.mp4")
+
 
 def _fuse(args: argparse.Namespace) -> int:
     from ivf_core.images.pair_sources import open_pairs
@@ -21,9 +24,14 @@ def _fuse(args: argparse.Namespace) -> int:
     from ivf_core.inference import FusionPipeline
     from ivf_core.inference.engine import describe
     from ivf_core.inference.fuse_files import fuse_files
+    from ivf_core.system.atomic import write_json
     from ivf_core.system.memory import keep_freed_memory
+    from ivf_core.system.results import check_inputs, check_output, file_names, new_results
 
     keep_freed_memory()
+    inputs = [args.visible, args.infrared]
+    check_inputs(args.output, inputs)
+    check_output(args.output, _NAMES, _LISTING)
     source = open_pairs(args.visible, args.infrared)
     registration = (
         Registration.from_yaml(args.registration) if args.registration else Registration()
@@ -36,14 +44,24 @@ def _fuse(args: argparse.Namespace) -> int:
         normalizer=ThermalNormalizer(args.thermal_mode),
         registration=registration,
     )
-    with tqdm(total=source.length, desc="fuse", unit="pair", disable=None) as bar:
+    with (
+        new_results(args.output, _NAMES, inputs, _LISTING) as folder,
+        tqdm(total=source.length, desc="fuse", unit="pair", disable=None) as bar,
+    ):
         done = fuse_files(
             source,
             pipeline,
-            args.output,
+            folder,
             opacity=args.opacity,
             palette=args.palette,
             progress=lambda _: bar.update(),
+        )
+        write_json(folder / _LISTING, {"outputs": [*file_names(folder), _LISTING]})
+    if not source.constant_rate:
+        print(
+            "ivf fuse: the frame times of the videos vary: written videos have a constant rate of "
+            f"{source.rate_hz:.3g} frames a second",
+            file=sys.stderr,
         )
     for line in [*source.unmatched, *done.failed]:
         print(f"ivf fuse: left out: {line}", file=sys.stderr)
@@ -54,7 +72,7 @@ def _fuse(args: argparse.Namespace) -> int:
         f"model {statistics.median(done.model_ms):.1f} ms at the median"
     )
     for path in done.written:
-        print(f"  {path}")
+        print(f"  {args.output / path.relative_to(folder)}")
     if pipeline.class_set is None:
         print("  these weights have no segmentation head: no masks")
     return 1 if done.failed else 0

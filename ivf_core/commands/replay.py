@@ -15,6 +15,7 @@ from ivf_core.defaults import (
     MINIMUM_INTERVAL_SECONDS,
     OVERLAY_OPACITY,
     QUEUE_SIZE,
+    SINGLE_CAMERA_POLICIES,
     TOLERANCE_SECONDS,
 )
 
@@ -51,7 +52,8 @@ def _replay_one(args: argparse.Namespace, settings: ReplaySettings) -> int:
 
         summary = replay_bag(args.bags[0], args.output, settings, progress)
     _print(summary, args.output)
-    return 0 if summary["pairing"]["pairs"] else 1
+    fused_alone = sum(summary["single_camera"]["fused"].values())
+    return 0 if summary["pairing"]["pairs"] or fused_alone else 1
 
 
 def _replay_fleet(args: argparse.Namespace, bags: dict[str, Path], settings: ReplaySettings) -> int:
@@ -80,7 +82,7 @@ def _compare(args: argparse.Namespace) -> int:
             a, b, args.output, args.thresholds, block_seconds=args.block_seconds
         )
     except BAD_INPUT as error:  # status 1 means that a threshold is not met
-        print(f"ivf: {error}", file=sys.stderr)
+        print(f"ivf: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     print(f"written to {args.output / 'compare.html'}")
     return status
@@ -201,6 +203,13 @@ def _add_pairing(group: argparse._ActionsContainer) -> None:
         ("minimum-interval", MINIMUM_INTERVAL_SECONDS, "least time between two pairs"),
     ):
         _add_seconds(group, name, default, text)
+    group.add_argument(
+        "--single-camera",
+        default="fuse",
+        choices=SINGLE_CAMERA_POLICIES,
+        help="while one camera is silent or shows nothing: fuse the images of the other one "
+        "alone, or stop (%(default)s); without effect with --recorded",
+    )
     group.add_argument(
         "--queue-size",
         type=int,

@@ -6,7 +6,7 @@ import numpy as np
 
 from ivf_core.class_sets import CLASS_SETS, STREET, STREET_MAPPINGS, UNLABELED, ClassSet
 
-__all__ = ["LABEL_SETS", "check_comparable", "comparable_ids", "true_ids", "void_id"]
+__all__ = ["LABEL_SETS", "check_comparable", "comparable_ids", "true_ids", "void_ids"]
 
 LABEL_SETS = {
     **CLASS_SETS,
@@ -26,9 +26,9 @@ _PREDICTED = {
 _NO_CLASS = ("void", "unlabeled")
 
 
-def void_id(class_set: ClassSet) -> int | None:
-    """Return the id of the class for pixels that labels leave open, such as CamVid's; or None."""
-    return class_set.names.index(_VOID) if _VOID in class_set.names else None
+def void_ids(class_set: ClassSet) -> tuple[int, ...]:
+    """Return the ids of classes for pixels that labels leave open, such as CamVid's void."""
+    return tuple(k for k, name in enumerate(class_set.names) if name == _VOID)
 
 
 def check_comparable(name: str, predicted: ClassSet, labels: ClassSet) -> None:
@@ -55,8 +55,8 @@ def true_ids(labels: np.ndarray, class_set: ClassSet) -> np.ndarray:
         labels: H x W uint8 ids of the class set.
         class_set: class set of the labels.
     """
-    void = void_id(class_set)
-    return labels if void is None else np.where(labels == void, np.uint8(UNLABELED), labels)
+    void = void_ids(class_set)
+    return np.where(np.isin(labels, void), np.uint8(UNLABELED), labels) if void else labels
 
 
 def comparable_ids(predicted: np.ndarray, labels: np.ndarray, class_set: ClassSet) -> np.ndarray:

@@ -15,7 +15,7 @@ import numpy as np
 
 from ivf_core.class_sets import ClassSet, unknown_ids
 from ivf_core.data.pairs import PairFiles, VisibleFile
-from ivf_core.evaluation.class_matching import comparable_ids, true_ids, void_id
+from ivf_core.evaluation.class_matching import comparable_ids, true_ids, void_ids
 from ivf_core.evaluation.grid import Grid
 from ivf_core.evaluation.methods import Method
 from ivf_core.evaluation.pair_lists import CAMERAS, VideoFrame
@@ -131,7 +131,7 @@ class EvaluationResult:
         """
         if self.confusions is None or self.class_set is None:
             raise ValueError("there were no labels")
-        matrix = ConfusionMatrix(len(self.class_set), void=void_id(self.class_set))
+        matrix = ConfusionMatrix(len(self.class_set), void=void_ids(self.class_set))
         counts = self.confusions[method, pairs]
         matrix.counts += counts.reshape(-1, *matrix.counts.shape).sum(axis=0)
         return matrix

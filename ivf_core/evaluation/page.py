@@ -9,7 +9,12 @@ from typing import Any
 import numpy as np
 
 from ivf_core.evaluation.folders import EvaluationResult
-from ivf_core.evaluation.tables import format_number, segmentation_columns
+from ivf_core.evaluation.tables import (
+    format_figure,
+    format_number,
+    segmentation_columns,
+    shared_classes,
+)
 from ivf_core.html.embedding import embed_file
 from ivf_core.html.plots import series_color
 from ivf_core.html.render import write_page
@@ -54,6 +59,7 @@ def write_evaluation_page(
         masked_pairs=int(result.commonly_masked.sum()),
         mask_columns=list(masks[0]["figures"]) if masks else [],
         masks=masks,
+        classes=_classes(result),
         violins=embed_file(violins) if violins is not None else "",
         grids=result.grids,
         scored=scores.pairs,
@@ -63,6 +69,14 @@ def write_evaluation_page(
         unmatched=unmatched,
         files=files,
     )
+
+
+def _classes(result: EvaluationResult) -> list[tuple[str, str]]:
+    """Return name and CSS colour of each class of the labels."""
+    if result.class_set is None or not result.masked.any():
+        return []
+    colors = ("#" + bytes(color).hex() for color in result.class_set.colors)
+    return list(zip(result.class_set.names, colors, strict=True))
 
 
 def _mean_rows(result: EvaluationResult) -> list[dict[str, Any]]:
@@ -83,12 +97,14 @@ def _mean_rows(result: EvaluationResult) -> list[dict[str, Any]]:
 def _mask_rows(result: EvaluationResult) -> list[dict[str, Any]]:
     """Return a row per method with masks: its mIoU, accuracies, and IoU by class."""
     rows = []
-    for m in np.flatnonzero(result.masked.any(axis=1)).tolist():
+    methods = np.flatnonzero(result.masked.any(axis=1)).tolist()
+    matrices = {m: result.confusion(m, result.commonly_masked) for m in methods}
+    shared = shared_classes(list(matrices.values()))
+    for m, matrix in matrices.items():
         assert result.class_set is not None
-        matrix = result.confusion(m, result.commonly_masked)
         by_class = zip(result.class_set.names, matrix.iou(), strict=True)
-        figures = {**segmentation_columns(matrix), **dict(by_class)}
-        cells = [_cell(format_number(value)) for value in figures.values()]
+        figures = {**segmentation_columns(matrix, shared), **dict(by_class)}
+        cells = [_cell(format_figure(value)) for value in figures.values()]
         rows.append({**_row(result, m, cells), "figures": figures})
     return rows
 

@@ -15,7 +15,14 @@ from ivf_core.data.pairs import PairFiles, VisibleFile
 from ivf_core.data.points import PointLabel
 from ivf_core.images.files import ImageFileError, list_images
 from ivf_core.images.pair_sources import open_pairs
-from ivf_core.images.videos import VIDEO_SUFFIXES, announced_frames, open_video
+from ivf_core.images.thermal import ThermalNormalizer
+from ivf_core.images.videos import (
+    VIDEO_SUFFIXES,
+    announced_frames,
+    open_capture,
+    open_video,
+    to_grey_frame,
+)
 
 __all__ = [
     "CAMERAS",
@@ -36,19 +43,21 @@ class _FrameReader:
 
     Args:
         path: path of the video.
+        infrared: true for a thermal video, whose depth is kept.
     """
 
     _KEPT = 64  # frames; threads that read ahead ask slightly out of order
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, infrared: bool = False) -> None:
         self._path = path
+        self._infrared = infrared
         self._lock = Lock()
         self._video: cv2.VideoCapture | None = None
         self._next = 0
         self._frames: dict[int, np.ndarray] = {}
 
     def read(self, index: int) -> np.ndarray:
-        """Return a frame, H x W x 3 uint8 in OpenCV's order.
+        """Return a frame, H x W x 3 uint8 in OpenCV's order, or H x W uint16 of a thermal video.
 
         Args:
             index: number of the frame, from 0.
@@ -60,7 +69,7 @@ class _FrameReader:
             if index in self._frames:
                 return self._frames[index]
             if self._video is None or index < self._next:
-                self._video, self._next = cv2.VideoCapture(str(self._path)), 0
+                self._video, self._next = open_capture(self._path, keep_depth=self._infrared), 0
             # Frames between are decoded as well: seeking is not exact in all formats.
             while self._next <= index:
                 _, frame = self._video.read()
@@ -98,8 +107,8 @@ class VideoFrame(PairFiles):
             before: number of frames before this one; the first frame is the earliest.
         """
         assert self.readers is not None
-        frame = self.readers[1].read(max(0, self.index - before))
-        return cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
+        frame = to_grey_frame(self.readers[1].read(max(0, self.index - before)))
+        return frame if frame.dtype == np.uint8 else ThermalNormalizer()(frame)
 
 
 def match_sources(
@@ -191,13 +200,17 @@ def match_folders(
 
 
 def _video_frames(visible: Path, infrared: Path) -> list[PairFiles]:
-    if infrared != visible:
-        open_pairs(visible, infrared)  # raises where the two do not fit together
+    # Raises where the two do not fit together.
+    if infrared != visible and not open_pairs(visible, infrared).constant_rate:
+        raise ImageFileError(
+            f"'{visible}' and '{infrared}': their frame times vary, so that frames of the same "
+            "number are not of the same moment; expected videos of a constant rate"
+        )
     with open_video(visible) as video, open_video(infrared) as other:
         count = min(announced_frames(video), announced_frames(other))
     if count < 1:
         raise ImageFileError(f"video '{visible}': does not state its number of frames")
-    readers = _FrameReader(visible), _FrameReader(infrared)
+    readers = _FrameReader(visible), _FrameReader(infrared, infrared=True)
     name = visible.stem.removesuffix("_visible")
     return [
         VideoFrame(f"{name}_frame{index:03d}", visible, infrared, index=index, readers=readers)

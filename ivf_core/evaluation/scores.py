@@ -19,6 +19,7 @@ from ivf_core.metrics.structure import (
     SSIM_MINIMUM_SIZE,
     VIF_MINIMUM_SIZE,
 )
+from ivf_core.system.csv_cells import text_cell
 
 __all__ = ["Metric", "Scores", "column_indices", "common_pairs", "find_metrics", "statistics"]
 
@@ -248,7 +249,8 @@ class Scores:
                 more = cells(m, p)
                 if self.present[m, p] or any(not math.isnan(value) for value in more):
                     row = [*self.values[m, p], *more]
-                    writer.writerow([pair, method, *(f"{value:.6g}" for value in row)])
+                    names = text_cell(pair), text_cell(method)
+                    writer.writerow([*names, *(f"{value:.6g}" for value in row)])
         return text.getvalue()
 
     def summary(self, method: int) -> dict[str, Any]:

@@ -14,18 +14,25 @@ from ivf_core.evaluation.scores import Scores
 from ivf_core.metrics.segmentation import ConfusionMatrix
 
 __all__ = [
+    "format_figure",
     "format_number",
     "format_scores",
     "format_segmentation",
     "scores_csv",
     "segmentation_columns",
     "segmentation_summary",
+    "shared_classes",
 ]
 
 
 def format_number(value: float) -> str:
     """Format a number to four significant digits; a dash where it is not finite."""
     return f"{value:#.4g}".rstrip(".") if math.isfinite(value) else "-"
+
+
+def format_figure(value: float) -> str:
+    """Format a count as it is, and any other figure by `format_number`."""
+    return str(value) if isinstance(value, int) else format_number(value)
 
 
 def format_scores(scores: Scores, width: int = 120) -> str:
@@ -56,9 +63,11 @@ def format_segmentation(result: EvaluationResult, width: int = 120) -> str:
     """
     rows = _masked_methods(result)
     matrices = [result.confusion(m, result.commonly_masked) for m in rows]
+    shared = shared_classes(matrices)
+    all_figures = [segmentation_columns(matrix, shared) for matrix in matrices]
     columns = [
-        [title, *(format_number(values[title]) for values in map(segmentation_columns, matrices))]
-        for title in segmentation_columns(matrices[0])
+        [title, *(format_figure(figures[title]) for figures in all_figures)]
+        for title in all_figures[0]
     ]
     assert result.class_set is not None
     for index, name in enumerate(result.class_set.names):
@@ -66,10 +75,26 @@ def format_segmentation(result: EvaluationResult, width: int = 120) -> str:
     return align_columns(["", *(result.scores.methods[m] for m in rows)], columns, width)
 
 
-def segmentation_columns(matrix: ConfusionMatrix) -> dict[str, float]:
-    """Return the figures of a confusion matrix by name; NaN where no class occurs."""
+def shared_classes(matrices: Sequence[ConfusionMatrix]) -> np.ndarray:
+    """Return which classes have an IoU for every method, C bool."""
+    return np.all([np.isfinite(matrix.iou()) for matrix in matrices], axis=0)
+
+
+def segmentation_columns(matrix: ConfusionMatrix, shared: np.ndarray) -> dict[str, float]:
+    """Return the figures of a confusion matrix by name; NaN where no class occurs.
+
+    The mean IoU is over the classes that are true or predicted anywhere, whose number differs
+    between methods; only means over the same classes can be compared.
+
+    Args:
+        matrix: pixels by true and predicted class.
+        shared: classes of `shared_classes`.
+    """
+    iou = matrix.iou()
     return {
         "mIoU": matrix.mean_iou(),
+        "classes in mIoU": int(np.isfinite(iou).sum()),
+        f"mIoU of {shared.sum()} shared": float(iou[shared].mean()) if shared.any() else math.nan,
         "accuracy": matrix.pixel_accuracy(),
         "mAcc": matrix.mean_accuracy(),
     }
@@ -79,8 +104,9 @@ def segmentation_summary(result: EvaluationResult) -> dict[str, Any]:
     """Return by method, for JSON: mIoU and accuracies, and IoU, accuracy and pixels by class."""
     assert result.class_set is not None
     summary = {}
-    for m in _masked_methods(result):
-        matrix = result.confusion(m, result.commonly_masked)
+    matrices = {m: result.confusion(m, result.commonly_masked) for m in _masked_methods(result)}
+    shared = shared_classes(list(matrices.values()))
+    for m, matrix in matrices.items():
         by_class = zip(
             result.class_set.names,
             matrix.iou(),
@@ -89,7 +115,7 @@ def segmentation_summary(result: EvaluationResult) -> dict[str, Any]:
             strict=True,
         )
         summary[result.scores.methods[m]] = {
-            **{name: _json(value) for name, value in segmentation_columns(matrix).items()},
+            **{name: _json(value) for name, value in segmentation_columns(matrix, shared).items()},
             "classes": {
                 name: {"IoU": _json(iou), "accuracy": _json(found), "pixels": pixels}
                 for name, iou, found, pixels in by_class
@@ -123,4 +149,4 @@ def _masked_methods(result: EvaluationResult) -> list[int]:
 
 
 def _json(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
+    return value if math.isfinite(value) else None

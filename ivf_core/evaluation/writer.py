@@ -17,6 +17,7 @@ import ivf_core
 from ivf_core.data.pairs import PairFiles
 from ivf_core.evaluation.box_scores import BoxScorer
 from ivf_core.evaluation.folders import EvaluationResult, PairScorer
+from ivf_core.evaluation.label_sheets import draw_label_sheet
 from ivf_core.evaluation.mask_sheets import draw_mask_sheets
 from ivf_core.evaluation.methods import Method
 from ivf_core.evaluation.page import write_evaluation_page
@@ -27,7 +28,10 @@ from ivf_core.html.plots import draw_violins
 from ivf_core.system.atomic import atomic_path, write_json
 from ivf_core.system.revision import git_revision
 
-__all__ = ["PSEUDO_LABELS", "OutputOptions", "write_evaluation"]
+__all__ = ["PSEUDO_LABELS", "RESULTS", "OutputOptions", "write_evaluation"]
+
+RESULTS = ("scores.csv", "summary.json", "tables.md", "violins.svg", "violins.png", "index.html")
+"""Names of files that an evaluation writes, beside its sheets."""
 
 PSEUDO_LABELS = "Against pseudo-labels, which are not ground truth."
 """Note that accompanies every score of masks that were compared with pseudo-labels."""
@@ -86,7 +90,6 @@ def write_evaluation(
     csv = scores_csv(result, " (pseudo-labels)" if labels_note else "")
     with atomic_path(output / "scores.csv") as temporary:
         temporary.write_text(csv, encoding="utf-8")
-    write_json(output / "summary.json", _summary(result, methods, options, labels_note))
     files = [output / "scores.csv", output / "summary.json"]
     if result.grids:
         files.append(output / "tables.md")
@@ -105,6 +108,9 @@ def write_evaluation(
             sheets += draw_mask_sheets(
                 scorer, pairs, methods, output, examples=options.examples, cameras=options.cameras
             )
+    sheets += draw_label_sheet(
+        result, pairs, methods, output, examples=options.examples, cameras=options.cameras
+    )
     files += [*violins, *(path for _, path in sheets)]
     write_evaluation_page(
         output / "index.html",
@@ -116,7 +122,11 @@ def write_evaluation(
         unmatched=options.unmatched,
         files=[path.name for path in files],
     )
-    return [*files, output / "index.html"]
+    files.append(output / "index.html")
+    summary = _summary(result, methods, options, labels_note)
+    summary["outputs"] = [path.relative_to(output).as_posix() for path in files]
+    write_json(output / "summary.json", summary)
+    return files
 
 
 def _distributions(scores: Scores) -> dict[str, dict[int, np.ndarray]]:

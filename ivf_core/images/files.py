@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import zlib
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ivf_core.images.headers import read_header
 from ivf_core.system.atomic import atomic_path
 
 __all__ = [
@@ -19,6 +21,7 @@ __all__ = [
     "read_infrared",
     "read_labels",
     "read_visible",
+    "warn_if_colored",
     "write_image",
 ]
 
@@ -33,6 +36,11 @@ _WRITABLE = {
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_HEADER_END = 33
 _PNG_PALETTE = 3
+_MOST_PIXELS = int(os.environ.get("OPENCV_IO_MAX_IMAGE_PIXELS", 1 << 30))  # OpenCV's limit
+_COLORED_LEVELS = 24  # JPEG's chroma of a grey image stays below
+_COLORED_SHARE = 0.05
+_log = logging.getLogger(__name__)
+_colored_folders: set[Path] = set()
 
 _PathLike = str | os.PathLike[str]
 
@@ -63,7 +71,8 @@ def read_infrared(path: _PathLike) -> np.ndarray:
         path: file in any format of `IMAGE_SUFFIXES`.
 
     Returns:
-        H x W uint8, uint16 or float32; the luma of images with three channels.
+        H x W uint8, uint16 or float32 (also for 16-bit signed files); the luma of images with
+        three channels. A warning names the first image of a folder that is in false colours.
 
     Raises:
         ImageFileError: the file is missing, damaged or of another depth; the message
@@ -72,12 +81,38 @@ def read_infrared(path: _PathLike) -> np.ndarray:
     # Unlike IMREAD_UNCHANGED, these flags apply the orientation that cameras store, as
     # IMREAD_COLOR does, so that both images of a pair are upright.
     image = _read(path, cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR)
+    if image.dtype == np.int16:
+        image = image.astype(np.float32)
     if image.dtype not in (np.uint8, np.uint16, np.float32):
         raise ImageFileError(
             f"thermal image '{path}': pixels are {image.dtype}, "
             "expected 8 or 16 bit unsigned or 32 bit float"
         )
-    return image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
+    if image.ndim == 2:
+        return image
+    warn_if_colored(image, Path(path))
+    return cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
+
+
+def warn_if_colored(image: np.ndarray, path: Path) -> None:
+    """Warn, once for a folder, if a thermal image is in false colours.
+
+    The luma of a false colour does not grow with the temperature.
+
+    Args:
+        image: H x W x 3 in any order of the channels.
+        path: file that it is from.
+    """
+    if path.parent in _colored_folders or image.dtype != np.uint8:
+        return
+    spread = image.max(axis=2) - image.min(axis=2)
+    if (spread > _COLORED_LEVELS).mean() > _COLORED_SHARE:
+        _colored_folders.add(path.parent)
+        _log.warning(
+            "thermal image '%s': in false colours; its luma is used, which does not grow with the "
+            "temperature; expected a grey image",
+            path,
+        )
 
 
 def read_four_channels(path: _PathLike) -> tuple[np.ndarray, np.ndarray]:
@@ -199,10 +234,35 @@ def _read_bytes(path: _PathLike) -> bytes:
 
 
 def _decode(path: _PathLike, data: bytes, flags: int) -> np.ndarray:
+    if not data:
+        raise ImageFileError(f"image '{path}': damaged or not an image: the file is empty")
+    header = read_header(data)
+    if header.images > 1:
+        raise ImageFileError(
+            f"image '{path}': it holds {header.images} images (pages, or frames of an animation), "
+            "expected one; save each as a file of a folder"
+        )
+    if header.width * header.height > _MOST_PIXELS:
+        raise ImageFileError(
+            f"image '{path}': {header.width} x {header.height} pixels, expected at most "
+            f"{_MOST_PIXELS} in all"
+        )
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
-    except cv2.error:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except (cv2.error, MemoryError) as error:
+        if isinstance(error, MemoryError) or error.code == cv2.Error.StsNoMem:
+            raise ImageFileError(f"image '{path}': memory is too small for it") from error
+        if "IO_MAX_IMAGE" in str(error):
+            raise ImageFileError(
+                f"image '{path}': it has more pixels than OpenCV decodes, expected at most "
+                f"{_MOST_PIXELS} in all"
+            ) from error
         image = None
+    if image is None and ("float" in header.pixels or "signed" in header.pixels):
+        raise ImageFileError(
+            f"image '{path}': its pixels are {header.pixels}, which cannot be decoded as asked; "
+            "expected 8 or 16 bit unsigned, or 32 bit float in one channel for a thermal image"
+        )
     if image is None or _is_truncated_jpeg(data):
         raise ImageFileError(f"image '{path}': damaged or not an image")
     return image

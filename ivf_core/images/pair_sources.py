@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from ivf_core.images.files import (
@@ -19,7 +17,13 @@ from ivf_core.images.files import (
     read_infrared,
     read_visible,
 )
-from ivf_core.images.videos import VIDEO_SUFFIXES, announced_frames, open_video
+from ivf_core.images.videos import (
+    VIDEO_SUFFIXES,
+    announced_frames,
+    open_video,
+    video_frames,
+    video_timing,
+)
 
 __all__ = ["PairFrame", "PairSource", "open_pairs"]
 
@@ -36,12 +40,15 @@ class PairFrame:
         seconds: time since the start of the video; None for still images.
         visible: H x W x 3 uint8 RGB.
         infrared: H' x W' uint8, uint16 or float32.
+        infrared_seconds: time of the thermal frame since the start of its video; None for still
+            images.
     """
 
     name: str
     seconds: float | None
     visible: np.ndarray
     infrared: np.ndarray
+    infrared_seconds: float | None = None
 
 
 class PairSource(ABC):
@@ -53,7 +60,8 @@ class PairSource(ABC):
         kind: "image", "folder" or "video".
         length: number of pairs, or None where a video does not state it. For videos this
             is the number in the file's header; see `unmatched`.
-        rate_hz: frame rate of a video, otherwise None.
+        rate_hz: frame rate of a video, its mean where it varies; otherwise None.
+        constant_rate: false for videos whose frame times are not multiples of a period.
         unmatched: files or frames without a partner, one line each. For videos the list
             is complete only after iterating to the end.
     """
@@ -61,6 +69,7 @@ class PairSource(ABC):
     kind: str
     length: int | None
     rate_hz: float | None = None
+    constant_rate: bool = True
     unmatched: list[str]
 
     def __iter__(self) -> Iterator[PairFrame]:
@@ -86,7 +95,7 @@ class PairSource(ABC):
 
 
 def open_pairs(visible: str | os.PathLike[str], infrared: str | os.PathLike[str]) -> PairSource:
-    """Open two images, two folders (matched by stem) or two videos (matched by frame number).
+    """Open two images, two folders (matched by stem) or two videos (matched by frame times).
 
     Args:
         visible: path of the visible image, folder or video.
@@ -155,52 +164,122 @@ class _VideoPairs(PairSource):
     def __init__(self, visible: Path, infrared: Path) -> None:
         self._paths = (visible, infrared)
         self.unmatched = []
-        rates, counts = [], []
+        timings, counts = [], []
         for path in self._paths:
-            with open_video(path) as video:
-                rates.append(video.get(cv2.CAP_PROP_FPS))
+            timings.append(video_timing(path))
+            with open_video(path, keep_depth=path is infrared) as video:
                 counts.append(announced_frames(video))
-            if not 0 < rates[-1] < math.inf:
-                raise ImageFileError(f"video '{path}': does not give its frame rate")
-        if abs(rates[0] - rates[1]) > _RATE_TOLERANCE * max(rates):
+        rates = [timing.rate_hz for timing in timings]
+        self.constant_rate = all(timing.constant for timing in timings)
+        if self.constant_rate and abs(rates[0] - rates[1]) > _RATE_TOLERANCE * max(rates):
             raise ImageFileError(
                 f"'{visible}' has {rates[0]:g} frames a second but '{infrared}' {rates[1]:g}: "
                 "expected the same rate"
             )
-        self.rate_hz = self._rate_hz = float(rates[0])
-        self.length = min(counts) if min(counts) > 0 else None
-        self._announced = counts
+        self.rate_hz = float(min(rates))
+        # The header's count rests on its rate.
+        known = self.constant_rate and min(counts) > 0
+        self.length = min(counts) if known else None
+        self._announced = counts if known else [0, 0]
+        self._timings = timings
+        self._tolerance = 0.5 / min(rates)
 
     def frames(
         self, on_error: Callable[[ImageFileError], None] | None = None
     ) -> Iterator[PairFrame]:
         # A frame that cannot be decoded ends the video, see `_missing`.
+        sides = [
+            _Frames(video_frames(path, timing, infrared=path is self._paths[1]))
+            for path, timing in zip(self._paths, self._timings, strict=True)
+        ]
+        visible, infrared = sides
         index = 0
-        with open_video(self._paths[0]) as visible, open_video(self._paths[1]) as infrared:
-            while True:
-                frames = visible.read()[1], infrared.read()[1]
-                if frames[0] is None or frames[1] is None:
-                    break
+        try:
+            while visible.head is not None and infrared.head is not None:
+                late = visible.surplus(infrared, self._tolerance)
+                if late is not None:
+                    late.skip()
+                    continue
                 yield PairFrame(
                     f"{index:06d}",
-                    index / self._rate_hz,
-                    cv2.cvtColor(frames[0], cv2.COLOR_BGR2RGB),
-                    cv2.cvtColor(frames[1], cv2.COLOR_BGR2GRAY),
+                    visible.head[0],
+                    visible.head[1],
+                    infrared.head[1],
+                    infrared.head[0],
                 )
                 index += 1
-        self.unmatched = self._missing(index, frames)
+                visible.advance()
+                infrared.advance()
+            self.unmatched = self._missing(sides)
+        finally:
+            for side in sides:
+                side.close()
 
-    def _missing(
-        self, index: int, frames: tuple[np.ndarray | None, np.ndarray | None]
-    ) -> list[str]:
-        """List the frames left when the first of the videos ended, `frames` being the last read."""
+    def _missing(self, sides: Sequence[_Frames]) -> list[str]:
+        """List the frames without a partner, when one of the videos has ended."""
         lines = []
-        for path, announced, frame in zip(self._paths, self._announced, frames, strict=True):
-            if frame is not None:
-                lines.append(f"{path}: continues after frame {index}, where the other one ends")
-            elif index < announced:
-                lines.append(f"{path}: ends after {index} of the {announced} frames it announces")
+        for path, announced, side in zip(self._paths, self._announced, sides, strict=True):
+            if side.skipped:
+                lines.append(
+                    f"{path}: {side.skipped} frames have no partner within "
+                    f"{self._tolerance * 1e3:.0f} ms"
+                )
+            if side.head is not None:
+                lines.append(f"{path}: continues after frame {side.read}, where the other one ends")
+            elif side.read < announced:
+                lines.append(
+                    f"{path}: ends after {side.read} of the {announced} frames it announces"
+                )
         return lines
+
+
+class _Frames:
+    """Frames of a video with their times, and a look at the one after the next.
+
+    Attributes:
+        head: time and pixels of the next frame; None at the end.
+        read: number of frames before it.
+        skipped: number of frames that were left out.
+    """
+
+    def __init__(self, frames: Iterator[tuple[float, np.ndarray]]) -> None:
+        self._frames = frames
+        self.head = next(frames, None)
+        self._after = next(frames, None)
+        self.read = 0
+        self.skipped = 0
+
+    def surplus(self, other: _Frames, tolerance: float) -> _Frames | None:
+        """Return the video whose next frame has no partner, None if both make a pair.
+
+        Args:
+            other: frames of the other video.
+            tolerance: largest difference in seconds.
+        """
+        assert self.head is not None
+        assert other.head is not None
+        apart = abs(self.head[0] - other.head[0])
+        if apart > tolerance:
+            return self if self.head[0] < other.head[0] else other
+        if other._after is not None and abs(self.head[0] - other._after[0]) < apart:
+            return other
+        if self._after is not None and abs(self._after[0] - other.head[0]) < apart:
+            return self
+        return None
+
+    def skip(self) -> None:
+        """Leave out the next frame."""
+        self.skipped += 1
+        self.advance()
+
+    def advance(self) -> None:
+        """Take the next frame."""
+        self.read += 1
+        self.head, self._after = self._after, next(self._frames, None)
+
+    def close(self) -> None:
+        """Close the video."""
+        self._frames.close()  # type: ignore[attr-defined]
 
 
 def _kind(path: Path) -> str:

@@ -29,6 +29,7 @@ __all__ = [
     "FusionResult",
     "ImagePair",
     "PreparedPair",
+    "absent_visible",
     "prepare",
     "resize_labels",
     "scaled_size",
@@ -293,6 +294,29 @@ def prepare(
     coverage = registration.coverage(infrared.shape, size)
     infrared = registration(infrared, size)
     return infrared if coverage is None else fill_uncovered(infrared, pair.visible, coverage)
+
+
+def absent_visible(
+    infrared: np.ndarray, registration: Registration, last_size: tuple[int, ...] | None
+) -> np.ndarray:
+    """Return the visible image of zeros that stands for an absent camera.
+
+    It has the size of the last visible image, or else that for which the registration was
+    found, or else that of the thermal image.
+
+    Args:
+        infrared: h x w, the thermal image that is fused alone.
+        registration: maps thermal images onto visible ones.
+        last_size: height and width of the last visible image, or None.
+
+    Returns:
+        H x W x 3 uint8.
+    """
+    size = last_size
+    if size is None:
+        known = registration.rgb_size
+        size = infrared.shape[:2] if known is None else (known[1], known[0])
+    return np.zeros((*size, 3), np.uint8)
 
 
 def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:

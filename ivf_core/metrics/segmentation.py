@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import cv2
 import numpy as np
 
@@ -19,15 +21,18 @@ class ConfusionMatrix:
     Args:
         num_classes: number of classes; ids are 0 .. num_classes - 1.
         ignore: true label of pixels that are not counted.
-        void: class that is never true; predicting it is wrong, and it has no IoU of its own.
+        void: classes that are never true; predicting them is wrong, and they have no IoU of
+            their own.
 
     Attributes:
         counts: num_classes x num_classes int64, rows true, columns predicted.
     """
 
-    def __init__(self, num_classes: int, ignore: int = UNLABELED, void: int | None = None) -> None:
+    def __init__(
+        self, num_classes: int, ignore: int = UNLABELED, void: Collection[int] = ()
+    ) -> None:
         self.ignore = ignore
-        self.void = void
+        self.void = tuple(void)
         self.counts = np.zeros((num_classes, num_classes), np.int64)
 
     def update(self, predicted: np.ndarray, truth: np.ndarray) -> None:
@@ -69,8 +74,7 @@ class ConfusionMatrix:
         """Return IoU by class, float64 in [0, 1]; NaN if a class is neither true nor predicted."""
         hits = np.diag(self.counts)
         union = self.counts.sum(0) + self.counts.sum(1) - hits
-        if self.void is not None:
-            union[self.void] = 0
+        union[list(self.void)] = 0
         with np.errstate(invalid="ignore"):
             return np.where(union > 0, hits / union, np.nan)
 

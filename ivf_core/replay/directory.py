@@ -1,12 +1,8 @@
-"""Write the directory of a replay atomically, and check whether it is up to date."""
+"""Names in the directory of a replay, and whether it is up to date."""
 
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from ivf_core import __version__
@@ -14,7 +10,7 @@ from ivf_core.replay.provenance import fingerprint, input_fingerprints
 from ivf_core.replay.saved_replay import FORMAT
 from ivf_core.replay.settings import ReplaySettings
 
-__all__ = ["OUTPUTS", "is_finished", "replaced_directory"]
+__all__ = ["OUTPUTS", "is_finished"]
 
 OUTPUTS = (
     "bag", "images", "side_by_side.mp4", "frames.csv", "timings.csv", "report.html",
@@ -46,29 +42,3 @@ def is_finished(path: Path, output: Path, settings: ReplaySettings) -> bool:
         )
     except (OSError, ValueError, KeyError, TypeError):  # missing, unfinished or of another kind
         return False
-
-
-@contextmanager
-def replaced_directory(output: Path, recording: Path | None) -> Iterator[Path]:
-    """Create a temporary folder whose content replaces `output` if the block ends well.
-
-    Args:
-        output: directory of the replay; other files in it stay.
-        recording: a recording that may be the output's bag, and then stays; or None.
-    """
-    output.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}."))
-    try:
-        yield folder
-        output.mkdir(exist_ok=True)
-        # summary.json marks a finished replay: it goes first.
-        for name in (*OUTPUTS[-1:], *OUTPUTS[:-1]):
-            old = output / name
-            if recording is not None and recording.resolve().is_relative_to(old.resolve()):
-                continue
-            shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
-        for name in OUTPUTS:
-            if (folder / name).exists():
-                (folder / name).replace(output / name)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

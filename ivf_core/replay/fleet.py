@@ -16,11 +16,13 @@ from ivf_core.replay.directory import is_finished
 from ivf_core.replay.fleet_jobs import Outcome, outcome_of, run_job
 from ivf_core.replay.settings import ReplaySettings
 from ivf_core.system.atomic import write_json
+from ivf_core.system.results import check_inputs, check_output
 
 __all__ = ["Outcome", "find_bags", "replay_fleet"]
 
 _STORAGE = (".bag", ".mcap", ".db3")
 _DEPTH = 3
+_PAGE, _DATA = "index.html", "fleet.json"
 
 Reporter = Callable[["Outcome"], None]
 """Function called with the outcome of each bag, as it comes."""
@@ -101,8 +103,13 @@ def replay_fleet(
         The outcome of each bag, in the order of `bags`.
 
     Raises:
+        OutputError: the output contains a bag, or an index.html that is not ours.
         ValueError: Ray is asked for and not installed, or cannot be reached.
     """
+    if jobs < 0:
+        raise ValueError(f"jobs is {jobs}, expected 0 or more")
+    check_inputs(output, bags.values())
+    check_output(output, [_PAGE], _DATA)
     output.mkdir(parents=True, exist_ok=True)
     cores = len(os.sched_getaffinity(0))
     jobs = jobs or max(1, cores // 2)
@@ -191,8 +198,8 @@ def _on_ray(work: Sequence[dict[str, Any]], address: str, threads: int) -> Itera
 
 def _write_summary(output: Path, outcomes: Sequence[Outcome]) -> None:
     rows = [_row(output, outcome) for outcome in outcomes]
-    write_json(output / "fleet.json", {"format": 1, "bags": rows})
-    write_page(output / "index.html", "fleet.html.j2", rows=rows)
+    write_json(output / _DATA, {"format": 1, "outputs": [_DATA, _PAGE], "bags": rows})
+    write_page(output / _PAGE, "fleet.html.j2", rows=rows)
 
 
 def _row(output: Path, outcome: Outcome) -> dict[str, Any]:

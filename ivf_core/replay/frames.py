@@ -28,6 +28,8 @@ class FusedFrame:
         truth: true class ids, uint8 of any size, or None.
         other: fused image of another method, h x w x 3 uint8, or None.
         stage_ms: duration of each stage so far in ms, by column of timings.csv.
+        alone: camera whose image is fused alone, "rgb" or "thermal"; the images of the other one
+            are zeros then, and stamp, time and frame id those of this one. "" for a pair.
     """
 
     index: int
@@ -44,3 +46,4 @@ class FusedFrame:
     truth: np.ndarray | None = None
     other: np.ndarray | None = None
     stage_ms: dict[str, float] = field(default_factory=dict)
+    alone: str = ""

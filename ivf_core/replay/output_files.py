@@ -18,6 +18,7 @@ from ivf_core.class_sets import ClassSet
 from ivf_core.images.overlay import draw_overlay, side_by_side
 from ivf_core.images.videos import VideoWriter
 from ivf_core.replay.frames import FusedFrame
+from ivf_core.system.csv_cells import text_cell
 
 __all__ = ["BagOutput", "ImageOutput", "TableOutput", "VideoOutput"]
 
@@ -256,7 +257,7 @@ class TableOutput:
 
 def _text(value: Any) -> str:
     if not isinstance(value, float):
-        return str(value)
+        return text_cell(str(value))
     return f"{value:.6g}" if math.isfinite(value) else ""
 
 

@@ -221,7 +221,6 @@ def _labels(message: BagMessage) -> np.ndarray:
 
 def _image_pair(pair: InputPair) -> ImagePair:
     assert pair.visible is not None
-    assert pair.infrared is not None
     # As in the node, the gain control uses the thermal image's stamp.
     return ImagePair(pair.visible, pair.infrared, pair.thermal_stamp_ns / 1e9)
 

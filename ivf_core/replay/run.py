@@ -9,7 +9,7 @@ from typing import Any
 
 from ivf_core.bags.info import BagMessage
 from ivf_core.bags.salvage import open_bag
-from ivf_core.replay.directory import replaced_directory
+from ivf_core.replay.directory import OUTPUTS
 from ivf_core.replay.frames import FusedFrame
 from ivf_core.replay.live import read_live
 from ivf_core.replay.provenance import input_fingerprints
@@ -23,6 +23,7 @@ from ivf_core.replay.stages.write import WriteStage
 from ivf_core.replay.summary import Durations, FinishedReplay, build_summary
 from ivf_core.replay.threads import Sink, prefetched
 from ivf_core.system.atomic import write_json
+from ivf_core.system.results import file_names, new_results
 
 __all__ = ["replay_bag", "run_stages"]
 
@@ -42,7 +43,8 @@ def replay_bag(
 
     Args:
         path: rosbag2 folder or file, or rosbag1 file.
-        output: directory for `OUTPUTS`; those of an earlier replay are replaced, at the end.
+        output: directory for `OUTPUTS`; those of an earlier replay are replaced, at the end,
+            and nothing else is. After an error, what was finished is in OUTPUT.unfinished.
         settings: settings of the replay.
         progress: called after each pair.
 
@@ -51,6 +53,7 @@ def replay_bag(
 
     Raises:
         BagError: nothing can be read, or a topic is missing; names the bag.
+        OutputError: the output contains the bag, or something that no replay has made.
         OSError: a file cannot be written.
     """
     live, recording = None, None
@@ -59,9 +62,11 @@ def replay_bag(
         with open_bag(recording, []) as recorded:
             live = read_live(recorded)
     used = live.settings(settings) if live is not None else settings
+    # A recording of the node has its results in a bag already, which may be the output's.
+    names = [name for name in OUTPUTS if name != "bag" or recording is None or settings.inputs]
     with (
+        new_results(output, names, [path], keep=recording) as folder,
         open_result_source(used, path) as results,
-        replaced_directory(output, recording) as folder,
     ):
         with ReadStage.open(path, used) as read:
             files = input_fingerprints(settings)
@@ -73,6 +78,8 @@ def replay_bag(
         summary = build_summary(
             FinishedReplay(read, fuse, score, results, settings, used, files, live, durations)
         )
+        made = {*file_names(folder), "summary.json", "report.html"}
+        summary["outputs"] = sorted(made)
         write_json(folder / "summary.json", summary)
         write_report(folder)
         return summary

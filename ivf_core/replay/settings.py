@@ -12,10 +12,14 @@ from ivf_core.defaults import (
     MINIMUM_INTERVAL_SECONDS,
     OVERLAY_OPACITY,
     QUEUE_SIZE,
+    SINGLE_CAMERA_POLICIES,
     TOLERANCE_SECONDS,
 )
 
 __all__ = ["ReplaySettings"]
+
+
+_MOST_THREADS = 1024
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,8 @@ class ReplaySettings:
         offset_seconds: added to thermal stamps.
         minimum_interval_seconds: least time between two pairs.
         queue_size: images that may wait for a partner, per camera.
+        single_camera: one of `SINGLE_CAMERA_POLICIES`, for a camera that is silent or unusable;
+            without effect with `recorded`.
         palette: palette of the image under the class colours.
         opacity: opacity of the class colours, 0 to 1.
         inputs: copy the input topics to the output bag.
@@ -77,6 +83,7 @@ class ReplaySettings:
     offset_seconds: float = 0.0
     minimum_interval_seconds: float = MINIMUM_INTERVAL_SECONDS
     queue_size: int = QUEUE_SIZE
+    single_camera: str = "fuse"
     palette: str = "natural"
     opacity: float = OVERLAY_OPACITY
     inputs: bool = False
@@ -85,8 +92,15 @@ class ReplaySettings:
     score_every: int = 0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.threads <= _MOST_THREADS:
+            raise ValueError(f"threads is {self.threads}, expected 0 to {_MOST_THREADS}")
         if self.score_every < 0:
             raise ValueError(f"score_every is {self.score_every}, expected 0 or more")
+        if self.single_camera not in SINGLE_CAMERA_POLICIES:
+            raise ValueError(
+                f"single_camera is {self.single_camera!r}, "
+                f"expected one of {', '.join(SINGLE_CAMERA_POLICIES)}"
+            )
         for name in ("tolerance_seconds", "minimum_interval_seconds"):
             if not 0 <= getattr(self, name) < 1e9:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 0 or more")

@@ -22,7 +22,12 @@ from ivf_core.replay.settings import ReplaySettings
 from ivf_core.replay.stages.fuse import FuseStage
 from ivf_core.replay.stages.read import ReadStage
 from ivf_core.replay.stages.score import TIMINGS, ScoreStage
-from ivf_core.replay.summary_warnings import frame_warnings, pairing_warnings, warning
+from ivf_core.replay.summary_warnings import (
+    frame_warnings,
+    pairing_warnings,
+    single_camera_warnings,
+    warning,
+)
 
 __all__ = ["Durations", "FinishedReplay", "build_summary"]
 
@@ -78,6 +83,9 @@ def build_summary(replay: FinishedReplay) -> dict[str, Any]:
     columns = _read_columns(score.folder / "frames.csv", ["index", *scorer.columns])
     times = _read_columns(score.folder / "timings.csv", TIMINGS)
     pairing = read.log.to_json(scorer.motion_lag.result())
+    for camera, count in read.cameras.beside.items():
+        unmatched = pairing["unmatched"][camera]
+        unmatched["not_in_use"] = unmatched.get("not_in_use", 0) + count
     alignment = scorer.alignment.result()
     failed = replay.read.failures.counts + replay.fuse.failures.counts
     return {
@@ -93,6 +101,7 @@ def build_summary(replay: FinishedReplay) -> dict[str, Any]:
         },
         "asked": {**replay.asked.to_json(), "files": replay.files},
         "pairing": pairing,
+        "single_camera": read.cameras.to_json(),
         "failed": dict(sorted(failed.items())),
         "left_out": _left_out_lines(replay, failed),
         "classes": _classes_entry(replay.results.class_set),
@@ -111,6 +120,7 @@ def build_summary(replay: FinishedReplay) -> dict[str, Any]:
         ],
         "warnings": [
             *_input_warnings(replay, failed),
+            *single_camera_warnings(read.cameras.to_json()),
             *pairing_warnings(pairing, replay.used.offset_seconds),
             *frame_warnings(columns, alignment),
             *(live_warnings(live.summary, read.counts) if live else []),
@@ -193,6 +203,8 @@ def _input_warnings(replay: FinishedReplay, failed: Counter[str]) -> list[dict[s
     found = []
     if replay.read.left_out:
         found.append(warning("damaged", "; ".join(replay.read.left_out)))
+    if replay.read.info.differences:
+        found.append(warning("index", "; ".join(replay.read.info.differences)))
     for topic, count in sorted(replay.read.pairs.unstamped.items()):
         found.append(
             warning(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,10 +10,11 @@ import numpy as np
 from ivf_core.images.alignment import Alignment
 from ivf_core.replay.measure.notable import DARK_LUMA, SATURATED_SHARE
 
-__all__ = ["frame_warnings", "pairing_warnings", "warning"]
+__all__ = ["frame_warnings", "pairing_warnings", "single_camera_warnings", "warning"]
 
 _CAMERAS = {"rgb": "RGB", "thermal": "thermal"}
 _MOST_FRAMES = 50
+_MOST_PERIODS = 5
 _FEW_PAIRED = 0.9
 _WORTH_SECONDS = 0.002
 
@@ -27,6 +28,32 @@ def warning(code: str, text: str, frames: Sequence[int] | np.ndarray = ()) -> di
         frames: numbers of the pairs concerned; the first 50 are kept.
     """
     return {"code": code, "text": text, "frames": [int(frame) for frame in frames[:_MOST_FRAMES]]}
+
+
+def single_camera_warnings(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a warning for each camera that was fused alone.
+
+    Args:
+        entry: `single_camera` of summary.json.
+    """
+    found = []
+    for camera, count in entry["fused"].items():
+        periods = [period for period in entry["periods"] if period["camera"] == camera]
+        if count:
+            reasons = ", ".join(
+                f"{period['reason']} ({period['start_seconds']:.1f} to "
+                f"{period['end_seconds']:.1f} s)"
+                for period in periods[:_MOST_PERIODS]
+            )
+            more = len(periods) - _MOST_PERIODS
+            found.append(
+                warning(
+                    "single_camera",
+                    f"{count} {_CAMERAS[camera]} images were fused alone: {reasons}"
+                    + (f" and {more} more times" if more > 0 else ""),
+                )
+            )
+    return found
 
 
 def frame_warnings(

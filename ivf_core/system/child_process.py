@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import select
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
 from typing import Any, cast
 
@@ -16,12 +19,15 @@ __all__ = ["Answer", "Child", "serve"]
 Answer = dict[str, Any]
 
 _END_SECONDS = 10.0
+_ORPHAN_SECONDS = 1.0  # for a process whose parent has ended to clean up
+_PARENT = "IVF_PARENT_PROCESS"
 
 
 class Child(AbstractContextManager["Child"]):
     """Child process, seen from its parent: starts it, asks it and ends it.
 
-    Ctrl-C reaches only the parent, so that the parent decides in which order processes end.
+    It ends with its parent, however that ends and whatever the child is doing. Ctrl-C reaches
+    only the parent, so that the parent decides in which order processes end.
 
     Args:
         module: module to run with `python -m`; it calls `serve`.
@@ -47,7 +53,7 @@ class Child(AbstractContextManager["Child"]):
             stdout=subprocess.PIPE,
             start_new_session=True,
             text=True,
-            env={**os.environ, **(environment or {})},
+            env={**os.environ, **(environment or {}), _PARENT: str(os.getpid())},
         )
 
     def __exit__(self, *_error: object) -> None:
@@ -105,6 +111,8 @@ def serve(
 ) -> None:
     """Answer the questions on stdin until it is closed; called by the child process.
 
+    If the parent has ended, this process ends a second later, even amid an answer.
+
     Args:
         prepared: context manager of the first answer, and of a function that is called with
             the words of each question and returns its answer.
@@ -116,13 +124,34 @@ def serve(
     def reply(answer: Answer) -> None:
         print(json.dumps(answer), file=answers, flush=True)
 
+    questions = _questions()
     try:
         with prepared() as (ready, respond):
             reply(ready)
-            for line in sys.stdin:
-                reply(respond(*line.split()))
+            for question in questions:
+                reply(respond(*question.split()))
     except BrokenPipeError:  # the parent has ended
         pass
     except Exception as error:  # report any error to the parent
         with suppress(BrokenPipeError):
             reply({"error": f"{type(error).__name__}: {error}"})
+
+
+def _questions() -> Iterator[str]:
+    """Read lines of stdin in a thread, which ends the process if its parent has ended."""
+    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    parent = int(os.environ.get(_PARENT, os.getppid()))  # it may have ended during the imports
+
+    def read() -> None:
+        # Unbuffered: a thread that waits with a buffer's lock aborts the end of the process.
+        with open(0, "rb", buffering=0, closefd=False) as stdin:
+            for line in stdin:
+                lines.put(line.decode())
+        lines.put(None)
+        while os.getppid() == parent:  # a parent that lives ends this process itself
+            time.sleep(0.1)
+        time.sleep(_ORPHAN_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=read, name="questions", daemon=True).start()
+    return iter(lines.get, None)

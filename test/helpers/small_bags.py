@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 from rosbags.rosbag1 import Writer as Writer1
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
-from ivf_core.bags.info import IMAGE_TYPE
+from ivf_core.bags.info import IMAGE_TYPE, BagMessage
 
 JAZZY = get_typestore(Stores.ROS2_JAZZY)
 STORAGES = {"mcap": ".mcap", "sqlite3": ".db3"}
@@ -71,3 +72,18 @@ def write_rosbag1(path: Path, count: int = 3) -> list[np.ndarray]:
         )  # fmt: skip
         writer.write(markers, 100 * 10**9, store.serialize_ros1(message, marker))
     return images
+
+
+def write_compressed(
+    path: Path, messages: list[BagMessage], storage: StoragePlugin, mode: CompressionMode
+) -> None:
+    """Write a rosbag2 bag with chunks or messages in zstd."""
+    writer = Writer(path, version=8, storage_plugin=storage)
+    writer.set_compression(mode, CompressionFormat.ZSTD)
+    with writer:
+        cameras = {
+            topic: writer.add_connection(topic, IMAGE_TYPE, typestore=JAZZY)
+            for topic in dict.fromkeys(message.topic for message in messages)
+        }
+        for message in messages:
+            writer.write(cameras[message.topic], message.time_ns, message.message)

@@ -13,7 +13,11 @@ import pytest
 
 from ivf_core.bags.convert import START_NS
 from ivf_core.bags.reader import bag_info
-from ivf_core.defaults import ENGINES
+from ivf_core.class_sets import PST900, STREET, ClassSet
+from ivf_core.defaults import DEFAULT_WEIGHTS, ENGINES
+from ivf_core.models.checkpoints import FusionModel, save_model
+from ivf_core.models.segmentation import SegmentationHead
+from ivf_ros.demo import truth_settings
 
 pytestmark = pytest.mark.dds
 
@@ -23,9 +27,17 @@ def run_demo(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
 
 
-def test_demo(tmp_path: Path, tiny_weights: Path) -> None:
+def tiny_with(classes: ClassSet, tiny_model: FusionModel, path: Path) -> Path:
+    """Write weights whose head has these classes."""
+    head = SegmentationHead(len(classes), tiny_model.student.feature_channels, (8, 8, 8))
+    save_model(FusionModel(tiny_model.student, head.eval(), classes), path)
+    return path
+
+
+def test_demo(tmp_path: Path, tiny_model: FusionModel) -> None:
     output = tmp_path / "out"
-    done = run_demo("--output", output, "--seconds", 2, "--weights", tiny_weights)
+    weights = tiny_with(STREET, tiny_model, tmp_path / "street.safetensors")
+    done = run_demo("--output", output, "--seconds", 2, "--weights", weights)
     assert done.returncode == 0, done.stdout + done.stderr
     summary = json.loads((output / "summary.json").read_text())
     live = summary["live"]
@@ -38,7 +50,13 @@ def test_demo(tmp_path: Path, tiny_weights: Path) -> None:
     assert 0 < live["timings_ms"]["model"]["median"] < live["latency_ms"]["p99"]
     assert live["rate_hz"] > 0
     assert summary["settings"]["engine"].split()[0] in ENGINES
-    assert summary["settings"]["weights"] == str(tiny_weights)
+    assert summary["settings"]["weights"] == str(weights)
+    # The drive's true class ids are MFNet's; what has none of them is not compared.
+    assert summary["segmentation"] is not None, (summary["classes"], summary["left_out"], live)
+    accuracy = summary["segmentation"]["accuracy"]
+    assert accuracy.keys() == set(STREET.names)
+    assert accuracy["car"] is not None
+    assert [accuracy[name] for name in ("road", "building", "sky")] == [None] * 3
     counts = {topic.name: topic.count for topic in bag_info(output / "bag").topics}
     assert counts["/fusion/fused/image"] == live["pairs_out"]
     assert counts["/fusion/mask/image"] == live["pairs_out"]
@@ -53,6 +71,15 @@ def test_demo(tmp_path: Path, tiny_weights: Path) -> None:
     assert "pairs a second" in done.stdout
     assert str(output / "report.html") in done.stdout
     assert "The live graph" in (output / "report.html").read_text()
+
+
+def test_truth_of_other_classes_is_left_out(
+    tmp_path: Path, tiny_model: FusionModel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert truth_settings(DEFAULT_WEIGHTS) == truth_settings("clear") == {"labels_classes": "mfnet"}
+    other = tiny_with(PST900, tiny_model, tmp_path / "pst900.safetensors")
+    assert truth_settings(str(other)) == {"labels_topic": ""}
+    assert "labels of 'mfnet' cannot be compared with masks of 'pst900'" in capsys.readouterr().err
 
 
 def test_demo_rejects_a_single_video(tmp_path: Path) -> None:

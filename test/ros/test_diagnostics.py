@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
@@ -174,6 +175,45 @@ def test_live_mailbox_keeps_the_newest() -> None:
     assert mailbox.close(discard=True) == 0
     assert mailbox.get() is None
     assert mailbox.put(4), "rejected after closing"
+
+
+def test_full_replay_mailbox_holds_the_caller_back_until_there_is_room() -> None:
+    mailbox: Mailbox[int] = Mailbox(keep_all=True)
+    many = 3 * Mailbox.LIMIT
+    lost: list[bool] = []
+
+    def fill() -> None:
+        lost.extend(mailbox.put(number) for number in range(many))
+
+    thread = threading.Thread(target=fill)
+    thread.start()
+    taken = []
+    while len(taken) < many:
+        assert len(mailbox) <= Mailbox.LIMIT
+        if not mailbox.waits and len(mailbox) < Mailbox.LIMIT:
+            time.sleep(0.001)  # nothing is taken before the mailbox is full
+            continue
+        item = mailbox.get()
+        assert item is not None
+        taken.append(item)
+    thread.join()
+    assert taken == list(range(many))
+    assert not any(lost)
+    assert mailbox.waits
+
+
+def test_closing_a_full_mailbox_ends_the_wait() -> None:
+    mailbox: Mailbox[int] = Mailbox(keep_all=True)
+    for number in range(Mailbox.LIMIT):
+        mailbox.put(number)
+    lost: list[bool] = []
+    thread = threading.Thread(target=lambda: lost.append(mailbox.put(-1)))
+    thread.start()
+    while not mailbox.waits:
+        time.sleep(0.001)
+    assert mailbox.close(discard=True) == Mailbox.LIMIT
+    thread.join()
+    assert lost == [True]
 
 
 def test_replay_mailbox_keeps_all() -> None:

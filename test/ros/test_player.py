@@ -432,7 +432,20 @@ class TestRejections:
         output = self.rejected(start, bag=tmp_path / "bag")
         assert len(output.splitlines()) == 1
         assert str(tmp_path / "bag") in output
-        assert "damaged" in output
+        assert "its end is missing: cut off" in output
+
+    def test_bag_whose_index_is_edited(
+        self, tmp_path: Path, listener: Listener, start: Callable
+    ) -> None:
+        listener.listen(RGB_TOPIC)
+        bag = write_bag(tmp_path / "bag", 4)
+        index = bag / "metadata.yaml"
+        text = index.read_text()
+        assert "offered_qos_profiles: ''" in text
+        index.write_text(text.replace("profiles: ''", "profiles: '- history: 1'"))
+        output = listener.wait_for_end(start(bag=bag, topics=[RGB_TOPIC]))
+        assert len(listener.received[RGB_TOPIC]) == 4
+        assert "metadata.yaml states another QoS of" in output
 
     def test_bag_damaged_in_the_middle(
         self, tmp_path: Path, listener: Listener, start: Callable

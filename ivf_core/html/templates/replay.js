@@ -56,6 +56,11 @@
       figure.dataset.kind = kind;
       figure.append(document.createElement("img"), document.createElement("figcaption"));
       find("figcaption", figure).textContent = data.kinds[kind];
+      const image = find("img", figure);
+      image.tabIndex = 0;
+      image.title = "Enlarge";
+      image.addEventListener("click", () => enlarge(kind));
+      image.addEventListener("keydown", (event) => event.key === "Enter" && enlarge(kind));
       strip.append(figure);
     }
     const values = find("#values");
@@ -77,6 +82,23 @@
       tick.style.left = `${(100 * rowOf.get(Number(pair))) / Math.max(1, count - 1)}%`;
       ticks.append(tick);
     }
+  }
+
+  /** Show the image of a kind as large as the window; it follows the current pair. */
+  function enlarge(kind) {
+    const dialog = find("#large");
+    dialog.dataset.kind = kind;
+    updateLarge();
+    dialog.showModal();
+  }
+
+  function updateLarge() {
+    const dialog = find("#large");
+    const source = dialog.dataset.kind && find(`.strip figure[data-kind="${dialog.dataset.kind}"] img`);
+    if (!source) return;
+    find("img", dialog).src = source.src;
+    find("img", dialog).alt = source.alt;
+    find("p", dialog).textContent = source.alt;
   }
 
   function show(row) {
@@ -121,6 +143,7 @@
     const apart = data.seconds[rowOf.get(from)] - data.seconds[rowOf.get(pair)];
     const note = from === pair ? "" : `; images of pair ${from}, ${number(Math.abs(apart), "s")} ${apart < 0 ? "earlier" : "later"}`;
     find("#which").textContent = text + note;
+    updateLarge();
   }
 
   /** Return the row of the next pair with images, before (-1) or after (1) the current one. */
@@ -132,6 +155,7 @@
 
   function listen() {
     find("#slider").addEventListener("input", (event) => show(Number(event.target.value)));
+    find("#large").addEventListener("click", () => find("#large").close());
     document.addEventListener("keydown", (event) => {
       const direction = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
       if (!direction || event.altKey || event.ctrlKey || event.metaKey) return;
@@ -261,7 +285,7 @@
       },
       axes: [
         { ...axis, size: 24, values: (_, splits) => splits.map(chart.timed ? axisTime : String), space: 60 },
-        { ...axis, size: 46, space: 20, values: (_, splits) => splits.map((value) => (percent ? `${Number((100 * value).toPrecision(4))} %` : String(Number(value.toPrecision(9))))) },
+        { ...axis, size: labelWidth, space: 20, values: (_, splits) => splits.map((value) => (percent ? `${Number((100 * value).toPrecision(4))} %` : String(Number(value.toPrecision(9))))) },
       ],
       series: [{}, ...series],
       hooks: {
@@ -271,6 +295,16 @@
         setScale: [(plot, key) => key === "x" && chart.timed && zoom(plot.scales.x.min, plot.scales.x.max)],
       },
     };
+  }
+
+  /** Return the width of the longest label of an axis, so that none is clipped. */
+  function labelWidth(plot, labels) {
+    const { ctx } = plot;
+    ctx.save();
+    ctx.font = "11px system-ui, sans-serif";
+    const widths = (labels ?? []).map((label) => ctx.measureText(label ?? "").width);
+    ctx.restore();
+    return Math.ceil(Math.max(36, ...widths) + 12);
   }
 
   function size(chart) {
@@ -335,8 +369,13 @@
       ctx.lineTo(left, bbox.top + bbox.height);
       ctx.stroke();
       ctx.font = `${11 * devicePixelRatio}px system-ui, sans-serif`;
-      ctx.textAlign = left > bbox.left + bbox.width / 2 ? "right" : "left";
-      ctx.fillText(` ${label} `, left, bbox.top + 11 * devicePixelRatio);
+      const text = ` ${label} `;
+      const width = ctx.measureText(text).width;
+      // To the side with more room, and inside the plot where neither side has enough.
+      const wanted = left > bbox.left + bbox.width / 2 ? left - width : left;
+      const place = Math.max(bbox.left, Math.min(wanted, bbox.left + bbox.width - width));
+      ctx.textAlign = "left";
+      ctx.fillText(text, place, bbox.top + 11 * devicePixelRatio);
       ctx.restore();
     }
   }

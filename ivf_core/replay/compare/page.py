@@ -23,9 +23,11 @@ from ivf_core.replay.compare.thresholds import ThresholdResult, check_thresholds
 from ivf_core.replay.quantities import describe
 from ivf_core.replay.saved_replay import ReplayDirectory
 from ivf_core.system.atomic import write_json
+from ivf_core.system.results import check_output
 
 __all__ = ["compare_replays"]
 
+_PAGE, _DATA = "compare.html", "compare.json"
 _FRAMES = 12
 _APART = 24  # the drive's length over the least time between two frames that are shown
 _REASONS = 3
@@ -54,16 +56,18 @@ def compare_replays(
         0 when all thresholds hold or there are none, 1 when one does not.
 
     Raises:
-        ValueError: a directory, the file of thresholds or block_seconds is wrong; names it.
-            Nothing is written.
+        ValueError: a directory, the file of thresholds or block_seconds is wrong, or OUTPUT
+            has a compare.html that is not ours; names it. Nothing is written.
     """
+    check_output(Path(output), [_PAGE], _DATA)
     limits = read_thresholds(thresholds) if thresholds is not None else []
     comparison = compare(ReplayDirectory.read(a), ReplayDirectory.read(b), block_seconds)
     results = check_thresholds(limits, comparison.quantities, comparison.known)
     frames = _frames(comparison)
     output = Path(output)
-    write_json(output / "compare.json", _as_json(comparison, results, frames))
-    _write_html(output / "compare.html", comparison, results, frames)
+    outputs = {"outputs": [_DATA, _PAGE]}
+    write_json(output / _DATA, outputs | _as_json(comparison, results, frames))
+    _write_html(output / _PAGE, comparison, results, frames)
     for result in results:
         print(result)
     return 0 if all(result.holds for result in results) else 1

@@ -63,10 +63,28 @@ class PairingLog:
             time_ns: time of recording.
             item: the image, which is in the pair.
         """
-        self._stamps[camera].append(stamp_ns)
-        self._times[camera].append(time_ns)
+        self.note(camera, stamp_ns, time_ns)
         add = self._pairer.add_visible if camera == "rgb" else self._pairer.add_infrared
         return self._recorded(add(stamp_ns, (time_ns, item)))
+
+    def note(self, camera: str, stamp_ns: int, time_ns: int) -> None:
+        """Keep the stamp of an image that is not to be paired.
+
+        Args:
+            camera: "rgb" or "thermal".
+            stamp_ns: stamp of the image.
+            time_ns: time of recording.
+        """
+        self._stamps[camera].append(stamp_ns)
+        self._times[camera].append(time_ns)
+
+    def reset(self, reason: str) -> None:
+        """Drop all images that wait for a partner.
+
+        Args:
+            reason: name of the counter.
+        """
+        self._pairer.reset(reason)
 
     def flush(self) -> list[Pair]:
         """Return the pairs that are left at the end of the bag."""
@@ -188,19 +206,40 @@ def _rates(times_ns: Mapping[str, array[int]], start_ns: int) -> dict[str, list[
     times = {name: (_as_array(values) - start_ns) / 1e9 for name, values in times_ns.items()}
     if not any(len(times[camera]) for camera in CAMERAS):
         return {"seconds": [], "rgb_hz": [], "thermal_hz": [], "pairs_hz": []}
-    steps = np.diff(_as_array(times_ns["rgb"]))
-    # The last image counts for a period as well.
-    period = float(np.median(steps)) / 1e9 if len(steps) else 0.0
-    end = max(float(times[camera].max()) for camera in CAMERAS if len(times[camera])) + period
+    spans = {name: _spans(values) for name, values in times.items()}
+    end = max(float(ends[-1]) for _, ends in spans.values() if len(ends))
     bins = int(np.clip(end, 1, _RATE_BINS))
     edges = np.linspace(0.0, max(end, 1e-3), bins + 1)
     return {
         "seconds": np.round((edges[:-1] + edges[1:]) / 2, 3).tolist(),
-        **{
-            f"{name}_hz": np.round(np.histogram(values, edges)[0] / edges[1], 3).tolist()
-            for name, values in times.items()
-        },
+        **{f"{name}_hz": np.round(_rate(*span, edges), 3).tolist() for name, span in spans.items()},
     }
+
+
+def _spans(times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return start and end of the period of each image, the last of the usual length."""
+    times = np.sort(times)
+    steps = np.diff(times)
+    usual = float(np.median(steps)) if len(steps) else 0.0
+    # An image before a gap does not stand for the gap.
+    longest = _GAP_IN_PERIODS * usual
+    return times, times + np.minimum(np.append(steps, usual), longest)
+
+
+def _rate(starts: np.ndarray, ends: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Return the images a second between edges, each image spread over its period.
+
+    Whole images would give 22 or 23 a second for 22.5. Time before the first image and after
+    the last one does not count.
+    """
+    if not len(starts) or not ends[-1] > starts[0]:
+        return np.histogram(starts, edges)[0] / np.diff(edges)
+    places = np.stack([starts, ends], axis=1).reshape(-1)
+    counts = np.repeat(np.arange(len(starts) + 1), 2)[1:-1]
+    made = np.diff(np.interp(edges, places, counts))
+    inside = np.clip(edges, starts[0], ends[-1])
+    seconds = np.diff(inside)
+    return np.divide(made, seconds, out=np.zeros_like(made), where=seconds > 0)
 
 
 def _as_array(values: array[int]) -> np.ndarray:

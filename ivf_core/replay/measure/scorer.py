@@ -59,9 +59,11 @@ class Scorer:
     ) -> None:
         self._class_set = class_set
         self._true_set = truth_classes or class_set
-        self._mapping = None
+        self._mapping, never_true = None, set[int]()
         if with_truth and class_set is not None and truth_classes is not None:
             self._mapping = mapping_between(truth_classes, class_set)
+        if self._mapping is not None and class_set is not None:
+            never_true = set(range(len(class_set))) - set(self._mapping.table.tolist())
         self._every = score_every
         self._flips = FlipMeter()
         self._before: np.ndarray | None = None
@@ -70,7 +72,9 @@ class Scorer:
         self.skipped: Counter[str] = Counter()
         self.unknown_ids: Counter[int] = Counter()
         self.confusion = (
-            ConfusionMatrix(len(class_set)) if class_set is not None and with_truth else None
+            ConfusionMatrix(len(class_set), void=never_true)
+            if class_set is not None and with_truth
+            else None
         )
         shares = [f"share_{name}" for name in class_set.names] if class_set else []
         self.columns = [
@@ -95,6 +99,9 @@ class Scorer:
             Values by column; those that were not measured are missing.
         """
         grey = cv2.cvtColor(frame.visible, cv2.COLOR_RGB2GRAY)
+        if frame.alone:  # what compares both cameras has no meaning
+            seen = grey if frame.alone == "rgb" else frame.registered
+            return _finite(self._of_labels(frame, seen))
         values = {
             "infrared_saturated_share": _saturated_share(frame.infrared),
             "infrared_frozen": float(self._is_frozen(frame.infrared)),
@@ -103,17 +110,13 @@ class Scorer:
         small = [_quarter(image) for image in (grey, frame.registered)]
         thermal_ns = frame.stamp_ns + round(frame.offset_ms * 1e6)
         self.motion_lag.add(small[0], small[1], frame.stamp_ns, thermal_ns)
-        if frame.labels is not None and self._class_set is not None:
-            values |= _shares(frame.labels, self._class_set)
-            values["flip_share"] = self._flips(grey, frame.labels)
-            if frame.truth is not None and self.confusion is not None:
-                values["miou"] = self._compare(frame.labels, frame.truth)
+        values |= self._of_labels(frame, grey)
         if frame.index % self._every == 0:
             values["misregistration_px"] = self.alignment.add(grey, frame.registered)
             for prefix, image in (("", frame.fused), (OTHER, frame.other)):
                 if image is not None:
                     values |= self._metrics(prefix, grey, frame.registered, image)
-        return {name: value for name, value in values.items() if np.isfinite(value)}
+        return _finite(values)
 
     def segmentation(self) -> dict[str, Any] | None:
         """Return `segmentation` of summary.json, or None without true class ids."""
@@ -132,6 +135,16 @@ class Scorer:
             "confusion": counts.tolist(),
             "pixels": int(counts.sum()),
         }
+
+    def _of_labels(self, frame: FusedFrame, grey: np.ndarray) -> dict[str, float]:
+        """Return what is measured of class ids, by column; `grey` shows their motion."""
+        if frame.labels is None or self._class_set is None:
+            return {}
+        values = {**_shares(frame.labels, self._class_set)}
+        values["flip_share"] = self._flips(grey, frame.labels)
+        if frame.truth is not None and self.confusion is not None:
+            values["miou"] = self._compare(frame.labels, frame.truth)
+        return values
 
     def _is_frozen(self, infrared: np.ndarray) -> bool:
         before, self._before = self._before, infrared
@@ -172,7 +185,7 @@ class Scorer:
         if labels.shape != truth.shape:
             size = truth.shape[1], truth.shape[0]
             labels = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST)
-        one = ConfusionMatrix(len(self.confusion.counts))
+        one = ConfusionMatrix(len(self.confusion.counts), void=self.confusion.void)
         one.update(labels, truth)
         self.confusion.counts += one.counts
         return one.mean_iou()
@@ -191,6 +204,10 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         cv2.setNumThreads(threads)
+
+
+def _finite(values: Mapping[str, float]) -> dict[str, float]:
+    return {name: value for name, value in values.items() if np.isfinite(value)}
 
 
 def _shares(labels: np.ndarray, class_set: ClassSet) -> Mapping[str, float]:

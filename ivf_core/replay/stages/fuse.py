@@ -86,7 +86,6 @@ class FuseStage:
             self.failures.add(error.reason, str(error))
             return None
         assert pair.visible is not None
-        assert pair.infrared is not None
         return FusedFrame(
             index=pair.index,
             stamp_ns=pair.stamp_ns,
@@ -95,7 +94,8 @@ class FuseStage:
             seconds=(pair.time_ns - self._start_ns) / 1e9,
             offset_ms=(pair.thermal_stamp_ns - pair.stamp_ns) / 1e6,
             visible=pair.visible,
-            infrared=pair.infrared,
+            infrared=result.infrared if pair.infrared is None else pair.infrared,
+            alone=pair.alone,
             registered=result.infrared,
             fused=result.fused,
             labels=result.labels,

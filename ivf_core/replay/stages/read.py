@@ -13,6 +13,8 @@ from ivf_core.bags.info import BagError, BagInfo, BagMessage
 from ivf_core.bags.salvage import Bag, open_bag
 from ivf_core.bags.typestore import decode
 from ivf_core.images.messages import MessageError, to_infrared, to_visible
+from ivf_core.images.registration import Registration
+from ivf_core.replay.cameras_in_use import CamerasInUse
 from ivf_core.replay.measure.pairing_log import PairingLog
 from ivf_core.replay.pair_reader import InputPair, PairReader
 from ivf_core.replay.settings import ReplaySettings
@@ -40,6 +42,7 @@ class ReadStage:
         topics: topics of the bag.
         counts: images in the bag, by camera.
         log: all stamps, and the pairing.
+        cameras: choice of the cameras in use.
         pairs: reader of the pairs, with its counters.
         references: matcher of each reference topic.
         failures: reference images that cannot be used.
@@ -66,7 +69,15 @@ class ReadStage:
             queue_size=settings.queue_size,
             start_ns=bag.info.start_ns,
         )
-        self.pairs = PairReader(bag, topics, self.log, with_messages=settings.inputs)
+        # The node has chosen already what a recording holds.
+        alone = settings.single_camera == "fuse" and settings.recorded is None
+        self.cameras = CamerasInUse(enabled=alone, start_ns=bag.info.start_ns)
+        registration = Registration()
+        if settings.registration is not None:
+            registration = Registration.from_yaml(settings.registration)
+        self.pairs = PairReader(
+            bag, topics, self.log, self.cameras, registration, with_messages=settings.inputs
+        )
         self.references = references
         self.failures = Failures()
         self.left_out = left_out

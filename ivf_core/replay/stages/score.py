@@ -94,6 +94,7 @@ class ScoreStage:
         read: ReadStage,
     ) -> None:
         self.folder = folder
+        self._most_pairs = read.most_pairs
         self.sampling = Sampling.of(read.most_pairs, settings.score_every)
         self.scorer = Scorer(
             class_set,
@@ -130,7 +131,9 @@ class ScoreStage:
         """
         began = time.perf_counter()
         values = self.scorer.measure(frame)
-        if frame.index % self.sampling.image_every == 0:
+        # With one camera alone there may be more frames than were foreseen.
+        rarely = 1 + frame.index // max(1, self._most_pairs)
+        if frame.index % (self.sampling.image_every * rarely) == 0:
             self._images.write(frame)
         if self.notable.consider(frame.index, frame.seconds, values):
             self._images.keep(frame)
@@ -139,7 +142,7 @@ class ScoreStage:
             "index": frame.index,
             "stamp_ns": frame.stamp_ns,
             "seconds": f"{frame.seconds:.6f}",
-            "offset_ms": f"{frame.offset_ms:.6f}",
+            "offset_ms": "" if frame.alone else f"{frame.offset_ms:.6f}",
         }
         self._frames.write(row | values)
         frame.stage_ms["score_ms"] = (time.perf_counter() - began) * 1e3

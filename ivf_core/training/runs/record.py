@@ -26,6 +26,7 @@ from ivf_core import __version__
 from ivf_core.images.files import write_image
 from ivf_core.images.overlay import side_by_side
 from ivf_core.system.atomic import atomic_path, write_json
+from ivf_core.system.results import OutputError
 from ivf_core.system.revision import git_revision
 from ivf_core.training.runs.page import (
     FINISHED,
@@ -225,6 +226,14 @@ class RunRecord:
     def _drop_later_steps(self) -> None:
         """Remove losses, images and scores of an earlier session from `first_step` on."""
         path = self.directory / LOSSES
+        if not (self.directory / METADATA).is_file():
+            names = [name for name in (LOSSES, SCORES, PAGE) if (self.directory / name).exists()]
+            names += [f"{IMAGES}/{image.name}" for image in image_files(self.directory).values()]
+            if names:
+                raise OutputError(
+                    f"output '{self.directory}': {names[0]} is there already, and no {METADATA} of "
+                    "an earlier run; choose another folder"
+                )
         rows = [_HEADER]
         if self._first and path.is_file():
             with path.open(newline="", encoding="utf-8") as file:

@@ -10,7 +10,8 @@ import torch
 
 from ivf_core.images.files import write_image
 from ivf_core.scenes import random_scene
-from ivf_core.system.atomic import atomic_path
+from ivf_core.system.atomic import atomic_path, write_json
+from ivf_core.system.results import check_output, file_names
 from ivf_core.training.masks.sam import SamArchitecture, build_sam
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ TINY_SAM = SamArchitecture(
 """Architecture for images of 64 x 64; SAM's generator of masks scales larger ones down."""
 
 _SIZE = (160, 120)
+_NAMES, _LISTING = ("sam_tiny.pth", "scenes"), "smoke.json"
 
 
 def prepare_smoke(output: Path, scenes: int = 12) -> None:
@@ -36,13 +38,17 @@ def prepare_smoke(output: Path, scenes: int = 12) -> None:
         scenes: number of pairs, of 160 x 120 pixels each.
 
     Raises:
+        OutputError: the folder holds another `scenes` or `sam_tiny.pth`.
         SamError: the package `segment-anything` cannot be imported.
     """
+    check_output(output, _NAMES, _LISTING)
     save_tiny_sam(output / "sam_tiny.pth")
     for number in range(scenes):
         scene = random_scene(np.random.default_rng(number), _SIZE)
         for kind in ("visible", "infrared", "labels"):
             write_image(output / "scenes" / kind / f"{number:02d}.png", getattr(scene, kind))
+    made = [f"scenes/{name}" for name in file_names(output / "scenes")]
+    write_json(output / _LISTING, {"outputs": [*made, "sam_tiny.pth", _LISTING]})
 
 
 def save_tiny_sam(path: Path, seed: int = 0) -> Sam:

@@ -105,7 +105,8 @@ class TestDamage:
         write_rosbag1(path, count=20)
         data = path.read_bytes()
         path.write_bytes(data[: len(data) // 2])
-        with pytest.raises(BagError, match=r"old\.bag.*rosbag reindex"), BagReader(path) as reader:
+        remedy = r"old\.bag.*`ivf replay` reads the part"
+        with pytest.raises(BagError, match=remedy), BagReader(path) as reader:
             list(reader.raw())
 
     def test_flipped_bytes_in_a_message(self, tmp_path: Path) -> None:
@@ -131,29 +132,21 @@ class TestDamage:
         with pytest.raises(BagError, match=r"a\.mcap': the file is empty"):
             bag_info(tmp_path / "a.mcap")
 
-    @pytest.mark.parametrize("name", ["a.mcap", "a.db3", "a.bag"])
-    def test_not_a_bag(self, tmp_path: Path, name: str) -> None:
+    @pytest.mark.parametrize(
+        ("name", "reason"),
+        [
+            ("a.mcap", "it does not begin as an MCAP file"),
+            ("a.db3", "it is not an SQLite database"),
+            ("a.bag", "damaged .*magic is invalid"),
+            ("a.bag.active", "damaged .*magic is invalid"),
+        ],
+    )
+    def test_not_a_bag(self, tmp_path: Path, name: str, reason: str) -> None:
         (tmp_path / name).write_text("a shopping list\n" * 50)
-        with pytest.raises(BagError, match=f"{name}': damaged"):
+        with pytest.raises(BagError, match=f"{name}': {reason}"):
             bag_info(tmp_path / name)
 
     def test_another_kind_of_file(self, tmp_path: Path) -> None:
         (tmp_path / "drive.mp4").write_bytes(b"x")
         with pytest.raises(BagError, match=r"drive\.mp4': expected a rosbag2 folder"):
             bag_info(tmp_path / "drive.mp4")
-
-    @pytest.mark.parametrize("storage", STORAGES)
-    def test_metadata_missing(self, tmp_path: Path, storage: str) -> None:
-        write_drive_bag(tmp_path / "drive", drive_frames(1), 10.0, storage=storage)
-        (tmp_path / "drive" / "metadata.yaml").unlink()
-        with pytest.raises(BagError, match=r"metadata\.yaml is missing.*ros2 bag reindex") as error:
-            bag_info(tmp_path / "drive")
-        remedy = str(error.value).split("'")[-2]  # the storage file that the message names
-        assert bag_info(remedy).messages == 3
-
-    @pytest.mark.parametrize("text", ["", "a: [", "rosbag2_bagfile_information: {version: 5}"])
-    def test_metadata_damaged(self, tmp_path: Path, text: str) -> None:
-        write_drive_bag(tmp_path / "drive", drive_frames(1), 10.0)
-        (tmp_path / "drive" / "metadata.yaml").write_text(text)
-        with pytest.raises(BagError, match="drive': damaged"):
-            bag_info(tmp_path / "drive")

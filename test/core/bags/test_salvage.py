@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from replays import drive, write_drive
 from rosbags.rosbag1 import Writer as Writer1
-from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+from rosbags.rosbag2 import CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
+from small_bags import write_compressed
 
 from ivf_core.bags.convert import RGB_TOPIC, START_NS, THERMAL_TOPIC
 from ivf_core.bags.info import IMAGE_TYPE, BagError, BagMessage
@@ -53,19 +54,6 @@ def write_rosbag1(path: Path, compression: Writer1.CompressionFormat | None = No
                 writer.write(camera, stamp, store.serialize_ros1(message, IMAGE_TYPE))
 
 
-def write_compressed(
-    path: Path, messages: list[BagMessage], storage: StoragePlugin, mode: CompressionMode
-) -> None:
-    """Write a rosbag2 bag with chunks or messages in zstd."""
-    store = get_typestore(Stores.ROS2_JAZZY)
-    writer = Writer(path, version=8, storage_plugin=storage)
-    writer.set_compression(mode, CompressionFormat.ZSTD)
-    with writer:
-        cameras = {t: writer.add_connection(t, IMAGE_TYPE, typestore=store) for t in TOPICS}
-        for message in messages:
-            writer.write(cameras[message.topic], message.time_ns, message.message)
-
-
 @pytest.mark.parametrize("storage", FILES)
 @pytest.mark.parametrize("kept", [0.4, 0.75, 0.999])
 def test_bag_cut_off_is_read_up_to_the_cut(tmp_path: Path, storage: str, kept: float) -> None:
@@ -97,15 +85,6 @@ def test_rosbag1_that_was_not_closed(
     messages, left_out = read(path)
     assert messages == whole
     assert left_out
-
-
-def test_missing_metadata_file(tmp_path: Path) -> None:
-    write_drive(tmp_path / "drive", COUNT)
-    whole = contents(tmp_path / "drive")
-    (tmp_path / "drive" / "metadata.yaml").unlink()
-    messages, left_out = read(tmp_path / "drive")
-    assert messages == whole
-    assert "metadata.yaml is missing" in left_out[0]
 
 
 def test_damaged_chunk_loses_only_its_messages(tmp_path: Path) -> None:
@@ -149,7 +128,7 @@ def test_damaged_page_of_a_database(tmp_path: Path) -> None:
     data[middle : middle + page] = b"\xff" * page
     file.write_bytes(data)
     messages, _ = read(tmp_path / "drive")
-    assert len(whole) - len(messages) <= 2
+    assert len(whole) - len(messages) <= 1
     assert messages[-1] == whole[-1]
 
 

@@ -161,7 +161,7 @@ def test_running_out_of_memory_is_one_line_in_training_only(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Other commands keep the traceback, since their RuntimeError may be a bug."""
+    """Other commands ask for a report, since their RuntimeError may be a bug."""
 
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("out of\n  memory")
@@ -171,9 +171,9 @@ def test_running_out_of_memory_is_one_line_in_training_only(
     assert run("train", "student", "--config", make_recipe(tmp_path, tiny_weights)) == 1
     assert capsys.readouterr().err == "ivf: out of memory\n"
     image = make_image(tmp_path / "a.png", 0)
-    with pytest.raises(RuntimeError, match="out of"):
-        run("fuse", "--visible", image, "--infrared", image, "--output", tmp_path,
-            "--weights", tiny_weights)  # fmt: skip
+    assert run("fuse", "--visible", image, "--infrared", image, "--output", tmp_path / "out",
+               "--weights", tiny_weights) == 1  # fmt: skip
+    assert "ivf: unexpected RuntimeError: out of memory (please report" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -255,11 +255,16 @@ def test_benchmark(tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFix
         assert row["ratio_eager_kept"] == pytest.approx(rows[1]["median_ms"] / row["median_ms"])
         assert row["ratio_eager"] == pytest.approx(rows[0]["median_ms"] / row["median_ms"])
         assert row["max_abs_diff_255"] == 0
-        assert 0 < row["peak_share"] < 1
+        assert row["peak_share"] > 0
     assert rows[0]["params"] == 135_617
     assert rows[0]["gmacs"] == pytest.approx(65_060 * 64 * 48 / 1e9, rel=0.01)
     assert rows[3]["gmacs"] > rows[2]["gmacs"]
-    assert "| eager, default memory |" in capsys.readouterr().out
+    out, progress = capsys.readouterr()
+    assert "| eager, default memory |" in out
+    assert "preparing 4 of 4: " in progress
+    assert "turn 2 of 2" in progress
+    # A product in bfloat16 takes minutes on some processors, and no candidate uses it.
+    assert "measuring a matrix product in fp32\n" in progress
 
 
 def test_benchmark_of_replays(

@@ -22,7 +22,7 @@ from ivf_core.evaluation.class_matching import (
     check_comparable,
     comparable_ids,
     true_ids,
-    void_id,
+    void_ids,
 )
 from ivf_core.evaluation.folders import PairImages
 from ivf_core.evaluation.grid import Cell, Grid, Share
@@ -174,7 +174,7 @@ def test_camvid_labels_and_street_masks() -> None:
     found = comparable_ids(np.array([ids], np.uint8), labels, CAMVID)
     expected = ("pole", "sign", "bicyclist", "bicyclist", "bicyclist", "road", "car", "void")
     assert [CAMVID.names[i] for i in found[0]] == list(expected)
-    matrix = ConfusionMatrix(len(CAMVID), void=void_id(CAMVID))
+    matrix = ConfusionMatrix(len(CAMVID), void=void_ids(CAMVID))
     matrix.update(found, true_ids(labels, CAMVID))
     # By class: sky 0/1, pole 1, sign 1, car 1, pedestrian 0/1, bicyclist 2/3.
     assert matrix.mean_iou() == pytest.approx((0 + 1 + 1 + 1 + 0 + 2 / 3) / 6)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -12,6 +14,7 @@ from ivf_core.images.files import (
     ImageFileError,
     list_images,
     read_infrared,
+    read_labels,
     read_visible,
     write_image,
 )
@@ -129,3 +132,115 @@ def test_list_images(tmp_path: Path) -> None:
         list_images(tmp_path)
     with pytest.raises(ImageFileError, match="nowhere"):
         list_images(tmp_path / "nowhere")
+
+
+def tiff(images: list[dict[int, int]], data: bytes) -> bytes:
+    """Write a TIFF of one strip of pixels that all its directories share."""
+    content = bytearray(b"II*\0\0\0\0\0" + data)
+    link = 4
+    for tags in images:
+        at = len(content)
+        content[link : link + 4] = at.to_bytes(4, "little")
+        entries = {**tags, 273: 8, 279: len(data)}
+        content += len(entries).to_bytes(2, "little")
+        for tag, value in sorted(entries.items()):
+            content += struct.pack("<HHII", tag, 4, 1, value)
+        link = len(content)
+        content += bytes(4)
+    return bytes(content)
+
+
+def grey(bits: int, kind: int = 1, **more: int) -> dict[int, int]:
+    tags = {256: 4, 257: 3, 258: bits, 259: 1, 262: 1, 277: 1, 278: 3, 339: kind}
+    return tags | {int(tag[1:]): value for tag, value in more.items()}
+
+
+class TestKindsOfTiff:
+    def test_several_pages_are_an_error_and_each_saved_as_a_file_is_read(
+        self, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "stack.tif"
+        pages = [np.full((5, 6), level, np.uint16) for level in (1000, 2000, 3000)]
+        cv2.imwritemulti(str(path), pages)
+        for read in (read_infrared, read_visible, read_labels):
+            with pytest.raises(ImageFileError, match=r"stack\.tif.*holds 3 images .*as a file"):
+                read(path)
+        for number, page in enumerate(pages):
+            write_image(tmp_path / "pages" / f"{number}.png", page)
+        found = [read_infrared(file) for file in list_images(tmp_path / "pages").values()]
+        np.testing.assert_array_equal(found, pages)
+
+    def test_thumbnail_is_no_page(self, tmp_path: Path) -> None:
+        data = bytes(range(12))
+        (tmp_path / "a.tif").write_bytes(tiff([grey(8), grey(8, _254=1)], data))
+        assert read_infrared(tmp_path / "a.tif").tobytes() == data
+
+    @pytest.mark.parametrize(
+        ("bits", "kind", "words"), [(16, 3, "16-bit float"), (24, 3, "24-bit float")]
+    )
+    def test_pixels_that_cannot_be_decoded_are_named(
+        self, tmp_path: Path, bits: int, kind: int, words: str
+    ) -> None:
+        (tmp_path / "a.tif").write_bytes(tiff([grey(bits, kind)], bytes(12 * bits // 8)))
+        with pytest.raises(ImageFileError, match=f"a.tif': its pixels are {words}, .*expected"):
+            read_infrared(tmp_path / "a.tif")
+
+    def test_signed_pixels_are_read_as_float(self, tmp_path: Path) -> None:
+        values = np.arange(-6, 6, dtype="<i2").reshape(3, 4)
+        (tmp_path / "a.tif").write_bytes(tiff([grey(16, 2)], values.tobytes()))
+        image = read_infrared(tmp_path / "a.tif")
+        assert image.dtype == np.float32
+        np.testing.assert_array_equal(image, values)
+
+    def test_float_colours_are_no_visible_image(self, tmp_path: Path) -> None:
+        cv2.imwrite(str(tmp_path / "a.tif"), np.zeros((4, 4, 3), np.float32))
+        with pytest.raises(ImageFileError, match=r"32-bit float, .*expected 8 or 16 bit"):
+            read_visible(tmp_path / "a.tif")
+
+
+def test_animations_are_an_error(tmp_path: Path) -> None:
+    _, encoded = cv2.imencode(".png", np.zeros((4, 5), np.uint8))
+    data = encoded.tobytes()
+    body = b"acTL" + struct.pack(">II", 7, 0)
+    chunk = struct.pack(">I", 8) + body + struct.pack(">I", zlib.crc32(body))
+    (tmp_path / "a.png").write_bytes(data[:33] + chunk + data[33:])
+    with pytest.raises(ImageFileError, match=r"holds 7 images \(pages, or frames"):
+        read_infrared(tmp_path / "a.png")
+    frames = b"".join(struct.pack("<4sI", b"ANMF", 4) + bytes(4) for _ in range(3))
+    head = b"RIFF" + struct.pack("<I", 4 + len(frames)) + b"WEBP"
+    (tmp_path / "a.webp").write_bytes(head + frames)
+    with pytest.raises(ImageFileError, match="holds 3 images"):
+        read_visible(tmp_path / "a.webp")
+
+
+def test_images_over_the_limit_of_the_decoder(tmp_path: Path) -> None:
+    _, encoded = cv2.imencode(".png", np.zeros((4, 5), np.uint8))
+    data = bytearray(encoded.tobytes())
+    data[16:24] = struct.pack(">II", 40_000, 30_000)
+    data[29:33] = struct.pack(">I", zlib.crc32(bytes(data[12:29])))
+    (tmp_path / "a.png").write_bytes(data)
+    with pytest.raises(ImageFileError, match="40000 x 30000 pixels, expected at most 1073741824"):
+        read_infrared(tmp_path / "a.png")
+    _, encoded = cv2.imencode(".jpg", np.zeros((40, 50, 3), np.uint8))
+    data = bytearray(encoded.tobytes())
+    place = data.index(b"\xff\xc0")
+    data[place + 5 : place + 9] = struct.pack(">HH", 65_000, 65_000)
+    (tmp_path / "a.jpg").write_bytes(data)
+    with pytest.raises(ImageFileError, match="more pixels than OpenCV decodes"):
+        read_visible(tmp_path / "a.jpg")
+
+
+def test_false_colours_of_a_thermal_image_are_said_once_a_folder(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ramp = np.tile(np.arange(256, dtype=np.uint8), (20, 1))
+    for name in ("a", "b"):
+        cv2.imwrite(str(tmp_path / f"{name}.png"), cv2.applyColorMap(ramp, cv2.COLORMAP_INFERNO))
+    cv2.imwrite(str(tmp_path / "grey.jpg"), cv2.cvtColor(ramp, cv2.COLOR_GRAY2BGR))
+    read_infrared(tmp_path / "grey.jpg")
+    assert not caplog.records
+    for name in ("a", "b"):
+        read_infrared(tmp_path / f"{name}.png")
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == [
+        f"thermal image '{tmp_path / 'a.png'}'"
+    ]

@@ -172,3 +172,77 @@ def test_real_videos() -> None:
     assert [frame.seconds for frame in shown] == pytest.approx([0, 1 / 30, 2 / 30])
     assert shown[0].visible.shape == (480, 640, 3)
     assert shown[0].infrared.dtype == np.uint8
+
+
+def _write_matroska(path: Path, times_ms: list[int], levels: list[int], deep: bool) -> None:
+    """Write frames of one level each with their own times: uncompressed, in Matroska."""
+
+    def element(identity: str, content: bytes) -> bytes:
+        return bytes.fromhex(identity) + (len(content) | 1 << 56).to_bytes(8, "big") + content
+
+    def number(identity: str, value: int) -> bytes:
+        return element(identity, value.to_bytes(4, "big"))
+
+    code = b"Y1\x00\x10" if deep else b"Y800"
+    header = element(
+        "1a45dfa3",
+        number("4286", 1) + number("42f7", 1) + number("42f2", 4) + number("42f3", 8)
+        + element("4282", b"matroska") + number("4287", 4) + number("4285", 2),
+    )  # fmt: skip
+    video = element("e0", number("b0", 64) + number("ba", 48) + element("2eb524", code))
+    track = element(
+        "ae",
+        number("d7", 1) + number("73c5", 1) + number("83", 1)
+        + element("86", b"V_UNCOMPRESSED") + video,
+    )  # fmt: skip
+    info = element("1549a966", number("2ad7b1", 1_000_000))
+    blocks = b"".join(
+        element(
+            "a3",
+            b"\x81" + at.to_bytes(2, "big") + b"\x80"
+            + np.full((48, 64), level, np.uint16 if deep else np.uint8).tobytes(),
+        )
+        for at, level in zip(times_ms, levels, strict=True)
+    )  # fmt: skip
+    cluster = element("1f43b675", number("e7", 0) + blocks)
+    path.write_bytes(header + element("18538067", info + element("1654ae6b", track) + cluster))
+
+
+def test_videos_without_a_constant_rate_are_paired_by_their_times(tmp_path: Path) -> None:
+    visible = [0, 40, 61, 105, 131, 166, 210, 300, 333, 370]
+    infrared = [0, 40, 105, 131, 166, 208, 250, 303, 333]  # lacks the third, has one more
+    _write_matroska(tmp_path / "v.mkv", visible, list(range(10)), False)
+    _write_matroska(tmp_path / "i.mkv", infrared, list(range(100, 109)), False)
+    source = open_pairs(tmp_path / "v.mkv", tmp_path / "i.mkv")
+    assert not source.constant_rate
+    assert source.length is None
+    assert source.rate_hz == pytest.approx(8 / 0.333, rel=0.05)
+    frames = list(source)
+    assert [round(frame.seconds * 1e3) for frame in frames] == [
+        0, 40, 105, 131, 166, 210, 300, 333,
+    ]  # fmt: skip
+    assert [round(frame.infrared_seconds * 1e3) for frame in frames] == [
+        0, 40, 105, 131, 166, 208, 303, 333,
+    ]  # fmt: skip
+    assert [int(frame.infrared[0, 0]) for frame in frames] == [
+        100, 101, 102, 103, 104, 105, 107, 108,
+    ]  # fmt: skip
+    assert any("v.mkv: 1 frames have no partner" in line for line in source.unmatched)
+    assert any("i.mkv: 1 frames have no partner" in line for line in source.unmatched)
+
+
+def test_depth_of_a_thermal_video_is_kept(tmp_path: Path) -> None:
+    times = [0, 33, 67, 100, 133]
+    levels = [29_500, 29_501, 29_502, 29_900, 7]
+    _write_matroska(tmp_path / "i.mkv", times, levels, True)
+    _write_matroska(tmp_path / "v.mkv", times, [1, 2, 3, 4, 5], False)
+    frames = list(open_pairs(tmp_path / "v.mkv", tmp_path / "i.mkv"))
+    assert [frame.infrared.dtype for frame in frames] == [np.uint16] * 5
+    assert [int(frame.infrared[3, 4]) for frame in frames] == levels
+
+
+@pytest.mark.parametrize("name", ["2024-01-01T12:30:05.v.mp4", "a%02d.mp4", "#?.mp4", "-x.mp4"])
+def test_any_name_of_a_video(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    _write_video(Path(name), 5)
+    assert len(list(open_pairs(Path(name), Path(name)))) == 5

@@ -144,6 +144,16 @@ class TestTruth:
         assert result["pixels"] == 48
         assert result["iou"]["car"] == pytest.approx(16 / 32)
         assert result["iou"]["person"] == pytest.approx(16 / 32)
+        assert result["miou"] == pytest.approx(16 / 32)
+
+    def test_a_class_that_is_never_true_has_no_iou(self) -> None:
+        """MFNet knows no road: predicting one is wrong for the car, and no class of the mean."""
+        truth = np.ones((8, 8), np.uint8)
+        labels = np.full((8, 8), STREET.names.index("car"), np.uint8)
+        labels[:2] = STREET.names.index("road")
+        result = self.score(truth, labels, MFNET).segmentation()
+        assert result is not None
+        assert (result["iou"]["road"], result["miou"]) == (None, pytest.approx(48 / 64))
 
     def test_ids_of_the_same_set_stay(self) -> None:
         truth = np.full((8, 8), STREET.names.index("sky"), np.uint8)

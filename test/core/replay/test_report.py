@@ -346,6 +346,36 @@ def test_how_often_a_metric_is_worse_than_the_band(replay: Path) -> None:
     assert any("Nabf (100 %)" in sentence for sentence in sentences(read, bands))
 
 
+def test_images_enlarge_and_follow_the_pair(opened: Opened) -> None:
+    page = opened.page
+    page.locator("#slider").fill("6")
+    page.locator('.strip figure[data-kind="fused"] img').click()
+    large = page.locator("#large")
+    assert large.is_visible()
+    image = large.locator("img")
+    assert image.get_attribute("src") == page.get_attribute(
+        '.strip figure[data-kind="fused"] img', "src"
+    )
+    assert image.evaluate("i => i.clientWidth") > 2 * page.locator(
+        '.strip figure[data-kind="fused"] img'
+    ).evaluate("i => i.clientWidth / 2")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Shift+ArrowRight")
+    assert image.get_attribute("src") == page.get_attribute(
+        '.strip figure[data-kind="fused"] img', "src"
+    )
+    page.keyboard.press("Escape")
+    assert not large.is_visible()
+
+
+def test_classes_of_the_overlay_and_the_band_are_named(opened: Opened, replay: Path) -> None:
+    names = ReplayDirectory.read(replay).summary["classes"]["names"]
+    shown = [item.inner_text() for item in opened.page.query_selector_all(".classes li")]
+    assert shown == [name.replace("_", " ") for name in names]
+    text = opened.page.inner_text("#metrics")
+    assert text.lower().count("published student") > 3
+
+
 def test_the_suggested_offset_is_marked_at_the_offset_of_the_stamps(replay: Path) -> None:
     """Thermal stamps are 2 ms late, so that -2 ms must be added to them."""
     charts = {

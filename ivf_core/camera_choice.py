@@ -1,4 +1,7 @@
-"""Choice of the cameras in use: both in pairs, or one alone while the other fails."""
+"""Choice of the cameras in use: both in pairs, or one alone while the other fails.
+
+The node decides by the times of arrival, a replay by the times of recording.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from collections import Counter, deque
 from collections.abc import Collection
 from enum import Enum
 
-__all__ = ["CAMERAS", "CameraChoice", "Route"]
+__all__ = ["CAMERAS", "CameraChoice", "Route", "StampOrder"]
 
 CAMERAS = ("rgb", "thermal")
 
@@ -16,15 +19,16 @@ _SILENT_PERIODS = 3
 _INTERVALS = 15
 _LEAST_INTERVALS = 3  # with fewer, a camera has as long as for its first frame
 _PAUSE_SECONDS = 5.0  # no interval is so long
+_JUMP_SECONDS = 1.0  # a stamp that is earlier by more is a jump in time
 
 
 class Route(Enum):
     """Way of an arriving frame.
 
     Attributes:
-        PAIR: to the synchronizer.
-        ALONE: to the worker, without a partner.
-        BESIDE: not fused; the worker examines it beside a frame of the other camera.
+        PAIR: to pairing.
+        ALONE: fused without a partner.
+        BESIDE: not fused; it is examined beside a frame of the other camera.
     """
 
     PAIR = "pair"
@@ -40,7 +44,7 @@ class CameraChoice:
     again with its next frame. One camera is used alone while the other is silent, or
     unusable while it is not. While both are unusable, they stay in pairs.
 
-    Only the executor's thread calls it.
+    One thread calls it.
 
     Attributes:
         alone: camera that is used alone, or "" for both.
@@ -72,7 +76,7 @@ class CameraChoice:
         Args:
             camera: "rgb" or "thermal".
             stamp: stamp of the frame in seconds.
-            now: monotonic time in seconds.
+            now: time of arrival in seconds, from a clock that only advances.
             first_seconds: time that a camera may take for its first frame.
             unusable: cameras whose images tell nothing.
             enabled: whether one camera may be used alone.
@@ -97,6 +101,26 @@ class CameraChoice:
                 return camera
         usable = [camera for camera in CAMERAS if camera not in unusable]
         return usable[0] if len(usable) == 1 else ""
+
+
+class StampOrder:
+    """Order of the stamps of results across changes of the cameras in use."""
+
+    def __init__(self) -> None:
+        self._last: tuple[str, float] | None = None  # camera alone, stamp in seconds
+
+    def leads_back(self, alone: str, stamp: float) -> bool:
+        """Return whether a frame is earlier than what other cameras have shown; it is left out.
+
+        Args:
+            alone: camera whose frame is fused alone, or "" for a pair.
+            stamp: stamp of the result in seconds.
+        """
+        last = self._last
+        if last is not None and last[0] != alone and 0 <= last[1] - stamp < _JUMP_SECONDS:
+            return True
+        self._last = alone, stamp
+        return False
 
 
 class _Arrivals:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from ivf_ros.camera_choice import CameraChoice, Route
+from ivf_core.camera_choice import CameraChoice, Route
 
 PERIOD = 1 / 30
 
