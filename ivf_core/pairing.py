@@ -31,9 +31,18 @@ How pairs are decided while frames arrive
 4. The next frame of the sequence is known when it is waiting and the other camera cannot
    deliver an earlier one, because it has passed that stamp already.
 
-A stamp that goes back (a looping bag, a restarted simulation) opens a new epoch of its
-stream. Frames pair within an epoch only, and epochs follow one another in the sequence, so
-every loop of a bag gives the same pairs.
+Frames out of order, and jumps
+------------------------------
+5. Stamps of a stream may arrive out of order. A frame that found no partner stays undecided
+   until a later pair is final or its queue is full, so that a late partner still finds it: a
+   frame that is later than all decided ones of its stream is sorted in. A frame that
+   comes later still, but within the last `queue_size` stamps, is dropped as out of order.
+6. A stamp before these (a looping bag, a restarted simulation), one that is repeated, and
+   one further ahead than 100 intervals are suspected jumps. The frame is held back. If the
+   next frame continues the stream, the frame held back was an outlier and is dropped. If
+   `_LASTING` frames in a row are suspected, the jump is real: stamps that went back open a
+   new epoch of their stream. Frames pair within an epoch only, and epochs follow one
+   another in the sequence, so every loop of a bag gives the same pairs.
 """
 
 from __future__ import annotations
@@ -41,14 +50,27 @@ from __future__ import annotations
 import heapq
 import math
 import operator
+import statistics
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
 __all__ = ["Pair", "PairingCounters", "TimePairer", "pair_streams"]
 
 T = TypeVar("T")
+
+_LASTING = 3
+"""Number of frames in a row after which a jump of the stamps is real."""
+
+_FAR_INTERVALS = 100
+"""Number of intervals ahead of the stream beyond which a stamp is a suspected jump.
+
+The shutter of a microbolometer closes for up to a second: 60 intervals at most.
+"""
+
+_INTERVALS_KEPT = 8
+_INTERVALS_NEEDED = 3
 
 
 class Pair(NamedTuple):
@@ -75,13 +97,15 @@ class PairingCounters(NamedTuple):
     Attributes:
         received: frames by stream, "visible" and "infrared".
         queued: undecided frames by stream.
-        jumps: number of times that the stamps went back, by stream.
+        jumps: number of times that the stamps went back for good, by stream.
         paired: pairs returned.
         dropped: frames without a pair by reason. Each reason ends in `_visible`
             or `_infrared`:
             `unmatched`: no free partner within the tolerance;
             `queue_full`: the other camera stopped or lags;
             `duplicate`: the stamp repeats that of the frame before;
+            `out_of_order`: the frame came after later ones were decided;
+            `outlier`: a stamp that the next frames did not confirm;
             `time_jump`: the other stream's stamps went back, or did not follow
             when the stamps of this one did;
             `reset`, or the reason given: undecided at a `TimePairer.reset`.
@@ -123,12 +147,13 @@ class TimePairer(Generic[T]):
         offset_ns: int = 0,
         minimum_interval_ns: int = 0,
     ) -> None:
-        self._visible = _Stream("visible")
-        self._infrared = _Stream("infrared")
+        self._queue_size = _integer("queue_size", queue_size, minimum=1)
+        self._visible = _Stream("visible", self._queue_size, self._requeue)
+        self._infrared = _Stream("infrared", self._queue_size, self._requeue)
         self._streams = (self._visible, self._infrared)
         self._chain = _Chain()
+        self._passed: deque[_Frame] = deque()  # without a partner so far, before the chain
         self._paired = 0
-        self._queue_size = _integer("queue_size", queue_size, minimum=1)
         self.tolerance_ns = tolerance_ns
         self.offset_ns = offset_ns
         self.minimum_interval_ns = minimum_interval_ns
@@ -141,7 +166,7 @@ class TimePairer(Generic[T]):
     @tolerance_ns.setter
     def tolerance_ns(self, value: int) -> None:
         self._tolerance = _integer("tolerance_ns", value, minimum=0)
-        self._chain.requeue()
+        self._requeue()
 
     @property
     def offset_ns(self) -> int:
@@ -151,7 +176,7 @@ class TimePairer(Generic[T]):
     @offset_ns.setter
     def offset_ns(self, value: int) -> None:
         self._infrared.offset = _integer("offset_ns", value)
-        self._chain.requeue()
+        self._requeue()
 
     @property
     def minimum_interval_ns(self) -> int:
@@ -161,7 +186,7 @@ class TimePairer(Generic[T]):
     @minimum_interval_ns.setter
     def minimum_interval_ns(self, value: int) -> None:
         self._minimum_interval = _integer("minimum_interval_ns", value, minimum=0)
-        self._chain.requeue()
+        self._requeue()
 
     @property
     def queue_size(self) -> int:
@@ -180,7 +205,7 @@ class TimePairer(Generic[T]):
 
     @property
     def jumps(self) -> dict[str, int]:
-        """Number of times that the stamps went back, by stream."""
+        """Number of times that the stamps went back for good, by stream."""
         return {stream.name: stream.jumps for stream in self._streams}
 
     @property
@@ -211,16 +236,21 @@ class TimePairer(Generic[T]):
 
     def flush(self) -> list[Pair]:
         """End both streams: pair the remaining frames, count the rest, accept new streams."""
+        for stream in self._streams:
+            stream.settle()
         pairs = self._advance(ended=True)
+        self._drop_passed()
         self._restart_streams()
         return pairs
 
     def reset(self, reason: str = "reset") -> None:
         """Drop all undecided frames under a reason and accept new streams."""
-        self._chain.requeue()
+        self._requeue()
         for stream in self._streams:
-            while stream.waiting:
-                stream.waiting.popleft().drop(reason)
+            for frame in (*stream.waiting, *stream.suspects):
+                frame.drop(reason)
+            stream.waiting.clear()
+            stream.suspects.clear()
         self._restart_streams()
 
     def _restart_streams(self) -> None:
@@ -231,8 +261,7 @@ class TimePairer(Generic[T]):
         return self._infrared if stream is self._visible else self._visible
 
     def _add(self, stream: _Stream, stamp: int, item: T) -> list[Pair]:
-        if not stream.receive(_integer("stamp_ns", stamp), item):
-            return []
+        stream.receive(_integer("stamp_ns", stamp), item)
         pairs = self._advance()
         while stream.queued > self._queue_size:
             pairs += self._stop_waiting(stream)
@@ -274,12 +303,34 @@ class TimePairer(Generic[T]):
         return None
 
     def _close_chain(self, reason: str) -> list[Pair]:
+        """Decide the chain; a single frame that has passed its partners stays undecided."""
+        if len(self._chain.frames) == 1 and reason == "unmatched":
+            self._passed.append(self._chain.frames.pop())
+            return []
+        self._drop_passed()
         pairs = self._chain.close(reason)
         self._paired += len(pairs)
         return pairs
 
+    def _drop_passed(self) -> None:
+        """Drop the frames without a partner: a later pair is final."""
+        while self._passed:
+            self._passed.popleft().drop("unmatched")
+
+    def _requeue(self) -> None:
+        """Return all undecided frames to their streams, so that all is decided again."""
+        for frame in (*reversed(self._chain.frames), *reversed(self._passed)):
+            frame.stream.waiting.appendleft(frame)
+        self._chain.frames = []
+        self._passed.clear()
+
     def _stop_waiting(self, stream: _Stream) -> list[Pair]:
         """Decide the oldest frame of a stream whose queue is full, without the other stream."""
+        oldest = next((frame for frame in self._passed if frame.stream is stream), None)
+        if oldest is not None:
+            self._passed.remove(oldest)
+            oldest.drop("unmatched")
+            return []
         frames = self._chain.frames
         if frames:
             if frames[-1].stream is not stream and stream.waiting:
@@ -289,7 +340,7 @@ class TimePairer(Generic[T]):
         oldest = stream.waiting.popleft()
         if oldest.epoch > other.epoch:
             # The other stream did not follow the jump, so let it join with any stamp.
-            other.restart(oldest.epoch)
+            other.join(oldest.epoch)
             oldest.drop("time_jump")
         else:
             oldest.drop("queue_full")
@@ -297,37 +348,64 @@ class TimePairer(Generic[T]):
 
 
 class _Stream:
-    """Stream of one camera: its waiting frames, its latest stamp and its counters."""
+    """Stream of one camera: its waiting frames, its latest stamp and its counters.
 
-    def __init__(self, name: str) -> None:
+    Args:
+        name: "visible" or "infrared".
+        queue_size: as for `TimePairer`.
+        requeue: returns all undecided frames to their streams.
+    """
+
+    def __init__(self, name: str, queue_size: int, requeue: Callable[[], None]) -> None:
         self.name = name
         self.offset = 0
-        self.waiting: deque[_Frame] = deque()  # frames that are not in the chain yet
-        self.epoch = 0
-        self.last: int | None = None  # None: the next frame may have any stamp
+        self.waiting: deque[_Frame] = deque()  # in order of time, not in the chain yet
+        self.suspects: list[_Frame] = []  # held back until a jump of the stamps is real
         self.received = 0
-        self.queued = 0  # waiting or in the chain
+        self.queued = 0  # waiting, suspected, in the chain, or passed by
         self.jumps = 0
         self.dropped: Counter[str] = Counter()
+        self._queue_size = queue_size
+        self._requeue = requeue
+        self._recent: deque[int] = deque(maxlen=queue_size)  # stamps of this epoch
+        self._intervals: deque[int] = deque(maxlen=_INTERVALS_KEPT)
+        self.restart(0)
 
     def restart(self, epoch: int) -> None:
+        """Let the next frame have any stamp, in this epoch."""
         self.epoch = epoch
-        self.last = None
+        self.last: int | None = None  # latest stamp; None: the next one may be any
+        self._decided: int | None = None  # latest stamp of a decided frame of this epoch
+        self._recent.clear()
+        self._intervals.clear()
 
-    def receive(self, stamp: int, item: Any) -> bool:
-        """Queue the next frame, or drop it as a duplicate; return whether it was queued."""
+    def receive(self, stamp: int, item: Any) -> None:
+        """Queue the next frame, hold it back, or drop and count it."""
         self.received += 1
         self.queued += 1
-        if self.last is not None and stamp < self.last:
-            self.epoch += 1
-            self.jumps += 1
-        frame = _Frame(self, self.epoch, stamp, item)
-        if stamp == self.last:
-            frame.drop("duplicate")
-            return False
-        self.last = stamp
-        self.waiting.append(frame)
-        return True
+        self._place(_Frame(self, self.epoch, stamp, item, self.received))
+
+    def settle(self) -> None:
+        """Decide the suspected jump at the end of the stream."""
+        while self.suspects:
+            ahead = self.last is None or self.suspects[0].stamp > self.last
+            if ahead or len(self.suspects) > 1:
+                self._accept_jump()
+            else:
+                self._drop_suspects()
+
+    def join(self, epoch: int) -> None:
+        """Follow the other stream into its epoch, with any stamp."""
+        self.restart(epoch)
+        suspects, self.suspects = self.suspects, []
+        for frame in suspects:
+            self._place(frame)
+
+    def note_decided(self, frame: _Frame) -> None:
+        """Take note that a frame was paired or dropped."""
+        self.queued -= 1
+        if frame.epoch == self.epoch and (self._decided is None or frame.stamp > self._decided):
+            self._decided = frame.stamp
 
     def earliest(self, minimum_interval: int) -> tuple[float, float]:
         """Return the position of the next frame, or the earliest that it can have."""
@@ -337,13 +415,92 @@ class _Stream:
             return self.epoch, -math.inf
         return self.epoch, self.last + self.offset + minimum_interval
 
+    def _place(self, frame: _Frame) -> None:
+        frame.epoch, stamp = self.epoch, frame.stamp
+        if self.last is None or (stamp > self.last and not self._is_far(stamp)):
+            self._drop_suspects()
+            self._append(frame)
+        elif stamp == (self.suspects[-1].stamp if self.suspects else self.last):
+            frame.discard("duplicate")
+        elif stamp > self.last or stamp in self._recent:
+            self._suspect(frame)
+        elif stamp > (min(self._recent) if self._decided is None else self._decided):
+            self._sort_in(frame)
+        elif stamp > min(self._recent):
+            frame.discard("out_of_order")
+        else:
+            self._suspect(frame)
 
-@dataclass(frozen=True, eq=False)
+    def _is_far(self, stamp: int) -> bool:
+        """Return whether a stamp is further ahead than any pause of a camera."""
+        if self.last is None or len(self._intervals) < _INTERVALS_NEEDED:
+            return False
+        return stamp - self.last > _FAR_INTERVALS * statistics.median_low(self._intervals)
+
+    def _append(self, frame: _Frame) -> None:
+        if self.last is not None:
+            self._intervals.append(frame.stamp - self.last)
+        self.last = frame.stamp
+        self._recent.append(frame.stamp)
+        self.waiting.append(frame)
+
+    def _sort_in(self, frame: _Frame) -> None:
+        """Put a frame that is out of order in its place.
+
+        A frame with a later stamp that came more than a queue of frames ago is an outlier.
+        """
+        self._requeue()
+        after: list[_Frame] = []
+        while self.waiting and self.waiting[-1].position > frame.position:
+            after.append(self.waiting.pop())
+        self.waiting.append(frame)
+        self._recent.append(frame.stamp)
+        while after:
+            later = after.pop()
+            if frame.number - later.number > self._queue_size:
+                later.discard("outlier")
+            else:
+                self.waiting.append(later)
+        self.last = self.waiting[-1].stamp
+
+    def _suspect(self, frame: _Frame) -> None:
+        self.suspects.append(frame)
+        if len(self.suspects) >= min(_LASTING, self._queue_size):
+            self._accept_jump()
+
+    def _accept_jump(self) -> None:
+        """Follow the suspected frames, in a new epoch if their stamps went back."""
+        suspects, self.suspects = self.suspects, []
+        if self.last is None or suspects[0].stamp > self.last:
+            self.last = None
+        elif self._decided is None and len(self._recent) < min(_LASTING, self._queue_size):
+            self._drop_epoch()
+        else:
+            self.jumps += 1
+            self.restart(self.epoch + 1)
+        for frame in suspects:
+            self._place(frame)
+
+    def _drop_epoch(self) -> None:
+        """Drop the frames of this epoch: it did not last, the stream begins behind them."""
+        self._requeue()
+        while self.waiting and self.waiting[-1].epoch == self.epoch:
+            self.waiting.pop().discard("outlier")
+        self.restart(self.epoch)
+
+    def _drop_suspects(self) -> None:
+        for frame in self.suspects:
+            frame.discard("outlier")
+        self.suspects.clear()
+
+
+@dataclass(eq=False)
 class _Frame:
     stream: _Stream
     epoch: int
     stamp: int
     item: Any
+    number: int  # of the arrival in its stream
 
     @property
     def time(self) -> int:
@@ -356,7 +513,12 @@ class _Frame:
         return self.epoch, self.time
 
     def drop(self, reason: str) -> None:
-        """Count the frame, undecided until now, as dropped."""
+        """Count the frame, undecided until now, as dropped in its turn."""
+        self.stream.note_decided(self)
+        self.stream.dropped[reason] += 1
+
+    def discard(self, reason: str) -> None:
+        """Count the frame as dropped out of its turn: it decides nothing about others."""
         self.stream.queued -= 1
         self.stream.dropped[reason] += 1
 
@@ -386,16 +548,10 @@ class _Chain:
             frames[0].drop(reason if len(frames) == 1 else "unmatched")
         return [_to_pair(*frames[i : i + 2]) for i in range(start, len(frames), 2)]
 
-    def requeue(self) -> None:
-        """Return the frames to their streams, so that the chain is built again."""
-        for frame in reversed(self.frames):
-            frame.stream.waiting.appendleft(frame)
-        self.frames = []
-
 
 def _to_pair(first: _Frame, second: _Frame) -> Pair:
-    first.stream.queued -= 1
-    second.stream.queued -= 1
+    for frame in (first, second):
+        frame.stream.note_decided(frame)
     if first.stream.name == "infrared":
         first, second = second, first
     return Pair(first.item, second.item, first.stamp, second.stamp)
@@ -433,10 +589,14 @@ def pair_streams(
 
 
 def _positions(stamps: list[int], offset: int, add: Any) -> Iterator[tuple[Any, Any, int, int]]:
-    epoch = 0
+    """Yield the order in which to take frames: a late one comes right after earlier arrivals."""
+    epoch, latest = 0, -math.inf
     for index, stamp in enumerate(stamps):
-        epoch += index > 0 and stamp < stamps[index - 1]
-        yield (epoch, stamp + offset), add, stamp, index
+        following = stamps[index : index + _LASTING]
+        if stamp < latest and max(following) < latest:
+            epoch, latest = epoch + 1, -math.inf
+        latest = max(stamp, latest)
+        yield (epoch, latest + offset), add, stamp, index
 
 
 def _integer(name: str, value: int, minimum: int | None = None) -> int:

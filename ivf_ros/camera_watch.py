@@ -17,11 +17,15 @@ __all__ = ["CameraWatch"]
 
 _WATCHED_FRAMES = 60
 _LOSS_TO_REPORT = 0.05
+_REPEATED_FRAMES = 10
 _PAUSE_SECONDS = 0.5
 """Longest gap that counts as loss; a longer one is a pause of the camera.
 
 Thermal cameras close their shutter now and then.
 """
+
+_ABSENCE_SECONDS = 2.0
+"""Gap of the stamps after which the loss is estimated from the images behind it alone."""
 
 _LOSS_REMEDY = (
     "Fast DDS drops messages larger than its shared-memory segment: start the camera drivers "
@@ -39,6 +43,9 @@ class CameraWatch:
     Attributes:
         topic: resolved name of the image topic.
         qos: profile of the subscription.
+        type: type of the messages, "sensor_msgs/msg/Image".
+        other_transport: topic and setting of the camera's other transport, as
+            ("/rgb/image_raw/compressed", "rgb_transport:=compressed"); empty if unknown.
         received: number of images so far.
         lost_events: number of losses that the middleware reported.
         last_arrival: monotonic time of the last image in seconds; None before the first.
@@ -46,9 +53,14 @@ class CameraWatch:
 
     topic: str
     qos: QoSProfile = field(default_factory=lambda: qos_profile_sensor_data)
+    type: str = ""
+    other_transport: tuple[str, str] = ("", "")
     received: int = 0
     lost_events: int = 0
     last_arrival: float | None = None
+    _repeated: int = 0  # images in a row with the stamp of the one before
+    _last_stamp: float | None = None
+    _present_since: float | None = None  # when the first of the present publishers was seen
     _stamps: deque[float] = field(default_factory=lambda: deque(maxlen=_WATCHED_FRAMES))
     _info_stamps: deque[float] = field(default_factory=lambda: deque(maxlen=_WATCHED_FRAMES))
 
@@ -61,6 +73,8 @@ class CameraWatch:
         """
         self.received += 1
         self.last_arrival = now
+        self._repeated = self._repeated + 1 if stamp == self._last_stamp else 0
+        self._last_stamp = stamp
         self._note(self._stamps, stamp)
 
     def camera_info(self, stamp: float) -> None:
@@ -73,10 +87,15 @@ class CameraWatch:
 
     @staticmethod
     def _note(stamps: deque[float], stamp: float) -> None:
-        """Append a stamp; forget all earlier ones when time jumps back."""
-        if stamps and stamp < stamps[-1]:  # a bag loops
+        """Add a stamp in its order; forget all others when time jumps."""
+        # A bag loops, or the camera was away and may have another rate.
+        if stamps and not stamps[0] < stamp < stamps[-1] + _ABSENCE_SECONDS:
             stamps.clear()
+        later = []
+        while stamps and stamps[-1] > stamp:
+            later.append(stamps.pop())
         stamps.append(stamp)
+        stamps.extend(reversed(later))
 
     def lost_share(self) -> float:
         """Estimate the share of the recent images that never arrived, 0 to 1.
@@ -101,30 +120,40 @@ class CameraWatch:
         return max(0.0, lost / (len(images) + lost))
 
     def check(
-        self, now: float, since: float, timeout: float, publishers: Sequence[TopicEndpointInfo]
+        self,
+        now: float,
+        since: float,
+        timeout: float,
+        publishers: Sequence[TopicEndpointInfo],
+        others: int = 0,
     ) -> tuple[bytes, str]:
-        """Return level and message for diagnostics.
+        """Return level and message for diagnostics: ERROR while no image arrives.
 
         Args:
             now: monotonic time in seconds.
             since: monotonic time at which watching began, in seconds.
             timeout: silence of this many seconds is reported.
             publishers: present publishers of the topic.
+            others: number of publishers of the camera's other transport.
         """
         last = self.last_arrival
         silence = now - (since if last is None else last)
         mismatched = self._mismatched(publishers)
         if mismatched and len(mismatched) == len(publishers):
             return ERROR, "; ".join(mismatched)
+        if not publishers:
+            self._present_since = None
+        elif self._present_since is None:
+            self._present_since = now
         if silence > timeout:
-            if not publishers:
-                return WARN, f"no publisher on {self.topic}"
-            if last is None:
-                return ERROR, (
-                    f"{len(publishers)} publisher(s) on {self.topic}, but no image has arrived "
-                    f"in {silence:.1f} s. {_LOSS_REMEDY}"
-                )
-            return WARN, f"no image on {self.topic} for {silence:.1f} s"
+            # A driver that has just started has not failed to deliver yet.
+            known = self._present_since is not None and now - self._present_since > timeout
+            return ERROR, self._silence(silence, publishers if known else [], others)
+        if self._repeated >= _REPEATED_FRAMES:
+            return ERROR, (
+                f"the images on {self.topic} all have the stamp {self._last_stamp:.3f} s: the "
+                "driver must set header.stamp for each image"
+            )
         if mismatched:
             return WARN, "; ".join(mismatched)
         share = self.lost_share()
@@ -132,10 +161,39 @@ class CameraWatch:
             return WARN, f"{share:.0%} of the images on {self.topic} are lost. {_LOSS_REMEDY}"
         return OK, "receiving" if last is not None else f"waiting for {self.topic}"
 
+    def _silence(self, seconds: float, publishers: Sequence[TopicEndpointInfo], others: int) -> str:
+        """Return the message while no image arrives."""
+        before = "" if self.last_arrival is None else f" for {seconds:.1f} s"
+        if not publishers:
+            text = f"no publisher on {self.topic}"
+            topic, setting = self.other_transport
+            if others and topic:
+                return f"{text}, but {others} on {topic}: set {setting}"
+            if self.last_arrival is None:
+                return text
+            return f"no image on {self.topic}{before}, and no publisher: its driver has ended"
+        if self.last_arrival is None:
+            return (
+                f"{len(publishers)} publisher(s) on {self.topic}, but no image has arrived "
+                f"in {seconds:.1f} s. {_LOSS_REMEDY}"
+            )
+        text = f"no image on {self.topic}{before}"
+        # A CameraInfo is small and arrives where images are lost.
+        if self._info_stamps and self._stamps and self._info_stamps[-1] > self._stamps[-1] + 1:
+            return f"{text}, while its calibration arrives. {_LOSS_REMEDY}"
+        return f"{text}: check power, cable and driver of the camera"
+
     def _mismatched(self, publishers: Sequence[TopicEndpointInfo]) -> list[str]:
-        """Return a sentence for each publisher whose QoS does not match the subscription's."""
+        """Return a sentence for each publisher whose type or QoS does not match."""
         sentences = []
         for publisher in publishers:
+            if self.type and publisher.topic_type and publisher.topic_type != self.type:
+                hint = f": set {self.other_transport[1]}" if self.other_transport[1] else ""
+                sentences.append(
+                    f"{publisher.node_name} publishes {publisher.topic_type} on {self.topic}, "
+                    f"expected {self.type}{hint}"
+                )
+                continue
             verdict, reason = qos_check_compatible(publisher.qos_profile, self.qos)
             if verdict == QoSCompatibility.ERROR:
                 sentences.append(

@@ -21,8 +21,8 @@ from tqdm import tqdm
 
 from ivf_core.bags.convert import from_video, write_drive_bag
 from ivf_core.bags.info import BagInfo
-from ivf_core.bags.reader import bag_info
-from ivf_core.bags.topics import guess_camera_topics
+from ivf_core.bags.reader import BagReader, bag_info
+from ivf_core.bags.topics import first_kinds, guess_camera_topics
 from ivf_core.class_sets import MFNET, mapping_between
 from ivf_core.defaults import DEFAULT_WEIGHTS, LOAD_POLICIES
 from ivf_core.models.weights_files import open_weights
@@ -105,7 +105,8 @@ def _run(args: argparse.Namespace) -> int:
     remove_listed(args.output)
     with tempfile.TemporaryDirectory(dir=args.output, prefix=".input-") as scratch:
         bag = _input_bag(args, Path(scratch))
-        cameras = guess_camera_topics(bag.topics)
+        with BagReader(bag.path) as reader:
+            cameras = guess_camera_topics(bag.topics, first_kinds(reader, bag.topics))
         print(f"[2/4] playing {bag.path.name} into the node: {' and '.join(cameras)}")
         recording = args.output / "bag"
         failure = _run_processes(args, bag, cameras, recording)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 import statistics
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.node import Node
 
 from ivf_core.system.usage import processor_seconds, resident_mb
+from ivf_ros.qos import overriding_options
 
 __all__ = [
     "ERROR",
@@ -21,6 +25,7 @@ __all__ = [
     "WARN",
     "DiagnosticsPublisher",
     "Finding",
+    "FindingLog",
     "PairStatistics",
     "WarningLog",
     "by_reason",
@@ -50,6 +55,7 @@ _NO_FAULTS = frozenset(
 )
 _BACKLOG_TO_REPORT = 50
 _WARNING_PERIOD_SECONDS = 10.0
+_CALM_SECONDS = 2.0
 
 
 def percentiles(values: Iterable[float]) -> dict[str, float]:
@@ -109,6 +115,7 @@ class PairStatistics:
         self.repaired_frames = 0
         self._out_times: deque[float] = deque(maxlen=_KEPT_TIMINGS)
         self._faults_before = 0
+        self._failing_since: float | None = None  # first fault since the last result
         self._off_clock = False
         self._timings = {name: deque[float](maxlen=_KEPT_TIMINGS) for name in _TIMINGS}
 
@@ -133,6 +140,8 @@ class PairStatistics:
         if count:
             with self._lock:
                 self.dropped[reason] += count
+                if reason not in _NO_FAULTS and self._failing_since is None:
+                    self._failing_since = time.monotonic()
 
     def went_out(
         self,
@@ -157,6 +166,7 @@ class PairStatistics:
                 self.alone_out[alone] += 1
             self.repaired_frames += repaired
             self._out_times.append(time.monotonic())
+            self._failing_since = None
             self._off_clock = "latency_ms" not in timings
             for name, value in timings.items():
                 self._timings[name].append(value)
@@ -166,8 +176,12 @@ class PairStatistics:
         with self._lock:
             return self.pairs_out + sum(self.dropped.values())
 
-    def check(self) -> tuple[bytes, str]:
-        """Return level and message: the faults since the last check, and the counts."""
+    def check(self, timeout: float = math.inf) -> tuple[bytes, str]:
+        """Return level and message: the faults since the last check, and the counts.
+
+        Args:
+            timeout: seconds of faults without a result after which the level is ERROR.
+        """
         with self._lock:
             faults = sum(n for reason, n in self.dropped.items() if reason not in _NO_FAULTS)
             pending = self.pairs_in - self.pairs_out - sum(self.dropped.values())
@@ -186,6 +200,10 @@ class PairStatistics:
                     f"; {pending} pairs wait: the bag is played faster than the model runs "
                     "(the player's as_fast_as_taken waits for it)"
                 )
+            failing = self._failing_since
+            if failing is not None and time.monotonic() - failing > timeout:
+                level = ERROR
+                text += f"; no result for {time.monotonic() - failing:.1f} s"
             if self._off_clock:
                 text += (
                     "; no latency: stamps and clock are more than a minute apart (use_sim_time?)"
@@ -244,6 +262,58 @@ class WarningLog:
         self._logger.warning(text)
 
 
+class FindingLog:
+    """Log of findings: a line when one begins, gets worse or has another cause, and at its end.
+
+    Args:
+        logger: logger of the node.
+    """
+
+    def __init__(self, logger: Any) -> None:
+        self._logger = logger
+        self._open: dict[str, _OpenFinding] = {}
+
+    def note(self, part: str, level: bytes, text: str, now: float) -> None:
+        """Take the present finding of a part.
+
+        Args:
+            part: name of the part, such as "rgb camera".
+            level: level for diagnostics.
+            text: message for diagnostics.
+            now: monotonic time in seconds.
+        """
+        known = self._open.setdefault(part, _OpenFinding())
+        if level == OK:
+            known.fine_since = known.fine_since or now
+            if now - known.fine_since >= _CALM_SECONDS:
+                del self._open[part]
+                if known.logged:
+                    self._logger.info(f"{part}: in order again" + (f" ({text})" if text else ""))
+            return
+        cause = re.sub(r"[-\d.]+", "", text)
+        known.fine_since = None
+        lately = now - known.logged.get(cause, -math.inf) < _WARNING_PERIOD_SECONDS
+        if level <= known.level and (cause == known.cause or lately):
+            return
+        known.level, known.cause = max(level, known.level), cause
+        known.logged[cause] = now
+        # rclpy allows one severity for each call
+        if level == ERROR:
+            self._logger.error(f"{part}: {text}")
+        else:
+            self._logger.warning(f"{part}: {text}")
+
+
+@dataclass
+class _OpenFinding:
+    """Finding that has not ended, with the times at which its causes were logged."""
+
+    level: bytes = OK
+    cause: str = ""
+    logged: dict[str, float] = field(default_factory=dict)
+    fine_since: float | None = None
+
+
 class DiagnosticsPublisher:
     """Publisher of a node's findings on /diagnostics.
 
@@ -253,7 +323,9 @@ class DiagnosticsPublisher:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._publisher = node.create_publisher(
+            DiagnosticArray, "/diagnostics", 10, qos_overriding_options=overriding_options()
+        )
 
     def publish(self, findings: Mapping[str, Finding]) -> None:
         """Publish one DiagnosticStatus for each finding.

@@ -325,6 +325,8 @@ class FusionNode(LifecycleNode):
         """End what has waited too long; in replay mode, tell the player the progress."""
         now = time.monotonic()
         self._snapshots.expire(now)
+        if self._inputs is not None:
+            self._inputs.check(now)
         if self._load is not None:
             self._load.check(time.perf_counter())
         if self._settings["mode"] != "replay" or self._inputs is None or self._outputs is None:
@@ -345,19 +347,20 @@ class FusionNode(LifecycleNode):
             **self._model.report(),
             **process_report(),
             "mode": self._settings["mode"],
-            "mailbox_full": self._mailbox.waits,
+            "mailbox_full": str(self._mailbox.waits),
             "state": "active" if self._worker is not None else "inactive",
         }
         # With the settings, a recording of the results also says how they were made.
         settings = {name: str(value) for name, value in self._settings.values.items()}
         self._diagnostics.publish(
             {
-                "pairs": (*self._statistics.check(), values),
+                "pairs": (*self._statistics.check(self._settings["timeout_seconds"]), values),
                 "load": self._load.finding(time.perf_counter()),
                 **{
                     f"{camera} camera": self._health.add_to(camera, finding)
-                    for camera, finding in self._inputs.findings().items()
+                    for camera, finding in self._inputs.camera_findings().items()
                 },
+                **self._inputs.findings(),
                 "cameras": self._health.finding(self._settings["single_camera"]),
                 "settings": (OK, "in force", settings),
             }

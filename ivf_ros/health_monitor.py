@@ -96,7 +96,7 @@ class HealthMonitor:
 
         Args:
             alone: camera that is used alone, or "" for both.
-            silent: cameras that are silent while the other one delivers.
+            silent: cameras that are silent.
         """
         with self._lock:
             before = self._alone
@@ -132,9 +132,13 @@ class HealthMonitor:
         """
         with self._lock:
             values = {"single_camera": policy, "cameras": self._alone or "both"}
+            if self._silent == frozenset(CAMERAS):
+                return ERROR, f"no camera delivers{self._reason()}", values
             if self._alone:
                 return WARN, f"single camera: {self._alone} only{self._reason()}", values
-            if self._silent or any(self._is_unusable(camera) for camera in CAMERAS):
+            if self._silent:
+                return ERROR, f"both cameras are needed{self._reason()}", values
+            if any(self._is_unusable(camera) for camera in CAMERAS):
                 return WARN, f"both cameras are needed{self._reason()}", values
             return OK, "both cameras", values
 
@@ -222,6 +226,6 @@ class HealthMonitor:
         bad: Collection[str] = [
             f"{camera} is {'silent' if camera in self._silent else self._records[camera].text}"
             for camera in CAMERAS
-            if camera != self._alone and (camera in self._silent or self._is_unusable(camera))
+            if camera in self._silent or (camera != self._alone and self._is_unusable(camera))
         ]
         return f": {', '.join(bad)}" if bad else ""

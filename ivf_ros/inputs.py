@@ -9,17 +9,24 @@ from typing import Any
 
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import QoSProfile, qos_policy_name_from_kind
-from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from ivf_core.camera_choice import CAMERAS, CameraChoice, Route
 from ivf_ros.camera_watch import CameraWatch
 from ivf_ros.compat import SimpleFilter, Subscriber, SubscriptionEventCallbacks, own_profile
-from ivf_ros.diagnostics import Finding, WarningLog
+from ivf_ros.content_watch import SWAPPED, ContentWatch
+from ivf_ros.diagnostics import OK, WARN, Finding, FindingLog, WarningLog
+from ivf_ros.pairing_watch import PairingSettings, PairingWatch
 from ivf_ros.parameters import FusionParameters
+from ivf_ros.qos import check_overrides, overriding_options
 from ivf_ros.synchronizer import PairSynchronizer, stamp_to_seconds
+from ivf_ros.transport import image_topics
 
 __all__ = ["Inputs"]
+
+_CHECK_SECONDS = 0.5  # between two looks at the findings for the log
+_OTHER_TRANSPORT = {"raw": "compressed", "compressed": "raw"}
+_TYPES = {"raw": Image, "compressed": CompressedImage}
 
 _STREAMS = {"rgb": "visible", "thermal": "infrared"}  # as the counters of pairing name them
 
@@ -62,6 +69,11 @@ class Inputs:
         self._unusable = unusable
         self._on_rgb_info = on_rgb_info
         self._watches: dict[str, CameraWatch] = {}
+        self._contents: dict[str, ContentWatch] = {}
+        self._pairing = PairingWatch()
+        self._log = FindingLog(node.get_logger())
+        self._next_check = 0.0
+        self._dead: frozenset[str] = frozenset()  # cameras without an image for too long
         self._subscriptions: list[Any] = []
         self._synchronizer: PairSynchronizer | None = None
         self._choice = CameraChoice()
@@ -83,9 +95,10 @@ class Inputs:
             offset_ns=self._parameters.nanoseconds("offset_seconds"),
             minimum_interval_ns=self._parameters.nanoseconds("minimum_interval_seconds"),
         )
-        self._synchronizer.registerCallback(lambda rgb, thermal: self._on_frames(rgb, thermal, ""))
+        self._synchronizer.registerCallback(lambda rgb, thermal: self._hand_on(rgb, thermal, ""))
         for camera in CAMERAS:
             self._subscribe_camera(camera, qos, images[camera].signalMessage)
+        check_overrides(self._node)
 
     def apply_parameters(self) -> None:
         """Pass changed parameters on to the synchronizer."""
@@ -140,25 +153,110 @@ class Inputs:
         values = {f"frames.{reason}": str(n) for reason, n in sorted(frames.items())}
         return {**values, "time_jumps": str(sum(pairing.jumps.values()))}
 
-    def findings(self) -> dict[str, Finding]:
-        """Return the finding of each camera's watch, by "rgb" and "thermal"."""
+    def camera_findings(self) -> dict[str, Finding]:
+        """Return the finding of each camera's watches, by "rgb" and "thermal"."""
+        findings: dict[str, Finding] = {}
+        swapped = self._are_swapped()
+        for camera, (level, text) in self._arrivals().items():
+            content = self._contents[camera]
+            content_level, contradiction = content.finding()
+            level = max(level, content_level, WARN if swapped else OK)
+            parts = (text, contradiction, SWAPPED if swapped else "")
+            values = {**self._watches[camera].report(), "encoding": content.encoding}
+            findings[camera] = level, "; ".join(part for part in parts if part), values
+        return findings
+
+    def _arrivals(self) -> dict[str, tuple[bytes, str]]:
+        """Return level and message on the arrival of each camera's images."""
         now, timeout = time.monotonic(), self._parameters["timeout_seconds"]
         return {
-            camera: (
-                *watch.check(
-                    now,
-                    self._since,
-                    timeout,
-                    self._node.get_publishers_info_by_topic(watch.topic),
-                ),
-                watch.report(),
+            camera: watch.check(
+                now,
+                self._since,
+                timeout,
+                self._node.get_publishers_info_by_topic(watch.topic),
+                self._node.count_publishers(watch.other_transport[0]),
             )
             for camera, watch in self._watches.items()
         }
 
+    def _are_swapped(self) -> bool:
+        """Return whether each camera sends what the other one should."""
+        contents = self._contents.values()
+        return bool(contents) and all(content.suits_other for content in contents)
+
+    def findings(self) -> dict[str, Finding]:
+        """Return the findings about the pairing and the graph, by the part of diagnostics."""
+        pairing: tuple[bytes, str] = OK, "not subscribed"
+        if self._synchronizer is not None:
+            pairing = self._pairing.check(
+                time.monotonic(),
+                self._since,
+                self._parameters["timeout_seconds"],
+                self._synchronizer.counters(),
+                PairingSettings(
+                    self._parameters["tolerance_seconds"],
+                    self._parameters["offset_seconds"],
+                    self._parameters["queue_size"],
+                ),
+                {camera: watch.lost_share() for camera, watch in self._watches.items()},
+            )
+        graph = self._same_names()
+        return {"pairing": (*pairing, {}), "graph": (*graph, {})}
+
+    def _same_names(self) -> tuple[bytes, str]:
+        """Return level and message on other nodes of this node's name."""
+        own = self._node.get_name(), self._node.get_namespace()
+        count = self._node.get_node_names_and_namespaces().count(own)
+        if count <= 1:
+            return OK, "one node of this name"
+        name = self._node.get_fully_qualified_name()
+        return WARN, (
+            f"{count} nodes are named {name}: parameters and services reach any of them, and "
+            "topics mix their images; start each with -r __node:=NAME"
+        )
+
+    def check(self, now: float) -> None:
+        """Log the findings that begin and end, and note cameras that are dead.
+
+        Args:
+            now: monotonic time in seconds.
+        """
+        if now < self._next_check:
+            return
+        self._next_check = now + _CHECK_SECONDS
+        timeout = self._parameters["timeout_seconds"]
+        dead = frozenset(
+            camera
+            for camera, watch in self._watches.items()
+            if now - (watch.last_arrival or self._since) > timeout
+        )
+        if self._parameters["mode"] == "replay" and len(dead) == len(CAMERAS):
+            return  # before a bag, or after it
+        findings = {part: (level, text) for part, (level, text, _) in self.findings().items()}
+        for camera, arrival in self._arrivals().items():
+            findings[f"{camera} camera"] = arrival
+            findings[f"{camera} topic"] = self._contents[camera].finding()
+        findings["topics"] = (WARN, SWAPPED) if self._are_swapped() else (OK, "not swapped")
+        for part, (level, text) in findings.items():
+            self._log.note(part, level, text, now)
+        if dead != self._dead:
+            self._dead = dead
+            self._on_cameras(self._choice.alone, self._silent())
+
+    def _silent(self) -> frozenset[str]:
+        """Return the cameras that are silent, while the other one delivers or not."""
+        return self._choice.silent | self._dead
+
+    def _hand_on(self, rgb: Any, thermal: Any, alone: str) -> None:
+        """Hand a pair, or a frame alone, to the node."""
+        self._pairing.delivered(time.monotonic())
+        self._on_frames(rgb, thermal, alone)
+
     def _route(self, camera: str, message: Any, to_synchronizer: Callable[[Any], None]) -> None:
         """Pass an image to the synchronizer, or on its own while one camera is used alone."""
-        before = self._choice.alone, self._choice.silent
+        before = self._choice.alone, self._silent()
+        self._dead -= {camera}
         route = self._choice.take(
             camera,
             stamp_to_seconds(message.header.stamp),
@@ -168,9 +266,9 @@ class Inputs:
             enabled=self._parameters["single_camera"] == "fuse"
             and self._parameters["mode"] == "live",
         )
-        after = self._choice.alone, self._choice.silent
+        after = self._choice.alone, self._silent()
         if after != before:
-            if after[0] and self._synchronizer is not None:
+            if after[0] and after[0] != before[0] and self._synchronizer is not None:
                 self._synchronizer.reset("not_in_use")
             self._beside = None
             self._on_cameras(*after)
@@ -181,17 +279,23 @@ class Inputs:
         else:
             beside, self._beside = self._beside, None
             frames = (message, beside) if camera == "rgb" else (beside, message)
-            self._on_frames(*frames, camera)
+            self._hand_on(*frames, camera)
 
     def _subscribe_camera(
         self, camera: str, qos: QoSProfile, to_synchronizer: Callable[[Any], None]
     ) -> None:
         """Subscribe to the images and to the CameraInfo of one camera."""
-        topic, kind = f"{camera}/image_raw", Image
-        if self._parameters[f"{camera}_transport"] == "compressed":
-            topic, kind = f"{topic}/compressed", CompressedImage
-        watch = CameraWatch(self._node.resolve_topic_name(topic), own_profile(qos))
+        transport = self._parameters[f"{camera}_transport"]
+        topics, kind = image_topics(self._node, f"{camera}/image_raw"), _TYPES[transport]
+        other = _OTHER_TRANSPORT[transport]
+        watch = CameraWatch(
+            topics[transport],
+            own_profile(qos),
+            f"sensor_msgs/msg/{kind.__name__}",
+            (topics[other], f"{camera}_transport:={other}"),
+        )
         self._watches[camera] = watch
+        content = self._contents[camera] = ContentWatch(camera, watch.topic)
 
         def on_mismatch(event: Any) -> None:
             policy = qos_policy_name_from_kind(event.last_policy_kind)
@@ -212,9 +316,9 @@ class Inputs:
         subscriber = Subscriber(
             self._node,
             kind,
-            topic,
+            watch.topic,
             qos_profile=watch.qos,
-            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            qos_overriding_options=overriding_options(),
             event_callbacks=SubscriptionEventCallbacks(
                 incompatible_qos=on_mismatch, message_lost=on_lost
             ),
@@ -222,12 +326,19 @@ class Inputs:
         self._subscriptions.append(subscriber.sub)
 
         def on_image(message: Any) -> None:
-            watch.image(stamp_to_seconds(message.header.stamp), time.monotonic())
+            stamp, now = stamp_to_seconds(message.header.stamp), time.monotonic()
+            watch.image(stamp, now)
+            content.image(message, now)
+            self._pairing.image(camera, stamp, now)
             self._route(camera, message, to_synchronizer)
 
         subscriber.registerCallback(on_image)
         self._subscriptions.append(
             self._node.create_subscription(
-                CameraInfo, f"{camera}/camera_info", on_info, own_profile(qos)
+                CameraInfo,
+                f"{camera}/camera_info",
+                on_info,
+                own_profile(qos),
+                qos_overriding_options=overriding_options(),
             )
         )

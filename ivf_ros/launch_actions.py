@@ -26,7 +26,7 @@ from launch_ros.substitutions import ExecutableInPackage
 
 from ivf_core.bags.info import TopicInfo
 from ivf_core.bags.reader import BagReader
-from ivf_core.bags.topics import guess_camera_topics
+from ivf_core.bags.topics import first_kinds, guess_camera_topics
 from ivf_ros.launch_arguments import NODE_NAME, LaunchArgument
 from ivf_ros.parameters import PARAMETERS, Parameter, Value
 from ivf_ros.transport import environment, profile_path, reason_not_applied
@@ -150,7 +150,8 @@ def bag_topics(bag: str) -> dict[str, TopicInfo]:
     """
     with BagReader(bag) as reader:
         by_name = {topic.name: topic for topic in reader.topics}
-    cameras = dict(zip(_CAMERAS, guess_camera_topics(by_name.values()), strict=True))
+        kinds = first_kinds(reader, reader.topics)
+    cameras = dict(zip(_CAMERAS, guess_camera_topics(by_name.values(), kinds), strict=True))
     found = {camera: by_name[name] for camera, name in cameras.items()}
     for camera, name in cameras.items():
         if _info_beside(name) in by_name:

@@ -11,13 +11,6 @@ from typing import Any
 
 import numpy as np
 from rclpy.lifecycle import LifecycleNode
-from rclpy.qos import (
-    DurabilityPolicy,
-    QoSProfile,
-    ReliabilityPolicy,
-    qos_profile_system_default,
-)
-from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Float64, Header, String, UInt64
 
@@ -30,13 +23,11 @@ from ivf_core.models.interface import LABEL_STRIDE
 from ivf_ros.compat import Detection2DArray, LabelInfo, VisionClass, own_profile
 from ivf_ros.conversions import shrink_camera_info, to_image
 from ivf_ros.object_messages import to_detections, to_json
+from ivf_ros.qos import LATCHED, RESULTS, overriding_options
 from ivf_ros.synchronizer import stamp_to_ns
 
 __all__ = ["Outputs", "Wanted", "overlay_of"]
 
-_LATCHED = QoSProfile(
-    depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL, reliability=ReliabilityPolicy.RELIABLE
-)
 _INFOS_KEPT = 60
 _NO_CLASSES = json.dumps({"name": "", "names": [], "colors": []})
 
@@ -93,18 +84,17 @@ class Outputs:
 
     def __init__(self, node: LifecycleNode) -> None:
         self._node = node
-        override = QoSOverridingOptions.with_default_policies()
-
         self._all: list[Any] = []
 
         def publisher(kind: type, topic: str) -> Any:
-            qos = own_profile(qos_profile_system_default)
-            created = node.create_publisher(kind, topic, qos, qos_overriding_options=override)
+            created = node.create_publisher(
+                kind, topic, own_profile(RESULTS), qos_overriding_options=overriding_options()
+            )
             self._all.append(created)
             return created
 
         def latched(kind: type, topic: str) -> Any:
-            self._all.append(created := node.create_publisher(kind, topic, _LATCHED))
+            self._all.append(created := node.create_publisher(kind, topic, LATCHED))
             return created
 
         self._fused = publisher(Image, "~/fused/image")

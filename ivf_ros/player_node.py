@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -23,7 +23,7 @@ from std_msgs.msg import UInt64
 
 from ivf_core.bags.info import BagError, TopicInfo
 from ivf_core.bags.reader import BagReader
-from ivf_core.bags.topics import guess_camera_topics
+from ivf_core.bags.topics import first_kinds, guess_camera_topics
 from ivf_core.system.memory import keep_freed_memory
 from ivf_ros.compat import message_class
 from ivf_ros.parameters import Parameter, declare
@@ -135,7 +135,7 @@ class Player(Node):
             for line in self._bag.differences:
                 self.get_logger().warning(f"bag '{self._bag.path}': {line}")
             playable = self._playable_topics(reader)
-        cameras = _camera_topics(playable)
+            cameras = _camera_topics(playable, first_kinds(reader, playable))
         self._leading = cameras[0] if cameras else playable[0].name
         self._stopping = threading.Event()
         self._streams = Streams(
@@ -322,10 +322,10 @@ def _spin(executor: SingleThreadedExecutor) -> None:
         executor.spin()
 
 
-def _camera_topics(topics: Sequence[TopicInfo]) -> list[str]:
+def _camera_topics(topics: Sequence[TopicInfo], kinds: Mapping[str, str]) -> list[str]:
     """Return RGB and thermal topic; all image topics if these cannot be identified."""
     try:
-        return list(guess_camera_topics(topics))
+        return list(guess_camera_topics(topics, kinds))
     except BagError:
         return [topic.name for topic in topics if topic.is_image]
 

@@ -1,14 +1,17 @@
-"""Fast DDS profile for images, and the environment that applies it to a process."""
+"""Transport of images: topics of raw and compressed images, and the profile of Fast DDS."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ivf_ros.compat import profile_variables
 
-__all__ = ["USERS_OWN", "environment", "profile_path", "reason_not_applied"]
+__all__ = ["USERS_OWN", "environment", "image_topics", "profile_path", "reason_not_applied"]
+
+_COMPRESSED = "/compressed"
 
 USERS_OWN = (
     "FASTRTPS_DEFAULT_PROFILES_FILE",
@@ -16,6 +19,22 @@ USERS_OWN = (
     "FASTDDS_BUILTIN_TRANSPORTS",
 )
 """Variables with which users choose a transport of Fast DDS 2 or 3."""
+
+
+def image_topics(node: Any, base: str) -> dict[str, str]:
+    """Return the resolved topic of a camera's images by transport, "raw" and "compressed".
+
+    A remapping of the base topic is followed by the compressed one, as image_transport does,
+    unless that is remapped itself.
+
+    Args:
+        node: node whose remappings apply.
+        base: name of the raw topic in the node, "rgb/image_raw".
+    """
+    raw, compressed = node.resolve_topic_name(base), node.resolve_topic_name(base + _COMPRESSED)
+    if compressed == node.resolve_topic_name(base + _COMPRESSED, only_expand=True):
+        compressed = raw.removesuffix(_COMPRESSED) + _COMPRESSED
+    return {"raw": raw, "compressed": compressed}
 
 
 def profile_path() -> Path:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import statistics
 from collections import deque
+from collections.abc import Iterator
+from itertools import islice
 
 from ivf_core.bags.info import BagMessage
 from ivf_core.bags.salvage import Bag
@@ -10,13 +13,17 @@ from ivf_core.bags.stamps import read_stamp
 
 __all__ = ["StampMatcher"]
 
+_KEPT = 16
+_BEYOND = 4  # messages that are read beyond a wanted stamp: it may come late
+_LASTING = 3  # messages whose stamps have to stay behind before it counts as a jump
+
 
 class StampMatcher:
     """Matcher of the messages of one topic to pairs, by the stamp of the RGB image.
 
     Stamps must agree to the nanosecond, or to `tolerance_ns`. The bag is read only as far
-    as the pairs have come. A jump back of the stamps starts a new epoch, as it does in the
-    pairing.
+    as the pairs have come, and a few messages further, since messages may be out of order. A
+    jump back of the stamps that lasts starts a new epoch, as it does in the pairing.
 
     Args:
         bag: open for reading, and used by no other reader.
@@ -28,15 +35,13 @@ class StampMatcher:
         received: number of messages read.
     """
 
-    _KEPT = 8
-
     def __init__(self, bag: Bag, topic: str, tolerance_ns: int = 0) -> None:
         self._messages = bag.raw([topic])
         self._tolerance = tolerance_ns
-        self._kept: deque[tuple[tuple[int, int], BagMessage]] = deque(maxlen=self._KEPT)
+        self._ahead: deque[tuple[int, BagMessage]] = deque()
+        self._kept: deque[tuple[tuple[int, int], BagMessage]] = deque(maxlen=_KEPT)
         self._epoch = self._wanted_epoch = 0
-        self._last = self._last_wanted = -1
-        self._ended = False
+        self._last_wanted = -1
         self.matched = 0
         self.received = 0
 
@@ -50,9 +55,9 @@ class StampMatcher:
             self._wanted_epoch += 1
         self._last_wanted = stamp_ns
         wanted = (self._wanted_epoch, stamp_ns)
-        # Read one past the wanted stamp, for it may be nearer.
-        while not self._ended and (not self._kept or self._kept[-1][0] <= wanted):
-            self._read_one()
+        while sum(position > wanted for position, _ in self._kept) < _BEYOND:
+            if not self._read_one():
+                break
         found = min(
             (kept for kept in self._kept if kept[0][0] == wanted[0]),
             key=lambda kept: abs(kept[0][1] - stamp_ns),
@@ -63,16 +68,25 @@ class StampMatcher:
         self.matched += 1
         return found[1]
 
-    def _read_one(self) -> None:
+    def _read_one(self) -> bool:
+        """Take the next message; return whether there was one."""
+        self._ahead.extend(islice(self._stamped(), _LASTING - len(self._ahead)))
+        if not self._ahead:
+            return False
+        present = [stamp for (epoch, stamp), _ in self._kept if epoch == self._epoch]
+        most = statistics.median_low(stamp for stamp, _ in self._ahead)
+        stamp, message = self._ahead.popleft()
+        repeats = stamp in present and most in present and stamp < present[-1]
+        if present and (max(stamp, most) < min(present) or repeats):
+            self._epoch += 1
+        self.received += 1
+        self._kept.append(((self._epoch, stamp), message))
+        return True
+
+    def _stamped(self) -> Iterator[tuple[int, BagMessage]]:
+        """Yield the messages that have a stamp."""
         for message in self._messages:
             try:
-                stamp = read_stamp(message.message) or message.time_ns
+                yield read_stamp(message.message) or message.time_ns, message
             except ValueError:
                 continue
-            if stamp < self._last:
-                self._epoch += 1
-            self._last = stamp
-            self.received += 1
-            self._kept.append(((self._epoch, stamp), message))
-            return
-        self._ended = True

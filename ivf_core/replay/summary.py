@@ -205,6 +205,7 @@ def _input_warnings(replay: FinishedReplay, failed: Counter[str]) -> list[dict[s
         found.append(warning("damaged", "; ".join(replay.read.left_out)))
     if replay.read.info.differences:
         found.append(warning("index", "; ".join(replay.read.info.differences)))
+    found += [warning("topics", doubt) for doubt in replay.read.topics.doubts]
     for topic, count in sorted(replay.read.pairs.unstamped.items()):
         found.append(
             warning(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ivf_core.bags.info import BagError, BagInfo, TopicInfo
-from ivf_core.bags.topics import guess_camera_topics
+from ivf_core.bags.salvage import Bag
+from ivf_core.bags.topics import contradictions, first_kinds, guess_camera_topics
 from ivf_core.replay.settings import ReplaySettings
 
 __all__ = ["ReplayTopics", "choose_topics"]
@@ -28,6 +30,7 @@ class ReplayTopics:
         candidates: all image topics of the bag.
         labels: topic of true class ids, or None.
         other_fused: topic of another method's fused images, or None.
+        doubts: a sentence for each camera that carries something else than it should.
     """
 
     rgb: str
@@ -36,6 +39,7 @@ class ReplayTopics:
     candidates: tuple[TopicInfo, ...]
     labels: str | None
     other_fused: str | None
+    doubts: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return `topics` of summary.json."""
@@ -52,17 +56,18 @@ class ReplayTopics:
         }
 
 
-def choose_topics(info: BagInfo, settings: ReplaySettings) -> ReplayTopics:
-    """Take the topics that the settings name, and guess the others from types and names.
+def choose_topics(bag: Bag, settings: ReplaySettings) -> ReplayTopics:
+    """Take the topics that the settings name, and guess the others from contents and names.
 
     Args:
-        info: summary of the bag.
+        bag: open for reading.
         settings: settings of the replay.
 
     Raises:
         BagError: a topic is not in the bag, holds no images or no messages, or the cameras
             are ambiguous; lists the image topics.
     """
+    info = bag.info
     images = tuple(topic for topic in info.topics if topic.is_image)
     by_name = {topic.name: topic for topic in info.topics}
     given = (settings.rgb_topic, settings.thermal_topic)
@@ -74,27 +79,31 @@ def choose_topics(info: BagInfo, settings: ReplaySettings) -> ReplayTopics:
     # In a recording of the node, the fused images are the node's, not another method's.
     of_others = spare if settings.recorded is None else []
     other = _choose(settings.fused_topic, of_others, _FUSED_WORDS, _DERIVED_WORDS | _LABEL_WORDS)
+    kinds = first_kinds(bag, images)
     rgb, thermal = given
     if rgb is None or thermal is None:
         cameras = [t for t in images if not _words(t.name) & (_LABEL_WORDS | _DERIVED_WORDS)]
         cameras = [t for t in cameras if t.name not in (labels, other)]
         try:
-            guess = _guess(cameras, rgb, thermal)
+            guess = _guess(cameras, rgb, thermal, kinds)
         except BagError as error:
             raise BagError(f"bag '{info.path}': {error}") from error
         rgb, thermal = rgb or guess[0], thermal or guess[1]
     if rgb == thermal:
         raise BagError(f"bag '{info.path}': {rgb} is asked for as both cameras")
-    return ReplayTopics(rgb, thermal, None in given, images, labels, other)
+    doubts = tuple(contradictions(rgb, thermal, kinds))
+    return ReplayTopics(rgb, thermal, None in given, images, labels, other, doubts)
 
 
-def _guess(cameras: list[TopicInfo], rgb: str | None, thermal: str | None) -> tuple[str, str]:
+def _guess(
+    cameras: list[TopicInfo], rgb: str | None, thermal: str | None, kinds: Mapping[str, str]
+) -> tuple[str, str]:
     """Guess both camera topics; one of them may be known."""
     known = rgb or thermal
     left = [topic for topic in cameras if topic.count and topic.name != known]
     if known and len(left) == 1:
         return rgb or left[0].name, thermal or left[0].name
-    return guess_camera_topics(cameras)
+    return guess_camera_topics(cameras, kinds)
 
 
 def _check_topic(info: BagInfo, by_name: dict[str, TopicInfo], name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections import Counter
 
@@ -71,21 +72,7 @@ def reference(visible, infrared, tolerance, offset=0):
     return sorted(chosen)
 
 
-def epochs(stamps):
-    """Split a stream at stamps that go back, and leave out repeated stamps."""
-    parts = [[]]
-    last = None
-    for stamp in stamps:
-        if last is not None and stamp < last:
-            parts.append([])
-        if stamp != last:
-            parts[-1].append(stamp)
-        last = stamp
-    return parts
-
-
 sorted_stamps = st.lists(st.integers(-60, 60), max_size=20, unique=True).map(sorted)
-any_stamps = st.lists(st.integers(0, 40), max_size=20)
 turns = st.lists(st.integers(0, 1), max_size=40)
 tolerances = st.integers(0, 30)
 offsets = st.integers(-20, 20)
@@ -96,6 +83,21 @@ def spaced_stamps(draw, interval):
     """Draw stamps of a camera whose frames are at least `interval` apart."""
     gaps = draw(st.lists(st.integers(interval, 3 * interval), max_size=12))
     return list(itertools.accumulate(gaps, initial=draw(st.integers(-20, 20))))
+
+
+@st.composite
+def epochs(draw):
+    """Draw the epochs of a stream: each lasts, and repeats the one before or is before it."""
+    parts = []
+    for n in range(draw(st.integers(1, 3))):
+        stamps = draw(st.lists(st.integers(0, 40), min_size=3, max_size=20, unique=True))
+        new = [1000 - 50 * n + stamp for stamp in sorted(stamps)]
+        parts.append(parts[-1] if parts and draw(st.booleans()) else new)
+    return parts
+
+
+def is_late_in(stamps, index):
+    return stamps[index] < max(stamps[:index], default=-math.inf)
 
 
 # Properties ------------------------------------------------------------------------------
@@ -136,20 +138,56 @@ def test_no_two_frames_are_nearer_to_each_other_than_to_their_partners(
 
 
 @unhurried
-@given(any_stamps, any_stamps, tolerances, turns)
+@given(epochs(), epochs(), tolerances, turns)
 def test_jumps_pair_epoch_by_epoch_at_any_interleaving(visible, infrared, tolerance, order):
     pairer = TimePairer(tolerance, UNLIMITED)
-    pairs = feed(pairer, interleave(visible, infrared, order)) + pairer.flush()
+    streams = [list(itertools.chain(*parts)) for parts in (visible, infrared)]
+    pairs = feed(pairer, interleave(*streams, order)) + pairer.flush()
     expected = [
-        pair
-        for v, i in zip(epochs(visible), epochs(infrared), strict=False)
-        for pair in reference(v, i, tolerance)
+        pair for v, i in zip(visible, infrared, strict=False) for pair in reference(v, i, tolerance)
     ]
     assert stamps_of(pairs) == expected
     assert pairer.queued == {"visible": 0, "infrared": 0}
-    assert pairer.jumps == {
-        "visible": len(epochs(visible)) - 1,
-        "infrared": len(epochs(infrared)) - 1,
+    assert pairer.jumps == {"visible": len(visible) - 1, "infrared": len(infrared) - 1}
+
+
+@unhurried
+@given(sorted_stamps, sorted_stamps, tolerances, st.permutations(range(20)), st.integers(0, 4))
+def test_disorder_before_the_other_stream_comes_changes_no_pair(
+    visible, infrared, tolerance, random_order, reach
+):
+    """Nothing is decided while one stream alone is there, so all late frames are sorted in.
+
+    A frame that is before the first one of its stream would be a suspected jump.
+    """
+    keys = {stamp: n and n + reach * random_order[n] / 20 for n, stamp in enumerate(visible)}
+    pairer = TimePairer(tolerance, UNLIMITED)
+    events = [("v", stamp) for stamp in sorted(visible, key=keys.get)]
+    pairs = feed(pairer, events + [("i", stamp) for stamp in infrared]) + pairer.flush()
+    assert stamps_of(pairs) == reference(visible, infrared, tolerance)
+    assert pairer.jumps == {"visible": 0, "infrared": 0}
+
+
+@unhurried
+@given(st.data(), st.integers(0, 40), turns)
+def test_disorder_costs_at_most_the_late_frames(data, phase, order):
+    """Frames of equal periods lose no partner to frames out of order in either stream."""
+    streams = []
+    for shift in (0, phase):
+        stamps = [100 * n + shift for n in range(30)]
+        for n in data.draw(st.sets(st.integers(0, 28).map(lambda n: n // 2 * 2), max_size=5)):
+            stamps[n : n + 2] = stamps[n + 1], stamps[n]
+        streams.append(stamps)
+    pairer = TimePairer(40, queue_size=UNLIMITED)
+    pairs = feed(pairer, interleave(*streams, order)) + pairer.flush()
+    late = sum(is_late_in(stamps, n) for stamps in streams for n in range(30))
+    assert len(pairs) >= 30 - late
+    assert stamps_of(pairs) == sorted(stamps_of(pairs))
+    assert all(i - v == phase for v, i in stamps_of(pairs))
+    assert set(pairer.dropped) <= {
+        f"{reason}_{stream}"
+        for reason in ("out_of_order", "outlier", "unmatched")
+        for stream in ("visible", "infrared")
     }
 
 
@@ -161,11 +199,12 @@ events_of_any_kind = st.lists(
 
 @settings(unhurried, max_examples=1000)
 @given(events_of_any_kind, st.integers(1, 5), st.sampled_from([0, 4, 20]))
-def test_frames_of_any_input_are_used_once_in_order_and_accounted_for(events, queue_size, pace):
+def test_frames_of_any_input_are_used_once_and_accounted_for(events, queue_size, pace):
     """Invariants hold with tiny queues, wrong intervals, jumps and changing settings."""
     pairer = TimePairer(10, queue_size)
     numbers = Counter()
     pairs = []
+    ends = 0
     for time, (kind, value) in zip(itertools.count(0, pace), events, strict=False):
         new = []
         if kind in "vi":
@@ -185,10 +224,13 @@ def test_frames_of_any_input_are_used_once_in_order_and_accounted_for(events, qu
         assert_accounts_balance(pairer)
         assert pairer.paired == len(pairs)
         if kind in ("flush", "reset"):
+            ends += 1
             assert pairer.queued == {"visible": 0, "infrared": 0}
-    for earlier, later in itertools.pairwise(pairs):
-        assert earlier.visible < later.visible
-        assert earlier.infrared < later.infrared
+    for side in ("visible", "infrared"):
+        assert len({getattr(pair, side) for pair in pairs}) == len(pairs)
+        stamps = [getattr(pair, f"{side}_stamp") for pair in pairs]
+        steps_back = sum(later <= earlier for earlier, later in itertools.pairwise(stamps))
+        assert steps_back <= ends + sum(pairer.jumps.values())
 
 
 @unhurried
@@ -278,12 +320,19 @@ def test_a_known_interval_makes_the_wait_unnecessary(first):
         assert returned_at(events, minimum_interval_ns=31) == [[], []]
 
 
-def test_a_frame_without_partner_is_counted_as_soon_as_that_is_known():
+def test_a_frame_without_partner_is_counted_with_the_next_pair():
+    """Keep it until then: its partner may come late."""
     pairer = TimePairer(tolerance_ns=5)
-    feed(pairer, [("v", 0)])
+    feed(pairer, [("v", 0), ("i", 6)])
     assert pairer.dropped == {}
-    feed(pairer, [("i", 6)])
-    assert pairer.dropped == {"unmatched_visible": 1}
+    feed(pairer, [("v", 33), ("i", 33)])
+    assert pairer.dropped == {"unmatched_visible": 1, "unmatched_infrared": 1}
+
+
+def test_frames_without_partner_fill_the_queue_only():
+    pairer = TimePairer(tolerance_ns=5, queue_size=3)
+    assert feed(pairer, [e for n in range(10) for e in (("v", 33 * n), ("i", 33 * n + 16))]) == []
+    assert pairer.dropped == {"unmatched_visible": 7, "unmatched_infrared": 7}
 
 
 # Queues ----------------------------------------------------------------------------------
@@ -345,9 +394,12 @@ def test_a_looping_bag_gives_all_pairs_in_every_loop(tolerance, lead):
 
 def test_a_frame_left_over_at_the_end_of_a_loop_is_counted_when_the_other_stream_continues():
     pairer = TimePairer(tolerance_ns=5)
-    feed(pairer, [("v", 0), ("i", 0), ("v", 33), ("i", 33), ("v", 66), ("v", 0)])
+    first = [(side, 33 * n) for n in range(3) for side in "vi"]
+    feed(pairer, [*first, ("v", 99), ("v", 0), ("v", 33), ("v", 66)])
     assert pairer.dropped == {}
-    assert stamps_of(feed(pairer, [("i", 0)])) == [(0, 0)]
+    assert stamps_of(feed(pairer, [("i", 33 * n) for n in range(3)])) == [
+        (33 * n, 33 * n) for n in range(3)
+    ]
     assert pairer.dropped == {"time_jump_visible": 1}
 
 
@@ -379,7 +431,7 @@ def test_streams_pair_again_after_one_clock_was_set_and_set_back(step, side):
     assert set(range(99)) <= set(pairs_at)
     recovered = 200 + 2 * queue_size + (abs(step) // 33 if abs(step) < 1000 else 0)
     assert [n for n in pairs_at if n >= recovered] == list(range(recovered, 300))
-    assert sum(pairer.jumps.values()) == 1
+    assert sum(pairer.jumps.values()) == (abs(step) > 33 * queue_size)
 
 
 def test_one_camera_set_back_for_good_is_followed_by_the_other_one():
@@ -392,11 +444,104 @@ def test_one_camera_set_back_for_good_is_followed_by_the_other_one():
     assert pairer.dropped["time_jump_visible"] > 0
 
 
-def test_a_single_zero_stamp_costs_about_one_queue_of_frames():
-    pairer = TimePairer(tolerance_ns=0, queue_size=5)
-    events = [(side, 1000 + n) for n in range(40) for side in "vi"]
-    events.insert(41, ("i", 0))
-    assert len(feed(pairer, events)) >= 40 - 7
+# Frames out of order, and outliers ---------------------------------------------------------------
+
+PERIOD = 33_000_000
+
+
+def stream_with(changes, count=90):
+    """Return events of two cameras at 30 Hz; `changes` gives stamps of RGB frames by index."""
+    return [
+        event
+        for n in range(count)
+        for event in (("v", changes.get(n, PERIOD * n)), ("i", PERIOD * n + 3_000_000))
+    ]
+
+
+def test_neighbours_in_the_wrong_order_are_sorted_in():
+    pairer = TimePairer(tolerance_ns=20_000_000, minimum_interval_ns=15_000_000)
+    swapped = {n: PERIOD * (21 - n) for n in (10, 11)}
+    pairs = feed(pairer, stream_with(swapped))
+    assert stamps_of(pairs) == [(PERIOD * n, PERIOD * n + 3_000_000) for n in range(90)]
+    assert pairer.dropped == {}
+    assert pairer.jumps == {"visible": 0, "infrared": 0}
+
+
+def test_a_frame_behind_decided_ones_is_dropped_alone():
+    pairer = TimePairer(tolerance_ns=20_000_000, minimum_interval_ns=15_000_000)
+    late = [PERIOD * n for n in range(90)]
+    late.insert(13, late.pop(10))
+    pairs = feed(pairer, stream_with(dict(enumerate(late))))
+    assert len(pairs) == 89
+    assert pairer.dropped == {"unmatched_infrared": 1, "out_of_order_visible": 1}
+    assert pairer.jumps == {"visible": 0, "infrared": 0}
+
+
+@pytest.mark.parametrize("side", ["visible", "infrared"])
+@pytest.mark.parametrize("every", [90, 18, 6])
+@pytest.mark.parametrize(
+    "outlier",
+    [
+        pytest.param(lambda n: 0, id="zero"),
+        pytest.param(lambda n: -(10**15), id="long ago"),
+        pytest.param(lambda n: PERIOD * (n + 12), id="12 frames ahead"),
+        pytest.param(lambda n: PERIOD * (n + 60) + 5, id="2 s ahead"),
+        pytest.param(lambda n: 10**15 + n, id="days ahead"),
+        pytest.param(lambda n: 10**15 - PERIOD * n, id="days ahead, less and less"),
+    ],
+)
+def test_an_outlier_costs_its_own_pair(side, every, outlier):
+    """A stamp that lies among others may cost the pair that it lies at as well."""
+    count = 180
+    changes = {n: outlier(n) for n in range(5, count, every)}
+    events = stream_with(changes, count)
+    if side == "infrared":
+        events = [({"v": "i", "i": "v"}[camera], stamp) for camera, stamp in events]
+    pairer = TimePairer(tolerance_ns=20_000_000, minimum_interval_ns=15_000_000)
+    pairs = feed(pairer, events) + pairer.flush()
+    assert len(pairs) >= count - 2 * len(changes)
+    if abs(outlier(0)) != 12 * PERIOD:
+        assert len(pairs) == count - len(changes)
+    assert stamps_of(pairs) == sorted(stamps_of(pairs))
+    assert pairer.jumps == {"visible": 0, "infrared": 0}
+
+
+def test_outliers_of_both_cameras_cost_their_pair_only():
+    events = stream_with({})
+    for n in (20, 21):
+        events[n] = (events[n][0], 10**15)
+    pairer = TimePairer(tolerance_ns=20_000_000)
+    pairs = feed(pairer, events) + pairer.flush()
+    assert len(pairs) == 89
+    assert pairer.dropped == {"outlier_visible": 1, "outlier_infrared": 1}
+
+
+@pytest.mark.parametrize("outlier", [0, 10**15])
+def test_an_outlier_at_the_start_costs_its_pair(outlier):
+    events = stream_with({0: outlier})
+    pairer = TimePairer(tolerance_ns=20_000_000, minimum_interval_ns=15_000_000)
+    pairs = feed(pairer, events) + pairer.flush()
+    assert len(pairs) >= 89
+    assert pairer.jumps == {"visible": 0, "infrared": 0}
+
+
+def test_a_long_pause_loses_no_frame():
+    """Hold the first frames after a pause back until it is certain that they are no outliers."""
+    stamps = [PERIOD * n + (n >= 30) * 10**12 for n in range(60)]
+    pairer = TimePairer(tolerance_ns=0)
+    pairs_at = [
+        n for n, stamp in enumerate(stamps) for _ in feed(pairer, [("v", stamp), ("i", stamp)])
+    ]
+    assert pairs_at == [*range(30), 32, 32, 32, *range(33, 60)]
+    assert pairer.dropped == {}
+
+
+@pytest.mark.parametrize("count", [2, 3, 6])
+def test_a_short_bag_that_loops_loses_no_frame(count):
+    events = [(side, PERIOD * n) for _ in range(8) for n in range(count) for side in "vi"]
+    pairer = TimePairer(tolerance_ns=0)
+    pairs = feed(pairer, events) + pairer.flush()
+    assert stamps_of(pairs) == [(PERIOD * n, PERIOD * n) for _ in range(8) for n in range(count)]
 
 
 # Settings --------------------------------------------------------------------------------
@@ -407,9 +552,9 @@ def test_settings_change_for_undecided_frames_too():
     assert feed(pairer, [("v", 0), ("i", 15)]) == []
     pairer.tolerance_ns = 10
     assert feed(pairer, [("v", 20)]) == []
-    assert pairer.dropped == {"unmatched_visible": 1}
     pairer.offset_ns = 5
     assert stamps_of(feed(pairer, [("i", 48)])) == [(20, 15)]
+    assert pairer.dropped == {"unmatched_visible": 1}
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 
 from ivf_ros.camera_watch import CameraWatch
 from ivf_ros.compat import TopicEndpointInfo, profile_variables
-from ivf_ros.diagnostics import PairStatistics, percentiles
+from ivf_ros.diagnostics import FindingLog, PairStatistics, percentiles
 from ivf_ros.worker import Mailbox, Worker
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
@@ -136,13 +136,127 @@ def test_silence_is_reported() -> None:
     watch = CameraWatch("/rgb/image_raw")
     assert check(watch, 101.0) == (OK, "waiting for /rgb/image_raw")
     level, text = check(watch, 103.0, publishers=0)
-    assert (level, text) == (WARN, "no publisher on /rgb/image_raw")
-    level, text = check(watch, 103.0)
+    assert (level, text) == (ERROR, "no publisher on /rgb/image_raw")
+    assert check(watch, 103.0) == (ERROR, "no publisher on /rgb/image_raw"), "it has just started"
+    level, text = check(watch, 105.5)
     assert level == ERROR
-    assert "1 publisher(s) on /rgb/image_raw, but no image has arrived in 3.0 s" in text
+    assert "1 publisher(s) on /rgb/image_raw, but no image has arrived in 5.5 s" in text
     watch.image(0.0, now=103.0)
     assert check(watch, 104.0)[0] == OK
-    assert check(watch, 106.0) == (WARN, "no image on /rgb/image_raw for 3.0 s")
+    level, text = check(watch, 106.0)
+    assert level == ERROR
+    assert text.startswith("no image on /rgb/image_raw for 3.0 s: check power")
+    level, text = check(watch, 106.0, publishers=0)
+    assert level == ERROR
+    assert text.endswith("and no publisher: its driver has ended")
+    watch.camera_info(5.0)
+    check(watch, 106.5)
+    level, text = check(watch, 109.0)
+    assert "while its calibration arrives. Fast DDS drops" in text
+
+
+def test_camera_that_repeats_its_stamp_is_reported() -> None:
+    watch = CameraWatch("/t")
+    for index in range(30):
+        watch.image(0.0, now=100 + index / 30)
+    level, text = check(watch, 101.0)
+    assert level == ERROR
+    assert "all have the stamp 0.000 s: the driver must set header.stamp" in text
+    watch.image(1.0, now=101.0)
+    assert check(watch, 101.0)[0] == OK
+
+
+def test_publisher_of_another_type_or_transport_is_reported() -> None:
+    raw, compressed = "/rgb/image_raw", "/rgb/image_raw/compressed"
+    watch = CameraWatch(
+        raw,
+        type="sensor_msgs/msg/Image",
+        other_transport=(compressed, "rgb_transport:=compressed"),
+    )
+    level, text = watch.check(103.0, 100.0, 2.0, [], others=1)
+    assert (level, text) == (
+        ERROR,
+        f"no publisher on {raw}, but 1 on {compressed}: set rgb_transport:=compressed",
+    )
+    wrong = publisher("driver")
+    wrong.topic_type = "sensor_msgs/msg/CompressedImage"
+    level, text = watch.check(100.5, 100.0, 2.0, [wrong])
+    assert level == ERROR
+    assert f"publishes sensor_msgs/msg/CompressedImage on {raw}" in text
+    assert text.endswith("set rgb_transport:=compressed")
+
+
+def test_another_rate_after_an_absence_is_no_loss() -> None:
+    watch = CameraWatch("/t")
+    for stamp in [*(n / 10 for n in range(20)), *(10 + n / 30 for n in range(20))]:
+        watch.image(stamp, now=0.0)
+    assert watch.lost_share() == 0
+
+
+def test_disorder_of_stamps_is_no_loss() -> None:
+    kept = list(range(60))
+    kept[20:22] = 21, 20
+    assert watch_stream(kept).lost_share() == 0
+
+
+class Lines:
+    """Logger that keeps its lines."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, str]] = []
+
+    def error(self, text: str) -> None:
+        self.lines.append(("error", text))
+
+    def warning(self, text: str) -> None:
+        self.lines.append(("warning", text))
+
+    def info(self, text: str) -> None:
+        self.lines.append(("info", text))
+
+
+def test_a_finding_is_logged_when_it_begins_and_when_it_ends() -> None:
+    logger = Lines()
+    log = FindingLog(logger)
+    log.note("rgb camera", OK, "receiving", 0.0)
+    for tick in range(1, 60):
+        log.note("rgb camera", ERROR, f"no image for {tick / 2} s", tick / 2)
+    for tick in range(60, 70):
+        log.note("rgb camera", OK, "receiving", tick / 2)
+    assert logger.lines == [
+        ("error", "rgb camera: no image for 0.5 s"),
+        ("info", "rgb camera: in order again (receiving)"),
+    ]
+
+
+def test_a_finding_that_flickers_or_gets_worse() -> None:
+    logger = Lines()
+    log = FindingLog(logger)
+    for tick in range(20):
+        log.note("pairing", WARN if tick % 2 else OK, "5% are lost", tick / 2)
+    log.note("pairing", ERROR, "no image", 10.0)
+    log.note("pairing", ERROR, "no publisher", 10.5)
+    log.note("pairing", ERROR, "no image", 11.0)
+    log.note("pairing", ERROR, "no publisher", 12.0)
+    assert logger.lines == [
+        ("warning", "pairing: 5% are lost"),
+        ("error", "pairing: no image"),
+        ("error", "pairing: no publisher"),
+    ]
+
+
+def test_faults_without_a_result_are_an_error() -> None:
+    statistics = PairStatistics()
+    statistics.came_in()
+    statistics.drop("no_subscriber")
+    assert statistics.check(timeout=0.0)[0] == OK
+    statistics.came_in()
+    statistics.drop("model_error")
+    level, text = statistics.check(timeout=0.0)
+    assert level == ERROR
+    assert "no result for" in text
+    statistics.went_out({}, repaired=False)
+    assert statistics.check(timeout=0.0)[0] == OK
 
 
 def test_mismatched_qos_is_reported() -> None:

@@ -67,3 +67,15 @@ def test_cameras_in_use_are_published_on_change() -> None:
     assert health.finding("fuse")[1] == "single camera: rgb only: thermal is silent"
     health.set_cameras("", frozenset())
     assert json.loads(published[1])["cameras"] == "both"
+
+
+def test_silent_cameras_are_an_error_where_nothing_comes_out() -> None:
+    health, published = monitor()
+    health.set_cameras("", frozenset({"thermal"}))
+    assert health.finding("stop")[:2] == (ERROR, "both cameras are needed: thermal is silent")
+    for alone in ("", "rgb"):
+        health.set_cameras(alone, frozenset({"rgb", "thermal"}))
+        level, text, _ = health.finding("fuse")
+        assert (level, text) == (ERROR, "no camera delivers: rgb is silent, thermal is silent")
+    report = json.loads(published[-1])
+    assert report["rgb"]["severity"] == report["thermal"]["severity"] == "unusable"

@@ -98,7 +98,7 @@ class ReadStage:
         left_out: list[str] = []
         with ExitStack() as stack:
             bag = stack.enter_context(open_bag(path, left_out))
-            topics = choose_topics(bag.info, settings)
+            topics = choose_topics(bag, settings)
             tolerance = round(settings.tolerance_seconds * 1e9)
             names = {"truth": topics.labels, "other": topics.other_fused}
             # Each matcher opens the bag for itself: it may be ahead of the cameras or behind.
