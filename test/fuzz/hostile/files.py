@@ -15,6 +15,7 @@ from small_bags import drive_frames, write_rosbag1
 from hostile.damage import damaged, damaged_safetensors
 from hostile.texts import edited
 from ivf_core.bags.convert import write_drive_bag
+from ivf_core.bags.info import IMAGE_TYPE
 from ivf_core.bags.reader import BagReader
 from ivf_core.bags.salvage import open_bag
 from ivf_core.images.files import read_infrared, read_labels, read_visible
@@ -148,7 +149,7 @@ def _read_bag(path: Path) -> None:
 
 def _salvage(path: Path) -> None:
     with open_bag(path, []) as bag:
-        for _ in bag.raw([topic.name for topic in bag.info.topics]):
+        for _ in bag.raw([topic.name for topic in bag.info.topics if topic.type == IMAGE_TYPE]):
             pass
 
 
