@@ -373,7 +373,7 @@ class FusionNode(LifecycleNode):
             **self._model.report(),
             **process_report(),
             "mode": self._settings["mode"],
-            "mailbox_full": self._mailbox.waits,
+            "mailbox_full": str(self._mailbox.waits),
             "state": "active" if self._worker is not None else "inactive",
         }
         # With the settings, a recording of the results also says how they were made.

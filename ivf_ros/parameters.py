@@ -36,6 +36,7 @@ from ivf_core.images.overlay import OVERLAY_PALETTES
 from ivf_core.images.thermal import THERMAL_MODES
 from ivf_core.models.weights_files import WeightsError, find_weights
 from ivf_core.system.user_paths import user_path
+from ivf_ros.compat import reject_impossible_parameters
 from ivf_ros.given_parameters import accept_whole_numbers, unused_files, unused_names
 
 __all__ = [
@@ -183,6 +184,7 @@ def declare(node: Node, table: Iterable[Parameter]) -> dict[str, Any]:
         ValueError: a value is not among the choices; names the parameter.
     """
     table = tuple(table)
+    reject_impossible_parameters(node, node.get_logger().warning)
     accept_whole_numbers(node, doubles(table))
     values = {}
     for parameter in table:
