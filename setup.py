@@ -102,7 +102,7 @@ setup(
             "tensorboard>=2.14",
             "torch>=2.10",
             "torchvision>=0.25",
-            "transformers>=4.53",
+            "transformers>=4.57",
         ],
         # BRISQUE, NIQE, MUSIQ, PaQ-2-PiQ. Not for commercial use: PolyForm Noncommercial.
         "no-reference": ["pyiqa>=0.1.13"],

@@ -33,6 +33,7 @@ from ivf_core.training.runs.recipe import RecipeError, bounds_of, load_recipe
 from ivf_core.training.sage.distill import DistillRecipe
 from ivf_core.training.sage.encoder import EncoderRecipe
 from ivf_core.training.sage.teacher import TeacherRecipe
+from ivf_core.training.sartm.sartm import SartmRecipe
 from ivf_core.training.segmentation.fused_labels.options import LabelRecipe
 from ivf_core.training.segmentation.head import HeadRecipe, train_head
 from ivf_core.training.segmentation.head_scores import class_weights
@@ -43,6 +44,7 @@ from ivf_core.training.students.student import (
     train_student,
 )
 from ivf_core.training.students.unsupervised import UnsupervisedRecipe
+from ivf_core.training.teacher_logits import LogitRecipe
 
 RECIPES = Path(__file__).parents[4] / "training"
 KINDS: dict[str, Any] = {
@@ -56,6 +58,8 @@ KINDS: dict[str, Any] = {
     "unsupervised": UnsupervisedRecipe,
     "joint": JointRecipe,
     "labels": LabelRecipe,
+    "sartm": SartmRecipe,
+    "logits": LogitRecipe,
 }
 
 
