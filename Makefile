@@ -25,7 +25,10 @@ unexport RMW_IMPLEMENTATION
 TEST_PROCESSES ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
 TEST_OPTIONS ?=
 
-.PHONY: help setup develop demo test lint docs clean
+# Duration of a campaign of fuzz tests.
+SECONDS ?= 900
+
+.PHONY: help setup develop demo test fuzz lint docs clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -43,12 +46,16 @@ demo: $(INSTALLED)  ## play a synthetic drive, BAG=... or VISIBLE=... INFRARED=.
 test: $(DEVELOPER)  ## run the tests
 	$(RUN) -m pytest -n $(TEST_PROCESSES) --dist worksteal $(TEST_OPTIONS)
 
-lint: $(DEVELOPER)  ## check style, docstrings, plain language, types and the direction of imports
+fuzz: $(DEVELOPER)  ## try random hostile inputs on all parts for SECONDS=900, and print the figures
+	FUZZ_SECONDS="$(SECONDS)" $(RUN) -m pytest -q test/fuzz $(TEST_OPTIONS)
+
+lint: $(DEVELOPER)  ## check style, docstrings, plain language, types, direction of imports and vulnerabilities
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) test/lint/plain_language.py
 	$(RUN) -m mypy
 	$(VENV)/bin/lint-imports
+	$(RUN) test/lint/audit.py
 
 docs: $(DEVELOPER)  ## write what is generated: config/fusion.yaml, docs/interfaces.md, tables of docs/architecture.md
 	$(RUN) -m ivf_ros.interfaces

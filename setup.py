@@ -22,8 +22,14 @@ ROS_WHEELS = [
     "ros-rosgraph-msgs==2.0.*",
 ]
 
+# Lower bounds are at releases without published vulnerabilities in what we use of them; `make lint`
+# audits them where there is a network. In the loading of weights: torch 2.10 (CVE-2025-32434,
+# CVE-2026-24747), onnx 1.21 (CVE-2026-27489, CVE-2026-34445), transformers 4.48. In files of
+# images: OpenCV 4.8.1.78 (CVE-2023-4863), but not 4.10 and 4.11 (CVE-2025-53644). Others: PyYAML
+# 5.4 (CVE-2020-14343), jinja2 3.1.6 (CVE-2025-27516), tqdm 4.66.3 (CVE-2024-34062), ray 2.54
+# (CVE-2025-62593, CVE-2026-27482).
 EVALUATION = ["matplotlib>=3.6"]
-FLEET = ["ray>=2.9"]
+FLEET = ["ray>=2.54"]
 
 
 def files(folder: str, pattern: str) -> list[str]:
@@ -62,41 +68,41 @@ setup(
     install_requires=[
         # lz4 and zstd: the chunks of compressed bags, read record by record where a bag is damaged.
         'backports.zstd>=1.0; python_version < "3.14"',
-        "jinja2>=3.0",
+        "jinja2>=3.1.6",
         "lz4>=4.3",
         "numpy>=1.26",
-        "opencv-python-headless>=4.6",
+        "opencv-python-headless>=4.8.1.78,!=4.10.*,!=4.11.*",
         "pyyaml>=5.4",
         "rosbags>=0.11",
-        "tqdm>=4.57",
+        "tqdm>=4.66.3",
     ],
     extras_require={
         "ros": ROS_WHEELS,
         # Engines. On a CPU OpenVINO is the fastest; CUDA takes PyTorch. Weights without an
         # .onnx file beside them are exported by PyTorch with onnx.
         "openvino": ["openvino>=2024.4"],
-        "onnxruntime": ["onnx>=1.15", "onnxruntime>=1.17"],
-        "torch": ["onnx>=1.15", "safetensors>=0.4", "torch>=2.2"],
+        "onnxruntime": ["onnx>=1.21", "onnxruntime>=1.17"],
+        "torch": ["onnx>=1.21", "safetensors>=0.4", "torch>=2.10"],
         # The figures of ivf evaluate.
         "evaluation": EVALUATION,
         # ivf replay of many bags over several machines.
         "fleet": FLEET,
-        # Masks for teachers: SAM, which needs torchvision, and superpixels. Muon: torch 2.9.
+        # Masks for teachers: SAM, which needs torchvision, and superpixels.
         # Devices, precision and nodes: Fabric. Segmenters to train with: transformers.
         # Published networks that label: OpenVINO, and TensorFlow Lite where it has wheels.
         "training": [
             'ai-edge-litert>=1.0; sys_platform == "linux" and python_version < "3.15"',
             "lightning-fabric>=2.4",
             "matplotlib>=3.6",
-            "onnx>=1.15",
+            "onnx>=1.21",
             "openvino>=2024.4",
             "safetensors>=0.4",
             "scikit-image>=0.22",
             "segment-anything>=1.0",
             "tensorboard>=2.14",
-            "torch>=2.9",
-            "torchvision>=0.17",
-            "transformers>=4.45",
+            "torch>=2.10",
+            "torchvision>=0.25",
+            "transformers>=4.57",
         ],
         # BRISQUE, NIQE, MUSIQ, PaQ-2-PiQ. Not for commercial use: PolyForm Noncommercial.
         "no-reference": ["pyiqa>=0.1.13"],
@@ -113,7 +119,14 @@ setup(
             "pytest-xdist>=3.5",
             "rosbags-image>=0.10",
         ],
-        "lint": ["import-linter>=2.17", "mypy>=1.10", "ruff>=0.6", "types-PyYAML"],
+        "lint": [
+            "import-linter>=2.17",
+            "mypy>=1.10",
+            "packaging",
+            "pip-audit>=2.7",
+            "ruff>=0.6",
+            "types-PyYAML",
+        ],
     },
     entry_points={
         "console_scripts": [

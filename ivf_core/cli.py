@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from ivf_core import __version__
 from ivf_core.commands import bags, benchmark, data, evaluate, fuse, replay, train, weights
 from ivf_core.commands.command import Command
+from ivf_core.system.interrupts import obey_interrupts
 
 __all__ = ["COMMANDS", "build_parser", "main"]
 
@@ -71,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 for success, 1 for bad input or a failed run, 2 for bad options.
     """
     args = build_parser().parse_args(arguments)
+    obey_interrupts()
     try:
         return args.run(args)
     except BrokenPipeError:

@@ -10,13 +10,17 @@ Jazzy 7.1.11, Kilted 9.1.5, Lyrical 10.0.10); "run with" means that the tests ra
 from __future__ import annotations
 
 import copy
+import functools
 import importlib
 import importlib.metadata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
+from rcl_interfaces.msg import SetParametersResult
+from rcl_interfaces.srv import SetParameters, SetParametersAtomically
 from rclpy.exceptions import InvalidHandle
+from rclpy.executors import ExternalShutdownException, ShutdownException
 from rclpy.qos import QoSProfile
 
 try:
@@ -210,7 +214,51 @@ def reject_impossible_transitions(node: Any, on_rejected: Callable[[int, Excepti
     return True
 
 
-def spin_once(executor: Any, seconds: float) -> None:
+def reject_impossible_parameters(node: Any, on_rejected: Callable[[str], None]) -> None:
+    """Make a node answer a request with an impossible parameter with `successful = False`.
+
+    The services that set parameters raise at a value whose type does not exist, and pass on
+    what a callback of the node raises; this ends the process (read in rclpy 7.1.5). This
+    function wraps their callbacks.
+
+    Args:
+        node: node with the services that rclpy creates; without them nothing changes.
+        on_rejected: called with the reason of each rejection.
+    """
+
+    def rejection(parameters: Sequence[Any], error: Exception) -> SetParametersResult:
+        names = ", ".join(parameter.name for parameter in parameters)
+        reason = f"parameter '{names:.200}' cannot be set: {str(error) or type(error).__name__}"
+        on_rejected(reason)
+        return SetParametersResult(successful=False, reason=reason)
+
+    def one_by_one(set_parameters: Callable[..., Any], request: Any, response: Any) -> Any:
+        results = []
+        for parameter in request.parameters:
+            one = SetParameters.Request(parameters=[parameter])
+            try:
+                results += set_parameters(one, SetParameters.Response()).results
+            except Exception as error:
+                results.append(rejection([parameter], error))
+        response.results = results
+        return response
+
+    def at_once(set_parameters: Callable[..., Any], request: Any, response: Any) -> Any:
+        try:
+            return set_parameters(request, response)
+        except Exception as error:
+            response.result = rejection(request.parameters, error)
+            return response
+
+    guards = {SetParameters: one_by_one, SetParametersAtomically: at_once}
+    for service in node.services:
+        if service.srv_type in guards:
+            service.callback = functools.partial(guards[service.srv_type], service.callback)
+
+
+def spin_once(
+    executor: Any, seconds: float, on_error: Callable[[Exception], None] | None = None
+) -> None:
     """Run the next callback of an executor, or return after a time without one.
 
     A lifecycle transition may destroy a subscription for which the executor waits in the
@@ -221,9 +269,21 @@ def spin_once(executor: Any, seconds: float) -> None:
     Args:
         executor: executor of rclpy.
         seconds: longest time to wait.
+        on_error: called with an exception that a callback raised, which would otherwise end
+            the process; None raises it.
+
+    Raises:
+        ExternalShutdownException, ShutdownException: the context or the executor has ended.
     """
     with suppress(InvalidHandle):
-        executor.spin_once(timeout_sec=seconds)
+        try:
+            executor.spin_once(timeout_sec=seconds)
+        except (InvalidHandle, ExternalShutdownException, ShutdownException):
+            raise
+        except Exception as error:
+            if on_error is None:
+                raise
+            on_error(error)
 
 
 __all__ = [
@@ -243,6 +303,7 @@ __all__ = [
     "own_profile",
     "parameter_overrides",
     "profile_variables",
+    "reject_impossible_parameters",
     "reject_impossible_transitions",
     "spin_once",
 ]

@@ -113,6 +113,7 @@ class PairStatistics:
         self.alone_out: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
         self.repaired_frames = 0
+        self.left_out_frames = 0
         self._out_times: deque[float] = deque(maxlen=_KEPT_TIMINGS)
         self._faults_before = 0
         self._failing_since: float | None = None  # first fault since the last result
@@ -148,6 +149,7 @@ class PairStatistics:
         timings: Mapping[str, float],
         *,
         repaired: bool,
+        left_out: bool = False,
         masked: bool = False,
         alone: str = "",
     ) -> None:
@@ -156,6 +158,7 @@ class PairStatistics:
         Args:
             timings: milliseconds by stage, with the names of the report.
             repaired: whether non-finite thermal pixels were filled.
+            left_out: whether the gain control took thermal pixels for no scene.
             masked: whether its mask was published, or what is made of it.
             alone: as in `came_in`.
         """
@@ -165,6 +168,7 @@ class PairStatistics:
             if alone:
                 self.alone_out[alone] += 1
             self.repaired_frames += repaired
+            self.left_out_frames += left_out
             self._out_times.append(time.monotonic())
             self._failing_since = None
             self._off_clock = "latency_ms" not in timings
@@ -221,6 +225,7 @@ class PairStatistics:
                 "pairs_pending": str(pending),
                 "masks_out": str(self.masks_out),
                 "repaired_thermal_frames": str(self.repaired_frames),
+                "thermal_frames_with_fill": str(self.left_out_frames),
             }
             for name, counter in (("in", self.alone_in), ("out", self.alone_out)):
                 values |= {f"single_camera.{c}_{name}": str(n) for c, n in sorted(counter.items())}

@@ -15,6 +15,9 @@ load policy.
 
 from __future__ import annotations
 
+import ivf_ros.quiet_interrupt  # noqa: F401  first: importing the rest takes seconds
+
+# isort: split
 import functools
 import signal
 import sys
@@ -22,7 +25,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import rclpy
@@ -39,9 +41,18 @@ from std_srvs.srv import Trigger
 from ivf_core.camera_choice import StampOrder
 from ivf_core.images.thermal import ThermalNormalizer
 from ivf_core.system.memory import keep_freed_memory
+from ivf_core.system.user_paths import user_path
 from ivf_ros.answers import AnswerTurns
 from ivf_ros.compat import reject_impossible_transitions, spin_once
-from ivf_ros.diagnostics import OK, DiagnosticsPublisher, PairStatistics, WarningLog, process_report
+from ivf_ros.diagnostics import (
+    OK,
+    WARN,
+    DiagnosticsPublisher,
+    Finding,
+    PairStatistics,
+    WarningLog,
+    process_report,
+)
 from ivf_ros.given_parameters import changes_only
 from ivf_ros.health_monitor import HealthMonitor
 from ivf_ros.inputs import Inputs
@@ -121,6 +132,7 @@ class FusionNode(LifecycleNode):
                 f"transition {transition} rejected: {error}"
             ),
         )
+        self._callback_errors = self._errors_before = 0
         self._turns = AnswerTurns(self)
         # Both services wait for another thread: meanwhile others are answered, and images taken.
         group = ReentrantCallbackGroup()
@@ -142,6 +154,16 @@ class FusionNode(LifecycleNode):
         if not changes:
             return SetParametersResult(successful=True)
         return super().set_parameters_atomically(changes)
+
+    def on_callback_error(self, error: Exception) -> None:
+        """Log and count an exception of a callback, after which the node continues.
+
+        Args:
+            error: exception that the callback raised.
+        """
+        self._callback_errors += 1
+        text = f"a callback failed: {type(error).__name__}: {error}"
+        self._warnings.warn(f"callback {type(error).__name__}", text)
 
     def _apply(self) -> None:
         """Pass parameters on to the parts that store them; others are read when used."""
@@ -308,9 +330,13 @@ class FusionNode(LifecycleNode):
         if self._worker is None:
             response.message = "not active: there are no pairs"
         else:
-            directory = Path(self._settings["snapshot_directory"]).expanduser()
-            done = self._snapshots.request(directory, time.monotonic())
-            response.success, response.message = await done
+            try:
+                directory = user_path(self._settings["snapshot_directory"])
+            except ValueError as error:
+                response.message = f"snapshot_directory: {error}"
+            else:
+                done = self._snapshots.request(directory, time.monotonic())
+                response.success, response.message = await done
         await self._turns.wait()
         return response
 
@@ -347,7 +373,7 @@ class FusionNode(LifecycleNode):
             **self._model.report(),
             **process_report(),
             "mode": self._settings["mode"],
-            "mailbox_full": self._mailbox.waits,
+            "mailbox_full": str(self._mailbox.waits),
             "state": "active" if self._worker is not None else "inactive",
         }
         # With the settings, a recording of the results also says how they were made.
@@ -363,8 +389,16 @@ class FusionNode(LifecycleNode):
                 **self._inputs.findings(),
                 "cameras": self._health.finding(self._settings["single_camera"]),
                 "settings": (OK, "in force", settings),
+                "callbacks": self._callbacks_finding(),
             }
         )
+
+    def _callbacks_finding(self) -> Finding:
+        """Return level, message and count of the callbacks that failed, for diagnostics."""
+        count, before = self._callback_errors, self._errors_before
+        self._errors_before = count
+        level = WARN if count > before else OK
+        return level, f"{count} callbacks failed", {"callback_errors": str(count)}
 
 
 def main(args: list[str] | None = None) -> int:
@@ -377,26 +411,26 @@ def main(args: list[str] | None = None) -> int:
         The exit status: 1 if the node cannot start.
     """
     keep_freed_memory()
-    # Our own handlers: rclpy's would end the context while the worker still publishes.
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
     try:
+        # Our own handlers: rclpy's would end the context while the worker still publishes.
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
         node = FusionNode()
-    except Exception as error:  # a parameter is rejected
-        print(f"fusion_node: {error}", file=sys.stderr)
-        rclpy.shutdown()
+    except Exception as error:  # a rejected parameter or file, or no folder for logs
+        print(f"fusion_node: {' '.join(str(error).split())}", file=sys.stderr)
+        rclpy.try_shutdown()
         return 1
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     try:
         if node.get_parameter("autostart").value:
-            success = TransitionCallbackReturn.SUCCESS
-            if node.trigger_configure() != success or node.trigger_activate() != success:
-                return 1
+            for start in (node.trigger_configure, node.trigger_activate):
+                if not stopping.is_set() and start() != TransitionCallbackReturn.SUCCESS:
+                    return 1
         while not stopping.is_set():
-            spin_once(executor, 0.2)
+            spin_once(executor, 0.2, node.on_callback_error)
         return 0
     finally:
         node.close()

@@ -5,9 +5,11 @@ An empty argument is not passed on, so that the value of params_file is used.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import difflib
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, List  # noqa: UP035  # launch knows the type of a list by this name
 
 from launch import LaunchContext
 from launch.action import Action
@@ -23,30 +25,47 @@ from launch.events.process import ShutdownProcess
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import ExecutableInPackage
+from rclpy.exceptions import NameValidationException
+from rclpy.validate_namespace import validate_namespace
+from rclpy.validate_node_name import validate_node_name
+from rclpy.validate_topic_name import validate_topic_name
 
-from ivf_core.bags.info import TopicInfo
+from ivf_core.bags.info import BagInfo, TopicInfo
 from ivf_core.bags.reader import BagReader
-from ivf_core.bags.topics import first_kinds, guess_camera_topics
+from ivf_core.replay.settings import ReplaySettings
+from ivf_core.replay.topic_choice import choose_topics
+from ivf_ros import player_node
 from ivf_ros.launch_arguments import NODE_NAME, LaunchArgument
-from ivf_ros.parameters import PARAMETERS, Parameter, Value
+from ivf_ros.parameters import PARAMETERS, Parameter, Value, reason_to_reject
 from ivf_ros.transport import environment, profile_path, reason_not_applied
 
 __all__ = [
+    "START_SECONDS",
     "apply_profile",
     "bag_topics",
+    "check_arguments",
     "declare",
     "end",
     "existing",
     "fusion_node",
     "given",
+    "in_namespace",
     "player",
+    "rate",
     "recorder_node",
     "replay_report",
     "switch",
 ]
 
+START_SECONDS = 300.0
+"""Longest time for the fusion node to load its weights, while the player waits for it."""
+
 _COMPRESSED = "sensor_msgs/msg/CompressedImage"
 _CAMERAS = ("rgb", "thermal")
+_RATE = next(parameter for parameter in player_node.PARAMETERS if parameter.name == "rate")
+
+# Set by the actions of launch_ros (SetParameter, PushROSNamespace, SetRemap and so on).
+_OF_LAUNCH_ROS = ("ros_", "global_")
 
 
 def declare(arguments: Iterable[LaunchArgument]) -> list[DeclareLaunchArgument]:
@@ -74,6 +93,65 @@ def given(context: LaunchContext, name: str) -> str:
         name: name of the argument.
     """
     return context.launch_configurations.get(name, "")
+
+
+def check_arguments(
+    context: LaunchContext, arguments: Iterable[LaunchArgument], launch_file: str
+) -> list[Action]:
+    """Check all launch arguments, before anything is started.
+
+    A name that is not declared is an error on the command line of this launch file. In a
+    file that includes it, other names are that file's own: one that looks like a mistyped
+    one of ours is reported in the log.
+
+    Args:
+        context: context of the launch file.
+        arguments: declarations of its arguments.
+        launch_file: its path.
+
+    Returns:
+        The actions that log the warnings.
+
+    Raises:
+        FileNotFoundError: params_file does not exist.
+        ValueError: an argument is unknown, has the wrong type or is out of range; names it.
+    """
+    names = [argument.name for argument in arguments]
+    values = {p.name: _typed(context, p) for p in PARAMETERS if given(context, p.name)}
+    # params_file may have the other percentile. The node itself finds its weights.
+    limits = {"low_percentile": 0.0, "high_percentile": 100.0}
+    reason = reason_to_reject({**limits, **values}, values.keys() - {"weights"})
+    if reason is not None:
+        raise ValueError(reason)
+    if given(context, "rate"):
+        rate(context)
+    for name in {"loop", "use_sim_time"}.intersection(names):
+        switch(context, name)
+    existing(context, "params_file")
+    for name, validate in _NAMES.items():
+        if name in names and given(context, name):
+            try:
+                validate(given(context, name))
+            except NameValidationException as error:
+                reason = str(error).splitlines()[0].rstrip(":")
+                raise ValueError(f"{name}:={given(context, name)}: {reason}") from None
+    return _report_unknown(context, names, Path(launch_file).name)
+
+
+def rate(context: LaunchContext) -> float:
+    """Return the factor of the recorded speed.
+
+    Args:
+        context: context of the launch file.
+
+    Raises:
+        ValueError: it is not a number or out of range; names the argument.
+    """
+    value = _typed(context, _RATE)
+    low, high = _RATE.minimum, _RATE.maximum
+    if not low <= value <= high:
+        raise ValueError(f"rate:={given(context, 'rate')}: expected {low:g} to {high:g}")
+    return float(value)
 
 
 def switch(context: LaunchContext, name: str) -> bool:
@@ -134,10 +212,11 @@ def apply_profile(context: LaunchContext) -> list[Action]:
     return [SetEnvironmentVariable(name, value) for name, value in sorted(changed)]
 
 
-def bag_topics(bag: str) -> dict[str, TopicInfo]:
-    """Find the topics of both cameras in a bag.
+def bag_topics(context: LaunchContext, bag: str) -> dict[str, TopicInfo]:
+    """Find the topics of both cameras in a bag: those that arguments name, or by guessing.
 
     Args:
+        context: context of the launch file.
         bag: path of the bag.
 
     Returns:
@@ -145,13 +224,16 @@ def bag_topics(bag: str) -> dict[str, TopicInfo]:
         if the bag has them, as "rgb_info" and "thermal_info".
 
     Raises:
-        ivf_core.bags.info.BagError: the bag cannot be read, or the cameras cannot be
-            identified.
+        ivf_core.bags.info.BagError: the bag cannot be read, has no such topic or no message
+            on it, or the cameras cannot be identified.
     """
     with BagReader(bag) as reader:
-        by_name = {topic.name: topic for topic in reader.topics}
-        kinds = first_kinds(reader, reader.topics)
-    cameras = dict(zip(_CAMERAS, guess_camera_topics(by_name.values(), kinds), strict=True))
+        info = reader.info
+        named = {f"{camera}_topic": _named_topic(context, camera, info) for camera in _CAMERAS}
+        # Labels and other results in the bag are of no interest here.
+        chosen = choose_topics(reader, ReplaySettings(**named))  # type: ignore[arg-type]
+    by_name = {topic.name: topic for topic in info.topics}
+    cameras = {"rgb": chosen.rgb, "thermal": chosen.thermal}
     found = {camera: by_name[name] for camera, name in cameras.items()}
     for camera, name in cameras.items():
         if _info_beside(name) in by_name:
@@ -168,13 +250,15 @@ def fusion_node(
 
     Args:
         context: context of a launch file that declares the common arguments.
-        topics: topics of the bag, from `bag_topics`; used if no argument names a topic.
+        topics: topics of the bag that is played, from `bag_topics`.
         **fixed: parameters that the launch file itself sets.
 
     Raises:
         FileNotFoundError: params_file does not exist.
     """
     remappings, transports = _sources(context, topics or {})
+    if topics and in_namespace(context):
+        remappings.append(("/clock", "clock"))  # that of the player of the same namespace
     overrides: dict[str, Value] = {**transports}
     for parameter in PARAMETERS:
         if given(context, parameter.name):
@@ -192,16 +276,28 @@ def fusion_node(
     )
 
 
-def player(context: LaunchContext, bag: str, **parameters: Value) -> Node:
-    """Create the player of a bag, which publishes under the bag's own topic names.
+def player(
+    context: LaunchContext, bag: str, topics: Mapping[str, TopicInfo], **parameters: Value
+) -> Node:
+    """Create the player of a bag, which waits for the fusion node.
+
+    It publishes under the bag's own topic names, in the namespace of the launch file.
 
     Args:
         context: context of the launch file.
         bag: path of the bag.
+        topics: topics of the bag, from `bag_topics`.
         **parameters: further parameters of the player.
     """
-    progress = f"{given(context, 'name') or NODE_NAME}/rgb_frames_done"
-    values = {"bag": bag, "progress_topic": progress, **parameters}
+    node = given(context, "name") or NODE_NAME
+    values = {
+        "bag": bag,
+        "camera_topics": [topics[camera].name for camera in _CAMERAS],
+        "progress_topic": f"{node}/rgb_frames_done",
+        "wait_for_node": node,
+        "wait_for_subscribers_seconds": START_SECONDS,
+        **parameters,
+    }
     return _node(context, "player_node", "player", values)
 
 
@@ -225,16 +321,33 @@ def recorder_node(context: LaunchContext, output: str) -> Node:
     )
 
 
-def replay_report(bag: str, output: Path) -> ExecuteProcess:
+def replay_report(
+    context: LaunchContext, bag: str, topics: Mapping[str, TopicInfo], output: Path
+) -> ExecuteProcess:
     """Create the process of `ivf replay` on the results that are recorded in `output`/bag.
 
     Args:
+        context: context of the launch file.
         bag: path of the bag that was played.
+        topics: topics of the bag, from `bag_topics`.
         output: folder of the results.
     """
     ivf = ExecutableInPackage(executable="ivf", package="ivf_ros")
     options = ["--recorded", str(output / "bag"), "--output", str(output)]
+    if in_namespace(context):  # the node has recorded other names than the bag's
+        for camera in _CAMERAS:
+            options += [f"--{camera}-topic", topics[camera].name]
     return ExecuteProcess(cmd=[ivf, "replay", bag, *options], output="screen", emulate_tty=True)
+
+
+def in_namespace(context: LaunchContext) -> bool:
+    """Return whether the nodes are in a namespace: the argument's, or an including file's.
+
+    Args:
+        context: context of the launch file.
+    """
+    outer = context.launch_configurations.get("ros_namespace", "")
+    return any(name.strip("/") for name in (given(context, "namespace"), outer))
 
 
 def end(process: ExecuteProcess) -> Action:
@@ -261,21 +374,82 @@ def _node(
         # launch_ros would parse bare strings as YAML: '1' as a number.
         parameters.append(
             {
-                key: ParameterValue(value, value_type=str) if isinstance(value, str) else value
+                key: ParameterValue(value, value_type=kind) if kind else value
                 for key, value in values.items()
+                for kind in [_TEXTS.get(type(value))]
             }
         )
+    arguments = ["--log-level", log_level or given(context, "log_level")]
+    if given(context, "enclave"):
+        part = executable.removesuffix("_node")
+        arguments += ["--enclave", f"{_absolute(given(context, 'enclave')).rstrip('/')}/{part}"]
     return Node(
         package="ivf_ros",
         executable=executable,
         name=name,
-        namespace=given(context, "namespace") or None,
+        namespace=given(context, "namespace").rstrip("/") or None,
         parameters=parameters,
-        ros_arguments=["--log-level", log_level or given(context, "log_level")],
+        ros_arguments=arguments,
         output="screen",
         emulate_tty=True,
         **kwargs,
     )
+
+
+_TEXTS: dict[type, Any] = {str: str, list: List[str]}  # noqa: UP006
+"""Types that launch_ros knows, of the values that it would parse as YAML."""
+
+
+def _absolute(name: str) -> str:
+    """Return a name with a slash in front."""
+    return "/" + name.strip("/")
+
+
+_NAMES: dict[str, Callable[[str], Any]] = {
+    "name": validate_node_name,
+    "namespace": lambda name: validate_namespace(_absolute(name)),
+    "enclave": lambda name: validate_namespace(_absolute(name)),
+    **{
+        f"{camera}_{kind}": validate_topic_name
+        for camera in _CAMERAS
+        for kind in ("topic", "camera_info_topic")
+    },
+}
+"""Functions that raise where the name that an argument gives is not valid in ROS."""
+
+
+def _report_unknown(context: LaunchContext, names: list[str], file: str) -> list[Action]:
+    """Raise or warn about arguments that are not declared: see `check_arguments`."""
+    warnings: list[Action] = []
+    on_command_line = {word.partition(":=")[0] for word in context.argv if ":=" in word}
+    outermost = file in {Path(word).name for word in sys.argv}
+    unknown = {
+        name: difflib.get_close_matches(name, names, 1, 0.75)
+        for name in sorted({*context.launch_configurations, *on_command_line} - {*names})
+        if not name.startswith(_OF_LAUNCH_ROS)
+    }
+    for name, similar in unknown.items():
+        hint = f"; did you mean {similar[0]}?" if similar else ""
+        text = f"launch argument {name}: {file} has no argument of this name{hint}"
+        if outermost and name in on_command_line:
+            raise ValueError(f"{text} (ros2 launch with --show-args lists all)")
+        if similar:
+            warnings.append(LogInfo(msg=f"{text} It is ignored."))
+    return warnings
+
+
+def _named_topic(context: LaunchContext, camera: str, info: BagInfo) -> str | None:
+    """Return the topic of a bag that an argument names, None without one.
+
+    The name may lack the slash in front, or be that of the images that are compressed in
+    the bag.
+    """
+    name = given(context, f"{camera}_topic")
+    if not name:
+        return None
+    images = {topic.name for topic in info.topics if topic.is_image}
+    candidates = [name, _absolute(name), f"{_absolute(name)}/compressed"]
+    return next((candidate for candidate in candidates if candidate in images), name)
 
 
 def _typed(context: LaunchContext, parameter: Parameter) -> Value:
@@ -301,16 +475,18 @@ def _sources(
     """Return the remappings of the inputs, and the transports that they imply."""
     remappings: list[tuple[str, str]] = []
     transports: dict[str, str] = {}
+    # The player publishes in its namespace; a relative name leads to the same one.
+    local = (lambda name: name.lstrip("/")) if in_namespace(context) else lambda name: name
     for camera in _CAMERAS:
         image = given(context, f"{camera}_topic")
         info = given(context, f"{camera}_camera_info_topic")
         compressed = image.endswith("/compressed")
-        if image:
-            info = info or _info_beside(image)
-        elif camera in topics:
-            image, compressed = topics[camera].name, topics[camera].type == _COMPRESSED
+        if camera in topics:
+            image, compressed = local(topics[camera].name), topics[camera].type == _COMPRESSED
             beside = topics.get(f"{camera}_info")
-            info = info or (beside.name if beside else "")
+            info = local(info or (beside.name if beside else ""))
+        elif image:
+            info = info or _info_beside(image)
         if image:
             raw = image.removesuffix("/compressed")
             remappings += [

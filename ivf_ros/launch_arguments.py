@@ -58,13 +58,14 @@ NODE_NAME = "fusion"
 """Default name of the fusion node, which the argument `name` replaces."""
 
 _COMMON = (
-    LaunchArgument("namespace", "", "Namespace of the nodes."),
+    LaunchArgument("namespace", "", "Namespace of the nodes, and of the topics of a bag that is played."),
     LaunchArgument("params_file", "", "YAML file with parameters; if empty, the package's config/fusion.yaml."),
     LaunchArgument("rgb_topic", "", "Topic of the RGB images; a name that ends in /compressed also sets rgb_transport. If empty, rgb/image_raw, or the topic in the bag."),
     LaunchArgument("thermal_topic", "", "Topic of the thermal images; a name that ends in /compressed also sets thermal_transport. If empty, thermal/image_raw, or the topic in the bag."),
     LaunchArgument("rgb_camera_info_topic", "", "Topic of the RGB camera's calibration. If empty, rgb/camera_info, or camera_info in the namespace of rgb_topic."),
     LaunchArgument("thermal_camera_info_topic", "", "Topic of the thermal camera's calibration. If empty, thermal/camera_info, or camera_info in the namespace of thermal_topic."),
     LaunchArgument("log_level", "info", "Lowest severity of the messages that are logged.", ("debug", "info", "warn", "error", "fatal")),
+    LaunchArgument("enclave", "", "Path of the SROS2 enclaves: /ivf_ros gives /ivf_ros/fusion, /ivf_ros/player and /ivf_ros/recorder, those of config/sros2_policy.xml. If empty, all nodes use the enclave /."),
     LaunchArgument("fastdds_profile", "true", "true applies config/fastdds.xml, false applies no profile, a path applies that profile. A profile, transport or middleware chosen in the environment takes precedence."),
 )  # fmt: skip
 

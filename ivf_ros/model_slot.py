@@ -16,6 +16,7 @@ from ivf_core.inference import FusionPipeline
 from ivf_core.inference.engine import describe, describe_measurements
 from ivf_core.inference.pipeline import scaled_size
 from ivf_core.system.memory import return_freed_memory
+from ivf_core.system.user_paths import user_path
 from ivf_ros.overload import EngineUse
 from ivf_ros.parameters import FusionParameters
 
@@ -48,6 +49,7 @@ class ModelSlot:
         self.pipeline: FusionPipeline | None = None
         self._twins: dict[EngineUse, FusionPipeline] = {}
         self._is_loading = False
+        self._loading: threading.Thread | None = None
 
     def load(self) -> None:
         """Load the weights that the parameters name, and warm the model up.
@@ -80,7 +82,8 @@ class ModelSlot:
             except Exception as error:
                 loaded.set_result(error)
 
-        threading.Thread(target=build, name="load weights", daemon=True).start()
+        self._loading = threading.Thread(target=build, name="load weights", daemon=True)
+        self._loading.start()
         result = await loaded
         self._is_loading = False
         if isinstance(result, Exception):
@@ -133,6 +136,9 @@ class ModelSlot:
         """Free the pipelines and the memory of their device."""
         self._twins = {}
         self.pipeline = None
+        if self._loading is not None:
+            self._loading.join()  # a process that ends before this thread aborts
+            self._loading = None
         torch = sys.modules.get("torch")  # only if the engine has loaded it
         if torch is not None and torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -153,7 +159,7 @@ class ModelSlot:
         values = self._parameters.values
         registration = Registration()
         if values["registration_file"]:
-            registration = Registration.from_yaml(values["registration_file"])
+            registration = Registration.from_yaml(user_path(values["registration_file"]))
         pipeline = FusionPipeline(
             values["weights"],
             **{name: values[name] for name in ("engine", "device", "precision", "threads")},

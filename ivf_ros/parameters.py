@@ -35,6 +35,8 @@ from ivf_core.defaults import (
 from ivf_core.images.overlay import OVERLAY_PALETTES
 from ivf_core.images.thermal import THERMAL_MODES
 from ivf_core.models.weights_files import WeightsError, find_weights
+from ivf_core.system.user_paths import user_path
+from ivf_ros.compat import reject_impossible_parameters
 from ivf_ros.given_parameters import accept_whole_numbers, unused_files, unused_names
 
 __all__ = [
@@ -111,6 +113,7 @@ PARAMETERS = (
     Parameter("minimum_interval_seconds", MINIMUM_INTERVAL_SECONDS, "Shortest time between two frames of one camera. A partner whose stamp differs by at most half of it is accepted at once; 0 always waits until no nearer partner can arrive.", 0.0, 10.0, changeable=True),
     Parameter("queue_size", QUEUE_SIZE, "Number of frames of each camera that may wait for a partner.", 1, 1000),
     Parameter("single_camera", "fuse", "What to do while one camera is silent (no image for 0.5 s and 3 of its periods), black, saturated, unreadable or frozen for more than 2 s: fuse processes each image of the other one with an image of zeros as its partner, stop processes pairs only. Not applied in replay mode.", choices=SINGLE_CAMERA_POLICIES, changeable=True),
+    Parameter("maximum_megapixels", 16.0, "Largest image that is decoded, in millions of pixels; the sizes of compressed images are read from their headers first. Larger ones are dropped and counted as too_large.", 0.01, 1000.0, changeable=True),
     # The thermal image
     Parameter("thermal_mode", "auto", "auto passes 8-bit frames unchanged and applies percentile gain control to all others; percentile always applies it; full_range maps the full range of the data type to 8 bits.", choices=THERMAL_MODES, changeable=True),
     Parameter("low_percentile", 0.5, "Percentile of the thermal counts that is mapped to black.", 0.0, 100.0, changeable=True),
@@ -181,6 +184,7 @@ def declare(node: Node, table: Iterable[Parameter]) -> dict[str, Any]:
         ValueError: a value is not among the choices; names the parameter.
     """
     table = tuple(table)
+    reject_impossible_parameters(node, node.get_logger().warning)
     accept_whole_numbers(node, doubles(table))
     values = {}
     for parameter in table:
@@ -232,6 +236,7 @@ def _reason_to_reject(parameter: Parameter, value: Any) -> str | None:
     return None
 
 
+_PATHS = ("snapshot_directory", "registration_file")
 _BY_NAME = {parameter.name: parameter for parameter in PARAMETERS}
 
 
@@ -250,6 +255,12 @@ def reason_to_reject(values: Mapping[str, Value], changed: Iterable[str]) -> str
             continue
         if (reason := _reason_to_reject(parameter, values[name])) is not None:
             return reason
+    for name in _PATHS:
+        if name in changed:
+            try:
+                user_path(values[name])
+            except ValueError as error:
+                return f"{name}: {error}"
     if "weights" in changed:
         try:
             find_weights(values["weights"])

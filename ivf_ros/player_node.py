@@ -13,12 +13,17 @@ from contextlib import suppress
 from typing import Any
 
 import rclpy
-from rclpy.exceptions import InvalidParameterValueException, ParameterException
+from rclpy.exceptions import (
+    InvalidParameterValueException,
+    InvalidTopicNameException,
+    ParameterException,
+)
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.logging import get_logger
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
+from rclpy.validate_full_topic_name import validate_full_topic_name
 from std_msgs.msg import UInt64
 
 from ivf_core.bags.info import BagError, TopicInfo
@@ -41,8 +46,13 @@ PARAMETERS = (
     ),
     Parameter(
         "topics",
-        [""],  # type: ignore[arg-type]  # the only list
+        [""],  # type: ignore[arg-type]
         "Topics to publish; if empty, all topics whose message package is installed.",
+    ),
+    Parameter(
+        "camera_topics",
+        [""],  # type: ignore[arg-type]
+        "Topics of the RGB and of the thermal camera in the bag; if empty, they are guessed.",
     ),
     Parameter("rate", 1.0, "Factor of the recorded speed.", 0.01, 100.0),
     Parameter(
@@ -84,6 +94,11 @@ PARAMETERS = (
         3600.0,
     ),
     Parameter(
+        "wait_for_node",
+        "",
+        "Node that must be among these subscribers; if empty, any node will do.",
+    ),
+    Parameter(
         "qos_reliability",
         "reliable",
         "reliable reaches every subscriber; sensor_data (best effort) reaches only best-effort "
@@ -100,7 +115,8 @@ PARAMETERS = (
     Parameter(
         "publish_clock",
         False,
-        "Publish the recorded time on /clock, for nodes with use_sim_time.",
+        "Publish the recorded time on clock (in a namespace not /clock), for nodes with "
+        "use_sim_time.",
     ),
 )
 """Parameters of the player."""
@@ -112,6 +128,8 @@ _DRAIN_SECONDS = 5.0  # the fusion node decides on the last frames after a silen
 
 class Player(Node):
     """Node `player`, which publishes a bag when `play` is called.
+
+    Topics have the names of the bag, with the node's namespace in front.
 
     `play` runs in a thread of its own (the main one, in `main`), while the executor's
     thread takes in the progress of the receiver. Any thread may call `stop`.
@@ -135,7 +153,7 @@ class Player(Node):
             for line in self._bag.differences:
                 self.get_logger().warning(f"bag '{self._bag.path}': {line}")
             playable = self._playable_topics(reader)
-            cameras = _camera_topics(playable, first_kinds(reader, playable))
+            cameras = self._camera_topics(playable, first_kinds(reader, playable))
         self._leading = cameras[0] if cameras else playable[0].name
         self._stopping = threading.Event()
         self._streams = Streams(
@@ -160,7 +178,9 @@ class Player(Node):
         Raises:
             BagError: the bag turns out to be damaged.
         """
-        self._streams.wait_for_subscribers(self._values["wait_for_subscribers_seconds"])
+        self._streams.wait_for_subscribers(
+            self._values["wait_for_subscribers_seconds"], self._values["wait_for_node"]
+        )
         if self._window is not None and not self._window.wait_for_report(_FIRST_REPORT_SECONDS):
             self.get_logger().warning(
                 f"nothing on {self.resolve_topic_name(self._values['progress_topic'])}: "
@@ -222,17 +242,34 @@ class Player(Node):
         playable = [
             topic
             for topic in requested
-            if message_class(topic.type) is not None and reader.has_cdr(topic.type)
+            if message_class(topic.type) is not None
+            and reader.has_cdr(topic.type)
+            and _is_ros_name(topic.name)
         ]
         if skipped := [topic for topic in requested if topic not in playable]:
             listing = ", ".join(f"{t.name} ({t.type}, {t.count} messages)" for t in skipped)
             self.get_logger().warning(
-                "topics skipped because their type is not installed, or has another layout "
-                f"in ROS 2: {listing}"
+                "topics skipped because their type is not installed or has another layout in "
+                f"ROS 2, or their name is not valid there: {listing}"
             )
         if not playable:
             raise BagError(f"bag '{reader.path}': it has no topic that can be published")
         return playable
+
+    def _camera_topics(self, topics: Sequence[TopicInfo], kinds: Mapping[str, str]) -> list[str]:
+        """Return RGB and thermal topic; all image topics if these cannot be identified."""
+        names = [name for name in self._values["camera_topics"] if name]
+        if not names:
+            try:
+                return list(guess_camera_topics(topics, kinds))
+            except BagError:
+                return [topic.name for topic in topics if topic.is_image]
+        known = [topic.name for topic in topics]
+        if len(names) != 2 or not {*names} <= {*known}:
+            raise InvalidParameterValueException(
+                "camera_topics", names, f"expected two of the published topics {', '.join(known)}"
+            )
+        return names
 
     def _create_window(self, size: int) -> Window:
         """Create a window of frames, and subscribe to the progress that moves it."""
@@ -290,13 +327,15 @@ def main(args: list[str] | None = None) -> int:
     """
     keep_freed_memory()
     # rclpy's handlers would end the context while this thread still publishes: instead,
-    # SIGTERM raises KeyboardInterrupt in this thread, as SIGINT does.
+    # both signals raise KeyboardInterrupt in this thread. A job in the background of a script
+    # would ignore SIGINT, with which launch ends its processes.
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     executor = SingleThreadedExecutor()
     spinner = threading.Thread(target=_spin, args=(executor,), name="spin", daemon=True)
     player = None
     try:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.default_int_handler)
         player = Player()
         executor.add_node(player)
         spinner.start()
@@ -322,12 +361,12 @@ def _spin(executor: SingleThreadedExecutor) -> None:
         executor.spin()
 
 
-def _camera_topics(topics: Sequence[TopicInfo], kinds: Mapping[str, str]) -> list[str]:
-    """Return RGB and thermal topic; all image topics if these cannot be identified."""
+def _is_ros_name(topic: str) -> bool:
+    """Return whether a topic's name is valid in ROS 2; ROS 1 and other tools allow more."""
     try:
-        return list(guess_camera_topics(topics, kinds))
-    except BagError:
-        return [topic.name for topic in topics if topic.is_image]
+        return bool(validate_full_topic_name(f"/{topic.lstrip('/')}"))
+    except InvalidTopicNameException:
+        return False
 
 
 if __name__ == "__main__":

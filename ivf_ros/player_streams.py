@@ -60,7 +60,7 @@ class Streams:
 
     Args:
         node: owner of the publishers.
-        topics: topics to publish.
+        topics: topics to publish, each under its name in the node's namespace.
         cameras: names of the camera topics among them.
         depth: depth of the QoS history.
         reliable: whether the publishers are reliable; otherwise best effort.
@@ -100,11 +100,12 @@ class Streams:
         """Published topics, as (name, type)."""
         return frozenset(self._streams)
 
-    def wait_for_subscribers(self, seconds: float) -> None:
+    def wait_for_subscribers(self, seconds: float, node: str = "") -> None:
         """Wait until all camera topics have a subscriber, or warn about those without.
 
         Args:
             seconds: longest time to wait; 0 does not wait.
+            node: name of the node that must be among the subscribers; "": any node.
         """
         publishers = [
             stream.publisher for (name, _), stream in self._streams.items() if name in self._cameras
@@ -113,16 +114,30 @@ class Streams:
             return
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            if all(publisher.get_subscription_count() for publisher in publishers):
+            if all(self._is_awaited(publisher, node) for publisher in publishers):
                 # The other side may match a little later, and best-effort subscribers
                 # miss what is sent before.
                 self._stopping.wait(_SETTLE_SECONDS)
                 return
             if self._stopping.wait(0.02):
                 return
-        missing = [p.topic_name for p in publishers if not p.get_subscription_count()]
+        missing = [p.topic_name for p in publishers if not self._is_awaited(p, node)]
+        whose = f"'{node}' as a subscriber" if node else "a subscriber"
         self._node.get_logger().warning(
-            f"starting without a subscriber on {', '.join(missing)} after {seconds:g} s"
+            f"starting without {whose} on {', '.join(missing)} after {seconds:g} s"
+        )
+
+    def _is_awaited(self, publisher: Publisher, node: str) -> bool:
+        """Return whether a publisher has a subscriber, and that of a node if one is named."""
+        if not publisher.get_subscription_count():
+            return False
+        if not node:
+            return True
+        own = self._node.get_namespace()
+        wanted = node if node.startswith("/") else f"{own.rstrip('/')}/{node}"
+        return any(
+            f"{info.node_namespace.rstrip('/')}/{info.node_name}" == wanted
+            for info in self._node.get_subscriptions_info_by_topic(publisher.topic_name)
         )
 
     def stamp_offset(self, group: FrameGroup, wall_ns: int) -> int | None:
@@ -181,7 +196,10 @@ class Streams:
         return ", ".join(stream.summary() for stream in self._streams.values())
 
     def _create_stream(self, topic: TopicInfo, depth: int) -> _Stream:
-        """Create the publisher of a topic; latched topics are transient local."""
+        """Create the publisher of a topic; latched topics are transient local.
+
+        The name is relative, so that two graphs in two namespaces do not mix.
+        """
         kind = message_class(topic.type)
         qos = QoSProfile(
             depth=depth,
@@ -192,18 +210,18 @@ class Streams:
         )
         fields = list(kind.get_fields_and_field_types().values())
         return _Stream(
-            self._node.create_publisher(kind, topic.name, qos),
+            self._node.create_publisher(kind, topic.name.lstrip("/"), qos),
             has_header=fields[:1] == ["std_msgs/Header"],
         )
 
     def _create_clock(self) -> Any:
-        """Create the publisher of /clock."""
+        """Create the publisher of the clock, /clock outside namespaces."""
         clock = message_class("rosgraph_msgs/msg/Clock")
         if clock is None:
             raise InvalidParameterValueException(
                 "publish_clock", True, "rosgraph_msgs is not installed"
             )
-        return self._node.create_publisher(clock, "/clock", 10)
+        return self._node.create_publisher(clock, "clock", 10)
 
     def _create_restamped(self) -> Publisher:
         """Create the publisher of ~/restamped_ns."""

@@ -6,7 +6,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,13 +14,15 @@ from rclpy.clock import Clock
 
 from ivf_core.images.registration import Registration
 from ivf_core.inference import FusionPipeline, FusionResult, ImagePair
-from ivf_core.inference.pipeline import absent_visible
+from ivf_core.inference.pipeline import absent_visible, resize_image
+from ivf_core.system.memory import return_freed_memory
 from ivf_ros.conversions import MessageError, to_infrared, to_visible
 from ivf_ros.diagnostics import PairStatistics, WarningLog
 from ivf_ros.health_monitor import HealthMonitor
 from ivf_ros.outputs import Outputs, Wanted
 from ivf_ros.overload import EngineUse, LoadPolicy
 from ivf_ros.snapshots import SnapshotRequest, Snapshots, write_snapshot
+from ivf_ros.steady_size import SteadySize
 from ivf_ros.synchronizer import stamp_to_ns, stamp_to_seconds
 
 __all__ = ["PairMessages", "PairProcessor"]
@@ -30,7 +32,7 @@ _CLOCK_LIMIT_MS = 60_000.0
 
 _IDLE_SECONDS = 0.25  # between two looks at the cameras while no result is wanted
 _PERSON = "person"
-_DECODERS: Mapping[str, Callable[[Any], np.ndarray]] = {"rgb": to_visible, "thermal": to_infrared}
+_DECODERS = {"rgb": to_visible, "thermal": to_infrared}
 
 _Images = dict[str, np.ndarray]  # decoded images by camera
 
@@ -126,6 +128,7 @@ class PairProcessor:
         self._statistics = statistics
         self._snapshots = snapshots
         self._health = health
+        self._steady = SteadySize()
         self._rgb_size: tuple[int, ...] | None = None  # height and width of the last RGB image
         self._next_look = 0.0
         self._warnings = warnings
@@ -180,26 +183,29 @@ class PairProcessor:
         assert pipeline is not None
         images = self._decode(pair)
         decoded = time.perf_counter()
-        images_in_use = self._pair_of(pair, images, pipeline.registration)
+        given = self._pair_of(pair, images, pipeline.registration)
+        images_in_use = self._at_steady_size(given, loaded)
         try:
             result = _fuse(pipeline, images_in_use, plan.use)
         except DroppedPairError:
             self._examine(pair, images)  # its health may be the reason
             raise
-        if result.repaired_pixels:
-            self._warnings.warn(
-                "thermal NaN", f"thermal image: {result.repaired_pixels} pixels are not finite"
-            )
+        self._warn_of_pixels(result)
         fused = time.perf_counter()
         if (hold := self._load.hold(fused, pair.arrival, plan)) > 0:
             time.sleep(hold)
         held = time.perf_counter()
-        self._outputs.publish(pair.header, result, wanted, pipeline.class_set, settings)
+        size = given.visible.shape[:2]
+        published_result = _at_size(result, size)
+        self._outputs.publish(pair.header, published_result, wanted, pipeline.class_set, settings)
         latency = self._age_ms(pair.header.stamp)
         self._outputs.publish_latency(latency)
         published = time.perf_counter()
-        self._examine(pair, images)
-        self._examine_pair(pair, images, result, pipeline)
+        try:
+            self._examine(pair, images)
+            self._examine_pair(pair, images, result, pipeline)
+        except Exception as error:  # the pair is published, and counts as that only
+            self._warnings.warn("camera health", f"camera health: {type(error).__name__}: {error}")
         done = time.perf_counter()
         timings = {
             "wait_ms": (start - pair.arrival) * 1e3,
@@ -215,37 +221,54 @@ class PairProcessor:
             timings["overhead_ms"] = latency - timings["wait_ms"] - timings["model_ms"]
         masked = result.labels is not None and wanted.masks
         self._statistics.went_out(
-            timings, repaired=result.repaired_pixels > 0, masked=masked, alone=pair.alone
+            timings,
+            repaired=result.repaired_pixels > 0,
+            left_out=result.left_out_pixels > 0,
+            masked=masked,
+            alone=pair.alone,
         )
         seconds = done - start - (held - fused)
         self._load.processed(done, plan, seconds, result.infrared.shape)
-        for request in requests:
-            self._serve(
-                request, stamp_to_ns(pair.header.stamp), images_in_use.visible, result, pipeline
+        self._serve(
+            requests, stamp_to_ns(pair.header.stamp), given.visible, published_result, pipeline
+        )
+        if self._steady.is_large(size):
+            del given, published_result, images
+            return_freed_memory()
+
+    def _warn_of_pixels(self, result: FusionResult) -> None:
+        """Log that thermal pixels were filled, or left out of the gain control."""
+        if result.repaired_pixels:
+            self._warnings.warn(
+                "thermal NaN", f"thermal image: {result.repaired_pixels} pixels are not finite"
+            )
+        if result.left_out_pixels:
+            self._warnings.warn(
+                "thermal pixels without scene",
+                f"thermal image: {result.left_out_pixels} pixels look like no scene (a fill value, "
+                "telemetry or dead pixels) and are left out of the gain control",
             )
 
     def _serve(
         self,
-        request: SnapshotRequest,
+        requests: list[SnapshotRequest],
         stamp_ns: int,
         visible: np.ndarray,
         result: FusionResult,
         pipeline: FusionPipeline,
     ) -> None:
-        """Write the files of a snapshot request, and answer it."""
-        try:
-            message = write_snapshot(
-                request.directory,
-                stamp_ns,
-                visible,
-                result,
-                pipeline.class_set,
-                self._settings(),
-            )
-        except OSError as error:
-            self._snapshots.finish([request], False, str(error))
-        else:
-            self._snapshots.finish([request], True, message)
+        """Write the files of snapshot requests, once for each folder, and answer them."""
+        for directory in dict.fromkeys(request.directory for request in requests):
+            same = [request for request in requests if request.directory == directory]
+            try:
+                message = write_snapshot(
+                    directory, stamp_ns, visible, result, pipeline.class_set, self._settings()
+                )
+            except OSError as error:
+                self._warnings.warn("snapshot", str(error))
+                self._snapshots.finish(same, False, str(error))
+            else:
+                self._snapshots.finish(same, True, message)
 
     def _age_ms(self, stamp: Any) -> float:
         """Return the time since a stamp in ms; NaN if stamps and clock are unrelated."""
@@ -259,9 +282,10 @@ class PairProcessor:
             DroppedPairError: an image that is to be fused is malformed.
         """
         images = {}
+        limit = round(self._settings()["maximum_megapixels"] * 1e6)
         for camera, message in pair.messages.items():
             try:
-                images[camera] = _DECODERS[camera](message)
+                images[camera] = _DECODERS[camera](message, limit)
             except MessageError as error:
                 stamp = stamp_to_seconds(message.header.stamp)
                 self._health.unreadable(camera, str(error), stamp)
@@ -284,6 +308,23 @@ class PairProcessor:
             return ImagePair(images["rgb"], images["thermal"], seconds)
         visible = absent_visible(images["thermal"], registration, self._rgb_size)
         return ImagePair(visible, images["thermal"], seconds)
+
+    def _at_steady_size(self, pair: ImagePair, loaded: FusionPipeline) -> ImagePair:
+        """Scale the RGB image of a pair whose size is an outlier; a replay has none."""
+        size = pair.visible.shape[:2]
+        if self._steady.admit(size) and self._settings()["mode"] == "live":
+            loaded.forget_sizes()
+            return_freed_memory()
+        if self._settings()["mode"] == "replay" or size == self._steady.size:
+            return pair
+        assert self._steady.size is not None
+        height, width = self._steady.size
+        self._warnings.warn(
+            "size of the images",
+            f"RGB image of {size[1]} x {size[0]} between those of {width} x {height}: fused at "
+            "their size until it lasts",
+        )
+        return replace(pair, visible=resize_image(pair.visible, self._steady.size))
 
     def _examine(self, pair: PairMessages, images: _Images) -> None:
         """Examine the images of a pair, each on its own."""
@@ -320,6 +361,17 @@ class PairProcessor:
         self._next_look = now + _IDLE_SECONDS
         with contextlib.suppress(DroppedPairError):  # its health was noted
             self._examine(pair, self._decode(pair))
+
+
+def _at_size(result: FusionResult, size: tuple[int, ...]) -> FusionResult:
+    """Scale the images of a result to the size of its pair; class ids keep theirs."""
+    if result.infrared.shape == size:
+        return result
+    return replace(
+        result,
+        fused=None if result.fused is None else resize_image(result.fused, size),
+        infrared=resize_image(result.infrared, size),
+    )
 
 
 def _fuse(pipeline: FusionPipeline, pair: ImagePair, use: EngineUse) -> FusionResult:

@@ -22,14 +22,19 @@ from launch_ros.substitutions import ExecutableInPackage
 from ivf_ros.launch_actions import (
     apply_profile,
     bag_topics,
+    check_arguments,
     declare,
     existing,
     fusion_node,
     given,
     player,
+    rate,
     switch,
 )
 from ivf_ros.launch_arguments import FUSION_ARGUMENTS
+
+CAMERA_TOPICS = [argument.name for argument in FUSION_ARGUMENTS if argument.name.endswith("_topic")]
+"""Arguments that name topics of the cameras."""
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -39,12 +44,15 @@ def generate_launch_description() -> LaunchDescription:
 
 def start(context: LaunchContext) -> list[Action]:
     """Create the actions from the arguments."""
+    warnings = check_arguments(context, FUSION_ARGUMENTS, __file__)
     bag, visible, infrared = (existing(context, name) for name in ("bag", "visible", "infrared"))
     if bool(visible) != bool(infrared):
         raise ValueError("visible and infrared belong together: give both videos")
     if bag and visible:
         raise ValueError("give either bag or visible and infrared, not both")
-    actions = apply_profile(context)
+    if visible and (named := [name for name in CAMERA_TOPICS if given(context, name)]):
+        raise ValueError(f"{' and '.join(named)}: videos are played under fixed topic names")
+    actions = [*warnings, *apply_profile(context)]
     if visible:
         return [*actions, *play_videos(context, visible, infrared)]
     if bag:
@@ -53,19 +61,25 @@ def start(context: LaunchContext) -> list[Action]:
 
 
 def play(context: LaunchContext, bag: str) -> list[Action]:
-    """Create the fusion node and the player of a bag."""
+    """Create the fusion node and the player of a bag, which waits for the node."""
     simulated = switch(context, "use_sim_time")
-    named = given(context, "rgb_topic") and given(context, "thermal_topic")
-    topics = {} if named else bag_topics(bag)
+    topics = bag_topics(context, bag)
+    fusion = fusion_node(context, topics)
     source = player(
         context,
         bag,
-        rate=float(given(context, "rate")),
+        topics,
+        rate=rate(context),
         loop=switch(context, "loop"),
         restamp=not simulated,
         publish_clock=simulated,
     )
-    return [fusion_node(context, topics), source]
+    ended = Shutdown(reason="the fusion node ended")
+    return [
+        RegisterEventHandler(OnProcessExit(target_action=fusion, on_exit=[ended])),
+        fusion,
+        source,
+    ]
 
 
 def play_videos(context: LaunchContext, visible: str, infrared: str) -> list[Action]:

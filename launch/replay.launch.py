@@ -17,12 +17,14 @@ from launch.events.process import ProcessExited, ProcessIO
 from ivf_ros.launch_actions import (
     apply_profile,
     bag_topics,
+    check_arguments,
     declare,
     end,
     existing,
     fusion_node,
     given,
     player,
+    rate,
     recorder_node,
     replay_report,
     switch,
@@ -31,9 +33,6 @@ from ivf_ros.launch_arguments import REPLAY_ARGUMENTS
 
 RECORDING = re.compile(rb"recording \S*/fused/image")
 """Log line of the recorder once it has subscribed."""
-
-START_SECONDS = 300.0
-"""Longest time for the fusion node to load its weights."""
 
 DELIVERY_SECONDS = 2.0
 """Time for the last results to reach the recorder, after the player has ended."""
@@ -46,23 +45,19 @@ def generate_launch_description() -> LaunchDescription:
 
 def start(context: LaunchContext) -> list[Action]:
     """Create the actions from the arguments."""
+    warnings = check_arguments(context, REPLAY_ARGUMENTS, __file__)
     bag = existing(context, "bag")
     stem = Path(bag).with_suffix("") if Path(bag).is_file() else bag
     output = Path(given(context, "output") or f"{stem}_replay").expanduser().absolute()
     if output.exists():
         raise FileExistsError(f"output:={output}: already exists")
-    named = given(context, "rgb_topic") and given(context, "thermal_topic")
-    rate = given(context, "rate")
-    fusion = fusion_node(
-        context,
-        {} if named else bag_topics(bag),
-        mode="live" if rate else "replay",
-        autostart=True,
-    )
+    topics = bag_topics(context, bag)
+    live = bool(given(context, "rate"))
+    fusion = fusion_node(context, topics, mode="live" if live else "replay", autostart=True)
     recorder = recorder_node(context, str(output / "bag"))
-    pace = {"rate": float(rate), "restamp": True} if rate else {"as_fast_as_taken": True}
-    source = player(context, bag, **pace, wait_for_subscribers_seconds=START_SECONDS)
-    report = replay_report(bag, output)
+    pace = {"rate": rate(context), "restamp": True} if live else {"as_fast_as_taken": True}
+    source = player(context, bag, topics, **pace)
+    report = replay_report(context, bag, topics, output)
     heard = bytearray()
     played: list[bool] = []
 
@@ -93,6 +88,7 @@ def start(context: LaunchContext) -> list[Action]:
         return [Shutdown(reason=f"bag played{failed}")]
 
     return [
+        *warnings,
         *apply_profile(context),
         RegisterEventHandler(
             OnProcessIO(target_action=recorder, on_stdout=recording, on_stderr=recording)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,13 +13,13 @@ from ivf_core.class_sets import MFNET
 from ivf_core.models.checkpoints import FusionModel, save_model
 from ivf_core.models.segmentation import SegmentationHead
 from ivf_core.models.student import FusionStudent
+from ivf_core.system.interrupts import obey_interrupts
 
 pytest_plugins = ["listed_skips", "pytester"]
 
 # A job in the background of a script ignores SIGINT. The processes that tests start and
 # interrupt would inherit this.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+obey_interrupts()
 
 # Humble's messages check the types of their fields, those of later distributions if this is set
 # before they are imported.

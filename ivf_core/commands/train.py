@@ -53,6 +53,18 @@ def _train_labels(args: argparse.Namespace) -> int:
     return 1 if report.failed else 0
 
 
+def _train_logits(args: argparse.Namespace) -> int:
+    from ivf_core.training.runs.recipe import load_recipe
+    from ivf_core.training.teacher_logits import LogitRecipe, make_logits
+
+    report = make_logits(load_recipe(LogitRecipe, args.config, args.set))
+    for line in report.failed:
+        print(f"ivf train logits: left out: {line}", file=sys.stderr)
+    print(f"log-probabilities of {report.made} pairs made, of {report.kept} pairs found")
+    print(f"written to {report.directory}")
+    return 1 if report.failed else 0
+
+
 def _train_student(args: argparse.Namespace) -> int:
     from ivf_core.training.students.student import StudentRecipe, train_student
 
@@ -83,6 +95,12 @@ def _train_segformer(args: argparse.Namespace) -> int:
     return _train(args, SegformerRecipe, train_segformer)
 
 
+def _train_sartm(args: argparse.Namespace) -> int:
+    from ivf_core.training.sartm.sartm import SartmRecipe, train_sartm
+
+    return _train(args, SartmRecipe, train_sartm)
+
+
 def _train_teacher(args: argparse.Namespace) -> int:
     from ivf_core.training.sage.teacher import TeacherRecipe, train_teacher
 
@@ -103,8 +121,10 @@ def _train_encoder(args: argparse.Namespace) -> int:
 
 def _prepare_smoke(args: argparse.Namespace) -> int:
     from ivf_core.training.sage.smoke import prepare_smoke
+    from ivf_core.training.sartm.smoke import prepare_sartm_smoke
 
     prepare_smoke(args.output)
+    prepare_sartm_smoke(args.output)
     print(f"written to {args.output}; for the recipes *_smoke.yaml, with IVF_DATA={args.output}")
     return 0
 
@@ -141,7 +161,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_smoke(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--output", required=True, type=Path, help="folder for pairs and SAM")
+    parser.add_argument("--output", required=True, type=Path, help="folder for pairs and networks")
 
 
 # A run that diverges (StepError), or for which memory is too small (in torch a RuntimeError).
@@ -197,6 +217,22 @@ COMMANDS = (
         _BAD_RUN,
     ),
     Command(
+        "train sartm",
+        "train SARTM, SAM2 that segments pairs of images, and test it",
+        "ivf train sartm --config training/sartm_fmb.yaml",
+        _add_train,
+        _train_sartm,
+        _BAD_RUN,
+    ),
+    Command(
+        "train logits",
+        "ask a network that segments pairs about pairs without labels, once",
+        "ivf train logits --config training/logits_msrs.yaml --set teacher=sartm:FILE",
+        _add_train,
+        _train_logits,
+        _BAD_RUN,
+    ),
+    Command(
         "train encoder",
         "train an encoder for L_cs, without SAM",
         "ivf train encoder --config training/encoder_small.yaml",
@@ -206,7 +242,7 @@ COMMANDS = (
     ),
     Command(
         "train smoke",
-        "make synthetic pairs and a tiny SAM, to try out the training of a teacher",
+        "make synthetic pairs and tiny SAM, SAM2 and CLIP, to try out the training of a teacher",
         "ivf train smoke --output runs/smoke",
         _add_smoke,
         _prepare_smoke,

@@ -13,6 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from ivf_core.images.compressed_headers import compressed_size
 from ivf_core.images.encodings import (
     ENCODINGS,
     INFRARED_ENCODINGS,
@@ -20,7 +21,10 @@ from ivf_core.images.encodings import (
     Encoding,
 )
 
-__all__ = ["MessageError", "to_infrared", "to_visible"]
+__all__ = ["MAXIMUM_PIXELS", "MessageError", "to_infrared", "to_visible"]
+
+MAXIMUM_PIXELS = 64_000_000
+"""Default number of pixels beyond which an image is rejected before it is decoded."""
 
 
 class MessageError(ValueError):
@@ -28,7 +32,7 @@ class MessageError(ValueError):
 
     Attributes:
         reason: short key for counters, one of zero_size, odd_width, bad_step,
-            short_data, unknown_encoding and undecodable.
+            short_data, too_large, unknown_encoding and undecodable.
     """
 
     def __init__(self, reason: str, text: str) -> None:
@@ -36,7 +40,7 @@ class MessageError(ValueError):
         self.reason = reason
 
 
-def to_visible(message: Any) -> np.ndarray:
+def to_visible(message: Any, maximum_pixels: int = MAXIMUM_PIXELS) -> np.ndarray:
     """Read the image of a visible camera.
 
     16-bit images are scaled to 8 bits over their full range.
@@ -44,6 +48,7 @@ def to_visible(message: Any) -> np.ndarray:
     Args:
         message: Image with one of `VISIBLE_ENCODINGS`, or CompressedImage
             that holds a JPEG, PNG or TIFF image.
+        maximum_pixels: largest width times height.
 
     Returns:
         H x W x 3 uint8 RGB, contiguous. It may share the message's memory:
@@ -52,7 +57,7 @@ def to_visible(message: Any) -> np.ndarray:
     Raises:
         MessageError: the message is malformed or its encoding is not understood.
     """
-    pixels, encoding = _read(message, VISIBLE_ENCODINGS)
+    pixels, encoding = _read(message, VISIBLE_ENCODINGS, maximum_pixels)
     if encoding.order.to_rgb is not None:
         pixels = cv2.cvtColor(pixels, encoding.order.to_rgb)
     if pixels.dtype == np.uint16:
@@ -60,7 +65,7 @@ def to_visible(message: Any) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
-def to_infrared(message: Any) -> np.ndarray:
+def to_infrared(message: Any, maximum_pixels: int = MAXIMUM_PIXELS) -> np.ndarray:
     """Read the image of a thermal camera, with the values as sent.
 
     Some thermal cameras send grey images in colour encodings. The luma of these is
@@ -70,6 +75,7 @@ def to_infrared(message: Any) -> np.ndarray:
     Args:
         message: Image with one of `INFRARED_ENCODINGS`, or CompressedImage
             that holds a JPEG, PNG (8 or 16 bits) or TIFF image.
+        maximum_pixels: largest width times height.
 
     Returns:
         H x W uint8, uint16 or float32 (32FC1, and 16SC1 for its negative values),
@@ -79,7 +85,7 @@ def to_infrared(message: Any) -> np.ndarray:
     Raises:
         MessageError: the message is malformed or its encoding is not understood.
     """
-    pixels, encoding = _read(message, INFRARED_ENCODINGS)
+    pixels, encoding = _read(message, INFRARED_ENCODINGS, maximum_pixels)
     if encoding.order.to_luma is not None:
         pixels = cv2.cvtColor(pixels, encoding.order.to_luma)
     if pixels.dtype == np.int16:
@@ -87,13 +93,23 @@ def to_infrared(message: Any) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
-def _read(message: Any, names: tuple[str, ...]) -> tuple[np.ndarray, Encoding]:
+def _read(message: Any, names: tuple[str, ...], maximum_pixels: int) -> tuple[np.ndarray, Encoding]:
     """Return the pixels of a raw or compressed image, and their encoding, one of `names`."""
     if hasattr(message, "format"):
-        pixels, name = _decompress(message)
+        pixels, name = _decompress(message, maximum_pixels)
         return pixels, _look_up(name, names)
     encoding = _look_up(message.encoding, names)
-    return _view(message, encoding), encoding
+    pixels = _view(message, encoding)
+    _check_size(f"{message.encoding} image", message.width, message.height, maximum_pixels)
+    return pixels, encoding
+
+
+def _check_size(source: str, width: int, height: int, maximum_pixels: int) -> None:
+    if width * height > maximum_pixels:
+        raise MessageError(
+            "too_large",
+            f"{source} of {width} x {height}: more than {maximum_pixels / 1e6:.4g} megapixels",
+        )
 
 
 def _look_up(name: str, names: tuple[str, ...]) -> Encoding:
@@ -135,7 +151,7 @@ def _view(message: Any, encoding: Encoding) -> np.ndarray:
     return pixels.astype(dtype, copy=not pixels.flags.aligned)
 
 
-def _decompress(message: Any) -> tuple[np.ndarray, str]:
+def _decompress(message: Any, maximum_pixels: int) -> tuple[np.ndarray, str]:
     """Decode a compressed image; return its pixels and their raw encoding."""
     source = f"compressed image (format {message.format!r:.80}, {len(message.data)} bytes)"
     if "compressedDepth" in message.format:
@@ -143,6 +159,11 @@ def _decompress(message: Any) -> tuple[np.ndarray, str]:
             "unknown_encoding", f"{source}: compressedDepth is not supported, use compressed"
         )
     data = bytes(message.data)
+    try:
+        _, width, height = compressed_size(data)
+    except ValueError as error:
+        raise MessageError("undecodable", f"{source}: {error}") from error
+    _check_size(source, width, height, maximum_pixels)
     if _is_cut_off(data):
         raise MessageError("undecodable", f"{source}: cut off, the end marker is missing")
     try:

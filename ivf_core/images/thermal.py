@@ -9,6 +9,8 @@ import math
 
 import numpy as np
 
+from ivf_core.images.scene_counts import scene_percentiles
+
 __all__ = ["MINIMUM_SPANS", "THERMAL_MODES", "GainControl", "ThermalNormalizer"]
 
 THERMAL_MODES = ("auto", "percentile", "full_range")
@@ -22,7 +24,6 @@ known unit, so there it is a fraction of the larger magnitude of the window's tw
 the smallest width is 1.2 for a scene at 300 K and 0.002 for one at 0.5.
 """
 
-_SAMPLE_PIXELS = 40_000
 _GAP_IN_TIME_CONSTANTS = 5.0
 
 
@@ -38,6 +39,9 @@ class GainControl:
     another dtype or an earlier stamp than its predecessor, or comes more than five time
     constants later.
 
+    Pixels that show no scene are left out of the percentiles, since they would take the
+    window: see `scene_percentiles`. They become black or white.
+
     One thread calls it. Other threads may set `smoothing_seconds` and `minimum_span` and
     call `set_percentiles` and `reset` at any time: a frame reads each of them once.
 
@@ -51,6 +55,7 @@ class GainControl:
 
     Attributes:
         repaired_pixels: number of non-finite pixels that the last call filled.
+        left_out_pixels: number of finite pixels that the last call took for no scene.
 
     Raises:
         ValueError: an option is out of range; the message names it.
@@ -71,6 +76,7 @@ class GainControl:
         self.smoothing_seconds = smoothing_seconds
         self.minimum_span = minimum_span
         self.repaired_pixels = 0
+        self.left_out_pixels = 0
         self.reset()
 
     @property
@@ -139,18 +145,9 @@ class GainControl:
 
     def _measure(self, image: np.ndarray, finite: np.ndarray | None) -> tuple[float, float]:
         """Return the frame's own window, widened to the minimum span about its centre."""
-        step = math.ceil(math.sqrt(image.size / _SAMPLE_PIXELS))
-        sample = image[::step, ::step]
-        if finite is None:
-            sample = sample.ravel()
-        else:
-            sample = sample[finite[::step, ::step]]
-            if not sample.size:
-                sample = image[finite]
-        percentiles = self._percentiles  # read once: another thread may change them
-        ranks = [round(percent / 100 * (sample.size - 1)) for percent in percentiles]
-        ordered = np.partition(sample, ranks)  # several times as fast as np.percentile
-        low, high = (float(ordered[rank]) for rank in ranks)
+        low, high, self.left_out_pixels = scene_percentiles(
+            image, finite, self._percentiles, self._smallest_span
+        )
         excess = self._smallest_span(image.dtype, max(abs(low), abs(high))) - (high - low)
         if excess > 0:
             low, high = low - excess / 2, high + excess / 2
@@ -195,6 +192,7 @@ class ThermalNormalizer:
     Attributes:
         gain: gain control in use, for changing its percentiles at run time.
         repaired_pixels: number of non-finite pixels that the last call filled with 0.
+        left_out_pixels: number of finite pixels that the gain control took for no scene.
 
     Raises:
         ValueError: the mode is unknown; names it.
@@ -204,6 +202,7 @@ class ThermalNormalizer:
         self.mode = mode
         self.gain = gain or GainControl()
         self.repaired_pixels = 0
+        self.left_out_pixels = 0
 
     @property
     def mode(self) -> str:
@@ -235,6 +234,7 @@ class ThermalNormalizer:
         """
         mode = self._mode  # read once: another thread may change it
         _check_frame(image)
+        self.left_out_pixels = 0
         if image.dtype == np.uint8 and mode != "percentile":
             self.repaired_pixels = 0
             return image
@@ -245,6 +245,7 @@ class ThermalNormalizer:
             return _to_bytes(image, 0.0, high, finite)
         mapped = self.gain(image, seconds)
         self.repaired_pixels = self.gain.repaired_pixels
+        self.left_out_pixels = self.gain.left_out_pixels
         return mapped
 
 

@@ -74,6 +74,10 @@ class OnnxRuntimeEngine:
         self._sessions: dict[OutputChoice, onnxruntime.InferenceSession] = {}
         self._session(OutputChoice().without_head())  # raises if the provider does not work
 
+    def forget_sizes(self) -> None:
+        """Free the sessions, which keep the memory of the largest images; see `Engine`."""
+        self._sessions.clear()
+
     def __call__(
         self,
         visible: np.ndarray,

@@ -95,6 +95,10 @@ class OpenVinoEngine:
                 self._config["INFERENCE_NUM_THREADS"] = options.threads
         self._requests: Recent[tuple[object, ...], openvino.InferRequest] = Recent()
 
+    def forget_sizes(self) -> None:
+        """Free what was compiled for sizes of images; see `Engine`."""
+        self._requests.clear()
+
     def __call__(
         self,
         visible: np.ndarray,

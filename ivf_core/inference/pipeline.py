@@ -31,6 +31,7 @@ __all__ = [
     "PreparedPair",
     "absent_visible",
     "prepare",
+    "resize_image",
     "resize_labels",
     "scaled_size",
 ]
@@ -63,6 +64,7 @@ class PreparedPair:
         infrared: H x W uint8, the prepared thermal image at the size of the visible image.
         repaired_pixels: number of non-finite thermal pixels that were filled.
         prepare_ms: time that it took.
+        left_out_pixels: number of thermal pixels that the gain control took for no scene.
     """
 
     visible: np.ndarray
@@ -70,6 +72,7 @@ class PreparedPair:
     infrared: np.ndarray
     repaired_pixels: int
     prepare_ms: float
+    left_out_pixels: int = 0
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,7 @@ class FusionResult:
         repaired_pixels: number of non-finite thermal pixels that were filled.
         confidence: confidence in the class ids, uint8 at the size of `labels`: the largest
             probability of a class times 255; or None.
+        left_out_pixels: number of thermal pixels that the gain control took for no scene.
     """
 
     fused: np.ndarray | None
@@ -96,6 +100,7 @@ class FusionResult:
     model_ms: float
     repaired_pixels: int
     confidence: np.ndarray | None = None
+    left_out_pixels: int = 0
 
 
 class FusionPipeline:
@@ -186,6 +191,10 @@ class FusionPipeline:
         """
         self.engine(np.zeros((*size, 3), np.uint8), np.zeros(size, np.uint8))
 
+    def forget_sizes(self) -> None:
+        """Free what the engine has prepared for sizes of images; the next pair prepares again."""
+        self.engine.forget_sizes()
+
     def __call__(
         self,
         pair: ImagePair,
@@ -227,11 +236,13 @@ class FusionPipeline:
         """
         start = time.perf_counter()
         infrared = prepare(pair, self.normalizer, self.registration)
-        repaired = 0 if pair.infrared is None else self.normalizer.repaired_pixels
+        absent = pair.infrared is None
+        repaired = 0 if absent else self.normalizer.repaired_pixels
+        left_out = 0 if absent else self.normalizer.left_out_pixels
         size = scaled_size(infrared.shape, scale)
-        inputs = _resize(pair.visible, size), _resize(infrared, size)
+        inputs = resize_image(pair.visible, size), resize_image(infrared, size)
         duration = (time.perf_counter() - start) * 1e3
-        return PreparedPair(*inputs, infrared, repaired, duration)
+        return PreparedPair(*inputs, infrared, repaired, duration, left_out)
 
     def complete(
         self,
@@ -257,7 +268,7 @@ class FusionPipeline:
         done = time.perf_counter()
         image = result.fused
         if image is not None:
-            image = _resize(image, prepared.infrared.shape)
+            image = resize_image(image, prepared.infrared.shape)
         return FusionResult(
             image,
             result.labels,
@@ -266,6 +277,7 @@ class FusionPipeline:
             model_ms=(done - start) * 1e3,
             repaired_pixels=prepared.repaired_pixels,
             confidence=result.confidence,
+            left_out_pixels=prepared.left_out_pixels,
         )
 
 
@@ -351,8 +363,16 @@ def scaled_size(size: Sequence[int], scale: float) -> tuple[int, int]:
     return height, width
 
 
-def _resize(image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """Scale an image, by area if it shrinks (no aliasing) and bilinearly if it grows."""
+def resize_image(image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """Scale an image, by area if it shrinks (no aliasing) and bilinearly if it grows.
+
+    Args:
+        image: H x W or H x W x 3.
+        size: height and width of the result.
+
+    Returns:
+        The scaled image; `image` itself if it has that size.
+    """
     if image.shape[:2] == size:
         return image
     shrinks = size[0] < image.shape[0]

@@ -46,6 +46,9 @@ class Engine(Protocol):
     @property
     def native_precisions(self) -> tuple[str, ...]: ...  # noqa: D102
 
+    def forget_sizes(self) -> None:
+        """Free what was prepared for sizes of images."""
+
     def __call__(
         self,
         visible: np.ndarray,

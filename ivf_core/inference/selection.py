@@ -129,6 +129,11 @@ class MeasuredEngine:
         """Precisions below fp32 of the engine in use."""
         return self._current.native_precisions
 
+    def forget_sizes(self) -> None:
+        """Free what the engines have prepared for sizes of images; see `Engine`."""
+        for engine in self._engines.values():
+            engine.forget_sizes()
+
     def __call__(
         self,
         visible: np.ndarray,

@@ -99,6 +99,10 @@ class TorchEngine:
         self._graph = graph.to(self._device).to(memory_format=torch.channels_last)
         self._recorded: Recent[tuple[object, ...], RecordedGraph | None] = Recent()
 
+    def forget_sizes(self) -> None:
+        """Free the CUDA graphs that were recorded for sizes of images; see `Engine`."""
+        self._recorded.clear()
+
     def __call__(
         self,
         visible: np.ndarray,

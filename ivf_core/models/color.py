@@ -1,4 +1,4 @@
-"""Colours inside the fusion graph: YCrCb as OpenCV computes it, and SAGE's way back to RGB."""
+"""Colours for networks: YCrCb as OpenCV computes it, SAGE's way back to RGB, normalised RGB."""
 
 from __future__ import annotations
 
@@ -6,7 +6,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["luma_chroma", "recolor", "recolor_unrounded", "small_chroma"]
+__all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "luma_chroma",
+    "normalize",
+    "recolor",
+    "recolor_unrounded",
+    "small_chroma",
+]
+
+# Of RGB images in [0, 1].
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 # OpenCV's full-range BT.601 in 14-bit fixed point (COLOR_RGB2YCrCb): integers
 # below 2^24, so float32 reproduces its rounding exactly.
@@ -31,6 +42,12 @@ def luma_chroma(rgb: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     cr = torch.floor(((red - luma) * _CR + offset) / _SCALE).clamp(0, 255)
     cb = torch.floor(((blue - luma) * _CB + offset) / _SCALE).clamp(0, 255)
     return luma, cr, cb
+
+
+def normalize(images: Tensor) -> Tensor:
+    """Normalise N x 3 x H x W RGB in [0, 1] by the mean and standard deviation of ImageNet."""
+    mean, std = (images.new_tensor(x).view(3, 1, 1) for x in (IMAGENET_MEAN, IMAGENET_STD))
+    return (images - mean) / std
 
 
 def recolor(fused: Tensor, cr: Tensor, cb: Tensor) -> Tensor:

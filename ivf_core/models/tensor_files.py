@@ -75,5 +75,5 @@ def _damage() -> Iterator[None]:
     """Turn errors of a header that is not as expected into ValueError."""
     try:
         yield
-    except (AttributeError, LookupError, TypeError) as error:
+    except (AttributeError, LookupError, RecursionError, TypeError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error

@@ -26,6 +26,7 @@ import numpy as np
 from ivf_core.class_sets import ClassSet
 from ivf_core.models.tensor_files import read_metadata, read_tensors
 from ivf_core.system.short_text import short_repr, short_text
+from ivf_core.system.user_paths import is_file, user_path
 
 __all__ = [
     "DIGEST_KEY",
@@ -186,11 +187,14 @@ def find_weights(name_or_path: str | os.PathLike[str]) -> Path:
     shipped = shipped_weights()
     if str(name_or_path) in shipped:
         return shipped[str(name_or_path)]
-    path = Path(name_or_path).expanduser()
-    if not path.is_file():
+    try:
+        path = user_path(name_or_path)
+    except ValueError as error:
+        raise WeightsError(f"weights: {error}") from error
+    if not is_file(path):
         raise WeightsError(
-            f"weights '{name_or_path}': no such file and no shipped weights of that name "
-            f"(shipped: {', '.join(shipped) or 'none'})"
+            f"weights '{short_text(name_or_path)}': no such file and no shipped weights of that "
+            f"name (shipped: {', '.join(shipped) or 'none'})"
         )
     return path
 

@@ -110,7 +110,7 @@ def _read_summary(path: Path) -> dict[str, Any]:
         raise ReplayDirectoryError(
             f"'{path.parent}': no {path.name}, expected a directory written by ivf replay"
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, RecursionError, ValueError) as error:
         raise ReplayDirectoryError(f"'{path}': {error}") from error
     found = summary.get("format") if isinstance(summary, dict) else None
     if found != FORMAT:

@@ -40,9 +40,14 @@ _QUICK_TO_START = {
 
 
 class Graph:
-    """Graph of the nodes under test: starts them, collects their messages, and ends them."""
+    """Graph of the nodes under test: starts them, collects their messages, and ends them.
 
-    def __init__(self) -> None:
+    Args:
+        name: name of the fusion node.
+    """
+
+    def __init__(self, name: str = "fusion") -> None:
+        self.name = name
         self.context = rclpy.Context()
         rclpy.init(context=self.context)
         self.node = rclpy.create_node("test", context=self.context)
@@ -123,17 +128,19 @@ class Graph:
 
     def trigger(self, service: str) -> Trigger.Response:
         """Call a Trigger service of the fusion node."""
-        return self.call(Trigger, f"/fusion/{service}", Trigger.Request())
+        return self.call(Trigger, f"/{self.name}/{service}", Trigger.Request())
 
     def change_state(self, transition: int) -> bool:
         """Request a transition of the fusion node; return its success."""
         request = ChangeState.Request()
         request.transition.id = transition
-        return self.call(ChangeState, "/fusion/change_state", request).success
+        return self.call(ChangeState, f"/{self.name}/change_state", request).success
 
     def state(self) -> str:
         """Return the lifecycle state of the fusion node."""
-        return self.call(GetState, "/fusion/get_state", GetState.Request()).current_state.label
+        return self.call(
+            GetState, f"/{self.name}/get_state", GetState.Request()
+        ).current_state.label
 
     def set(self, **values: Any) -> list[Any]:
         """Set parameters of the fusion node one by one; return their `successful` and `reason`."""
@@ -141,13 +148,13 @@ class Graph:
             Parameter(name, value=value).to_parameter_msg() for name, value in values.items()
         ]
         request = SetParameters.Request(parameters=parameters)
-        return self.call(SetParameters, "/fusion/set_parameters", request).results
+        return self.call(SetParameters, f"/{self.name}/set_parameters", request).results
 
     def status(self, part: str) -> Any:
         """Return the latest DiagnosticStatus of a part of the fusion node, or None."""
         for message in reversed(self.messages["/diagnostics"]):
             for status in message.status:
-                if status.name == f"/fusion: {part}":
+                if status.name == f"/{self.name}: {part}":
                     return status
         return None
 

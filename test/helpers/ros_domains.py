@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
 
 # Linux's ephemeral ports begin above those of domain 101; 0 is everybody's default.
 DOMAINS = range(1, 102)
@@ -32,3 +36,20 @@ def reserve_domain() -> tuple[int, socket.socket]:
             continue
         return domain, reservation
     raise RuntimeError(f"all ROS domains from {DOMAINS[0]} to {DOMAINS[-1]} are in use by tests")
+
+
+@contextmanager
+def own_domain() -> Iterator[None]:
+    """Set a free domain on this machine only, before the first rclpy.init.
+
+    Processes that are started inside inherit it.
+    """
+    domain, reservation = reserve_domain()
+    with reservation, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ROS_DOMAIN_ID", str(domain))
+        if os.environ.get("ROS_DISTRO") == "humble":
+            patch.setenv("ROS_LOCALHOST_ONLY", "1")
+        else:  # later distributions warn about that variable
+            patch.delenv("ROS_LOCALHOST_ONLY", raising=False)
+            patch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+        yield

@@ -29,6 +29,8 @@ from ivf_core.training.sage.encoder import (
 from ivf_core.training.sage.samples import Batch, Place
 from ivf_core.training.sage.teacher import TeacherRecipe, train_teacher
 from ivf_core.training.sage.teacher_weights import save_teacher
+from ivf_core.training.sartm.sartm import SartmRecipe, train_sartm
+from ivf_core.training.sartm.smoke import save_tiny_clip, save_tiny_sam2
 from ivf_core.training.segmentation.head import HeadRecipe, train_head
 from ivf_core.training.segmentation.segformer import SegformerRecipe, train_segformer
 from ivf_core.training.students.student import StudentRecipe, train_student
@@ -36,7 +38,7 @@ from ivf_core.training.students.unsupervised import UnsupervisedRecipe, train_un
 
 SIZE = (48, 56)
 COMMANDS = ("student", "fast", "unsupervised", "head", "segformer", "teacher", "distill", "encoder",
-            "joint")  # fmt: skip
+            "joint", "sartm")  # fmt: skip
 RUN: dict[str, Any] = dict(
     folders=("pairs",), crop=(32, 32), batch_size=2, steps=6, hold_out_every=4, score_pairs=0
 )
@@ -98,6 +100,15 @@ def recipe_of(command: str, root: Path, **options: Any) -> RunOptions:
         fields |= {"output": str(root / "runs/segformer"), "dataset": "pairs", "labels": "labels"}
         fields |= {"class_set": "mfnet", "weights": str(root / "fast.safetensors"), "model": "b0"}
         return SegformerRecipe(**{"epochs": 0, "workers": 0, **fields})
+    if command == "sartm":
+        for name, save in (("sam2_tiny", save_tiny_sam2), ("clip_tiny", save_tiny_clip)):
+            if not (root / name).is_dir():
+                save(root / name)
+        defaults: dict[str, Any] = dict(
+            dataset="pairs", class_set="mfnet", sam2="sam2_tiny", text="clip_tiny", rank=4,
+            epochs=0, workers=0, learning_rate=1e-2,
+        )  # fmt: skip
+        return SartmRecipe(**{**defaults, **fields, "crop": (64, 64)})
     del fields["batch_size"]
     fields |= {"student": str(root / "fast.safetensors"), "folder": "pairs", "labels": "labels"}
     fields |= {"confidence": "", "scenes": 1, "held_out_scenes": 0, "widths": (16, 16, 16)}
@@ -108,7 +119,8 @@ def run(command: str, recipe: Any) -> Any:
     """Run a recipe of `recipe_of` in this process."""
     functions = {"teacher": train_teacher, "distill": distill, "encoder": train_encoder,
                  "unsupervised": train_unsupervised, "head": train_head,
-                 "segformer": train_segformer, "joint": train_joint}  # fmt: skip
+                 "segformer": train_segformer, "joint": train_joint,
+                 "sartm": train_sartm}  # fmt: skip
     return functions.get(command, train_student)(recipe)
 
 

@@ -16,10 +16,14 @@ pytest.importorskip("rclpy", reason="ROS 2's rclpy is not installed")
 import rclpy
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
+from rcl_interfaces.msg import Parameter as ParameterMessage
+from rcl_interfaces.msg import ParameterValue
+from rcl_interfaces.srv import SetParameters, SetParametersAtomically
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from std_msgs.msg import String
 
@@ -216,6 +220,24 @@ def test_transition_that_raises_and_one_that_answers_are_both_rejected(raises):
 
 def test_node_without_the_internal_service_stays_unchanged():
     assert not compat.reject_impossible_transitions(SimpleNamespace(), lambda *_: None)
+
+
+def test_parameter_of_an_impossible_type_is_rejected_and_the_others_are_set(node):
+    node.declare_parameter("number", 1)
+    reasons = []
+    compat.reject_impossible_parameters(node, reasons.append)
+    services = {service.srv_type: service.callback for service in node.services}
+    good = Parameter("number", value=7).to_parameter_msg()
+    bad = ParameterMessage(name="number", value=ParameterValue(type=10))
+    request = SetParameters.Request(parameters=[bad, good])
+    results = services[SetParameters](request, SetParameters.Response()).results
+    assert [result.successful for result in results] == [False, True]
+    assert node.get_parameter("number").value == 7
+    request = SetParametersAtomically.Request(parameters=[bad])
+    result = services[SetParametersAtomically](request, SetParametersAtomically.Response()).result
+    assert not result.successful
+    assert "'number'" in result.reason
+    assert reasons == [results[0].reason, result.reason]
 
 
 def test_own_profile_is_a_copy():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -46,8 +47,14 @@ report = {{
     "parameters": parameters,
     "environment": {{k: v for k, v in os.environ.items() if k.startswith("FAST")}},
 }}
-Path(os.environ["REPORTS"], Path(sys.argv[0]).name + ".json").write_text(json.dumps(report))
+report_file = Path(os.environ["REPORTS"], Path(sys.argv[0]).name + ".json")
+report_file.with_suffix(".part").write_text(json.dumps(report))
+report_file.with_suffix(".part").rename(report_file)
 print("recording /fusion/fused/image (sensor_msgs/msg/Image)", flush=True)
+if os.environ.get("WAIT_FOR"):  # another executable's start
+    import time
+    while not Path(os.environ["REPORTS"], os.environ["WAIT_FOR"] + ".json").exists():
+        time.sleep(0.05)
 if Path(sys.argv[0]).name not in ("player_node", "ivf"):  # these are ended by launch
     import signal
     signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
@@ -95,10 +102,12 @@ def description(name: str) -> LaunchDescription:
     return source.get_launch_description(LaunchContext())
 
 
-def launch(prefix: Path, file: str, /, **arguments: object) -> tuple[int, dict[str, dict]]:
+def launch(
+    prefix: Path, file: str, /, *, argv: Sequence[str] = (), **arguments: object
+) -> tuple[int, dict[str, dict]]:
     """Launch a file; return the exit status and the report of each executable."""
     environment = dict(os.environ)
-    service = LaunchService(noninteractive=True)
+    service = LaunchService(argv=list(argv), noninteractive=True)
     service.include_launch_description(
         LaunchDescription(
             [
@@ -204,11 +213,21 @@ def test_transport_of_the_user_takes_precedence(
     assert environment == {"FASTDDS_BUILTIN_TRANSPORTS": "LARGE_DATA"}
 
 
-def test_bag_is_played_into_the_node(prefix: Path, bag: Path) -> None:
+@pytest.fixture
+def player_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the node live until the player has started: its end ends the launch."""
+    monkeypatch.setenv("WAIT_FOR", "player_node")
+    monkeypatch.setenv("LIFETIME", "60")
+
+
+def test_bag_is_played_into_the_node(prefix: Path, bag: Path, player_first: None) -> None:
     _, reports = launch(prefix, "fusion", bag=bag, rate="2", loop="true")
     assert reports["player_node"]["parameters"] == {
         "bag": str(bag),
+        "camera_topics": ["/front/color/image_raw", "/front/thermal/image_raw/compressed"],
         "progress_topic": "fusion/rgb_frames_done",
+        "wait_for_node": "fusion",
+        "wait_for_subscribers_seconds": 300.0,
         "rate": 2.0,
         "loop": True,
         "restamp": True,
@@ -219,6 +238,44 @@ def test_bag_is_played_into_the_node(prefix: Path, bag: Path) -> None:
     assert remappings(node)["thermal/image_raw/compressed"] == "/front/thermal/image_raw/compressed"
     assert node["parameters"]["rgb_transport"] == "raw"
     assert node["parameters"]["thermal_transport"] == "compressed"
+
+
+def test_bag_is_played_in_the_namespace(prefix: Path, bag: Path, player_first: None) -> None:
+    _, reports = launch(
+        prefix,
+        "fusion",
+        bag=bag,
+        namespace="/left/",
+        name="night",
+        use_sim_time="true",
+        rgb_topic="/front/color/image_raw",
+        thermal_topic="front/thermal/image_raw",
+    )
+    names = remappings(reports["fusion_node"])
+    assert names["__ns"] == remappings(reports["player_node"])["__ns"] == "/left"
+    # Relative names: in the namespace, as those of the player.
+    assert names["rgb/image_raw"] == "front/color/image_raw"
+    assert names["thermal/image_raw/compressed"] == "front/thermal/image_raw/compressed"
+    assert names["/clock"] == "clock"
+    player = reports["player_node"]["parameters"]
+    assert player["wait_for_node"] == "night"
+    assert player["camera_topics"][1] == "/front/thermal/image_raw/compressed"
+
+
+def test_end_of_the_node_ends_the_launch(
+    prefix: Path, bag: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    player = prefix / "prefix" / "lib" / "ivf_ros" / "player_node"
+    player.write_text(f"#!{sys.executable}\nimport time\ntime.sleep(600)\n")
+    status, _ = launch(prefix, "fusion", bag=bag)
+    assert status == 0  # long before the player's end
+
+
+def test_enclaves(prefix: Path, bag: Path, player_first: None) -> None:
+    _, reports = launch(prefix, "fusion", bag=bag, enclave="/ivf_ros")
+    for name in ("fusion", "player"):
+        arguments = reports[f"{name}_node"]["arguments"]
+        assert arguments[arguments.index("--enclave") + 1] == f"/ivf_ros/{name}"
 
 
 def test_replay_records_every_pair_and_reports(
@@ -265,9 +322,9 @@ def real_nodes(prefix: Path) -> Path:
 
 
 @pytest.mark.dds
-@pytest.mark.parametrize("rate", ["", "0.5"])
+@pytest.mark.parametrize(("rate", "namespace"), [("", ""), ("0.5", ""), ("", "left/front")])
 def test_replay_ends_with_the_report(
-    real_nodes: Path, tmp_path: Path, tiny_weights: Path, rate: str
+    real_nodes: Path, tmp_path: Path, tiny_weights: Path, rate: str, namespace: str
 ) -> None:
     frames = [(smooth_image(168, 192, k), smooth_image(168, 192, 50 + k)[..., 0]) for k in range(8)]
     drive = write_pairs(tmp_path / "pairs", frames)
@@ -278,6 +335,7 @@ def test_replay_ends_with_the_report(
         bag=drive,
         output=out,
         rate=rate,
+        namespace=namespace,
         weights=tiny_weights,
         engine="torch",
         device="cpu",
@@ -300,23 +358,68 @@ def test_replay_ends_with_the_report(
 
 
 @pytest.mark.parametrize(
-    ("name", "arguments"),
+    ("name", "arguments", "text"),
     [
-        ("fusion", {"palette": "rainbow"}),
-        ("fusion", {"queue_size": "many"}),
-        ("fusion", {"loop": "perhaps", "bag": "{bag}"}),
-        ("fusion", {"params_file": "/nowhere.yaml"}),
-        ("fusion", {"fastdds_profile": "/nowhere.xml"}),
-        ("fusion", {"bag": "/nowhere"}),
-        ("fusion", {"visible": "{bag}"}),
-        ("replay", {}),
-        ("replay", {"bag": "{bag}", "output": "{bag}"}),
+        ("fusion", {"palette": "rainbow"}, "rainbow"),
+        ("fusion", {"queue_size": "many"}, "queue_size:=many: expected int"),
+        ("fusion", {"queue_size": "0"}, "queue_size is 0, expected 1"),
+        ("fusion", {"tolerance_seconds": "nan"}, "tolerance_seconds is nan, expected 0"),
+        ("fusion", {"low_percentile": "60", "high_percentile": "40"}, "low_percentile (60.0)"),
+        ("fusion", {"loop": "perhaps", "bag": "{bag}"}, "loop:=perhaps: expected true or false"),
+        ("fusion", {"rate": "fast", "bag": "{bag}"}, "rate:=fast: expected float"),
+        ("fusion", {"rate": "0", "bag": "{bag}"}, "rate:=0: expected 0.01 to 100"),
+        ("fusion", {"rate": "inf", "bag": "{bag}"}, "rate:=inf: expected 0.01 to 100"),
+        ("fusion", {"params_file": "/nowhere.yaml"}, "params_file:=/nowhere.yaml"),
+        ("fusion", {"fastdds_profile": "/nowhere.xml"}, "/nowhere.xml"),
+        ("fusion", {"bag": "/nowhere"}, "bag:=/nowhere: no such file or folder"),
+        ("fusion", {"bag": "{bag}", "rgb_topic": "/rear"}, "no topic /rear; its image topics: /fr"),
+        ("fusion", {"visible": "{bag}"}, "visible and infrared belong together"),
+        ("fusion", {"visible": "{bag}", "infrared": "{bag}", "rgb_topic": "/a"}, "rgb_topic: vid"),
+        ("fusion", {"visible": "{bag}", "infrared": "{bag}", "rate": "fast"}, "rate:=fast"),
+        ("fusion", {"visible": "{bag}", "infrared": "{bag}", "use_sim_time": "no"}, "use_sim_time"),
+        ("fusion", {"name": "night-cam"}, "name:=night-cam: Invalid node name"),
+        ("fusion", {"namespace": "2nd"}, "namespace:=2nd: Invalid namespace"),
+        ("fusion", {"thermal_topic": "/a b"}, "thermal_topic:=/a b: Invalid topic name"),
+        ("replay", {}, "bag"),
+        ("replay", {"bag": "{bag}", "output": "{bag}"}, "already exists"),
+        ("replay", {"bag": "{bag}", "rate": "fast"}, "rate:=fast: expected float"),
+        ("replay", {"bag": "{bag}", "report": "maybe"}, "maybe"),
     ],
 )
 def test_wrong_arguments_end_the_launch(
-    prefix: Path, bag: Path, name: str, arguments: dict[str, str]
+    prefix: Path,
+    bag: Path,
+    name: str,
+    arguments: dict[str, str],
+    text: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     filled = {key: value.format(bag=bag) for key, value in arguments.items()}
     status, reports = launch(prefix, name, **filled)
     assert status != 0
-    assert "fusion_node" not in reports
+    assert not reports
+    assert text in caplog.text
+
+
+def test_unknown_argument_on_the_command_line_ends_the_launch(
+    prefix: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = ["pallete:=ironbow"]
+    monkeypatch.setattr(sys, "argv", ["ros2", "launch", "ivf_ros", "fusion.launch.py", *words])
+    status, reports = launch(prefix, "fusion", argv=words, pallete="ironbow")
+    assert status != 0
+    assert not reports
+    assert "no argument of this name; did you mean palette?" in caplog.text
+
+
+def test_names_of_an_including_file_are_its_own(
+    prefix: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = ["robot:=atlas"]
+    monkeypatch.setattr(sys, "argv", ["ros2", "launch", "robot", "robot.launch.py", *words])
+    others = {"robot": "atlas", "ros_namespace": "/atlas", "pallete": "ironbow"}
+    status, reports = launch(prefix, "fusion", argv=words, **others)
+    assert status == 0
+    assert set(reports) == {"fusion_node"}
+    assert "launch argument pallete" in caplog.text  # in the log only: it may be that file's
+    assert "launch argument ro" not in caplog.text

@@ -124,3 +124,26 @@ def test_versions_agree(install: Path) -> None:
     assert installed.name.startswith(f"ivf_ros-{version}-")
     assert version == ivf_core.__version__
     assert f"## [{version}] - " in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_plugins_of_a_sourced_distribution_are_not_loaded(tmp_path: Path) -> None:
+    """Jazzy's end pytest 9: their hooks have arguments that it has no longer."""
+    for name, plugin in (
+        ("launch_testing", "launch_testing"),
+        ("launch_testing_ros", "launch_ros"),
+        ("launch_pytest", "launch_pytest"),
+    ):
+        (tmp_path / f"{name}_hooks.py").write_text(f"raise ImportError('{name} is loaded')\n")
+        info = tmp_path / f"{name}-3.4.10.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 3.4.10\n")
+        (info / "entry_points.txt").write_text(f"[pytest11]\n{plugin} = {name}_hooks\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "--collect-only", "-q", "test/core/test_pairing.py"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "test_pairing.py" in done.stdout

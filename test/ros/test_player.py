@@ -269,6 +269,57 @@ class TestPlaying:
         assert process.returncode == 0, output
         assert f"starting without a subscriber on {RGB_TOPIC}, {THERMAL_TOPIC}" in output
 
+    def test_names_are_in_the_namespace_of_the_player(
+        self, tmp_path: Path, listener: Listener, start: Callable
+    ) -> None:
+        for topic in (RGB_TOPIC, THERMAL_TOPIC):
+            listener.listen(f"/left{topic}")
+            listener.listen(topic)  # of another graph
+        listener.listen("/left/clock", Clock)
+        listener.listen("/clock", Clock)
+        bag = write_bag(tmp_path / "bag", 3)
+        listener.wait_for_end(start("-r", "__ns:=/left", bag=bag, publish_clock=True))
+        received = {topic: len(messages) for topic, messages in listener.received.items()}
+        assert received.pop("/left/clock") == 7
+        assert {k: n for k, n in received.items() if n} == {
+            f"/left{RGB_TOPIC}": 3,
+            f"/left{THERMAL_TOPIC}": 3,
+        }
+
+    def test_bag_starts_when_the_named_node_has_subscribed(
+        self, tmp_path: Path, listener: Listener, start: Callable
+    ) -> None:
+        for topic in (RGB_TOPIC, THERMAL_TOPIC):
+            listener.listen(topic)  # a viewer
+        process = start(bag=write_bag(tmp_path / "bag", 5), wait_for_node="fusion")
+        listener.spin_until(lambda: listener.node.count_publishers(THERMAL_TOPIC) == 1)
+        listener.spin_for(1.0)
+        assert not any(listener.received.values())
+        fusion = rclpy.create_node("fusion", context=listener.context)
+        listener.executor.add_node(fusion)
+        taken: list[Image] = []
+        fusion.create_subscription(Image, RGB_TOPIC, taken.append, BEST_EFFORT)
+        listener.spin_for(0.5)
+        assert not taken  # it takes both topics
+        fusion.create_subscription(Image, THERMAL_TOPIC, lambda _: None, BEST_EFFORT)
+        listener.wait_for_end(process)
+        assert stamp_ns(taken[0]) == START_NS
+        fusion.destroy_node()
+
+    def test_named_node_that_does_not_come_is_in_the_warning(
+        self, tmp_path: Path, listener: Listener, start: Callable
+    ) -> None:
+        for topic in (RGB_TOPIC, THERMAL_TOPIC):
+            listener.listen(topic)
+        output = listener.wait_for_end(
+            start(
+                bag=write_bag(tmp_path / "bag", 2),
+                wait_for_node="night/fusion",
+                wait_for_subscribers_seconds=1.0,
+            )
+        )
+        assert f"starting without 'night/fusion' as a subscriber on {RGB_TOPIC}" in output
+
     def test_sigterm_while_it_waits_for_subscribers(
         self, tmp_path: Path, listener: Listener, start: Callable
     ) -> None:
@@ -477,6 +528,8 @@ class TestRejections:
             ({"bag": "BAG", "qos_reliability": "perfect"}, "one of reliable, sensor_data"),
             ({"bag": "BAG", "restamp": True, "publish_clock": True}, "exclude each other"),
             ({"bag": "BAG", "topics": ["/lidar"]}, "no topic /lidar; it has: /big_endian"),
+            ({"bag": "BAG", "camera_topics": [RGB_TOPIC]}, "camera_topics"),
+            ({"bag": "BAG", "camera_topics": [RGB_TOPIC, "/ir"]}, "expected two of the published"),
         ],
     )
     def test_parameters(
@@ -535,3 +588,11 @@ def test_only_the_stamp_is_moved(little_endian: bool) -> None:
     assert shift_stamp(cdr, -200 * 10**9) == cdr
     with pytest.raises(ValueError, match="8 bytes is too short"):
         read_stamp(cdr[:8])
+
+
+def test_player_and_recorder_start_without_pytorch() -> None:
+    code = "import sys, ivf_ros.player_node, ivf_ros.recorder_node; print('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "False\n"

@@ -25,6 +25,7 @@ import yaml
 
 from ivf_core.replay.compare.bootstrap import Interval
 from ivf_core.replay.compare.differences import QuantityDifference
+from ivf_core.system.short_text import short_repr, short_text
 
 __all__ = [
     "Threshold",
@@ -98,27 +99,29 @@ def read_thresholds(path: str | os.PathLike[str]) -> list[Threshold]:
     path = Path(path)
     try:
         entries = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ThresholdsError(f"thresholds '{path}': {error}") from error
+    except (OSError, RecursionError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ThresholdsError(f"thresholds '{path}': {short_text(error)}") from error
     if not isinstance(entries, dict) or not entries:
         raise ThresholdsError(f"thresholds '{path}': expected quantities with their limits")
     found = []
     for quantity, limits in entries.items():
-        where = f"thresholds '{path}': {quantity}"
+        where = f"thresholds '{path}': {short_text(quantity, 80)}"
         if not isinstance(limits, dict):
             raise ThresholdsError(f"{where}: expected limits, such as {{min_difference: -0.01}}")
         limits = dict(limits)
         by = limits.pop("by", _BY[0])
         if by not in _BY:
-            raise ThresholdsError(f"{where}: by is '{by}', expected {' or '.join(_BY)}")
+            raise ThresholdsError(f"{where}: by is {short_repr(by)}, expected {' or '.join(_BY)}")
         if not limits:
             raise ThresholdsError(f"{where}: no limit, expected one of {', '.join(_LIMITS)}")
         for kind, limit in limits.items():
             if kind not in _LIMITS:
-                raise ThresholdsError(f"{where}.{kind}: unknown, expected {', '.join(_LIMITS)}")
+                raise ThresholdsError(
+                    f"{where}.{short_text(kind, 80)}: unknown, expected {', '.join(_LIMITS)}"
+                )
             number = isinstance(limit, int | float) and not isinstance(limit, bool)
             if not number or not math.isfinite(limit):
-                raise ThresholdsError(f"{where}.{kind}: '{limit}' is not a finite number")
+                raise ThresholdsError(f"{where}.{kind}: {short_repr(limit)} is not a finite number")
             found.append(Threshold(str(quantity), kind, float(limit), by == _BY[0]))
     return found
 

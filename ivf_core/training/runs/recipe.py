@@ -14,6 +14,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 import yaml
 
 from ivf_core.system.revision import git_revision
+from ivf_core.system.short_text import short_repr, short_text
 
 __all__ = [
     "Bounds",
@@ -79,10 +80,10 @@ class Bounds:
         if self.nonempty and not value:
             raise ValueError(f"{name} must not be empty")
         if self.choices and value not in self.choices:
-            raise ValueError(f"{name} '{value}', known: {', '.join(self.choices)}")
+            raise ValueError(f"{name} {short_repr(value)}, known: {', '.join(self.choices)}")
         parts = value if isinstance(value, tuple) else (value,)
         if (self.ascending and list(parts) != sorted(parts)) or not all(map(self._allows, parts)):
-            raise ValueError(f"{name} must be {self}, got {value}")
+            raise ValueError(f"{name} must be {self}, got {short_repr(value)}")
 
     def _allows(self, number: Any) -> bool:
         return (
@@ -189,8 +190,8 @@ def provenance(part: str, recipe: object) -> dict[str, str]:
 def _parse_yaml(text: str, where: str) -> Any:
     try:
         return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2026-13-01
-        raise RecipeError(f"{where}: {' '.join(str(error).split())}") from error
+    except (RecursionError, ValueError, yaml.YAMLError) as error:  # a date such as 2026-13-01
+        raise RecipeError(f"{where}: {short_text(error)}") from error
 
 
 def _rename(kind: type, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -211,7 +212,9 @@ def _build(kind: type[T], options: Mapping[str, Any], prefix: str = "") -> T:
     known = [entry.name for entry in fields(kind)]  # type: ignore[arg-type]
     unknown = [f"{prefix}{key}" for key in options if key not in known]
     if unknown:
-        raise ValueError(f"unknown option {', '.join(unknown)}; known: {', '.join(known)}")
+        raise ValueError(
+            f"unknown option {short_text(', '.join(unknown))}; known: {', '.join(known)}"
+        )
     hints = get_type_hints(kind)
     return kind(
         **{key: _convert(prefix + key, value, hints[key]) for key, value in options.items()}
@@ -232,7 +235,7 @@ def _convert(name: str, value: Any, hint: Any) -> Any:
     elif is_dataclass(hint):
         if isinstance(value, dict):
             return _build(hint, value, f"{name}.")  # type: ignore[arg-type]
-        raise ValueError(f"{name}: expected a mapping of options, got {value!r}")
+        raise ValueError(f"{name}: expected a mapping of options, got {short_repr(value)}")
     elif hint is float:
         number = _finite(value)
         if number is not None:
@@ -240,7 +243,7 @@ def _convert(name: str, value: Any, hint: Any) -> Any:
     elif type(value) is hint:  # not isinstance: True is no step count
         return value
     expected = str(hint) if get_origin(hint) else hint.__name__
-    raise ValueError(f"{name}: expected {expected}, got {value!r}")
+    raise ValueError(f"{name}: expected {expected}, got {short_repr(value)}")
 
 
 def _finite(value: Any) -> float | None:

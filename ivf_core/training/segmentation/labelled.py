@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,13 +20,13 @@ from ivf_core.models.graph import FusionGraph
 __all__ = [
     "ColorCrops",
     "FusedImages",
+    "check_disjoint",
     "open_labelled_split",
     "read_fused_folders",
     "replace_by_fused",
 ]
 
 _LARGEST_SHARE = 0.75  # of one class in a crop, as in SegFormer's training
-_TRIES = 10
 
 
 def open_labelled_split(
@@ -47,8 +48,8 @@ def open_labelled_split(
         The pairs to train on and the pairs to test on.
 
     Raises:
-        ValueError: pairs have no labels, or the data set has no classes. It is a `LayoutError`
-            if files are missing.
+        ValueError: pairs have no labels, the data set has no classes, or a pair is in both
+            splits. It is a `LayoutError` if files are missing.
     """
     both = open_split(root, hold_out_every, labels=labels, class_set=class_set)
     for dataset in both:
@@ -58,7 +59,45 @@ def open_labelled_split(
             raise ValueError(f"'{root}': {dataset.name} has no classes of its own")
         if unlabelled := next((pair for pair in dataset.files if pair.labels is None), None):
             raise ValueError(f"'{root}': {dataset.name} has no labels for '{unlabelled.name}'")
+    check_disjoint(both[0].files, both[1].files)
     return both
+
+
+def check_disjoint(training: Sequence[PairFiles], test: Sequence[PairFiles]) -> None:
+    """Raise ValueError if a pair to test on is also trained on, whatever its files are called.
+
+    Args:
+        training: pairs to train on.
+        test: pairs to test on.
+    """
+    trained: dict[tuple[int, ...], list[PairFiles]] = {}
+    for pair in training:
+        trained.setdefault(_sizes(pair), []).append(pair)
+    known: dict[tuple[int, ...], dict[bytes, PairFiles]] = {}
+    for pair in test:
+        sizes = _sizes(pair)
+        if sizes not in trained:  # files of other sizes differ: few are read
+            continue
+        if sizes not in known:
+            known[sizes] = {_content(other): other for other in trained[sizes]}
+        if other := known[sizes].get(_content(pair)):
+            raise ValueError(
+                f"'{pair.visible}' is to be tested on, but has the same visible and thermal "
+                f"image as '{other.visible}', which is trained on: expected splits without a "
+                "common pair; take it out of one of them"
+            )
+
+
+def _sizes(pair: PairFiles) -> tuple[int, ...]:
+    return tuple(path.stat().st_size for path in _paths(pair))
+
+
+def _content(pair: PairFiles) -> bytes:
+    return b"".join(hashlib.sha256(path.read_bytes()).digest() for path in _paths(pair))
+
+
+def _paths(pair: PairFiles) -> tuple[Path, Path]:
+    return pair.visible, pair.infrared
 
 
 def read_fused_folders(fused: Path, labels: Path) -> list[PairFiles]:
@@ -154,11 +193,12 @@ class ColorCrops:
     n is the same whenever it is drawn, and each epoch has each image once.
 
     Args:
-        images: H x W x 3 uint8 RGB images with H x W uint8 class ids. Images smaller than a crop
-            get a grey border without labels.
+        images: H x W x 3 uint8 RGB images with H x W uint8 class ids; `draw` takes those with
+            four channels, too. Images smaller than a crop get a grey border without labels.
         size: height and width of a crop in pixels.
         scales: range of the factor by which an image is resized.
         seed: seed of the random numbers.
+        tries: number of crops that are drawn at most to avoid those of one class.
     """
 
     def __init__(
@@ -168,11 +208,13 @@ class ColorCrops:
         *,
         scales: tuple[float, float] = (0.5, 2.0),
         seed: int = 0,
+        tries: int = 10,
     ) -> None:
         self.images = images
         self.size = size
         self.scales = scales
         self.seed = seed
+        self.tries = tries
 
     def index(self, number: int) -> int:
         """Return the index of the image that sample `number` shows."""
@@ -182,6 +224,15 @@ class ColorCrops:
 
     def sample(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """3 x h x w float32 RGB in [0, 1] and h x w int64 ids."""
+        image, labels, random = self.draw(number)
+        return _vary_light(image, random).transpose(2, 0, 1), labels
+
+    def draw(self, number: int) -> tuple[np.ndarray, np.ndarray, np.random.Generator]:
+        """Draw a crop without varied light.
+
+        Returns:
+            h x w x C uint8, h x w int64 ids, and a generator for whatever else is drawn.
+        """
         random = np.random.default_rng((self.seed, number, 1))
         image, labels = self.images[self.index(number)]
         scale = random.uniform(*self.scales)
@@ -198,7 +249,7 @@ class ColorCrops:
                 (labels, cv2.INTER_NEAREST),  # others would invent classes
             )
         )
-        return _vary_light(image, random).transpose(2, 0, 1), labels.astype(np.int64)
+        return image, labels.astype(np.int64), random
 
     def _cut(
         self,
@@ -208,7 +259,7 @@ class ColorCrops:
         random: np.random.Generator,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Cut the same random window of size `cut` from an image and its labels."""
-        for _ in range(_TRIES):
+        for _ in range(self.tries):
             top, left = (int(random.integers(labels.shape[n] - cut[n] + 1)) for n in (0, 1))
             place = np.s_[top : top + cut[0], left : left + cut[1]]
             counts = np.bincount(labels[place].ravel(), minlength=256)[:UNLABELED]
@@ -221,7 +272,7 @@ def _pad(plane: np.ndarray, size: tuple[int, int], value: int) -> np.ndarray:
     """Pad an image or labels at the bottom and the right to at least `size`."""
     below, right = max(0, size[0] - plane.shape[0]), max(0, size[1] - plane.shape[1])
     if below or right:
-        border = (value,) * 3
+        border = (value,) * 4
         return cv2.copyMakeBorder(plane, 0, below, 0, right, cv2.BORDER_CONSTANT, value=border)
     return plane
 

@@ -7,12 +7,21 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["PretrainedError", "load_pretrained", "load_tokenizer", "package"]
+__all__ = [
+    "PretrainedError",
+    "is_random",
+    "load_pretrained",
+    "load_tokenizer",
+    "package",
+    "save_random",
+]
+
+_RANDOM_MARK = "ivf_random_weights"
 
 
 class PretrainedError(ValueError):
@@ -29,7 +38,7 @@ def package() -> Any:
         import transformers
     except ImportError as error:
         raise PretrainedError(
-            "SegFormer and CLIPSeg need the packages of the extra 'training' "
+            "SegFormer, CLIPSeg, CLIP and SAM2 need the packages of the extra 'training' "
             f"(pip install transformers): {error}"
         ) from error
     return transformers
@@ -37,10 +46,11 @@ def package() -> Any:
 
 def load_pretrained(
     kind: str,
-    model_type: str,
+    model_type: str | Sequence[str],
     directory: str | os.PathLike[str],
     *,
     renewed: Sequence[str] = (),
+    configure: Callable[[Any], Any] | None = None,
     **options: Any,
 ) -> Any:
     """Load a float32 model from a directory in the form of `save_pretrained`.
@@ -49,11 +59,13 @@ def load_pretrained(
 
     Args:
         kind: class of `transformers`, such as "SegformerForSemanticSegmentation".
-        model_type: the `model_type` that the directory's config.json must have.
+        model_type: the `model_type` that the directory's config.json must have, or several of
+            which it must have one.
         directory: the directory.
         renewed: prefixes of names of tensors that may be missing, superfluous or of other
             shapes; these get random values. The names of all other tensors must be exactly
             those of the model.
+        configure: function that changes the configuration, for entries of parts of the model.
         **options: entries that replace those of config.json.
 
     Raises:
@@ -61,9 +73,13 @@ def load_pretrained(
             and what was expected.
     """
     root = Path(directory)
-    _check_directory(root, model_type)
+    _check_directory(root, (model_type,) if isinstance(model_type, str) else model_type)
     with _quiet(), _named(root, kind):
-        model, report = getattr(package(), kind).from_pretrained(
+        network = getattr(package(), kind)
+        if configure is not None:
+            config = network.config_class.from_pretrained(str(root), local_files_only=True)
+            options["config"] = configure(config)
+        model, report = network.from_pretrained(
             str(root),
             local_files_only=True,
             use_safetensors=True,  # no pickle
@@ -98,9 +114,23 @@ def load_tokenizer(kind: str, directory: str | os.PathLike[str]) -> Any:
         return getattr(package(), kind).from_pretrained(str(root), local_files_only=True)
 
 
-def _check_directory(root: Path, model_type: str) -> None:
-    """Raise PretrainedError unless a directory has a config of this type, and safetensors."""
-    expected = f"expected config.json of model_type '{model_type}' and *.safetensors"
+def save_random(network: Any, directory: str | os.PathLike[str]) -> None:
+    """Write a network of random weights by `save_pretrained`, marked as such in config.json."""
+    setattr(network.config, _RANDOM_MARK, True)
+    with _quiet():
+        network.save_pretrained(directory)
+
+
+def is_random(directory: str | os.PathLike[str]) -> bool:
+    """Return whether a directory says that its weights are random, as those for trying out."""
+    text = (Path(directory) / "config.json").read_text(encoding="utf-8")
+    return json.loads(text).get(_RANDOM_MARK) is True
+
+
+def _check_directory(root: Path, model_types: Sequence[str]) -> None:
+    """Raise PretrainedError unless a directory has a config of these types, and safetensors."""
+    types = " or ".join(f"'{name}'" for name in model_types)
+    expected = f"expected config.json of model_type {types} and *.safetensors"
     if not root.is_dir():
         raise PretrainedError(f"'{root}': no such directory; {expected}")
     try:
@@ -108,7 +138,7 @@ def _check_directory(root: Path, model_type: str) -> None:
     except (OSError, ValueError) as error:
         raise PretrainedError(f"'{root}': {expected}: {error}") from error
     found = config.get("model_type") if isinstance(config, dict) else None
-    if found != model_type:
+    if found not in model_types:
         raise PretrainedError(f"'{root}': model_type is {found!r}; {expected}")
     if not any(root.glob("*.safetensors")):
         pickles = ", ".join(sorted(path.name for path in root.glob("*.bin")))

@@ -12,7 +12,6 @@ light. The weights of the last step are tested, once, on whole images.
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +28,6 @@ from tqdm import tqdm
 from ivf_core.class_sets import CLASS_SETS, ClassSet
 from ivf_core.data.pairs import PairFiles, hold_out
 from ivf_core.images.overlay import color_labels
-from ivf_core.metrics.segmentation import ConfusionMatrix
 from ivf_core.models.checkpoints import load_model
 from ivf_core.models.graph import FusionGraph
 from ivf_core.system.atomic import write_json
@@ -48,7 +46,12 @@ from ivf_core.training.segmentation.labelled import (
     replace_by_fused,
 )
 from ivf_core.training.segmentation.pretrained import load_pretrained, package
-from ivf_core.training.segmentation.segmenters import SegformerSegmenter, normalize, score_segmenter
+from ivf_core.training.segmentation.segmenters import (
+    SegformerSegmenter,
+    normalize,
+    score_segmenter,
+    scores_by_class,
+)
 
 __all__ = ["SEGFORMERS", "SegformerRecipe", "build_segformer", "train_segformer"]
 
@@ -136,7 +139,10 @@ def build_segformer(model: str, class_set: ClassSet, start: str | Path = "") -> 
     """
     channels, blocks, decoder = SEGFORMERS[model]
     names = dict(enumerate(class_set.names))
-    options = {"id2label": names, "label2id": {name: n for n, name in names.items()}}
+    options: dict[str, Any] = {
+        "id2label": names,
+        "label2id": {name: n for n, name in names.items()},
+    }
     if not start:
         config = package().SegformerConfig(
             hidden_sizes=list(channels),
@@ -169,7 +175,7 @@ def train_segformer(recipe: SegformerRecipe) -> Scores:
     revision. Each process keeps the fused training images in memory: 1.8 GB for FMB.
 
     Returns:
-        IoU and accuracy of the classes that occur in the test split, by name, and "mean".
+        IoU and accuracy of the classes that occur in the test split, by name, and their means.
     """
     return run_task("segformer", recipe, SegformerTask)
 
@@ -223,7 +229,7 @@ class SegformerTask(SingleTask[SegformerRecipe]):
         network = restore_norm(self.network)
         segmenter = SegformerSegmenter(network, self.test.class_set)
         matrix = score_segmenter(segmenter, self.test, self.device)
-        scores = _scores(matrix, self.test.class_set)
+        scores = scores_by_class(matrix, self.test.class_set)
         _save(network, Path(self.recipe.output), {"test split": scores, **origin})
         return scores
 
@@ -296,22 +302,6 @@ def _rate(step: int, steps: int, warmup: float) -> float:
     """Return the share of the highest rate: rising linearly, then falling linearly to zero."""
     rising = max(1.0, warmup * steps)
     return min(1.0, (step + 1) / rising) * (1 - step / steps)
-
-
-def _scores(matrix: ConfusionMatrix, class_set: ClassSet) -> dict[str, dict[str, float]]:
-    """Return scores by title and class, without classes that do not occur."""
-
-    def named(values: np.ndarray, mean: float) -> dict[str, float]:
-        found = zip(class_set.names, values.tolist(), strict=True)
-        return {**{name: value for name, value in found if not math.isnan(value)}, "mean": mean}
-
-    return {
-        "IoU on the test split": named(matrix.iou(), matrix.mean_iou()),
-        "accuracy on the test split": {
-            **named(matrix.accuracy(), matrix.mean_accuracy()),
-            "of all pixels": matrix.pixel_accuracy(),
-        },
-    }
 
 
 def _save(network: Any, output: Path, notes: dict[str, object]) -> None:

@@ -8,6 +8,7 @@ segmentation head.
 
 from __future__ import annotations
 
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ from tqdm import tqdm
 from ivf_core.class_sets import ClassSet
 from ivf_core.metrics.segmentation import ConfusionMatrix
 from ivf_core.models.checkpoints import FusionModel, load_model
+from ivf_core.models.color import IMAGENET_MEAN, IMAGENET_STD, normalize
 from ivf_core.models.graph import fold_batch_norm
 from ivf_core.training.segmentation.pretrained import load_pretrained, load_tokenizer
 
@@ -38,10 +40,8 @@ __all__ = [
     "normalize",
     "open_segmenter",
     "score_segmenter",
+    "scores_by_class",
 ]
-
-# Of RGB images in [0, 1].
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 _LUMA = (0.299, 0.587, 0.114)  # BT.601, as in OpenCV's YCrCb
 
@@ -92,6 +92,11 @@ def open_segmenter(spec: str, class_set: ClassSet) -> Segmenter:
             others. The message says what was expected.
     """
     kind, _, place = spec.partition(":")
+    if kind in _OF_PAIRS:
+        raise SegmenterError(
+            f"segmenter '{spec}': {kind} segments pairs of images, not the fused image; "
+            "ivf train logits asks it about pairs"
+        )
     if kind not in _OPENERS or not place:
         raise SegmenterError(
             f"segmenter '{spec}': expected head:WEIGHTS, segformer:DIRECTORY or clipseg:DIRECTORY"
@@ -199,17 +204,12 @@ class ClipsegSegmenter(Segmenter):
 
 
 _REST = ("unlabeled", "background")
+_OF_PAIRS = ("sartm",)
 
 
 def luma(images: Tensor) -> Tensor:
     """Compute Y of BT.601 for N x 3 x H x W RGB in [0, 1], differentiably: N x 1 x H x W."""
     return (images * images.new_tensor(_LUMA).view(3, 1, 1)).sum(dim=1, keepdim=True)
-
-
-def normalize(images: Tensor) -> Tensor:
-    """Normalise N x 3 x H x W RGB in [0, 1] by the mean and standard deviation of ImageNet."""
-    mean, std = (images.new_tensor(x).view(3, 1, 1) for x in (IMAGENET_MEAN, IMAGENET_STD))
-    return (images - mean) / std
 
 
 @torch.inference_mode()
@@ -229,6 +229,31 @@ def score_segmenter(
         logits = F.interpolate(segmenter(batch), labels.shape, mode="bilinear")
         matrix.update(logits.argmax(dim=1)[0].cpu().numpy(), labels)
     return matrix
+
+
+def scores_by_class(matrix: ConfusionMatrix, class_set: ClassSet) -> dict[str, dict[str, float]]:
+    """Return IoU and accuracy on the test split by title and class, for those that occur.
+
+    Papers average over all classes that a label may have. Where the first is everything else, a
+    second mean is without it.
+    """
+
+    def named(values: np.ndarray, mean: float) -> dict[str, float]:
+        found = zip(class_set.names, values.tolist(), strict=True)
+        return {**{name: value for name, value in found if not math.isnan(value)}, "mean": mean}
+
+    iou = matrix.iou()
+    tables = {
+        "IoU on the test split": named(iou, matrix.mean_iou()),
+        "accuracy on the test split": {
+            **named(matrix.accuracy(), matrix.mean_accuracy()),
+            "of all pixels": matrix.pixel_accuracy(),
+        },
+    }
+    rest = class_set.names[0]
+    if rest in _REST and np.isfinite(iou[0]) and np.isfinite(iou[1:]).any():
+        tables["IoU on the test split"][f"mean without {rest}"] = float(np.nanmean(iou[1:]))
+    return tables
 
 
 def check_labels(labels: Mapping[int, str], class_set: ClassSet) -> None:

@@ -58,12 +58,13 @@ def test_unknown_types_are_rejected(tmp_path: Path) -> None:
     [
         b"",
         b"\xff" * 8,
+        (10_000).to_bytes(8, "little") + b"[" * 5000 + b"]" * 5000,  # nested too deeply
         b"\x02" + bytes(7) + b"[]",
         b"\x02" + bytes(7) + b"{]",
         b"\x02" + bytes(7) + b"\xff\xfe",
         b"\x02" + bytes(7) + b"{}rest",
     ],
-    ids=["empty", "long header", "list", "no JSON", "no text", "left over"],
+    ids=["empty", "long header", "nested", "list", "no JSON", "no text", "left over"],
 )
 def test_damaged_files_are_rejected(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"

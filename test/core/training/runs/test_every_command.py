@@ -60,7 +60,7 @@ def weights_of(recipe: Any) -> dict[str, Tensor]:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_killed_run_is_resumed_to_the_bit(command: str, root: Path, one_thread: None) -> None:
     """SIGKILL after four steps, a checkpoint after two: weights and losses are as without."""
-    if command == "segformer":
+    if command in ("segformer", "sartm"):
         pytest.importorskip("transformers")
     recipe = recipe_of(command, root, steps=5, checkpoint_every=2)
     run(command, recipe)
@@ -91,7 +91,7 @@ def test_a_killed_run_is_resumed_to_the_bit(command: str, root: Path, one_thread
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_loss_that_is_not_finite_stops_a_run(command: str, root: Path) -> None:
     """With one type of error, which names step, loss and files."""
-    if command == "segformer":
+    if command in ("segformer", "sartm"):
         pytest.importorskip("transformers")
     names = ("student_learning_rate", "teacher_learning_rate")
     rates = dict.fromkeys(names if command == "distill" else ("learning_rate",), 1e30)
@@ -101,7 +101,7 @@ def test_a_loss_that_is_not_finite_stops_a_run(command: str, root: Path) -> None
     assert not Path(recipe.output).exists()
 
 
-@pytest.mark.parametrize("command", ["student", "fast", "head", "unsupervised", "encoder"])
+@pytest.mark.parametrize("command", ["student", "fast", "head", "unsupervised", "encoder", "sartm"])
 def test_two_processes_learn_as_one(
     command: str, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

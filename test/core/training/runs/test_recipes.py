@@ -34,6 +34,7 @@ from ivf_core.training.runs.recipe import RecipeError, bounds_of, load_recipe
 from ivf_core.training.sage.distill import DistillRecipe
 from ivf_core.training.sage.encoder import EncoderRecipe
 from ivf_core.training.sage.teacher import TeacherRecipe
+from ivf_core.training.sartm.sartm import SartmRecipe
 from ivf_core.training.segmentation.fused_labels.options import LabelRecipe
 from ivf_core.training.segmentation.head import HeadRecipe, train_head
 from ivf_core.training.segmentation.head_scores import class_weights
@@ -44,6 +45,7 @@ from ivf_core.training.students.student import (
     train_student,
 )
 from ivf_core.training.students.unsupervised import UnsupervisedRecipe
+from ivf_core.training.teacher_logits import LogitRecipe
 
 RECIPES = Path(__file__).parents[4] / "training"
 KINDS: dict[str, Any] = {
@@ -57,6 +59,8 @@ KINDS: dict[str, Any] = {
     "unsupervised": UnsupervisedRecipe,
     "joint": JointRecipe,
     "labels": LabelRecipe,
+    "sartm": SartmRecipe,
+    "logits": LogitRecipe,
 }
 
 
@@ -191,6 +195,8 @@ def test_half_precision_needs_a_gpu() -> None:
             "epochs and videos exclude each other",
         ),
         ("teacher: 2026-13-01", "month must be"),
+        ("steps: " + "[" * 1000 + "]" * 1000, "maximum recursion depth"),
+        ("steps: " + "x" * 10**5, r"steps: expected int, got 'x+\.\.\.x+'$"),
         ("steps: '1e3'", "steps: expected int, got '1e3'"),
         ("steps: 1.5", "steps: expected int"),
         ("steps: true", "steps: expected int, got True"),

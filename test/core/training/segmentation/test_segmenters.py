@@ -149,6 +149,11 @@ def test_unknown_specs(spec: str) -> None:
         open_segmenter(spec, MFNET)
 
 
+def test_a_segmenter_of_pairs_is_none_of_fused_images() -> None:
+    with pytest.raises(SegmenterError, match="'sartm:x': sartm segments pairs of images, not the"):
+        open_segmenter("sartm:x", MFNET)
+
+
 def test_weights_without_a_head(tmp_path: Path, tiny_model: FusionModel) -> None:
     path = tmp_path / "student.safetensors"
     save_model(FusionModel(tiny_model.student), path)

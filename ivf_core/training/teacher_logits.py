@@ -1,0 +1,184 @@
+"""Log-probabilities of a pair teacher for pairs without labels, made once, and labels of them."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from ivf_core.data.datasets import open_dataset
+from ivf_core.data.pairs import PairFiles
+from ivf_core.images.files import write_image
+from ivf_core.models.pair_segmenter import PairSegmenter
+from ivf_core.training.runs.recipe import Recipe, data_directory, option
+from ivf_core.training.sartm.weights import load_sartm
+from ivf_core.training.segmentation.logit_cache import LOGIT_STRIDE, LogitCache, LogitCacheError
+
+__all__ = [
+    "PAIR_TEACHERS",
+    "LogitRecipe",
+    "LogitReport",
+    "make_logits",
+    "open_pair_teacher",
+]
+
+PAIR_TEACHERS: dict[str, Callable[[Path], tuple[PairSegmenter, dict[str, str]]]] = {
+    "sartm": load_sartm
+}
+"""Functions that open weights of networks that segment pairs, by the kind in `KIND:FILE`."""
+
+_RANDOM = "random weights"  # how the metadata of weights begin that say so
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogitRecipe(Recipe):
+    """Log-probabilities of a teacher for folders of pairs, and labels of them."""
+
+    teacher: str = option(nonempty=True)
+    """Weights of a network that segments pairs: sartm:FILE."""
+    folders: tuple[str, ...] = option(nonempty=True)
+    """Data sets in the layouts of `ivf_core.data.datasets`, relative to the data directory."""
+    split: str = ""
+    """Split to take of data sets that have splits; all by default."""
+    output: str = option(nonempty=True)
+    """Directory; each teacher gets a folder of its own there, named by its weights."""
+    labels: bool = True
+    """Write labels/FOLDER/NAME.png and confidence/FOLDER/NAME.png, too: class ids, and the
+    probability of the class as 0 to 255. `ivf train labels` takes them as `given` labels."""
+    accelerator: str = option("auto", choices=("auto", "cpu", "cuda"))
+    """auto takes a GPU if there is one; cpu or cuda."""
+
+
+@dataclass
+class LogitReport:
+    """Outcome of a run.
+
+    Attributes:
+        directory: folder of the teacher's log-probabilities.
+        made, kept: pairs that the teacher was asked about, and that were found.
+        failed: pairs that were left out, one line each.
+    """
+
+    directory: Path
+    made: int = 0
+    kept: int = 0
+    failed: list[str] = field(default_factory=list)
+
+
+def open_pair_teacher(spec: str) -> tuple[PairSegmenter, dict[str, str], Path]:
+    """Open a frozen network that segments pairs.
+
+    Args:
+        spec: KIND:FILE, with a kind of `PAIR_TEACHERS`.
+
+    Returns:
+        The network in evaluation mode, the metadata of its file, and the file.
+
+    Raises:
+        ValueError: the kind is unknown, or the file is not of this kind; the message names both.
+    """
+    kind, _, place = spec.partition(":")
+    if kind not in PAIR_TEACHERS or not place:
+        known = ", ".join(f"{name}:FILE" for name in PAIR_TEACHERS)
+        raise ValueError(f"teacher '{spec}': expected {known}")
+    network, metadata = PAIR_TEACHERS[kind](Path(place))
+    return network, metadata, Path(place)
+
+
+def make_logits(recipe: LogitRecipe) -> LogitReport:
+    """Ask a teacher about each pair, once; a killed run continues where it was.
+
+    Broken pairs are left out. Damaged files are made again.
+
+    Raises:
+        ValueError: the teacher or a data set cannot be opened, or the device is missing.
+    """
+    network, metadata, path = open_pair_teacher(recipe.teacher)
+    device = _device(recipe.accelerator)
+    network.to(device)
+    for part, origin in metadata.items():
+        if origin.startswith(_RANDOM):
+            _log.warning("teacher '%s': %s has %s", recipe.teacher, part, origin)
+    teacher = {
+        "kind": recipe.teacher.partition(":")[0],
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+    }
+    cache = LogitCache.create(recipe.output, teacher, network.class_set)
+    report = LogitReport(cache.directory)
+    for folder in recipe.folders:
+        dataset = open_dataset(data_directory() / folder, split=recipe.split or None)
+        for files in tqdm(dataset.files, desc=folder, mininterval=5):
+            try:
+                visible, infrared = _read(files)
+            except ValueError as error:
+                report.failed.append(f"{files.name}: {error}")
+                continue
+            values = _ask(network, cache, visible, infrared, report)
+            if recipe.labels:
+                _write_labels(cache.directory, f"{Path(folder).name}/{files.name}.png", values,
+                              infrared.shape)  # fmt: skip
+    return report
+
+
+def _read(files: PairFiles) -> tuple[np.ndarray, np.ndarray]:
+    """Read a pair, or raise ValueError naming a file that is broken or of another size."""
+    visible, infrared = files.read_visible(), files.read_infrared()
+    files.check_sizes(visible, infrared, None)
+    return visible, infrared
+
+
+@torch.inference_mode()
+def _ask(
+    network: PairSegmenter,
+    cache: LogitCache,
+    visible: np.ndarray,
+    infrared: np.ndarray,
+    report: LogitReport,
+) -> np.ndarray:
+    """Return the log-probabilities of a pair from the cache, which gets them first if need be."""
+    try:
+        found = cache.read(visible, infrared)
+    except LogitCacheError as error:
+        _log.warning("%s; it is made again", error)
+        found = None
+    if found is not None:
+        report.kept += 1
+        return found
+    device = next(network.parameters()).device
+    pair = [
+        torch.from_numpy(plane).to(device).float() / 255
+        for plane in (visible.transpose(2, 0, 1).copy(), infrared[None].copy())
+    ]
+    cache.write(visible, infrared, network(pair[0][None], pair[1][None]).main[0])
+    report.made += 1
+    made = cache.read(visible, infrared)
+    assert made is not None
+    return made
+
+
+def _write_labels(directory: Path, name: str, values: np.ndarray, size: tuple[int, ...]) -> None:
+    """Write class ids and confidence at the size of the images."""
+    height, width = size
+    # Cells of 4 x 4 pixels, also those that reach beyond the border.
+    whole = tuple(LOGIT_STRIDE * side for side in values.shape[:0:-1])
+    planes = [cv2.resize(np.exp(p), whole, interpolation=cv2.INTER_LINEAR) for p in values]
+    probabilities = np.stack(planes)[:, :height, :width]
+    ids = probabilities.argmax(0).astype(np.uint8)
+    confidence = (255 * probabilities.max(0)).round().clip(0, 255).astype(np.uint8)
+    write_image(directory / "labels" / name, ids)
+    write_image(directory / "confidence" / name, confidence)
+
+
+def _device(accelerator: str) -> torch.device:
+    if accelerator == "cuda" and not torch.cuda.is_available():
+        raise ValueError("accelerator 'cuda': there is no GPU that torch can use; expected cpu")
+    gpu = accelerator != "cpu" and torch.cuda.is_available()
+    return torch.device("cuda" if gpu else "cpu")
