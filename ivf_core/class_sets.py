@@ -28,6 +28,14 @@ __all__ = [
 UNLABELED = 255
 """Label of pixels without a class, which losses and metrics ignore."""
 
+_BACKGROUND = ("unlabeled", "background")
+_STUFF = frozenset(
+    (
+        *_BACKGROUND, "void", "road", "sidewalk", "pavement", "building", "wall", "fence",
+        "barrier", "vegetation", "tree", "terrain", "sky",
+    )
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class ClassSet:
@@ -67,6 +75,19 @@ class ClassSet:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @property
+    def background(self) -> int | None:
+        """Id of the class for everything else, or None in a set without one."""
+        return next((i for i, name in enumerate(self.names) if name in _BACKGROUND), None)
+
+    @property
+    def stuff(self) -> tuple[int, ...]:
+        """Ids of the classes without instances: background, road, sky and the like.
+
+        Stuff and things are the terms of Kirillov et al., "Panoptic Segmentation" (CVPR 2019).
+        """
+        return tuple(i for i, name in enumerate(self.names) if name in _STUFF)
 
     def lookup_table(self) -> np.ndarray:
         """Return colours by class id, 256 x 3 uint8 RGB, black for ids without a class."""

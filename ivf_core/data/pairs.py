@@ -283,8 +283,8 @@ class CropSampler:
         pairs: pairs to draw from with equal probability.
         size: height and width of a crop; smaller pairs are mirrored at their borders.
         scales: range of the crop's size relative to `size` before it is resized.
-        focus: share of crops that are centred on a pixel of an object (a class
-            other than 0), if the pair has one.
+        focus: share of crops that are centred on a pixel of an object, if the pair has one.
+        stuff: ids of the classes that are no objects, see `ClassSet.stuff`.
         smoke: share of crops with smoke in front of the visible camera.
         light: share of images whose contrast, gamma and noise vary.
         noise: largest standard deviation of the noise.
@@ -301,6 +301,7 @@ class CropSampler:
         *,
         scales: tuple[float, float] = (1.0, 1.0),
         focus: float = 0.0,
+        stuff: Sequence[int] = (0,),
         smoke: float = 0.0,
         light: float = 0.5,
         noise: float = 0.03,
@@ -312,6 +313,7 @@ class CropSampler:
         self.size = size
         self.scales = scales
         self.focus = focus
+        self.stuff = (*stuff, UNLABELED)
         self.smoke = smoke
         self.light = light
         self.noise = noise
@@ -377,7 +379,7 @@ class CropSampler:
         """Draw the top and left of a crop of size `cut`."""
         free = (labels.shape[0] - cut[0], labels.shape[1] - cut[1])
         if self._random.random() < self.focus:
-            objects = np.flatnonzero((labels != 0) & (labels != UNLABELED))
+            objects = np.flatnonzero(~np.isin(labels, self.stuff))
             if objects.size:
                 row, column = np.unravel_index(
                     objects[self._random.integers(objects.size)], labels.shape

@@ -87,6 +87,7 @@ def small_chroma(cr: Tensor, cb: Tensor, dtype: torch.dtype = torch.float32) -> 
     Returns:
         N x 2 x H/4 x W/4 in [-0.5, 0.5], sizes rounded up.
     """
-    chroma = torch.cat((cr, cb), dim=1)
-    small = F.avg_pool2d(chroma, 4, ceil_mode=True, count_include_pad=False)
+    # Plane by plane: OpenVINO pads two channels to eight or sixteen before it pools.
+    planes = [F.avg_pool2d(x, 4, ceil_mode=True, count_include_pad=False) for x in (cr, cb)]
+    small = torch.cat(planes, dim=1)
     return (small / 255 - 0.5).to(dtype)

@@ -117,9 +117,11 @@ class StreetStudent(nn.Module):
 
     fused = a visible + b infrared + c, as in `FastStudent`. Almost nothing runs at 1/2: the
     stem, which the head shares, and the last layer, which joins its details with the context
-    from 1/4 and 1/8.
+    from 1/4 and 1/8. The mean of the features at 1/8 over the image is added to that context, as
+    the global path of HDRNet (Gharbi et al., SIGGRAPH 2017): a camera that is white or black all
+    over cannot be told from a bright or dark object nearby.
 
-    By default it has 11 k parameters and needs about 630 multiply-accumulates per pixel.
+    By default it has 12 k parameters and needs about 630 multiply-accumulates per pixel.
 
     Args:
         widths: channels at 1/2, 1/4 and 1/8.
@@ -146,6 +148,8 @@ class StreetStudent(nn.Module):
         self.down8 = depthwise_unit(quarter, eighth, stride=2)
         self.stage8 = depthwise_unit(eighth, eighth)
         self.merge4 = _Merge(eighth, quarter, up4)
+        self.scene = nn.Conv2d(eighth, up4, 1, bias=False)
+        nn.init.zeros_(self.scene.weight)
         self.decode4 = depthwise_unit(up4, up4)
         self.context2 = nn.Conv2d(up4, _FOLDED * up2, 1)
         self.detail2 = nn.Conv2d(half, up2, 1)
@@ -181,7 +185,8 @@ class StreetStudent(nn.Module):
         half = self.stem(folded)  # N x C2 x H/2 x W/2
         quarter = self.down4(half)  # N x C4 x H/4 x W/4
         eighth = self.stage8(self.down8(quarter))  # N x C8 x H/8 x W/8
-        quarter_up = self.decode4(self.merge4(eighth, quarter))  # N x 24 x H/4 x W/4
+        scene = self.scene(eighth.mean(dim=(-2, -1), keepdim=True))  # N x 24 x 1 x 1
+        quarter_up = self.decode4(self.merge4(eighth, quarter, scene))  # N x 24 x H/4 x W/4
         context = F.pixel_shuffle(self.context2(quarter_up), 2)
         context = context[..., : half.shape[-2], : half.shape[-1]]
         half_up = F.hardswish(context + self.detail2(half))  # N x 8 x H/2 x W/2
@@ -205,10 +210,11 @@ class _Merge(nn.Module):
             nn.Conv2d(fine, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels)
         )
 
-    def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
-        up = F.interpolate(
-            self.coarse(coarse), size=fine.shape[-2:], mode="bilinear", align_corners=False
-        )
+    def forward(self, coarse: Tensor, fine: Tensor, offsets: Tensor | None = None) -> Tensor:
+        small = self.coarse(coarse)
+        if offsets is not None:
+            small = small + offsets
+        up = F.interpolate(small, size=fine.shape[-2:], mode="bilinear", align_corners=False)
         return F.hardswish(up + self.fine(fine))
 
 

@@ -10,6 +10,7 @@ from ivf_core.class_sets import (
     CITYSCAPES,
     FMB,
     MFNET,
+    PST900,
     STREET,
     STREET_MAPPINGS,
     UNLABELED,
@@ -53,6 +54,16 @@ def test_ids_become_those_of_street(source: ClassSet, expected: list[int]) -> No
     np.testing.assert_array_equal(mapping.apply(labels), [expected])
     assert mapping.apply(labels).dtype == np.uint8
     assert mapping.apply(np.array([UNLABELED], np.uint8)) == UNLABELED
+
+
+def test_background_and_stuff() -> None:
+    assert (MFNET.background, PST900.background, STREET.background) == (0, 0, None)
+    assert MFNET.stuff == PST900.stuff == (0,)
+    assert [STREET.names[i] for i in range(13) if i not in STREET.stuff] == [
+        "pole", "person", "bicycle", "car", "truck", "obstacle",
+    ]  # fmt: skip
+    things = {CITYSCAPES.names[i] for i in range(19) if i not in CITYSCAPES.stuff}
+    assert things >= {"person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle"}
 
 
 def test_ids_that_the_source_lacks_are_named() -> None:

@@ -104,8 +104,8 @@ def _gray(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 
 BLINDING: dict[str, tuple[float, Damage]] = {
-    "absent": (0.7, _black),
-    "saturated": (0.2, _white),
+    "absent": (0.65, _black),
+    "saturated": (0.25, _white),
     "uniform": (0.1, _gray),
 }
 """Damage after which a camera shows nothing, with its share."""

@@ -48,6 +48,7 @@ from ivf_core.training.students.source_losses import darkening, edge_preservatio
 __all__ = ["JointRecipe", "train_joint"]
 
 _LEAK = 0.05  # beyond the range of grey levels the metrics keep this share of their gradient
+_ROLLED = 16  # pixels at the borders that a shift brings from the other side
 _LEAST_DEVIATION = 3.0  # grey levels; a crop of less has no information to preserve
 
 
@@ -96,6 +97,10 @@ class JointRecipe(RunOptions):
     """Share of the steps after which BatchNorm keeps its running statistics."""
     ema_decay: float = option(0.998, minimum=0, maximum=1)
     """Decay of the exponential moving average of the weights, which is what is written."""
+    blind: float = option(0.22, minimum=0, maximum=1)
+    """Share of the crops in which one camera shows nothing."""
+    damage: float = option(0.3, minimum=0, maximum=1)
+    """Share of the crops with other damage to one camera."""
     class_weight_exponent: float = option(0.4, minimum=0)
     """Exponent on the classes' inverse frequencies in the cross-entropy."""
     label_weight: float = option(1.0, minimum=0)
@@ -121,7 +126,7 @@ class JointRecipe(RunOptions):
     sky_weight: float = option(4.0, minimum=0)
     """Weight of texture in the sky that the visible image lacks."""
     noise_weight: float = option(0.6, minimum=0)
-    """Weight of noise that the student amplifies: flicker."""
+    """Weight of flicker: noise that the student amplifies, and what changes as the scene moves."""
     teacher: str = ""
     """Weights whose student the fused image of clean pairs learns from, such as clear: a shipped
     name or a file, SAGE's published one too; empty for none."""
@@ -253,7 +258,14 @@ class JointTask(SingleTask[JointRecipe]):
     def start(self, first: int) -> None:
         """Open the crops, and give BatchNorm its first statistics."""
         recipe = self.recipe
-        crops = DamagedCrops(self.training, recipe.shares, recipe.crop, seed=recipe.seed)
+        crops = DamagedCrops(
+            self.training,
+            recipe.shares,
+            recipe.crop,
+            seed=recipe.seed,
+            blind=recipe.blind,
+            damage=recipe.damage,
+        )
         self.batches = self.open_batches(crops, recipe.batch_size, first)
         self.class_weights = self._class_weights().to(self.device)
         self.teacher: nn.Module | None = None
@@ -314,8 +326,8 @@ class JointTask(SingleTask[JointRecipe]):
         fused = 255 * out.fused.float()
         losses |= self._fusion_losses(255 * visible, 255 * infrared, fused, labels, cameras[:, 0])
         if self.recipe.noise_weight:
-            losses["noise"] = self.recipe.noise_weight * self._noise(
-                student, seen_visible, seen_infrared, fused, step
+            losses["noise"] = self.recipe.noise_weight * self._flicker(
+                student, seen_visible, seen_infrared, step
             )
         return Total(torch.stack([*losses.values()]).sum(), losses)
 
@@ -398,23 +410,29 @@ class JointTask(SingleTask[JointRecipe]):
             terms["teacher"] = recipe.teacher_weight * distance / 255
         return losses | {name: share * term for name, term in terms.items()}
 
-    def _noise(
-        self, student: nn.Module, visible: Tensor, infrared: Tensor, fused: Tensor, step: int
-    ) -> Tensor:
-        """Return by how much the student amplifies small noise, beyond the noisier camera."""
+    def _flicker(self, student: nn.Module, visible: Tensor, infrared: Tensor, step: int) -> Tensor:
+        """Return by how much two frames differ in the fused image, beyond the noisier camera.
+
+        The second frame has other noise, and both its images are shifted by up to 3 pixels: a
+        network that works at 1/8 shimmers as the scene moves.
+        """
         half = slice(0, max(1, len(visible) // 3))
         generator = torch.Generator().manual_seed(step)
         sigmas = (1 + 3 * torch.rand((2, 1, 1, 1, 1), generator=generator)) / 255
         noise = torch.randn((2, *visible[half].shape), generator=generator) * sigmas
         noise = noise.to(visible.device)
+        shift = [int(x) for x in torch.randint(-3, 4, (2,), generator=generator)]
+        moved = [torch.roll(x[half], shift, (-2, -1)) for x in (visible, infrared)]
         modes = [m.training for m in student.modules()]
         with self.fabric.autocast():
             student.eval()  # batch statistics would differ between the two
             clean = student(visible[half], infrared[half]).fused
-            noisy = student(visible[half] + noise[0], infrared[half] + noise[1]).fused
+            noisy = student(moved[0] + noise[0], moved[1] + noise[1]).fused
+            noisy = torch.roll(noisy, [-x for x in shift], (-2, -1))
         for module, mode in zip(student.modules(), modes, strict=True):
             module.training = mode
-        difference = (noisy.float() - clean.float()).abs().mean()
+        inside = slice(_ROLLED, -_ROLLED)
+        difference = (noisy.float() - clean.float())[..., inside, inside].abs().mean()
         return (difference / (sigmas.max() * 0.798) - 0.9).clamp_min(0)
 
     def update(self, step: int) -> dict[str, float]:

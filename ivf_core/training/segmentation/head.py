@@ -243,8 +243,14 @@ class HeadTask(SingleTask[HeadRecipe]):
 
     def _crops(self, pairs: Sequence[Pair]) -> PairCrops:
         recipe = self.recipe
-        focus = recipe.foreground_probability
-        return PairCrops(pairs, recipe.crop, seed=recipe.seed, scales=recipe.scales, focus=focus)
+        return PairCrops(
+            pairs,
+            recipe.crop,
+            seed=recipe.seed,
+            scales=recipe.scales,
+            focus=recipe.foreground_probability,
+            stuff=self.class_set.stuff,
+        )
 
     def set_modes(self, step: int) -> None:
         """Set training mode, and freeze BatchNorm of the head in later steps."""
@@ -315,7 +321,10 @@ class HeadTask(SingleTask[HeadRecipe]):
         student = fold_batch_norm(changed[0]) if changed else self.before
         model = replace(self.model, student=changed[0].to("cpu")) if changed else self.model
         shown = [*self.real[::12], *self.scenes[:8]]
-        head.raise_class(0, background_offset(student, head, shown, self.device))
+        background = self.class_set.background
+        if background is not None:
+            offset = background_offset(student, head, shown, background, self.device)
+            head.raise_class(background, offset)
         scores = self._scores(student, head)
         data = recipe.dataset or f"{recipe.folder} {recipe.labels}"
         model = replace(model, head=head.to("cpu"), class_set=self.class_set)

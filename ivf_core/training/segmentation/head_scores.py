@@ -51,9 +51,13 @@ def class_weights(pairs: Sequence[Pair], num_classes: int) -> Tensor:
 
 @torch.inference_mode()
 def background_offset(
-    student: nn.Module, head: SegmentationHead, pairs: Sequence[Pair], device: torch.device
+    student: nn.Module,
+    head: SegmentationHead,
+    pairs: Sequence[Pair],
+    background: int,
+    device: torch.device,
 ) -> float:
-    """Choose the offset for the logit of class 0, the background.
+    """Choose the offset for the logit of the background.
 
     Crops are placed on objects and class weights favour objects, so that whole images have a far
     smaller share of objects than the head met in training. The offset is the one of 0, 0.5, ... 4
@@ -63,6 +67,7 @@ def background_offset(
         student: network whose features the head reads, in evaluation mode, on `device`.
         head: trained head, in evaluation mode, on `device`.
         pairs: pairs of the training set with labels.
+        background: id of the background's class.
         device: device of both networks.
     """
     candidates = [step / 2 for step in range(9)]
@@ -74,7 +79,7 @@ def background_offset(
         truth = pair.labels[::LABEL_STRIDE, ::LABEL_STRIDE][:height, :width]
         for candidate, matrix in zip(candidates, matrices, strict=True):
             shifted = logits.clone()
-            shifted[:, 0] += candidate
+            shifted[:, background] += candidate
             matrix.update(shifted.argmax(dim=1)[0].cpu().numpy(), truth)
     scores = [matrix.mean_iou() for matrix in matrices]
     return candidates[int(np.argmax(scores))]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from ivf_core.class_sets import STREET
 from ivf_core.data.pairs import (
     CropSampler,
     Pair,
@@ -314,6 +315,13 @@ def test_crops_never_invent_classes_and_find_objects() -> None:
     _, _, ids = next(sampler.batches(20))
     assert set(np.unique(ids)) <= {0, 7, 255}
     assert (ids == 7).any((1, 2)).all()
+    # What is an object depends on the class set: there is no background among those of a street.
+    labels[labels == 0] = STREET.names.index("sky")
+    labels[75:78, 5:9] = STREET.names.index("road")
+    labels[70:73, 80:84] = STREET.names.index("person")
+    sampler = CropSampler([pair], (16, 16), focus=1.0, stuff=STREET.stuff, seed=1)
+    _, _, ids = next(sampler.batches(20))
+    assert (ids == STREET.names.index("person")).any((1, 2)).all()
 
 
 def test_smoke_veils_the_visible_camera_only() -> None:
