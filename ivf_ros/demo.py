@@ -103,7 +103,9 @@ def _run(args: argparse.Namespace) -> int:
     check_output(args.output, OUTPUTS)
     args.output.mkdir(parents=True, exist_ok=True)
     remove_listed(args.output)
-    with tempfile.TemporaryDirectory(dir=args.output, prefix=".input-") as scratch:
+    # Beside the output, on the same disk: an output must not hold the input of its replay.
+    place = args.output.resolve()
+    with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}-input-") as scratch:
         bag = _input_bag(args, Path(scratch))
         with BagReader(bag.path) as reader:
             cameras = guess_camera_topics(bag.topics, first_kinds(reader, bag.topics))

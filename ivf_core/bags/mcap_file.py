@@ -110,14 +110,13 @@ class McapFile:
             yield _message(record)
             return
         try:
-            records = mcap_chunk(record)
+            for kind, part in chunk_records(mcap_chunk(record), strict=True):
+                if kind == _MESSAGE:
+                    yield _message(part)
         except MissingPackageError:
             raise
         except Exception as error:  # decompressors fail in any way
             raise BagError(f"the chunk at byte {piece.at} is damaged ({error})") from error
-        for kind, part in chunk_records(records):
-            if kind == _MESSAGE:
-                yield _message(part)
 
     def _read_summary(self) -> bool:
         """Read the index; return False if the file has none, or no chunks that it could name."""
@@ -185,7 +184,7 @@ class McapFile:
     def _index_chunk(self, at: int, record: bytes, found: Counter[int]) -> None:
         """Count the messages of a chunk, and note its times and place."""
         try:
-            records = list(chunk_records(mcap_chunk(record)))
+            records = list(chunk_records(mcap_chunk(record), strict=True))
         except MissingPackageError:
             raise
         except Exception as error:  # decompressors fail in any way

@@ -26,6 +26,7 @@ from ivf_core.bags.info import (
 from ivf_core.bags.plain_files import storage_suffix
 from ivf_core.bags.records import MissingPackageError
 from ivf_core.bags.typestore import bag_types, decoder, jazzy_types, ros1_types, same_layout
+from ivf_core.system.short_text import short_text
 
 __all__ = ["FORMATS", "BagReader", "bag_info"]
 
@@ -169,7 +170,7 @@ class BagReader:
         except Exception as error:
             # A damaged file makes the parsers fail in any way (struct, index, SQL,
             # decompression, assertions), hence the breadth.
-            reason = f"damaged ({str(error) or type(error).__name__})"
+            reason = f"damaged ({short_text(str(error) or type(error).__name__)})"
             raise DamagedBagError(self.path, f"{where}{reason}") from error
 
     def _read_info(self) -> BagInfo:

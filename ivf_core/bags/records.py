@@ -160,15 +160,25 @@ def mcap_records(file: BinaryIO, path: Path, note: Note) -> Iterator[tuple[int, 
         return
 
 
-def chunk_records(records: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield kind and content of each whole record of a decompressed chunk."""
+def chunk_records(records: bytes, *, strict: bool = False) -> Iterator[tuple[int, bytes]]:
+    """Yield kind and content of each whole record of a decompressed chunk.
+
+    Args:
+        records: the chunk.
+        strict: raise where a record is not whole, instead of stopping there.
+
+    Raises:
+        BagError: a record is longer than the rest of the chunk.
+    """
     place = 0
     while place + 9 <= len(records):
         kind, length = struct.unpack_from("<BQ", records, place)
         place += 9 + length
         if place > len(records):
-            return
+            break
         yield kind, records[place - length : place]
+    if strict and place != len(records):
+        raise BagError("a record is longer than the rest of it")
 
 
 def mcap_chunk(record: bytes) -> bytes:
