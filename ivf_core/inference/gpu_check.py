@@ -23,6 +23,7 @@ import cv2
 import numpy as np
 import torch
 
+from ivf_core.defaults import DEFAULT_WEIGHTS
 from ivf_core.inference.gpu_measurements import Settings
 from ivf_core.inference.torch_engine import choose_device
 from ivf_core.system.atomic import atomic_path, write_json
@@ -234,7 +235,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, required=True, help="folder of gpu.json and gpu.md")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--weights", default="sage", help="shipped name or file with a head")
+    parser.add_argument(
+        "--weights", default=DEFAULT_WEIGHTS, help="shipped name or file with a head (%(default)s)"
+    )
     parser.add_argument(
         "--reference", default="", help="weights of the images that are expected: the same"
     )

@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 import torch
 
+from ivf_core.defaults import DEFAULT_WEIGHTS
 from ivf_core.inference.cuda_graph import RecordedGraph
 from ivf_core.inference.options import EngineOptions
 from ivf_core.inference.torch_engine import TorchEngine
@@ -52,7 +53,7 @@ class Settings:
     """
 
     device: str
-    weights: str = "sage"
+    weights: str = DEFAULT_WEIGHTS
     reference: str = ""
     quick: bool = False
 
