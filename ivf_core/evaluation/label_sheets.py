@@ -14,7 +14,7 @@ from ivf_core.evaluation.class_matching import comparable_ids, true_ids
 from ivf_core.evaluation.folders import EvaluationResult, read_images, run_weights
 from ivf_core.evaluation.methods import Method
 from ivf_core.images.files import write_image
-from ivf_core.images.overlay import draw_overlay, side_by_side
+from ivf_core.images.overlay import draw_overlay, side_by_side, stack_rows
 
 __all__ = ["draw_label_sheet"]
 
@@ -59,12 +59,8 @@ def draw_label_sheet(
         return []
     chosen = [methods[m] for m in masked]
     rows = [_row(pairs[p], chosen, result.class_set, cameras, scores[p]) for p in worst[:examples]]
-    width = max(row.shape[1] for row in rows)
-    padded = [
-        cv2.copyMakeBorder(row, 0, 4, 0, width - row.shape[1], cv2.BORDER_CONSTANT) for row in rows
-    ]
     path = output / "labels.jpg"
-    write_image(path, np.vstack(padded))
+    write_image(path, stack_rows(rows))
     return [("Masks beside the labels: the pairs with the lowest mean IoU", path)]
 
 

@@ -15,7 +15,7 @@ from ivf_core.evaluation.box_scores import BoxScorer, box_array
 from ivf_core.evaluation.folders import read_images, run_weights
 from ivf_core.evaluation.methods import Method, file_stem
 from ivf_core.images.files import write_image
-from ivf_core.images.overlay import draw_overlay, side_by_side
+from ivf_core.images.overlay import draw_overlay, side_by_side, stack_rows
 from ivf_core.metrics.detection import count_detections, false_components, pixel_slices
 
 __all__ = ["draw_boxes", "draw_mask_sheets"]
@@ -56,13 +56,8 @@ def draw_mask_sheets(
         rows = [_row(scorer, pair, method, cameras) for pair in scored[:examples]]
         if not rows:
             continue
-        width = max(row.shape[1] for row in rows)
-        padded = [
-            cv2.copyMakeBorder(row, 0, 4, 0, width - row.shape[1], cv2.BORDER_CONSTANT)
-            for row in rows
-        ]
         path = output / f"masks_{file_stem(method.name)}.jpg"
-        write_image(path, np.vstack(padded))
+        write_image(path, stack_rows(rows))
         sheets.append((f"{method.name}: masks with most missed boxes and false objects", path))
     return sheets
 

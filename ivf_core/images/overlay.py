@@ -11,7 +11,7 @@ import numpy as np
 from ivf_core.class_sets import ClassSet
 from ivf_core.images.palettes import PALETTES, apply_palette
 
-__all__ = ["OVERLAY_PALETTES", "color_labels", "draw_overlay", "side_by_side"]
+__all__ = ["OVERLAY_PALETTES", "color_labels", "draw_overlay", "side_by_side", "stack_rows"]
 
 OVERLAY_PALETTES = ("natural", *PALETTES)
 """Base images of an overlay: the fused image's own colours, or false colours of its luma."""
@@ -102,6 +102,21 @@ def side_by_side(images: Sequence[np.ndarray], titles: Sequence[str]) -> np.ndar
         for panel, title in zip((_panel(i, height) for i in images), titles, strict=True)
     ]
     return np.hstack(panels)
+
+
+def stack_rows(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """Join rows of images below one another, filled with black to the widest, 4 pixels apart.
+
+    Args:
+        rows: H x W x 3 uint8 RGB each, at least one.
+
+    Returns:
+        One image, H x W x 3 uint8 RGB.
+    """
+    width = max(row.shape[1] for row in rows)
+    return np.vstack(
+        [cv2.copyMakeBorder(r, 0, 4, 0, width - r.shape[1], cv2.BORDER_CONSTANT) for r in rows]
+    )
 
 
 @lru_cache(maxsize=8)
