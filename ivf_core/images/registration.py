@@ -13,7 +13,7 @@ import numpy as np
 from ivf_core.system.atomic import atomic_path
 from ivf_core.system.short_text import short_repr, short_text
 
-__all__ = ["Registration", "RegistrationError", "fill_uncovered"]
+__all__ = ["Registration", "RegistrationError", "fill_uncovered", "size_change"]
 
 _KEYS = ("homography", "thermal_size", "rgb_size")
 # Limit for the homography between unit squares; beyond it the image collapses to a line.
@@ -173,9 +173,7 @@ class Registration:
         matrix = matrix.reshape(3, 3)
         assert self.thermal_size is not None
         assert self.rgb_size is not None
-        unit = (
-            _size_change(self.rgb_size, (1, 1)) @ matrix @ _size_change((1, 1), self.thermal_size)
-        )
+        unit = size_change(self.rgb_size, (1, 1)) @ matrix @ size_change((1, 1), self.thermal_size)
         if not np.linalg.cond(unit) < _LARGEST_CONDITION_NUMBER:
             raise RegistrationError("homography: singular, it does not map an area to an area")
         width, height = self.thermal_size
@@ -262,9 +260,9 @@ def _plan(
     assert registration.thermal_size is not None
     assert registration.rgb_size is not None
     homography = (
-        _size_change(registration.rgb_size, (size[1], size[0]))
+        size_change(registration.rgb_size, (size[1], size[0]))
         @ np.reshape(registration.homography, (3, 3))
-        @ _size_change((infrared_shape[1], infrared_shape[0]), registration.thermal_size)
+        @ size_change((infrared_shape[1], infrared_shape[0]), registration.thermal_size)
     )
     covered = _covered(np.linalg.inv(homography), infrared_shape, size)
     if covered.all():
@@ -286,8 +284,16 @@ def _covered(
     return (u >= low) & (u <= high[1]) & (v >= low) & (v <= high[0])
 
 
-def _size_change(old: tuple[int, int], new: tuple[int, int]) -> np.ndarray:
-    """Return the 3 x 3 matrix between pixels of images of two (width, height) sizes."""
+def size_change(old: tuple[int, int], new: tuple[int, int]) -> np.ndarray:
+    """Return the matrix between the pixels of an image and those of its resized copy.
+
+    Args:
+        old: width and height of the image.
+        new: width and height of the copy.
+
+    Returns:
+        3 x 3, which maps x to (x + 0.5) w' / w - 0.5, as `cv2.resize` does.
+    """
     sx, sy = new[0] / old[0], new[1] / old[1]
     return np.array([[sx, 0, (sx - 1) / 2], [0, sy, (sy - 1) / 2], [0, 0, 1]])
 
