@@ -29,7 +29,9 @@ def draw(source: str) -> str:
     boxes, size = _boxes(direction, texts, ranks)
     lines = [_arrow(direction, boxes[a], boxes[b]) for a, b in arrows]
     for name, (x, y, width) in boxes.items():
-        lines.append(f'<rect x="{x:.0f}" y="{y:.0f}" width="{width:.0f}" height="{_HEIGHT}" rx="5"/>')
+        lines.append(
+            f'<rect x="{x:.0f}" y="{y:.0f}" width="{width:.0f}" height="{_HEIGHT}" rx="5"/>'
+        )
         lines.append(
             f'<text x="{x + width / 2:.0f}" y="{y + 18.5:.1f}" text-anchor="middle">'
             f"{escape(texts[name])}</text>"

@@ -1,6 +1,6 @@
-"""Write docs/images/demo.gif: a synthetic drive by night and in smoke, fused by the default weights.
+"""Write docs/images/demo.gif: a synthetic drive by night and in smoke, fused and segmented.
 
-python docs/images/demo_gif.py [OUTPUT]
+python docs/images/demo_gif.py [OUTPUT]     needs openvino, and Pillow of the extra evaluation
 """
 
 from __future__ import annotations
@@ -75,7 +75,9 @@ def titled(image: np.ndarray, title: str) -> np.ndarray:
     """Return an image at the size of a panel, with a title in its upper left corner."""
     small = cv2.resize(image, PANEL, interpolation=cv2.INTER_AREA)
     cv2.rectangle(small, (0, 0), (8 * len(title) + 12, 24), (0, 0, 0), cv2.FILLED)
-    cv2.putText(small, title, (8, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1, cv2.LINE_AA)
+    cv2.putText(
+        small, title, (8, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1, cv2.LINE_AA
+    )
     return small
 
 
