@@ -96,7 +96,7 @@ clean:  ## remove .venv and everything that was built
 $(INSTALLED): setup.py setup.cfg pyproject.toml
 	@[ "$$(uname -sm)" = "Linux x86_64" ] || { \
 	  echo "make: the ROS wheels on PyPI are for Linux on x86-64, this is $$(uname -sm)." \
-	       "With a ROS distribution, build with colcon: see README.md" >&2; exit 1; }
+	       "With a ROS distribution, build with colcon: see docs/quick_start_robot.md" >&2; exit 1; }
 	@command -v "$(PYTHON)" > /dev/null || { \
 	  echo "make: no '$(PYTHON)' here. Choose one: make setup PYTHON=/path/to/python3" >&2; exit 1; }
 	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 14))' || { \
