@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
+import subprocess
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -214,3 +216,20 @@ def test_forms_of_issues_ask_for_something() -> None:
         fields = [field for field in form["body"] if field["type"] in ("input", "textarea")]
         assert any(field.get("validations", {}).get("required") for field in fields)
         assert len({field["id"] for field in fields}) == len(fields)
+
+
+@pytest.mark.parametrize(("target", "seen"), [("colcon", "/opt/ros/lib"), ("setup", "")])
+def test_only_colcon_sees_the_sourced_distribution(target: str, seen: str, tmp_path: Path) -> None:
+    """The environment in .venv has ROS wheels of its own, colcon needs the distribution."""
+    probe = tmp_path / "Makefile"
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    head = text[: text.index("\nhelp:")]
+    probe.write_text(f'{head}\n{target}:\n\t@echo "<$$PYTHONPATH>"\n', encoding="utf-8")
+    done = subprocess.run(
+        ["make", "--silent", "-C", str(tmp_path), target],
+        env={**os.environ, "ROS_DISTRO": "jazzy", "PYTHONPATH": "/opt/ros/lib"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == f"<{seen}>"
