@@ -227,7 +227,7 @@ def test_openvino_rejects_a_precision_that_the_processor_lacks(
     """OpenVINO itself computes in fp32 without a word, or fails when it compiles."""
     pytest.importorskip("openvino")
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
-    with pytest.raises(ValueError, match="'bf16': OpenVINO has fp32, .*on this cpu"):
+    with pytest.raises(ValueError, match=r"'bf16': OpenVINO has fp32, .*on this cpu"):
         create_engine(tiny_model, engine="openvino", precision="bf16", device="cpu")
 
 
