@@ -269,7 +269,7 @@ def initialize(program: str, args: list[str] | None) -> bool:
         args: command-line arguments; None takes those of the process.
 
     Returns:
-        Whether the program can go on. It cannot after arguments that rcl cannot parse, a
+        Whether the program can continue. It cannot after arguments that rcl cannot parse, a
         parameter file that it cannot read, or without a folder for logs.
     """
     try:
