@@ -72,9 +72,9 @@ class ReadStage:
         # The node has chosen already what a recording holds.
         alone = settings.single_camera == "fuse" and settings.recorded is None
         self.cameras = CamerasInUse(enabled=alone, start_ns=bag.info.start_ns)
-        registration = read_registration(settings.registration)
+        self.registration = read_registration(settings.registration)
         self.pairs = PairReader(
-            bag, topics, self.log, self.cameras, registration, with_messages=settings.inputs
+            bag, topics, self.log, self.cameras, self.registration, with_messages=settings.inputs
         )
         self.references = references
         self.failures = Failures()
