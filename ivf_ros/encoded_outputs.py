@@ -72,7 +72,8 @@ class _Channel:
     all others.
     """
 
-    def __init__(self, publisher: Any, encode: Callable[[_Job], Any]) -> None:
+    def __init__(self, name: str, publisher: Any, encode: Callable[[_Job], Any]) -> None:
+        self._name = name
         self.publisher = publisher
         self._to_message = encode
         self._lock = threading.Lock()
@@ -90,7 +91,9 @@ class _Channel:
         """Start the thread, with counters of zero."""
         self._clear()
         self._mailbox = Mailbox(keep_all=keep_all)
-        self._worker = Worker(self._mailbox, self._encode, self._on_error)
+        self._worker = Worker(
+            self._mailbox, self._encode, self._on_error, name=f"encode {self._name}"
+        )
 
     def stop(self, *, finish: bool) -> None:
         """End the thread, which finishes what it has received, or only the image at hand."""
@@ -154,7 +157,7 @@ class EncodedOutputs:
         self._channels: dict[str, _Channel] = {}
         for name, (base, kind, encode) in _ENCODERS.items():
             topic = image_topics(node, base)["compressed"] if kind is CompressedImage else base
-            self._channels[name] = _Channel(publisher(kind, topic), encode)
+            self._channels[name] = _Channel(name, publisher(kind, topic), encode)
 
     def wanted(self) -> frozenset[str]:
         """Return the names of the results whose topics have a subscriber now."""
