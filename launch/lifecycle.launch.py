@@ -2,8 +2,8 @@
 
 ros2 launch ivf_ros lifecycle.launch.py rgb_topic:=/camera/image_raw thermal_topic:=/lepton/raw
 
-All arguments of fusion.launch.py are accepted. The manager does not watch the node with a bond: its
-protocol is in C++ only (bondcpp), and the manager would take a node without one for lost.
+All arguments of fusion.launch.py are accepted. The manager does not watch the node with a bond:
+bonds exist in C++ only (bondcpp), and the manager would wait for one, and abort.
 """
 
 from __future__ import annotations
