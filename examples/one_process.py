@@ -24,10 +24,9 @@ from rclpy.executors import MultiThreadedExecutor, SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
-from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 
-from ivf_ros.compat import spin_once
+from ivf_ros.compat import initialize, spin_once
 from ivf_ros.fusion_node import FusionNode
 
 
@@ -53,8 +52,8 @@ def main() -> int:
     ending = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ending.set())
-    # rclpy's own handlers would end the context while the model's thread still publishes.
-    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    if not initialize("one_process", None):
+        return 1  # without rclpy's handlers, which would end the context before the model's thread
     fusion, watcher = FusionNode(), MaskWatcher()
     fusion_executor, executor = SingleThreadedExecutor(), MultiThreadedExecutor()
     fusion_executor.add_node(fusion)
