@@ -52,8 +52,9 @@ def main() -> int:
     ending = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ending.set())
+    # Without rclpy's handlers: they would end the context while the model's thread publishes.
     if not initialize("one_process", None):
-        return 1  # without rclpy's handlers, which would end the context before the model's thread
+        return 1
     fusion, watcher = FusionNode(), MaskWatcher()
     fusion_executor, executor = SingleThreadedExecutor(), MultiThreadedExecutor()
     fusion_executor.add_node(fusion)
