@@ -406,7 +406,7 @@ def test_student_and_head_train(
     head_recipe = HeadRecipe(
         student=str(tmp_path / "student.safetensors"), output=str(tmp_path / "all.safetensors"),
         folder="pairs", labels="labels", confidence="", hold_out_every=4,
-        scenes=2, held_out_scenes=1, steps=2, crop=(32, 32),
+        scenes=0, held_out_scenes=1, steps=2, crop=(32, 32),
     )  # fmt: skip
     head_scores = train_head(head_recipe)
     assert len(head_scores) == 2
