@@ -95,9 +95,7 @@ def layer_sensitivity(model: FusionModel, pairs: Sequence[Pair]) -> list[Layer]:
     """
     graph = _RoundedGraph(model)
     macs = dict.fromkeys(model.ranges, 0.0)
-    handles = [
-        conv.register_forward_hook(_count(macs, name)) for name, conv in graph.exact.items()
-    ]
+    handles = [conv.register_forward_hook(_count(macs, name)) for name, conv in graph.exact.items()]
     expected = [graph.infer(pair) for pair in pairs]
     for handle in handles:
         handle.remove()
