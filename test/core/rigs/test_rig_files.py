@@ -186,7 +186,7 @@ CAMERAS = (
         ("[" * 50_000, "cannot be read"),
         ("#" * 200_000, "200000 bytes, expected at most"),
         ("a: 2001-99-99", "cannot be read"),
-        ("a: &a [1]\nb: *a", "aliases"),
+        ("rgb: &a [*a, *a]\nthermal: *a", "cannot be read|rgb: "),
         ("rgb: 1", "missing keys: thermal"),
         (CAMERAS + "speed: 3", "unknown keys: speed"),
         (CAMERAS.replace("[64, 48]", "[64]"), "rgb: size: .*expected 2 numbers"),
