@@ -226,24 +226,24 @@ def _assess(
     level = _LEVELS[-1]
     scale = stack.rgb_size[0] / surfaces.size[0]
     centres, size = surfaces.centres, surfaces.size
-    total, halves = surfaces.total(), list(surfaces.halves())
+    total, halves = surfaces.total(), surfaces.halves()
     # The last round began within a fraction of a pixel of its result.
-    moved = [np.zeros((0, 2))] * 2
-    holdout: list[np.ndarray] = []
-    if len(centres) >= _LEAST_TILES:
-        moved = [
-            motion_of_points(centres, fit_motion(centres, half, model, size, level.blur, seed)[0])
-            for half in halves
-        ]
-        for half, other in ((0, 1), (1, 0)):
-            found, peaks = clear_peaks(halves[other], _CLEAR_PEAK)
-            holdout.append(np.linalg.norm(peaks - moved[half][found], axis=1))
+    holdout, maps = [], []
+    if min(len(tiles) for tiles, _ in halves) >= _LEAST_TILES:
+        for (tiles, half), (others, other) in (halves, halves[::-1]):
+            motion, _ = fit_motion(centres[tiles], half, model, size, level.blur, seed)
+            found, peaks = clear_peaks(other, _CLEAR_PEAK)
+            expected = motion_of_points(centres[others[found]], motion)
+            holdout.append(np.linalg.norm(peaks - expected, axis=1))
+            maps.append(motion_of_points(centres, motion))
     final, score = fit_motion(centres, total, model, size, level.blur, seed)
     found, peaks = clear_peaks(total, _CLEAR_PEAK)
     off = np.linalg.norm(peaks - motion_of_points(centres, final)[found], axis=1)
     agreeing = int((off <= _AGREEING * size[0]).sum())
     distances = np.concatenate(holdout) if holdout else np.zeros(0)
-    disagreement = float(np.linalg.norm(moved[0] - moved[1], axis=1).mean()) * scale
+    disagreement = np.inf
+    if maps:
+        disagreement = float(np.linalg.norm(maps[0] - maps[1], axis=1).mean()) * scale
     evidence = {
         "disagreement": disagreement * _REFERENCE_WIDTH / stack.rgb_size[0],
         "agreement": agreeing / max(len(centres), 1),
