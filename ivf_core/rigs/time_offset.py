@@ -147,7 +147,9 @@ def estimate_time_offset(
     spread = _spread(signals, shifts, best - shifts)
     steady = 1 / (1 + (spread / (2 * _CERTAIN_SECONDS)) ** 2)
     clear = 1 / (1 + (_CLEAR / ratio) ** 6)
-    return TimeOffsetEstimate(float(offset), steady * clear, float(correlations[best]), spread)
+    return TimeOffsetEstimate(
+        float(offset), float(steady * clear), float(correlations[best]), spread
+    )
 
 
 def _signals(
