@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from rclpy.clock import Clock
 
-from ivf_core.images.registration import Registration
 from ivf_core.inference import FusionPipeline, FusionResult, ImagePair
 from ivf_core.inference.pipeline import absent_visible, resize_image
+from ivf_core.rigs.remap import AnyRegistration
 from ivf_core.system.memory import return_freed_memory
 from ivf_ros.conversions import MessageError, to_infrared, to_visible
 from ivf_ros.diagnostics import PairStatistics, WarningLog
@@ -296,7 +296,7 @@ class PairProcessor:
         return images
 
     def _pair_of(
-        self, pair: PairMessages, images: _Images, registration: Registration
+        self, pair: PairMessages, images: _Images, registration: AnyRegistration
     ) -> ImagePair:
         """Return the images to fuse; zeros stand for a camera that is not in use."""
         if "rgb" in images:

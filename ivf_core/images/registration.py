@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -63,6 +64,9 @@ class Registration:
     homography: tuple[float, ...] | None = None
     thermal_size: tuple[int, int] | None = None
     rgb_size: tuple[int, int] | None = None
+
+    time_offset_seconds: ClassVar[float] = 0.0
+    """Time to add to thermal stamps, which is unknown here; a rig file may have it."""
 
     def __post_init__(self) -> None:
         given = [key for key in _KEYS if getattr(self, key) is not None]
@@ -165,6 +169,23 @@ class Registration:
         if self.homography is None:
             return None
         return _plan(self, tuple(infrared_shape), tuple(size)).coverage
+
+    def undistort(self, visible: np.ndarray) -> np.ndarray:
+        """Return the visible image as it is fused: itself, since no lens is known.
+
+        Args:
+            visible: H x W x 3 uint8.
+        """
+        return visible
+
+    def seen(self, infrared_shape: tuple[int, int], size: tuple[int, int]) -> np.ndarray | None:
+        """Return None: by size, the visible camera sees all thermal pixels.
+
+        Args:
+            infrared_shape: (h, w) of the thermal image.
+            size: (H, W) of the visible image.
+        """
+        return None
 
     def _checked_homography(self) -> tuple[float, ...]:
         matrix = np.array(_nine_numbers(self.homography), np.float64)

@@ -199,14 +199,17 @@ class CameraModel:
         # Along a ray from the centre the radial part grows up to the fold: its inverse is a table.
         radii = np.tan(np.linspace(0, math.atan(limit), _STEPS)[:-1])
         xy = _along(target, np.interp(_norm(target), radii * self._radial(radii**2), radii))
+        left = np.arange(len(xy))  # directions that still have to move
         with np.errstate(all="ignore"):
             for _ in range(_ITERATIONS):
-                error = target - self._distort(xy)
-                if not np.nanmax(np.abs(error), initial=0.0) > 1e-12:
+                error = target[left] - self._distort(xy[left])
+                wrong = np.abs(error).max(axis=-1) > 1e-10
+                left, error = left[wrong], error[wrong]
+                if not left.size:
                     break
-                xy = xy + self._newton_step(xy, error)
-                length = _norm(xy)
-                xy = np.where((length < limit)[:, None], xy, _along(xy, 0.999999 * limit))
+                moved = xy[left] + self._newton_step(xy[left], error)
+                inside = (_norm(moved) < limit)[:, None]
+                xy[left] = np.where(inside, moved, _along(moved, 0.999999 * limit))
             found = np.max(np.abs(target - self._distort(xy)) * self.focal, axis=-1) < 1e-3
         return np.where(found[:, None], xy, np.nan).reshape(shape)
 

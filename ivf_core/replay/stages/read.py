@@ -13,7 +13,6 @@ from ivf_core.bags.info import BagError, BagInfo, BagMessage
 from ivf_core.bags.salvage import Bag, open_bag
 from ivf_core.bags.typestore import decode
 from ivf_core.images.messages import MessageError, to_infrared, to_visible
-from ivf_core.images.registration import Registration
 from ivf_core.replay.cameras_in_use import CamerasInUse
 from ivf_core.replay.measure.pairing_log import PairingLog
 from ivf_core.replay.pair_reader import InputPair, PairReader
@@ -21,6 +20,7 @@ from ivf_core.replay.settings import ReplaySettings
 from ivf_core.replay.stages.failures import Failures
 from ivf_core.replay.stamp_matcher import StampMatcher
 from ivf_core.replay.topic_choice import ReplayTopics, choose_topics
+from ivf_core.rigs.remap import read_registration
 
 __all__ = ["ReadStage"]
 
@@ -72,9 +72,7 @@ class ReadStage:
         # The node has chosen already what a recording holds.
         alone = settings.single_camera == "fuse" and settings.recorded is None
         self.cameras = CamerasInUse(enabled=alone, start_ns=bag.info.start_ns)
-        registration = Registration()
-        if settings.registration is not None:
-            registration = Registration.from_yaml(settings.registration)
+        registration = read_registration(settings.registration)
         self.pairs = PairReader(
             bag, topics, self.log, self.cameras, registration, with_messages=settings.inputs
         )
