@@ -171,8 +171,8 @@ def _calibrate_fisheye(
     place = cv2.fisheye if hasattr(cv2.fisheye, "CALIB_FIX_SKEW") else cv2
     flags = place.CALIB_RECOMPUTE_EXTRINSIC | place.CALIB_FIX_SKEW  # type: ignore[attr-defined]
     _, matrix, distortion, _, _ = cv2.fisheye.calibrate(
-        [points.reshape(-1, 1, 3).astype(np.float64) for points in board],
-        [points.reshape(-1, 1, 2).astype(np.float64) for points in image],
+        [points.reshape(1, -1, 3).astype(np.float64) for points in board],
+        [points.reshape(1, -1, 2).astype(np.float64) for points in image],
         size,
         np.eye(3),
         np.zeros((4, 1)),

@@ -20,6 +20,7 @@ _FIELDS = 10  # of the checkerboard along the width
 _QUALITY = 85
 _DISTANCES = (2, 5, 10, 20, 50, 100)  # metres
 _EDGE_SHARE = 0.9  # of the gradients are below those of edges
+_FRAME = 0.012  # of the width: gradients beside the end of the thermal view are not the scene's
 
 
 def write_registration_page(
@@ -64,7 +65,7 @@ def checkerboard(rgb: np.ndarray, thermal: np.ndarray) -> np.ndarray:
 
     Args:
         rgb: H x W x 3 uint8.
-        thermal: H x W uint8, registered.
+        thermal: H x W uint8, registered; where it is 0 it shows nothing, and RGB stays.
 
     Returns:
         H x W x 3 uint8.
@@ -72,7 +73,7 @@ def checkerboard(rgb: np.ndarray, thermal: np.ndarray) -> np.ndarray:
     height, width = thermal.shape
     side = max(1, width // _FIELDS)
     rows, columns = np.arange(height)[:, None] // side, np.arange(width) // side
-    odd = ((rows + columns) % 2).astype(bool)
+    odd = ((rows + columns) % 2).astype(bool) & (thermal > 0)
     result = rgb.copy()
     result[odd] = np.repeat(thermal[odd][:, None], 3, axis=1)
     return result
@@ -83,7 +84,7 @@ def edges_over_edges(rgb: np.ndarray, thermal: np.ndarray) -> np.ndarray:
 
     Args:
         rgb: H x W x 3 uint8.
-        thermal: H x W uint8, registered.
+        thermal: H x W uint8, registered, 0 where it shows nothing.
 
     Returns:
         H x W x 3 uint8.
@@ -106,7 +107,8 @@ def _edge_strength(grey: np.ndarray, seen: np.ndarray) -> np.ndarray:
     """Return the gradient of a grey image from 0 to 1, 0 at the border of what is seen."""
     smooth = cv2.GaussianBlur(grey.astype(np.float32), (0, 0), 1.0)
     power = np.hypot(cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1))
-    inside = cv2.erode(seen, np.ones((7, 7), np.uint8)).astype(bool)
+    side = 2 * round(_FRAME * grey.shape[1]) + 1
+    inside = cv2.erode(seen, np.ones((side, side), np.uint8)).astype(bool)
     if not inside.any():
         return np.zeros(grey.shape, np.float32)
     # Local contrast, so that dim parts show their edges, too.
@@ -124,14 +126,28 @@ def _views(rgb: np.ndarray, before: np.ndarray, after: np.ndarray) -> dict[str, 
         rgb, before, after = (
             cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in (rgb, before, after)
         )
+    before, after = _stretched(before), _stretched(after)
+    # Outside the thermal view the blinking image stays as it is.
+    filled = np.where((after > 0)[..., None], after[..., None], rgb)
     return {
         "rgb": _jpeg(rgb),
         "thermal": _jpeg(after),
+        "filled": _jpeg(filled),
         "edges_before": _jpeg(edges_over_edges(rgb, before)),
         "edges": _jpeg(edges_over_edges(rgb, after)),
         "checkerboard_before": _jpeg(checkerboard(rgb, before)),
         "checkerboard": _jpeg(checkerboard(rgb, after)),
     }
+
+
+def _stretched(thermal: np.ndarray) -> np.ndarray:
+    """Return a thermal image over all greys from 1, 0 where it shows nothing."""
+    seen = thermal > 0
+    if not seen.any():
+        return thermal
+    low, high = np.percentile(thermal[seen], (1, 99))
+    scaled = 1 + (thermal.astype(np.float32) - low) * (254 / max(float(high - low), 1.0))
+    return np.where(seen, np.clip(scaled, 1, 255), 0).astype(np.uint8)
 
 
 def _jpeg(image: np.ndarray) -> str:

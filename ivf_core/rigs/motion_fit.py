@@ -53,7 +53,7 @@ def fit_motion(
     for start in (landscape.common_shift(), _magsac(centres, surfaces, size, seed)):
         if start is None:
             continue
-        theta = start
+        theta = start[: MOTION_MODELS[model]]
         for surface in (landscape, fine):
             for count in MOTION_MODELS.values():
                 if len(theta) <= count <= MOTION_MODELS[model]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -101,9 +102,9 @@ class TileSurfaces:
         self._sums = np.zeros((2, count, self._tile, self._tile), np.complex64)
         self._energy = np.zeros((2, 2, count))
         self._pairs = len(indices)
-        for number, index in enumerate(indices):
-            warped, mask = warp_grey(stack.thermal[index], stack.seen, matrix, self.size)
-            self._add(number % 2, stack.rgb_fields(index, width), orientation_fields(warped), mask)
+        with ThreadPoolExecutor(2) as pool:
+            halves = [(half, indices[half::2], stack, matrix, width) for half in (0, 1)]
+            list(pool.map(self._add_half, *zip(*halves, strict=True)))
 
     def halves(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return tiles and surfaces of both halves: of even and odd pairs, or of one pair's tiles.
@@ -140,6 +141,13 @@ class TileSurfaces:
             for x in columns.tolist()
             if mask[y : y + tile, x : x + tile].mean() >= _LEAST_COVERAGE
         ]
+
+    def _add_half(
+        self, half: int, indices: Sequence[int], stack: PairStack, matrix: np.ndarray, width: int
+    ) -> None:
+        for index in indices:
+            warped, mask = warp_grey(stack.thermal[index], stack.seen, matrix, self.size)
+            self._add(half, stack.rgb_fields(index, width), orientation_fields(warped), mask)
 
     def _add(self, half: int, rgb: np.ndarray, thermal: np.ndarray, mask: np.ndarray) -> None:
         window = cv2.createHanningWindow((self._tile, self._tile), cv2.CV_32F)

@@ -118,7 +118,7 @@ def _render(
 ) -> np.ndarray:
     """Return the image of the board through the lens, float64, with 4 x 4 samples a pixel."""
     rays = _rays(camera, 4)
-    # The plane's point (x, y) lies in the direction [r1 r2 t] (x, y, 1).
+    # The plane's point (x, y) is in the direction [r1 r2 t] (x, y, 1).
     to_board = np.linalg.inv(np.column_stack((rotation[:, :2], translation)))
     scale = _PER_SPACING / board.spacing
     # The centre of the drawing's pixel i is at i + 0.5 from its edge.
