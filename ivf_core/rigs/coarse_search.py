@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -14,7 +15,8 @@ from ivf_core.rigs.pair_stack import PairStack
 __all__ = ["coarse_candidates"]
 
 _WIDTH = 160  # pixels, to which RGB images are resized
-_SHARES = np.geomspace(0.36, 2.3, 27)  # of the RGB width that the thermal image takes
+# Of the RGB width, which the thermal image takes.
+_SHARES = tuple(np.geomspace(0.36, 2.3, 27).tolist())
 _ANGLES = (-4.0, 4.0)  # degrees
 _BEST_SHARES = 8  # that are searched at these angles too
 _LEAST_OVERLAP = 0.3  # of the smaller image
@@ -39,13 +41,17 @@ def coarse_candidates(stack: PairStack, count: int) -> list[tuple[float, np.ndar
     chosen = np.unique(np.linspace(0, len(stack) - 1, _PAIRS).round().astype(int)).tolist()
     found: list[tuple[float, np.ndarray]] = []
     by_share = []
-    for share in _SHARES:
-        peaks = _correlate(stack, chosen, float(share), 0.0)
-        found += peaks
-        by_share.append((max((peak[0] for peak in peaks), default=-np.inf), float(share)))
-    for _, share in sorted(by_share, reverse=True)[:_BEST_SHARES]:
-        for angle in _ANGLES:
-            found += _correlate(stack, chosen, share, angle)
+    for index in chosen:
+        stack.rgb_fields(index, _WIDTH)
+    with ThreadPoolExecutor(2) as pool:
+        upright = pool.map(lambda share: _correlate(stack, chosen, share, 0.0), _SHARES)
+        for share, peaks in zip(_SHARES, upright, strict=True):
+            found += peaks
+            by_share.append((max((peak[0] for peak in peaks), default=-np.inf), share))
+        best = [share for _, share in sorted(by_share, reverse=True)[:_BEST_SHARES]]
+        turned = [(share, angle) for share in best for angle in _ANGLES]
+        for peaks in pool.map(lambda one: _correlate(stack, chosen, *one), turned):
+            found += peaks
     found.sort(key=lambda one: -one[0])
     width, height = stack.thermal_size
     corners = np.array([[[0, 0], [width, 0], [0, height], [width, height]]], np.float64)

@@ -53,7 +53,7 @@ def fit_motion(
     for start in (landscape.common_shift(), _magsac(centres, surfaces, size, seed)):
         if start is None:
             continue
-        theta = start
+        theta = start[: MOTION_MODELS[model]]
         for surface in (landscape, fine):
             for count in MOTION_MODELS.values():
                 if len(theta) <= count <= MOTION_MODELS[model]:
@@ -69,6 +69,8 @@ def fit_motion(
 
 def motion_of_points(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """Return by how much a 3 x 3 matrix moves N x 2 points."""
+    if not len(points):
+        return np.zeros((0, 2))
     return cv2.perspectiveTransform(points[None], matrix)[0] - points
 
 

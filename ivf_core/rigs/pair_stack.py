@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -100,15 +101,27 @@ class TileSurfaces:
         count = len(self._places)
         self._sums = np.zeros((2, count, self._tile, self._tile), np.complex64)
         self._energy = np.zeros((2, 2, count))
-        for number, index in enumerate(indices):
-            warped, mask = warp_grey(stack.thermal[index], stack.seen, matrix, self.size)
-            self._add(number % 2, stack.rgb_fields(index, width), orientation_fields(warped), mask)
+        self._pairs = len(indices)
+        with ThreadPoolExecutor(2) as pool:
+            halves = [(half, indices[half::2], stack, matrix, width) for half in (0, 1)]
+            list(pool.map(self._add_half, *zip(*halves, strict=True)))
 
-    def halves(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the surfaces of the even and of the odd pairs."""
-        return self._surfaces(self._sums[0], self._energy[0]), self._surfaces(
-            self._sums[1], self._energy[1]
-        )
+    def halves(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return tiles and surfaces of both halves: of even and odd pairs, or of one pair's tiles.
+
+        Returns:
+            Twice the indices of M tiles, and their surfaces M x (2 R + 1) x (2 R + 1).
+        """
+        every = np.arange(len(self._places))
+        if self._pairs > 1:
+            return [
+                (every, self._surfaces(sums, energy))
+                for sums, energy in zip(self._sums, self._energy, strict=True)
+            ]
+        # Neighbours overlap, so that the halves are groups of tiles, like a chessboard's fields.
+        blocks = (self.centres // (1.5 * self._tile)).astype(int).sum(axis=1) % 2
+        total = self.total()
+        return [(every[blocks == half], total[blocks == half]) for half in (0, 1)]
 
     def total(self) -> np.ndarray:
         """Return the surfaces of all pairs, N x (2 R + 1) x (2 R + 1) float32, at most 1."""
@@ -128,6 +141,13 @@ class TileSurfaces:
             for x in columns.tolist()
             if mask[y : y + tile, x : x + tile].mean() >= _LEAST_COVERAGE
         ]
+
+    def _add_half(
+        self, half: int, indices: Sequence[int], stack: PairStack, matrix: np.ndarray, width: int
+    ) -> None:
+        for index in indices:
+            warped, mask = warp_grey(stack.thermal[index], stack.seen, matrix, self.size)
+            self._add(half, stack.rgb_fields(index, width), orientation_fields(warped), mask)
 
     def _add(self, half: int, rgb: np.ndarray, thermal: np.ndarray, mask: np.ndarray) -> None:
         window = cv2.createHanningWindow((self._tile, self._tile), cv2.CV_32F)
