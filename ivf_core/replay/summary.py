@@ -126,7 +126,7 @@ def build_summary(replay: FinishedReplay) -> dict[str, Any]:
         "warnings": [
             *_input_warnings(replay, failed),
             *single_camera_warnings(read.cameras.to_json()),
-            *pairing_warnings(pairing, replay.used.offset_seconds),
+            *pairing_warnings(pairing, read.offset_seconds),
             *frame_warnings(columns, alignment),
             *(live_warnings(live.summary, read.counts) if live else []),
         ],
