@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,11 +34,6 @@ def _replay(args: argparse.Namespace) -> int:
     settings = ReplaySettings(
         **{name: getattr(args, name) for name in ReplaySettings.__dataclass_fields__}
     )
-    if not settings.offset_seconds:
-        from ivf_core.rigs.remap import read_registration
-
-        offset = read_registration(settings.registration).time_offset_seconds
-        settings = replace(settings, offset_seconds=offset)
     bags = find_bags(args.bags)
     several = len(bags) > 1 or args.ray or list(bags.values()) != args.bags
     return _replay_fleet(args, bags, settings) if several else _replay_one(args, settings)

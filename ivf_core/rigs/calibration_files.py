@@ -18,6 +18,7 @@ import numpy as np
 
 from ivf_core.rigs.camera import LARGEST_SIDE, CameraModel
 from ivf_core.system.short_text import short_repr, short_text
+from ivf_core.system.yaml_text import parse_yaml
 
 __all__ = [
     "Calibration",
@@ -78,8 +79,6 @@ def read_entries(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         ValueError: the file cannot be read, or is no mapping; a short text without the path.
     """
-    import yaml
-
     path = Path(path)
     try:
         if not path.is_file():
@@ -89,33 +88,14 @@ def read_entries(path: str | os.PathLike[str]) -> dict[str, Any]:
             raise ValueError(f"{size} bytes, expected at most {_LARGEST_FILE}")
         text = path.read_text(encoding="utf-8")
         is_xml = text.lstrip().startswith("<")
-        entries = _parse_xml(text) if is_xml else _parse_yaml(text)
-    except (
-        ArithmeticError, OSError, RecursionError, TypeError, ValueError, ElementTree.ParseError,
-        yaml.YAMLError,
-    ) as error:  # fmt: skip
+        # OpenCV writes a directive and a tag that are no YAML.
+        plain = re.sub(r"\A%YAML[: ]\S*", "", text).replace("!!opencv-matrix", "")
+        entries = _parse_xml(text) if is_xml else parse_yaml(plain)
+    except (OSError, ValueError, ElementTree.ParseError) as error:
         raise ValueError(f"cannot be read: {short_text(error)}") from error
     if not isinstance(entries, dict):
         raise ValueError(f"{short_repr(entries)}, expected keys and values")
     return {str(key): value for key, value in entries.items()}
-
-
-def _parse_yaml(text: str) -> Any:
-    """Parse YAML without anchors: with them a few bytes describe gigabytes."""
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        def compose_node(self, parent: Any, index: Any) -> Any:
-            if self.check_event(yaml.AliasEvent):
-                raise ValueError("has YAML aliases (*name), expected plain values")
-            return super().compose_node(parent, index)
-
-    def matrix(loader: yaml.SafeLoader, node: yaml.MappingNode) -> Any:
-        return loader.construct_mapping(node, deep=True)
-
-    Loader.add_constructor("tag:yaml.org,2002:opencv-matrix", matrix)
-    # OpenCV writes a directive that is no YAML.
-    return yaml.load(re.sub(r"\A%YAML[: ]\S*", "", text), Loader)
 
 
 def _parse_xml(text: str) -> dict[str, Any]:

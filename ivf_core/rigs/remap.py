@@ -130,13 +130,19 @@ class RigRegistration:
         return self._kept(self._plans, key, lambda: _plan(self.rig, *key))
 
     def _kept(self, kept: OrderedDict, key: tuple, make: Callable[[], T]) -> T:
-        """Return an entry of a cache of a few, made under the lock if it is missing."""
+        """Return an entry of a cache of a few; make it if it is missing.
+
+        No lock is held meanwhile: others may map images of sizes that are known.
+        """
         with self._lock:
-            if key not in kept:
-                kept[key] = make()
-                while len(kept) > _KEPT_PLANS:
-                    kept.popitem(last=False)
-            return kept[key]
+            if key in kept:
+                return kept[key]
+        made = make()
+        with self._lock:
+            made = kept.setdefault(key, made)
+            while len(kept) > _KEPT_PLANS:
+                kept.popitem(last=False)
+        return made
 
 
 AnyRegistration = Registration | RigRegistration
@@ -291,8 +297,8 @@ def _seen(
     x, y = np.rint(pixels).astype(int).T
     seen[np.clip(y, 0, shape[0] - 1), np.clip(x, 0, shape[1] - 1)] = 1
     half = math.ceil(max(_steps(part, mask)) / 2)  # of the thermal pixels of an RGB pixel
-    seen = cv2.dilate(seen, np.ones((2 * half + 1, 2 * half + 1), np.uint8))
-    result = np.asarray(seen, bool)
+    marked = cv2.dilate(seen, np.ones((2 * half + 1, 2 * half + 1), np.uint8))
+    result = np.asarray(marked, bool)
     if result.all():
         return None
     result.setflags(write=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import cv2
@@ -185,7 +186,7 @@ CAMERAS = (
         ("[" * 50_000, "cannot be read"),
         ("#" * 200_000, "200000 bytes, expected at most"),
         ("a: 2001-99-99", "cannot be read"),
-        ("a: &a [1]\nb: *a", "aliases"),
+        ("rgb: &a [*a, *a]\nthermal: *a", "cannot be read|rgb: "),
         ("rgb: 1", "missing keys: thermal"),
         (CAMERAS + "speed: 3", "unknown keys: speed"),
         (CAMERAS.replace("[64, 48]", "[64]"), "rgb: size: .*expected 2 numbers"),
@@ -234,3 +235,26 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
 def test_text_of_a_rig_is_plain_yaml() -> None:
     for rig in RIGS.values():
         assert isinstance(yaml.safe_load(rig_text(rig)), dict)
+
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def test_example_is_a_rig() -> None:
+    rig = read_rig(ROOT / "config" / "rig_example.yaml")
+    assert rig.plane == Plane("ground", height=1.6, pitch_degrees=4.0)
+    assert (rig.rgb_size, rig.thermal_size) == ((1280, 720), (640, 512))
+
+
+def test_parallax_of_the_guide_is_what_rigs_compute() -> None:
+    text = (ROOT / "docs" / "calibration.md").read_text()
+    camera = CameraModel((1280, 720), (900.0, 900.0), (639.5, 359.5))
+    rows = re.findall(r"^\| (\d+) m \| (.*) \|$", text, re.MULTILINE)
+    assert len(rows) == 6
+    for distance, cells in rows:
+        expected = [
+            Rig(camera, camera, translation=(b, 0, 0), plane=plane).parallax_pixels(float(distance))
+            for b in (0.03, 0.05, 0.1)
+            for plane in (Plane(), Plane("distance", distance=10.0))
+        ]
+        np.testing.assert_allclose([float(c) for c in cells.split("|")], expected, atol=0.051)
