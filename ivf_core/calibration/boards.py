@@ -159,13 +159,11 @@ def align_orders(first: Detection, second: Detection, board: Board) -> Detection
 
 
 def _find_checkerboard(grey: np.ndarray, board: Board) -> Detection | None:
-    found, corners = False, np.zeros(0)
-    for more in (0, cv2.CALIB_CB_EXHAUSTIVE):  # which takes ten times as long
-        found, corners = cv2.findChessboardCornersSB(
-            grey, (board.columns, board.rows), flags=cv2.CALIB_CB_NORMALIZE_IMAGE | more
-        )
-        if found:
-            break
+    size, flags = (board.columns, board.rows), cv2.CALIB_CB_NORMALIZE_IMAGE
+    found, corners = cv2.findChessboardCornersSB(grey, size, flags=flags)
+    if not found:  # exhaustive, which takes ten times as long
+        flags |= cv2.CALIB_CB_EXHAUSTIVE
+        found, corners = cv2.findChessboardCornersSB(grey, size, flags=flags)
     if not found:
         return None
     grid = corners.reshape(board.rows, board.columns, 2)

@@ -13,9 +13,10 @@ import numpy as np
 
 from ivf_core.calibration.recordings import CAMERAS, Recording
 from ivf_core.calibration.registration_page import write_registration_page
-from ivf_core.images.registration import Registration, size_change
+from ivf_core.images.registration import Registration
 from ivf_core.rigs.estimation import HomographyEstimate, estimate_homography
 from ivf_core.rigs.orientation_fields import thermal_grey
+from ivf_core.rigs.remap import RigRegistration
 from ivf_core.rigs.rig import Rig
 from ivf_core.rigs.rig_files import write_rig
 from ivf_core.rigs.time_offset import MotionRecorder, TimeOffsetEstimate, estimate_time_offset
@@ -135,7 +136,12 @@ def _estimate(recording: Recording, settings: RegisterSettings, rig: Rig | None)
     else:
         height, width = pairs[0][0].shape[:2]
         before = rig.resized((width, height), pairs[0][1].shape[1::-1])
-        aligned = [(rgb, _registered(before, thermal)) for rgb, thermal in pairs]
+        remap = RigRegistration(before)
+        pairs = [(remap.undistort(rgb), thermal) for rgb, thermal in pairs]
+        aligned = [
+            (rgb, remap(np.maximum(thermal_grey(thermal), 1), (height, width)))
+            for rgb, thermal in pairs
+        ]
         estimate = estimate_homography(aligned, model=settings.model, initial=np.eye(3))
         found = before.corrected(estimate.homography)
     finished = time.perf_counter()
@@ -171,16 +177,6 @@ def _time_offset(recording: Recording, length: float) -> TimeOffsetEstimate:
     return estimate_time_offset(*recorders)
 
 
-def _registered(rig: Rig, thermal: np.ndarray) -> np.ndarray:
-    """Return a thermal image at the pixels of the RGB image, 0 where it shows nothing."""
-    width, height = rig.rgb_size
-    grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).astype(np.float64)
-    places = rig.thermal_pixels(grid).astype(np.float32)
-    places = np.nan_to_num(places, nan=-1e4)
-    grey = np.maximum(thermal_grey(thermal), 1)
-    return cv2.remap(grey, places, None, cv2.INTER_LINEAR, borderValue=0)  # type: ignore[call-overload]
-
-
 def _warnings(result: _Result, settings: RegisterSettings) -> list[str]:
     """Return a sentence for each reason to doubt the result."""
     estimate, lines = result.homography, []
@@ -193,8 +189,6 @@ def _warnings(result: _Result, settings: RegisterSettings) -> list[str]:
         )
     if estimate.pairs_used < 10:
         lines.append(f"Only {estimate.pairs_used} pairs; ten or more give a steadier result.")
-    if result.rig.rgb is not None and result.rig.undistort_rgb:
-        lines.append("The correction holds for the undistorted RGB image.")
     offset = result.offset
     if offset is not None and offset.confidence < _LEAST_OFFSET_CONFIDENCE:
         lines.append(
@@ -251,15 +245,13 @@ def _shown(
     count = min(settings.images, len(result.pairs))
     chosen = np.unique(np.linspace(0, len(result.pairs) - 1, count).round().astype(int))
     width, height = result.rig.rgb_size
-    stretch = size_change(result.rig.thermal_size, result.rig.rgb_size)
+    size = (height, width)
+    after = RigRegistration(result.rig)
+    before = None if result.before is None else RigRegistration(result.before)
     shown = []
     for index in chosen:
         rgb, thermal = result.pairs[index]
-        if result.before is not None:
-            before = _registered(result.before, thermal)
-        else:
-            before = cv2.warpPerspective(
-                thermal_grey(thermal), stretch, (width, height), borderMode=cv2.BORDER_REPLICATE
-            )
-        shown.append((rgb, before, _registered(result.rig, thermal)))
+        grey = np.maximum(thermal_grey(thermal), 1)
+        first = cv2.resize(grey, (width, height)) if before is None else before(grey, size)
+        shown.append((rgb, first, after(grey, size)))
     return shown
