@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,6 +25,7 @@ def save_network(
     path: str | os.PathLike[str],
     kind: str,
     options: dict[str, object],
+    left_out: Collection[str] = (),
     **metadata: str,
 ) -> None:
     """Write a network, under a temporary name first.
@@ -34,6 +35,7 @@ def save_network(
         path: file to write.
         kind: kind of the network, such as "teacher".
         options: arguments of its class, values of JSON.
+        left_out: names of tensors that are not written; see `load_network`.
         metadata: origin of the weights.
 
     Raises:
@@ -42,13 +44,20 @@ def save_network(
     if reserved := [key for key in metadata if key.startswith("ivf_")]:
         raise ValueError(f"metadata {', '.join(reserved)}: keys with ivf_ are reserved")
     entries = {**metadata, "ivf_format": _format(kind), f"ivf_{kind}": json.dumps(options)}
-    tensors = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+    tensors = {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in network.state_dict().items()
+        if name not in left_out
+    }
     with atomic_path(path) as temporary:
         temporary.write_bytes(save(tensors, metadata=entries))
 
 
 def load_network(
-    path: str | os.PathLike[str], kind: str, build: Callable[..., Network]
+    path: str | os.PathLike[str],
+    kind: str,
+    build: Callable[..., Network],
+    supplied: Callable[[Network], Collection[str]] = lambda network: (),
 ) -> tuple[Network, dict[str, str]]:
     """Read a network in evaluation mode, and the metadata of its file.
 
@@ -56,6 +65,8 @@ def load_network(
         path: file that `save_network` wrote.
         kind: expected kind, such as "teacher".
         build: class of the network.
+        supplied: function that returns the names of those tensors that `build` has given their
+            values, which the file leaves out.
 
     Raises:
         WeightsError: names the file and what was expected.
@@ -76,7 +87,8 @@ def load_network(
         )
     try:
         network = build(**json.loads(entries[f"ivf_{kind}"]))
-        network.load_state_dict(tensors)
+        state = network.state_dict()
+        network.load_state_dict({**{name: state[name] for name in supplied(network)}, **tensors})
     except (LookupError, RuntimeError, TypeError, ValueError) as error:
         raise WeightsError(f"{kind} '{path}': does not fit: {error}") from error
     return network.eval(), {k: v for k, v in entries.items() if not k.startswith("ivf_")}
