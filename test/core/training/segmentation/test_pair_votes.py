@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 
 from ivf_core.class_sets import FMB, PST900, STREET, UNLABELED, ClassSet
 from ivf_core.cli import main
@@ -92,7 +91,7 @@ def recipe_of(data: Path, **options: Any) -> LabelRecipe:
 
 @pytest.mark.parametrize("truth", ["sky", "building"])
 def test_a_pair_teacher_counts_by_its_measured_reliability(data: Path, truth: str) -> None:
-    """Of two teachers that differ in the upper half, the points decide which one is believed."""
+    """Points decide which of two teachers is believed in the upper half, where they differ."""
     write_points(data, truth)
     open_teacher = opener(_Constant(FMB, "building", "road"), sam2="random weights (x)")
     report = make_labels(recipe_of(data), open_teacher)
@@ -144,10 +143,9 @@ def test_what_cannot_be_a_teacher(data: Path) -> None:
 
 
 def test_from_sam2_to_labels_and_a_head(
-    tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    """By the commands: smoke, SARTM, its log-probabilities, labels, and a head of both."""
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the commands and their recipes: smoke, SARTM, log-probabilities, labels, and a head."""
     for package in ("transformers", "segment_anything"):
         pytest.importorskip(package)
     monkeypatch.chdir(tmp_path)
@@ -158,35 +156,21 @@ def test_from_sam2_to_labels_and_a_head(
         if number >= 4:  # four are enough
             for kind in ("visible", "infrared", "labels"):
                 (scenes / kind / path.name).unlink()
-    commands = [["sartm", str(RECIPES / "sartm_smoke.yaml"), "steps=4"],
-                ["logits", str(RECIPES / "logits_smoke.yaml")]]  # fmt: skip
-    teacher = "sartm:runs/smoke/sartm.safetensors"
-    scene_set = {"name": "scenes", "visible": ["scenes/visible"], "infrared": "scenes/infrared",
-                 "given": [{"name": "exact", "folder": "scenes/labels"}]}  # fmt: skip
-    (scenes / "points.csv").write_text("set,stem,time,kind,x,y,label\n")
-    recipes: dict[str, dict[str, Any]] = {
-        "labels": {"sets": [scene_set], "teachers": [teacher], "output": "runs/labels",
-                   "points": "scenes/points.csv", "sample": 1},
-        "head": {"student": str(tiny_weights), "folder": "scenes", "labels": "labels",
-                 "confidence": "", "hold_out_every": 2, "scenes": 0, "held_out_scenes": 0,
-                 "widths": [16, 16, 16], "crop": [64, 64], "steps": 2, "precision": "fp32",
-                 "teacher_logits": "runs/smoke/logits/sartm-*", "output": "runs/h.safetensors"},
-    }  # fmt: skip
-    for command, recipe in recipes.items():
-        Path(f"{command}.yaml").write_text(yaml.safe_dump(recipe))
-        commands.append([command, f"{command}.yaml"])
-    for command, config, *changes in commands:
+    for command, *changes in (
+        ("sartm", "steps=4"), ("logits",), ("labels", "sample=1"), ("head", "steps=2"),
+    ):  # fmt: skip
         options = [word for change in changes for word in ("--set", change)]
+        config = str(RECIPES / f"{command}_smoke.yaml")
         assert main(["train", command, "--config", config, *options]) == 0
     out = capsys.readouterr().out
     assert "agreement with the teacher (sartm" in out
     assert "IoU on scenes, 2 held-out pairs, against labels" in out
-    assert "random weights" in load_model("runs/h.safetensors").metadata["head_teacher"]
-    page = Path("runs/labels/index.html").read_text()
+    assert "random weights" in load_model("runs/smoke/head.safetensors").metadata["head_teacher"]
+    page = Path("runs/smoke/labels/index.html").read_text()
     assert "sartm:both" in page
     assert "teacher sartm: sam2 has random weights (sam2_tiny)" in page
     # The labels' run asked the same network about the same pairs: its answers are the same.
-    (asked,) = Path("runs/labels/predictions").glob("sartm-*")
+    (asked,) = Path("runs/smoke/labels/predictions").glob("sartm-*")
     (cached,) = Path("runs/smoke/logits").glob("sartm-*")
     assert asked.name == cached.name
     stem, path = next(iter(list_images(scenes / "visible").items()))
