@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +18,17 @@ from ivf_core.data.pairs import PairFiles
 from ivf_core.images.files import write_image
 from ivf_core.models.pair_segmenter import PairSegmenter
 from ivf_core.training.runs.recipe import Recipe, data_directory, option
+from ivf_core.training.runs.record import run_directory
 from ivf_core.training.sartm.weights import load_sartm
 from ivf_core.training.segmentation.asked_teacher import AskedTeacher
+from ivf_core.training.segmentation.head import HeadRecipe
 from ivf_core.training.segmentation.logit_cache import LogitCache, resize_shares
 
 __all__ = [
     "PAIR_TEACHERS",
     "LogitRecipe",
     "LogitReport",
+    "ask_for_head",
     "make_logits",
     "open_asked_teacher",
     "open_pair_teacher",
@@ -145,6 +148,37 @@ def make_logits(recipe: LogitRecipe) -> LogitReport:
                 _write_labels(report.directory, name, values, infrared.shape)
     report.made, report.kept = teacher.made, teacher.kept
     return report
+
+
+def ask_for_head(recipe: HeadRecipe) -> HeadRecipe:
+    """Ask the teacher of a head about all of its pairs, if it is given as KIND:FILE.
+
+    The answers are in the folder logits of the run's record.
+
+    Args:
+        recipe: recipe of the head; `teacher_logits` is KIND:FILE, or a folder, or empty.
+
+    Returns:
+        The recipe, with the folder of the answers.
+
+    Raises:
+        ValueError: see `make_logits`.
+    """
+    if recipe.teacher_logits.partition(":")[0] not in PAIR_TEACHERS:
+        return recipe
+    labelled = recipe.dataset or recipe.folder
+    report = make_logits(
+        LogitRecipe(
+            teacher=recipe.teacher_logits,
+            folders=(*([labelled] if labelled else []), *recipe.unlabelled),
+            output=str(run_directory(recipe.output) / "logits"),
+            labels=False,
+            accelerator=recipe.accelerator,
+        )
+    )
+    for line in report.failed:
+        _log.warning("teacher '%s': left out: %s", recipe.teacher_logits, line)
+    return replace(recipe, teacher_logits=str(report.directory))
 
 
 def _read(files: PairFiles) -> tuple[np.ndarray, np.ndarray]:

@@ -140,9 +140,10 @@ class HeadRecipe(RunOptions):
     """Segmenter of the same classes to learn from, as `segmenters.open_segmenter` takes it, such
     as segformer:runs/segformer_msrs. It sees the fused image of the student before training."""
     teacher_logits: str = ""
-    """Folder of the answers of a network that segments pairs, as `ivf train logits` reported it,
-    or a pattern that one such folder matches, such as runs/logits/sartm-*; instead of
-    `teacher_segmenter`. Its classes are mapped onto `class_set` if they are others."""
+    """Network that segments pairs, which sees both cameras, instead of `teacher_segmenter`:
+    KIND:FILE, such as sartm:runs/sartm.safetensors, which `ivf train head` then asks about all
+    pairs first; or the folder of the answers that `ivf train logits` reported, or a pattern such
+    as runs/logits/sartm-*. Its classes are mapped onto `class_set` if they are others."""
     teacher_confidence_threshold: float = option(0.0, minimum=0, maximum=1)
     """teacher_logits only: answers whose largest probability is smaller are ignored."""
     distillation_weight: float = option(1.0, minimum=0, former="distill")

@@ -27,6 +27,7 @@ from ivf_core.training.segmentation.fused_labels.scores import FUSED
 from ivf_core.training.segmentation.logit_cache import LogitCache
 
 SIZE = (60, 80)
+TEACHER = "sartm:runs/smoke/sartm.safetensors"
 RECIPES = Path(__file__).parents[4] / "training"
 ROAD, BUILDING, SKY = (STREET.names.index(name) for name in ("road", "building", "sky"))
 
@@ -169,12 +170,22 @@ def test_from_sam2_to_labels_and_a_head(
     page = Path("runs/smoke/labels/index.html").read_text()
     assert "sartm:both" in page
     assert "teacher sartm: sam2 has random weights (sam2_tiny)" in page
+    # Without `ivf train logits` a head's run asks first.
+    options = ["--set", f"teacher_logits='{TEACHER}'", "--set", "output=runs/asked.safetensors"]
+    config = str(RECIPES / "head_smoke.yaml")
+    assert main(["train", "head", "--config", config, "--set", "steps=2", *options]) == 0
+    (of_head,) = Path("runs/asked/logits").glob("sartm-*")
+    heads = [load_model(f"runs/{name}.safetensors") for name in ("asked", "smoke/head")]
+    assert heads[0].metadata["head_teacher"] == heads[1].metadata["head_teacher"]
+    for name, tensor in heads[0].tensors().items():
+        assert torch.equal(tensor, heads[1].tensors()[name]), name
     # The labels' run asked the same network about the same pairs: its answers are the same.
     (asked,) = Path("runs/smoke/labels/predictions").glob("sartm-*")
     (cached,) = Path("runs/smoke/logits").glob("sartm-*")
     assert asked.name == cached.name
     stem, path = next(iter(list_images(scenes / "visible").items()))
     pair = read_visible(path), read_infrared(scenes / "infrared" / f"{stem}.png")
-    answers = [LogitCache(folder).read(*pair) for folder in (asked, cached)]
+    answers = [LogitCache(folder).read(*pair) for folder in (asked, cached, of_head)]
     assert answers[0] is not None
-    np.testing.assert_array_equal(*answers)
+    for answer in answers[1:]:
+        np.testing.assert_array_equal(answers[0], answer)
