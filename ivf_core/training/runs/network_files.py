@@ -6,11 +6,11 @@ import json
 import os
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
 
 from ivf_core.models.weights_files import WeightsError
 from ivf_core.system.atomic import atomic_path
@@ -57,7 +57,7 @@ def load_network(
     path: str | os.PathLike[str],
     kind: str,
     build: Callable[..., Network],
-    supplied: Callable[[Network], Collection[str]] = lambda network: (),
+    supply: Callable[[dict[str, Any]], dict[str, Tensor]] = lambda options: {},
 ) -> tuple[Network, dict[str, str]]:
     """Read a network in evaluation mode, and the metadata of its file.
 
@@ -65,8 +65,8 @@ def load_network(
         path: file that `save_network` wrote.
         kind: expected kind, such as "teacher".
         build: class of the network.
-        supplied: function that returns the names of those tensors that `build` has given their
-            values, which the file leaves out.
+        supply: function that returns the tensors that the file leaves out, by name, for the
+            options that were written.
 
     Raises:
         WeightsError: names the file and what was expected.
@@ -86,9 +86,10 @@ def load_network(
             f"expected {_format(kind)!r}"
         )
     try:
-        network = build(**json.loads(entries[f"ivf_{kind}"]))
-        state = network.state_dict()
-        network.load_state_dict({**{name: state[name] for name in supplied(network)}, **tensors})
+        options = json.loads(entries[f"ivf_{kind}"])
+        tensors = {**supply(options), **tensors}
+        network = build(**options)
+        network.load_state_dict(tensors)
     except (LookupError, RuntimeError, TypeError, ValueError) as error:
         raise WeightsError(f"{kind} '{path}': does not fit: {error}") from error
     return network.eval(), {k: v for k, v in entries.items() if not k.startswith("ivf_")}

@@ -11,6 +11,8 @@ import os
 from collections.abc import Collection
 from typing import Any
 
+from torch import Tensor
+
 from ivf_core.class_sets import ClassSet
 from ivf_core.models.lora import ModalLora
 from ivf_core.models.sartm import Sartm
@@ -71,33 +73,34 @@ def load_sartm(path: str | os.PathLike[str]) -> tuple[Sartm, dict[str, str]]:
             it and what was expected.
         PretrainedError: `transformers` is missing or too old.
     """
-    network, metadata = load_network(path, "sartm", _build, _supplied)
+    network, metadata = load_network(path, "sartm", _build, _supply)
     return network.requires_grad_(False), metadata
-
-
-class _OutsideSartm(Sartm):
-    """SARTM whose SAM2 was read from a directory."""
 
 
 def _build(
     sam2: dict[str, Any], class_set: str, outside: dict[str, str] | None = None, **options: Any
 ) -> Sartm:
     classes = ClassSet.from_json(class_set)
-    if outside is not None:
-        directory = data_directory() / outside["directory"]
-        opened, _ = open_sam2(directory, len(classes))
-        if (found := weights_digest(directory)) != outside["sha256"]:
-            raise ValueError(
-                f"SAM2 in '{directory}' has SHA-256 {found}, expected {outside['sha256']}, the "
-                "weights that it was trained with"
-            )
-        return _OutsideSartm(opened, classes, **options)
     sizes: Any = {key: tuple(v) if isinstance(v, list) else v for key, v in sam2.items()}
     return Sartm(build_sam2(Sam2Architecture(**sizes), len(classes)), classes, **options)
 
 
-def _supplied(network: Sartm) -> Collection[str]:
-    return _outside_names(network) if isinstance(network, _OutsideSartm) else ()
+def _supply(options: dict[str, Any]) -> dict[str, Tensor]:
+    """Read SAM2's frozen tensors from the directory that a file names, if it names one."""
+    outside = options.get("outside")
+    if outside is None:
+        return {}
+    directory = data_directory() / outside["directory"]
+    classes = ClassSet.from_json(options["class_set"])
+    sam2, _ = open_sam2(directory, len(classes))
+    if (found := weights_digest(directory)) != outside["sha256"]:
+        raise ValueError(
+            f"SAM2 in '{directory}' has SHA-256 {found}, expected {outside['sha256']}, the weights "
+            "that it was trained with"
+        )
+    network = Sartm(sam2, classes, rank=options["rank"])
+    state = network.state_dict()
+    return {name: state[name] for name in _outside_names(network)}
 
 
 def _outside_names(network: Sartm) -> set[str]:
