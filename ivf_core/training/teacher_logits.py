@@ -113,7 +113,9 @@ def open_asked_teacher(
     """
     network, metadata, path = open_pair_teacher(spec)
     device = _device(accelerator)
-    random = {part: text for part, text in metadata.items() if text.startswith(_RANDOM)}
+    # The order of a file's metadata differs each time.
+    known = sorted(metadata.items())
+    random = {part: text for part, text in known if text.startswith(_RANDOM)}
     for part, origin in random.items():
         _log.warning("teacher '%s': %s has %s", spec, part, origin)
     about = {
