@@ -116,7 +116,7 @@ def estimate_homography(
         seed: seed of MAGSAC.
 
     Raises:
-        EstimationError: there are no pairs, their sizes differ, or the images do not overlap.
+        EstimationError: there are no pairs, they are too small, or their sizes differ.
         ValueError: the model is unknown.
     """
     if model not in MOTION_MODELS:
