@@ -167,12 +167,7 @@ def _best_start(
     margin = 1.0
     for level in _LEVELS[:2]:
         ranked = _ranked(stack, candidates, chosen, level, model, seed)
-        if ranked[0][0] < 0:
-            raise EstimationError(
-                "no overlap of the thermal and the RGB images was found; do both show the same "
-                "scene?"
-            )
-        if ranked[0][0] == 0:  # no outlines at all
+        if ranked[0][0] <= 0:  # no outlines, or no overlap
             return ranked[0][1], 0.0
         others = [score for score, _ in ranked[1:]]
         margin = 1 - max([0.0, *others]) / ranked[0][0]
