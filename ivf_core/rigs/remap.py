@@ -249,7 +249,8 @@ def _on_grid(size: tuple[int, ...], function: Callable[[np.ndarray], np.ndarray]
     """
     y, x = (np.arange(0, n + _GRID, _GRID, dtype=np.float64) for n in size)
     coarse = function(np.stack(np.meshgrid(x, y), axis=-1))
-    return _refined(_refined(coarse, size[0], 0), size[1], 1)
+    # In C order: masks that follow from the result are read with each image.
+    return np.ascontiguousarray(_refined(_refined(coarse, size[0], 0), size[1], 1))
 
 
 def _refined(coarse: np.ndarray, length: int, axis: int) -> np.ndarray:

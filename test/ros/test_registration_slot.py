@@ -10,9 +10,10 @@ import cv2
 import numpy as np
 import pytest
 from geometry_msgs.msg import TransformStamped
-from harness import START_NS, Graph, smooth_image, write_pairs
+from harness import START_NS, Graph, smooth_image
 from sensor_msgs.msg import CameraInfo, Image
 
+from ivf_core.bags.writer import BagWriter
 from ivf_core.images.registration import Registration
 from ivf_core.inference import FusionPipeline, ImagePair
 from ivf_core.models.checkpoints import load_model
@@ -226,7 +227,11 @@ def test_node_with_a_rig_file(graph: Graph, tiny_weights: Path, tmp_path: Path) 
                   plane=Plane("distance", distance=8.0))  # fmt: skip
     write_rig(rig, tmp_path / "rig.yaml")
     visible, infrared = smooth_image(240, 320, 1), smooth_image(160, 200, 2)[..., 0].copy()
-    bag = write_pairs(tmp_path / "bag", [(visible, infrared)])
+    bag = tmp_path / "bag"
+    with BagWriter(bag) as writer:
+        writer.write_image("/rgb/image_raw", START_NS, visible, "rgb8", "rgb_0")
+        early = START_NS - 30_000_000
+        writer.write_image("/thermal/image_raw", early, infrared, "mono8", "thermal")
     publisher = graph.node.create_publisher(CameraInfo, "/rgb/camera_info", 10)
     graph.listen("/fusion/fused/image", Image)
     graph.listen("/fusion/fused/camera_info", CameraInfo)

@@ -66,6 +66,7 @@ def test_coverage_is_where_the_thermal_camera_sees() -> None:
     assert (coverage != inside).mean() < 1e-3
     assert registration.coverage((160, 200), (240, 320)) is coverage
     assert not coverage.flags.writeable
+    assert coverage.flags.c_contiguous  # it is read with each image
 
 
 def test_the_edge_of_the_view_does_not_fade() -> None:
