@@ -13,7 +13,7 @@ import numpy as np
 
 from ivf_core.calibration.recordings import CAMERAS, Recording
 from ivf_core.calibration.registration_page import write_registration_page
-from ivf_core.images.registration import Registration
+from ivf_core.images.registration import Registration, RegistrationError
 from ivf_core.rigs.estimation import HomographyEstimate, estimate_homography
 from ivf_core.rigs.orientation_fields import thermal_grey
 from ivf_core.rigs.remap import RigRegistration
@@ -129,10 +129,7 @@ def _estimate(recording: Recording, settings: RegisterSettings, rig: Rig | None)
     loaded = time.perf_counter()
     if rig is None:
         estimate = estimate_homography(pairs, model=settings.model)
-        homography = Registration(
-            tuple(estimate.homography.ravel().tolist()), estimate.thermal_size, estimate.rgb_size
-        )
-        found, before = Rig(homography=homography), None
+        found, before = _plain_rig(estimate), None
     else:
         height, width = pairs[0][0].shape[:2]
         before = rig.resized((width, height), pairs[0][1].shape[1::-1])
@@ -155,6 +152,17 @@ def _estimate(recording: Recording, settings: RegisterSettings, rig: Rig | None)
     }
     result.warnings = _warnings(result, settings)
     return result
+
+
+def _plain_rig(estimate: HomographyEstimate) -> Rig:
+    """Return the rig of a homography, or raise `ValueError` if it is none of two cameras."""
+    matrix = tuple(estimate.homography.ravel().tolist())
+    try:
+        return Rig(homography=Registration(matrix, estimate.thermal_size, estimate.rgb_size))
+    except RegistrationError as error:
+        raise ValueError(
+            f"no registration was found ({error}): the outlines of the two cameras do not agree"
+        ) from error
 
 
 def _time_offset(recording: Recording, length: float) -> TimeOffsetEstimate:

@@ -30,6 +30,9 @@ MAX_PAIRS = 30
 
 _CANDIDATES = 5
 _FIRST_PAIRS = 10  # by which candidates are compared
+_CONTENDERS = 3  # that are compared at a finer level where the lead is small
+_CLEAR_MARGIN = 0.4
+_SAME = 0.05  # of the RGB width, within which two candidates are one
 _LEAST_TILES = 4
 _LEAST_SIDE = 32  # pixels
 _CLEAR_PEAK = 3.0  # standard deviations
@@ -113,7 +116,7 @@ def estimate_homography(
         seed: seed of MAGSAC.
 
     Raises:
-        EstimationError: there are no pairs, their sizes differ, or the images do not overlap.
+        EstimationError: there are no pairs, they are too small, or their sizes differ.
         ValueError: the model is unknown.
     """
     if model not in MOTION_MODELS:
@@ -157,29 +160,46 @@ def _stack(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> PairStack:
 def _best_start(
     stack: PairStack, starts: Sequence[tuple[float, np.ndarray]], model: str, seed: int
 ) -> tuple[np.ndarray, float]:
-    """Refine the candidates at the coarsest level; return the best, and its lead."""
+    """Refine the candidates at coarse levels; return the best, and its lead as a share."""
     chosen = np.unique(np.linspace(0, len(stack) - 1, _FIRST_PAIRS).round().astype(int)).tolist()
     model = model if MOTION_MODELS[model] < MOTION_MODELS["affine"] else "affine"
+    candidates = [homography for _, homography in starts]
+    margin = 1.0
+    for level in _LEVELS[:2]:
+        ranked = _ranked(stack, candidates, chosen, level, model, seed)
+        if ranked[0][0] <= 0:  # no outlines, or no overlap
+            return ranked[0][1], 0.0
+        others = [score for score, _ in ranked[1:]]
+        margin = 1 - max([0.0, *others]) / ranked[0][0]
+        # Finer outlines decide between places that look alike from afar.
+        candidates = [homography for _, homography in ranked[:_CONTENDERS]]
+        if margin >= _CLEAR_MARGIN:
+            break
+    stack.forget(_LEVELS[0].width)
+    return candidates[0], margin
+
+
+def _ranked(
+    stack: PairStack,
+    candidates: Sequence[np.ndarray],
+    chosen: Sequence[int],
+    level: _Level,
+    model: str,
+    seed: int,
+) -> list[tuple[float, np.ndarray]]:
+    """Refine candidates at a level; return those that differ with their scores, best first."""
     refined = []
-    for _, start in starts:
-        homography, score, surfaces = _refine(stack, chosen, start, _LEVELS[0], model, seed)
+    for start in candidates:
+        homography, score, surfaces = _refine(stack, chosen, start, level, model, seed)
         # The mean of few tiles is high by chance more often.
         refined.append((score * len(surfaces.centres) ** 0.5, homography))
-    stack.forget(_LEVELS[0].width)
     refined.sort(key=lambda one: -one[0])
-    if refined[0][0] < 0:
-        raise EstimationError(
-            "no overlap of the thermal and the RGB images was found; do both show the same scene?"
-        )
-    best = refined[0][1]
-    others = [
-        score
-        for score, other in refined[1:]
-        if _distance(stack, best, other) > 0.05 * stack.rgb_size[0]
-    ]
-    if refined[0][0] == 0:  # no outlines at all
-        return best, 0.0
-    return best, 1 - max([0.0, *others]) / refined[0][0]
+    distinct: list[tuple[float, np.ndarray]] = []
+    for score, homography in refined:
+        apart = [_distance(stack, other, homography) for _, other in distinct]
+        if all(distance > _SAME * stack.rgb_size[0] for distance in apart):
+            distinct.append((score, homography))
+    return distinct
 
 
 def _refine(

@@ -45,8 +45,11 @@ def fit_motion(
         seed: seed of MAGSAC.
 
     Returns:
-        3 x 3 matrix, pixel -> pixel after the motion, and the mean of the surfaces there.
+        3 x 3 matrix, pixel -> pixel after the motion, and the mean of the surfaces there; the
+        identity and 0 without tiles.
     """
+    if not len(centres):
+        return np.eye(3), 0.0
     best: tuple[float, np.ndarray] | None = None
     landscape = _Landscape(centres, _blurred(surfaces, _FIRST_BLUR), size)
     fine = _Landscape(centres, _blurred(surfaces, blur), size)
@@ -86,6 +89,8 @@ def clear_peaks(surfaces: np.ndarray, least: float) -> tuple[np.ndarray, np.ndar
     """
     reach = surfaces.shape[1] // 2
     found, places = [], []
+    if not len(surfaces):
+        return np.zeros(0, int), np.zeros((0, 2))
     for index, surface in enumerate(_blurred(surfaces, _PEAK_BLUR)):
         y, x = np.unravel_index(int(surface.argmax()), surface.shape)
         if not (0 < y < 2 * reach and 0 < x < 2 * reach):

@@ -58,6 +58,12 @@ def test_images_of_different_scenes_have_a_low_confidence() -> None:
     assert estimate_homography(images).confidence < 0.2
 
 
+def test_start_beside_the_image_has_no_confidence() -> None:
+    """No tile is covered there."""
+    beside = np.array([[1.0, 0, 900.0], [0, 1.0, 0], [0, 0, 1.0]])
+    assert estimate_homography(pairs(FULL, SIZE, 2), initial=beside).confidence < 0.01
+
+
 def test_images_without_outlines_have_a_low_confidence() -> None:
     grey = np.full((240, 320, 3), 90, np.uint8)
     assert estimate_homography([(grey, np.full((120, 160), 7000, np.uint16))] * 2).confidence < 0.2
