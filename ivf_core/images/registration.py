@@ -13,14 +13,13 @@ import numpy as np
 
 from ivf_core.system.atomic import atomic_path
 from ivf_core.system.short_text import short_repr, short_text
-from ivf_core.system.yaml_text import parse_yaml
+from ivf_core.system.yaml_text import parse_yaml, read_small_text
 
 __all__ = ["Registration", "RegistrationError", "fill_uncovered", "size_change"]
 
 _KEYS = ("homography", "thermal_size", "rgb_size")
 # Limit for the homography between unit squares; beyond it the image collapses to a line.
 _LARGEST_CONDITION_NUMBER = 1e6
-_LARGEST_FILE = 100_000  # bytes; a registration has a few hundred
 _LARGEST_SIDE = 1 << 16  # pixels
 
 
@@ -233,12 +232,7 @@ def fill_uncovered(
 def _read_yaml(path: Path) -> object:
     """Return the content of a YAML file of a few lines; all its errors are RegistrationErrors."""
     try:
-        if not path.is_file():
-            raise FileNotFoundError("no such file")
-        size = path.stat().st_size
-        if size > _LARGEST_FILE:
-            raise ValueError(f"{size} bytes, expected at most {_LARGEST_FILE}")
-        return parse_yaml(path.read_text(encoding="utf-8"))
+        return parse_yaml(read_small_text(path))
     except (OSError, ValueError) as e:
         raise RegistrationError(f"registration '{path}': cannot be read: {short_text(e)}") from e
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from ivf_core.rigs.camera import LARGEST_SIDE, CameraModel
 from ivf_core.system.short_text import short_repr, short_text
-from ivf_core.system.yaml_text import parse_yaml
+from ivf_core.system.yaml_text import parse_yaml, read_small_text
 
 __all__ = [
     "Calibration",
@@ -35,7 +35,6 @@ __all__ = [
     "size_of",
 ]
 
-_LARGEST_FILE = 100_000  # bytes; a calibration has a few thousand at most
 _MOST_NUMBERS = 32
 _THERMAL_WORDS = re.compile(r"therm|boson|lepton|flir|lwir|infrared|(?<![a-z])(ir|tir)(?![a-z])")
 _KALIBR_CAMERA = re.compile(r"cam\d{1,2}")
@@ -81,12 +80,7 @@ def read_entries(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        if not path.is_file():
-            raise FileNotFoundError("no such file")
-        size = path.stat().st_size
-        if size > _LARGEST_FILE:
-            raise ValueError(f"{size} bytes, expected at most {_LARGEST_FILE}")
-        text = path.read_text(encoding="utf-8")
+        text = read_small_text(path)
         is_xml = text.lstrip().startswith("<")
         # OpenCV writes a directive and a tag that are no YAML.
         plain = re.sub(r"\A%YAML[: ]\S*", "", text).replace("!!opencv-matrix", "")

@@ -1,10 +1,32 @@
-"""Content of YAML texts of unknown origin."""
+"""Content of small text files of unknown origin, YAML above all."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ivf_core.system.short_text import short_text
 
-__all__ = ["parse_yaml"]
+__all__ = ["parse_yaml", "read_small_text"]
+
+_LARGEST_FILE = 100_000  # bytes
+
+
+def read_small_text(path: Path) -> str:
+    """Read a text file of at most 100 kB.
+
+    Args:
+        path: file in UTF-8.
+
+    Raises:
+        OSError: there is no such file, or it cannot be read.
+        ValueError: the file is larger, or no text.
+    """
+    if not path.is_file():
+        raise FileNotFoundError("no such file")
+    size = path.stat().st_size
+    if size > _LARGEST_FILE:
+        raise ValueError(f"{size} bytes, expected at most {_LARGEST_FILE}")
+    return path.read_text(encoding="utf-8")
 
 
 def parse_yaml(text: str) -> object:
