@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from ivf_core import __version__
-from ivf_core.commands import bags, benchmark, data, evaluate, fuse, replay, train, weights
+from ivf_core.commands import bags, benchmark, data, evaluate, fuse, replay, train, view, weights
 from ivf_core.commands.command import Command
 from ivf_core.system.interrupts import obey_interrupts
 
@@ -18,6 +18,7 @@ COMMANDS: tuple[Command, ...] = (
     *fuse.COMMANDS,
     *bags.COMMANDS,
     *replay.COMMANDS,
+    *view.COMMANDS,
     *data.COMMANDS,
     *weights.COMMANDS,
     *evaluate.COMMANDS,

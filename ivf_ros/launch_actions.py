@@ -55,6 +55,7 @@ __all__ = [
     "recorder_node",
     "replay_report",
     "switch",
+    "view_node",
 ]
 
 START_SECONDS = 300.0
@@ -319,6 +320,30 @@ def recorder_node(context: LaunchContext, output: str) -> Node:
         log_level="info",
         sigterm_timeout="30",
     )
+
+
+def view_node(context: LaunchContext, topics: Mapping[str, TopicInfo] | None = None) -> list[Node]:
+    """Create the node that shows the fusion node in a browser, if `view` asks for it.
+
+    Args:
+        context: context of the launch file.
+        topics: topics of the bag that is played, from `bag_topics`.
+
+    Raises:
+        ValueError: view_port is no port.
+    """
+    if not switch(context, "view"):
+        return []
+    port = given(context, "view_port")
+    if not port.isdecimal() or int(port) > 65535:
+        raise ValueError(f"view_port:={port}: expected a port, 0 to 65535")
+    remappings, _ = _sources(context, topics or {})
+    values = {
+        "node": given(context, "name") or NODE_NAME,
+        "host": given(context, "view_host"),
+        "port": int(port),
+    }
+    return [_node(context, "view_node", "view", values, log_level="info", remappings=remappings)]
 
 
 def replay_report(

@@ -3,6 +3,7 @@
 ros2 launch ivf_ros fusion.launch.py rgb_topic:=/camera/image_raw thermal_topic:=/lepton/image_raw
 ros2 launch ivf_ros fusion.launch.py bag:=drive.mcap palette:=ironbow
 ros2 launch ivf_ros fusion.launch.py visible:=rgb.mp4 infrared:=thermal.mp4 loop:=true
+ros2 launch ivf_ros fusion.launch.py bag:=drive.mcap loop:=true view:=true
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from ivf_ros.launch_actions import (
     player,
     rate,
     switch,
+    view_node,
 )
 from ivf_ros.launch_arguments import FUSION_ARGUMENTS
 
@@ -57,7 +59,7 @@ def start(context: LaunchContext) -> list[Action]:
         return [*actions, *play_videos(context, visible, infrared)]
     if bag:
         return [*actions, *play(context, bag)]
-    return [*actions, fusion_node(context)]
+    return [*actions, fusion_node(context), *view_node(context)]
 
 
 def play(context: LaunchContext, bag: str) -> list[Action]:
@@ -79,6 +81,7 @@ def play(context: LaunchContext, bag: str) -> list[Action]:
         RegisterEventHandler(OnProcessExit(target_action=fusion, on_exit=[ended])),
         fusion,
         source,
+        *view_node(context, topics),
     ]
 
 

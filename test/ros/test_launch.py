@@ -73,7 +73,7 @@ def prefix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for folder in (index, executables, reports):
         folder.mkdir(parents=True)
     (index / "ivf_ros").touch()
-    for name in ("fusion_node", "player_node", "recorder_node", "ivf"):
+    for name in ("fusion_node", "player_node", "recorder_node", "view_node", "ivf"):
         (executables / name).write_text(SPY)
         (executables / name).chmod(0o755)
     monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path / "prefix"))
