@@ -23,6 +23,7 @@ __all__ = ["LiveView"]
 _KEPT_FRAMES = 24
 _KEPT_BYTES = 128 * 2**20
 _WAITING_STAMPS = 12  # inputs that may wait for their result
+_APART_NS = 500_000_000  # no pair's thermal image is so far from its RGB image
 _WINDOW_SECONDS = 120
 _POLL_SECONDS = 4.0  # a request for a newer frame waits so long
 _WATCHED_SECONDS = 10.0
@@ -295,4 +296,6 @@ class LiveView:
         """Return the waiting thermal image nearest to a stamp, with the lock held."""
         waiting = self._inputs["thermal"]
         nearest = min(waiting, key=lambda other: abs(other - stamp_ns), default=None)
-        return None if nearest is None else waiting[nearest]
+        if nearest is None or abs(nearest - stamp_ns) > _APART_NS:
+            return None
+        return waiting[nearest]

@@ -90,7 +90,7 @@ class TestTensors:
         with pytest.raises(ValueError, match=r"visible is on meta.*pipeline on cpu.*\.to\(\)"):
             pipeline.run_batch(elsewhere, torch.from_numpy(INFRARED))
 
-    @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
     def test_on_cuda(self, tiny_model: FusionModel) -> None:
         cpu = FusionPipeline(tiny_model, engine="torch", device="cpu", precision="fp32")
         cuda = FusionPipeline(tiny_model, engine="torch", device="cuda", precision="fp32")
@@ -135,13 +135,13 @@ class TestHub:
         assert confidence is None
         assert "person" in graph.class_set.names
         expected = FusionPipeline("street", engine="torch", device="cpu", precision="fp32")
-        np.testing.assert_array_equal(fused, expected.run_batch(VISIBLE, INFRARED).fused)
+        batch = expected.run_batch(VISIBLE, INFRARED)  # in another layout of memory
+        assert np.abs(fused.numpy().astype(int) - batch.fused).max() <= 1
 
     def test_every_entry(self) -> None:
-        assert set(torch.hub.list(str(ROOT), source="local")) == {
-            "clear", "fast", "pipeline", "sage", "street",
-        }  # fmt: skip
-        assert "13 classes" in torch.hub.help(str(ROOT), "street", source="local")
+        for name, classes in (("clear", 9), ("fast", 9), ("sage", 0)):
+            graph = torch.hub.load(str(ROOT), name, source="local", device="cpu")
+            assert len(graph.class_set or ()) == classes
         pipeline = torch.hub.load(str(ROOT), "pipeline", "sage", source="local", device="cpu")
         assert pipeline.class_set is None
 
