@@ -12,9 +12,10 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 DEVELOPER := $(VENV)/.developer
+DOCUMENTER := $(VENV)/.documenter
 
 # The environment has ROS wheels of its own; a sourced distribution must not mix with them.
-ifdef ROS_DISTRO
+ifneq ($(and $(ROS_DISTRO),$(filter-out rosdep colcon,$(or $(MAKECMDGOALS),help))),)
 unexport AMENT_PREFIX_PATH COLCON_PREFIX_PATH LD_LIBRARY_PATH PYTHONPATH
 endif
 
@@ -25,10 +26,15 @@ unexport RMW_IMPLEMENTATION
 TEST_PROCESSES ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
 TEST_OPTIONS ?=
 
+# Packages of PyPI beside those of a ROS distribution: see package.xml and docs/distributions.md.
+ROS_PIP = openvino rosbags 'torch>=2.10' 'onnx>=1.21' safetensors \
+  $(if $(filter humble,$(ROS_DISTRO)),'numpy>=1.26$(comma)<2' 'opencv-python-headless>=4.8.1.78$(comma)<4.10')
+comma := ,
+
 # Duration of a campaign of fuzz tests.
 SECONDS ?= 900
 
-.PHONY: help setup develop demo test fuzz lint docs clean
+.PHONY: help setup develop demo test fuzz lint docs site wheel rosdep colcon clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -61,13 +67,36 @@ docs: $(DEVELOPER)  ## write what is generated: config/fusion.yaml, docs/interfa
 	$(RUN) -m ivf_ros.interfaces
 	$(RUN) test/lint/architecture.py
 
+site: $(DOCUMENTER)  ## build the site of the documentation into site/, and check its links
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
+
+wheel: $(INSTALLED)  ## build a wheel into dist/, and run it from an environment of its own
+	$(RUN) -m pip wheel --no-deps --wheel-dir dist .
+	$(RUN) -m venv --clear build/wheel
+	build/wheel/bin/pip install "$$(ls -t dist/*.whl | head -n 1)[openvino]"
+	build/wheel/bin/ivf weights
+
+rosdep:  ## install what colcon needs, in a sourced ROS distribution, as root
+	@[ -n "$(ROS_DISTRO)" ] || { echo "make: source /opt/ros/DISTRIBUTION/setup.bash first" >&2; exit 1; }
+	apt-get update
+	apt-get install --yes python3-pip
+	rosdep update --rosdistro "$(ROS_DISTRO)"
+	rosdep install --from-paths . --ignore-src --default-yes
+	PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install $(ROS_PIP)
+
+colcon:  ## build and test with colcon, in a sourced ROS distribution
+	@[ -n "$(ROS_DISTRO)" ] || { echo "make: source /opt/ros/DISTRIBUTION/setup.bash first" >&2; exit 1; }
+	colcon build --packages-select ivf_ros
+	colcon test --packages-select ivf_ros --event-handlers console_direct+
+	colcon test-result --verbose
+
 clean:  ## remove .venv and everything that was built
-	rm -rf $(VENV) build install log ./*.egg-info demo_output .*_cache .hypothesis
+	rm -rf $(VENV) build dist install log site ./*.egg-info demo_output .*_cache .hypothesis
 
 $(INSTALLED): setup.py setup.cfg pyproject.toml
 	@[ "$$(uname -sm)" = "Linux x86_64" ] || { \
 	  echo "make: the ROS wheels on PyPI are for Linux on x86-64, this is $$(uname -sm)." \
-	       "With a ROS distribution, build with colcon: see README.md" >&2; exit 1; }
+	       "With a ROS distribution, build with colcon: see docs/quick_start_robot.md" >&2; exit 1; }
 	@command -v "$(PYTHON)" > /dev/null || { \
 	  echo "make: no '$(PYTHON)' here. Choose one: make setup PYTHON=/path/to/python3" >&2; exit 1; }
 	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 14))' || { \
@@ -83,4 +112,8 @@ $(INSTALLED): setup.py setup.cfg pyproject.toml
 
 $(DEVELOPER): $(INSTALLED)
 	$(RUN) -m pip install --editable '.[ros,openvino,onnxruntime,training,test,lint]'
+	@touch $@
+
+$(DOCUMENTER): $(INSTALLED)
+	$(RUN) -m pip install --editable '.[docs]'
 	@touch $@

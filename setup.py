@@ -119,6 +119,13 @@ setup(
             "pytest-xdist>=3.5",
             "rosbags-image>=0.10",
         ],
+        # The site of the documentation. ruff lays out the signatures of the API.
+        "docs": [
+            "mkdocs>=1.6",
+            "mkdocs-material>=9.6",
+            "mkdocstrings[python]>=0.30",
+            "ruff>=0.6",
+        ],
         "lint": [
             "import-linter>=2.17",
             "mypy>=1.10",

@@ -36,7 +36,8 @@ Frames out of order, and jumps
 5. Stamps of a stream may arrive out of order. A frame that found no partner stays undecided
    until a later pair is final or its queue is full, so that a late partner still finds it: a
    frame that is later than all decided ones of its stream is sorted in. A frame that
-   comes later still, but within the last `queue_size` stamps, is dropped as out of order.
+   comes later still, but within the last `queue_size` stamps, is dropped as out of order;
+   after more than `queue_size` of these in a row the stream has gone back (point 6).
 6. A stamp before these (a looping bag, a restarted simulation), one that is repeated, and
    one further ahead than 100 intervals are suspected jumps. The frame is held back. If the
    next frame continues the stream, the frame held back was an outlier and is dropped. If
@@ -376,6 +377,7 @@ class _Stream:
         self.epoch = epoch
         self.last: int | None = None  # latest stamp; None: the next one may be any
         self._decided: int | None = None  # latest stamp of a decided frame of this epoch
+        self._late = 0  # frames dropped as out of order since the last one in order
         self._recent.clear()
         self._intervals.clear()
 
@@ -427,9 +429,24 @@ class _Stream:
         elif stamp > (min(self._recent) if self._decided is None else self._decided):
             self._sort_in(frame)
         elif stamp > min(self._recent):
-            frame.discard("out_of_order")
+            self._discard_late(frame)
         else:
             self._suspect(frame)
+
+    def _discard_late(self, frame: _Frame) -> None:
+        """Drop a frame that is out of order; follow the stream when more than a queue of them are.
+
+        Two cameras that share a clock can both be far ahead for a moment: without this, all
+        frames would be out of order until that time has come.
+        """
+        self._late += 1
+        if self._late <= self._queue_size:
+            frame.discard("out_of_order")
+            return
+        self._drop_suspects()
+        self.jumps += 1
+        self.restart(self.epoch + 1)
+        self._place(frame)
 
     def _is_far(self, stamp: int) -> bool:
         """Return whether a stamp is further ahead than any pause of a camera."""
@@ -440,7 +457,7 @@ class _Stream:
     def _append(self, frame: _Frame) -> None:
         if self.last is not None:
             self._intervals.append(frame.stamp - self.last)
-        self.last = frame.stamp
+        self.last, self._late = frame.stamp, 0
         self._recent.append(frame.stamp)
         self.waiting.append(frame)
 
@@ -449,6 +466,7 @@ class _Stream:
 
         A frame with a later stamp that came more than a queue of frames ago is an outlier.
         """
+        self._late = 0
         self._requeue()
         after: list[_Frame] = []
         while self.waiting and self.waiting[-1].position > frame.position:

@@ -167,7 +167,7 @@ class CameraWatch:
         if not publishers:
             text = f"no publisher on {self.topic}"
             topic, setting = self.other_transport
-            if others and topic:
+            if others and topic and topic != self.topic:  # both may be remapped to one
                 return f"{text}, but {others} on {topic}: set {setting}"
             if self.last_arrival is None:
                 return text

@@ -13,15 +13,18 @@ import copy
 import functools
 import importlib
 import importlib.metadata
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
+import rclpy
 from rcl_interfaces.msg import SetParametersResult
 from rcl_interfaces.srv import SetParameters, SetParametersAtomically
 from rclpy.exceptions import InvalidHandle
 from rclpy.executors import ExternalShutdownException, ShutdownException
 from rclpy.qos import QoSProfile
+from rclpy.signals import SignalHandlerOptions
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks
@@ -256,6 +259,30 @@ def reject_impossible_parameters(node: Any, on_rejected: Callable[[str], None]) 
             service.callback = functools.partial(guards[service.srv_type], service.callback)
 
 
+def initialize(program: str, args: list[str] | None) -> bool:
+    """Initialize rclpy without signal handlers, or print its error as one line.
+
+    rclpy's own handlers would end the context while a thread still publishes.
+
+    Args:
+        program: name of the program, for the line.
+        args: command-line arguments; None takes those of the process.
+
+    Returns:
+        Whether the program can continue. It cannot after arguments that rcl cannot parse, a
+        parameter file that it cannot read, or without a folder for logs.
+    """
+    try:
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    except Exception as error:  # RCLError, UnknownROSArgsError and others by release
+        unknown = type(error).__name__ == "UnknownROSArgsError"  # whose text is their list
+        text = f"unknown arguments after --ros-args: {error}" if unknown else str(error)
+        print(f"{program}: {' '.join(text.split())}", file=sys.stderr)
+        rclpy.try_shutdown()
+        return False
+    return True
+
+
 def spin_once(
     executor: Any, seconds: float, on_error: Callable[[Exception], None] | None = None
 ) -> None:
@@ -299,6 +326,7 @@ __all__ = [
     "SubscriptionEventCallbacks",
     "TopicEndpointInfo",
     "VisionClass",
+    "initialize",
     "message_class",
     "own_profile",
     "parameter_overrides",

@@ -43,7 +43,7 @@ from ivf_ros.processes import NodeWatcher, guarded, node_process, use_image_tran
 __all__ = ["main", "truth_settings"]
 
 _DRIVE_RATE_HZ = 30.0
-_QUIET_SECONDS = 3.0
+_QUIET_SECONDS = 1.2  # two reports of the node, and before it reports that the cameras are silent
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -208,10 +208,10 @@ def _run_processes(
                     "diagnostics_period_seconds": 0.5,
                 },
                 {
-                    "rgb/image_raw": rgb.removesuffix("/compressed"),
-                    "thermal/image_raw": thermal.removesuffix("/compressed"),
-                    "rgb/image_raw/compressed": rgb,
-                    "thermal/image_raw/compressed": thermal,
+                    f"{name}/image_raw{'/compressed' * packed}": topic
+                    for name, topic, packed in zip(
+                        ("rgb", "thermal"), cameras, compressed, strict=True
+                    )
                 },
             )
         )
@@ -279,7 +279,7 @@ class _Watcher(NodeWatcher):
 
             def quiet() -> bool:
                 nonlocal taken, since
-                if self._pairs_in != taken:
+                if self._pairs_in != taken or int(self.values.get("pairs_pending", 0)):
                     taken, since = self._pairs_in, time.monotonic()
                 return time.monotonic() - since > _QUIET_SECONDS
 

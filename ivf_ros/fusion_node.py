@@ -35,7 +35,6 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
-from rclpy.signals import SignalHandlerOptions
 from std_srvs.srv import Trigger
 
 from ivf_core.camera_choice import StampOrder
@@ -43,7 +42,7 @@ from ivf_core.images.thermal import ThermalNormalizer
 from ivf_core.system.memory import keep_freed_memory
 from ivf_core.system.user_paths import user_path
 from ivf_ros.answers import AnswerTurns
-from ivf_ros.compat import reject_impossible_transitions, spin_once
+from ivf_ros.compat import initialize, reject_impossible_transitions, spin_once
 from ivf_ros.diagnostics import (
     OK,
     WARN,
@@ -414,11 +413,11 @@ def main(args: list[str] | None = None) -> int:
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
+    if not initialize("fusion_node", args):
+        return 1
     try:
-        # Our own handlers: rclpy's would end the context while the worker still publishes.
-        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
         node = FusionNode()
-    except Exception as error:  # a rejected parameter or file, or no folder for logs
+    except Exception as error:  # a rejected parameter or file
         print(f"fusion_node: {' '.join(str(error).split())}", file=sys.stderr)
         rclpy.try_shutdown()
         return 1

@@ -22,7 +22,6 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.logging import get_logger
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.signals import SignalHandlerOptions
 from rclpy.validate_full_topic_name import validate_full_topic_name
 from std_msgs.msg import UInt64
 
@@ -30,7 +29,7 @@ from ivf_core.bags.info import BagError, TopicInfo
 from ivf_core.bags.reader import BagReader
 from ivf_core.bags.topics import first_kinds, guess_camera_topics
 from ivf_core.system.memory import keep_freed_memory
-from ivf_ros.compat import message_class
+from ivf_ros.compat import initialize, message_class
 from ivf_ros.parameters import Parameter, declare
 from ivf_ros.player_pacing import Schedule, Window
 from ivf_ros.player_reader import ReadAhead
@@ -329,7 +328,8 @@ def main(args: list[str] | None = None) -> int:
     # rclpy's handlers would end the context while this thread still publishes: instead,
     # both signals raise KeyboardInterrupt in this thread. A job in the background of a script
     # would ignore SIGINT, with which launch ends its processes.
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    if not initialize("player_node", args):
+        return 1
     executor = SingleThreadedExecutor()
     spinner = threading.Thread(target=_spin, args=(executor,), name="spin", daemon=True)
     player = None

@@ -19,12 +19,11 @@ from rclpy.exceptions import ParameterException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.signals import SignalHandlerOptions
 
 from ivf_core.bags.info import BagError
 from ivf_core.bags.writer import BagWriter
 from ivf_core.system.memory import keep_freed_memory
-from ivf_ros.compat import message_class
+from ivf_ros.compat import initialize, message_class
 from ivf_ros.parameters import Parameter, declare
 
 __all__ = ["PARAMETERS", "Recorder", "main"]
@@ -141,7 +140,8 @@ def main(args: list[str] | None = None) -> int:
         The exit status: 1 if a parameter is rejected or the bag cannot be written.
     """
     keep_freed_memory()
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    if not initialize("recorder_node", args):
+        return 1
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())

@@ -50,8 +50,9 @@ class OpenVinoEngine:
             models.
 
     Raises:
-        ValueError: another device, one that OpenVINO does not find, int8 for weights that
-            are not calibrated, or weights without a graph where PyTorch is missing.
+        ValueError: another device, one that OpenVINO does not find, a precision that the
+            device does not have, int8 for weights that are not calibrated, or weights without a
+            graph where PyTorch is missing.
     """
 
     name = "openvino"
@@ -76,6 +77,13 @@ class OpenVinoEngine:
             for p in ("int8", "bf16", "fp16")
             if p.upper() in abilities and (p != "int8" or weights.ranges)
         )
+        if self.precision in ("bf16", "fp16") and self.precision.upper() not in abilities:
+            # OpenVINO would compute in fp32 without a word, or fail when it compiles.
+            usable = [p for p in ("fp32", "bf16", "fp16", "int8") if p.upper() in abilities]
+            raise ValueError(
+                f"precision '{self.precision}': OpenVINO has {', '.join(usable)} on this "
+                f"{self.device}, and auto chooses among them"
+            )
         self._ranges: Ranges = {}
         if self.precision == "int8":
             self._ranges = calibrated_ranges(weights)

@@ -217,6 +217,17 @@ def _input_warnings(replay: FinishedReplay, failed: Counter[str]) -> list[dict[s
     if failed:
         without = "have no recorded result" if replay.results.recorded else "could not be fused"
         found.append(warning("failed", f"{failed.total()} pairs {without}, see `failed`"))
+    pixels = replay.fuse.left_out
+    if pixels.pairs:
+        found.append(
+            warning(
+                "no_scene",
+                f"{pixels.pairs} thermal images have pixels that look like no scene (a fill value, "
+                f"a constant row or isolated extremes), {pixels.most} at most: they were left "
+                "out of the gain control",
+                pixels.frames,
+            )
+        )
     if replay.results.class_set is None:
         found.append(warning("no_head", "The weights have no segmentation head: no masks"))
     return found

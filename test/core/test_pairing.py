@@ -103,6 +103,29 @@ def is_late_in(stamps, index):
 # Properties ------------------------------------------------------------------------------
 
 
+STAMPS = st.sampled_from((0, 2_000, 10**15, -(10**6), -200, -40, 0, 0, 50, 200, 6_000))
+
+
+@settings(unhurried, max_examples=1000)
+@given(
+    st.integers(0, 12),
+    st.lists(st.tuples(st.sampled_from("vib"), STAMPS, st.booleans()), max_size=25),
+    st.sampled_from((1, 2, 4, 10)),
+)
+def test_good_frames_pair_again_after_any_stamps(before, hostile, queue_size):
+    """No stamps, also of both cameras at once, keep the good ones that follow from pairing."""
+    pairer = TimePairer(20, queue_size)
+    stamps = itertools.count(10**9, 33)
+    feed(pairer, [(side, stamp) for stamp in itertools.islice(stamps, before) for side in "vi"])
+    for sides, distance, absolute in hostile:
+        stamp = distance if absolute else next(stamps) + distance
+        feed(pairer, [(side, stamp) for side in {"b": "vi"}.get(sides, sides)])
+    # Each camera may need its queue to find that it has gone back, and the other one to follow.
+    for stamp in itertools.islice(stamps, 2 * queue_size + 6):
+        pairs = feed(pairer, [("v", stamp), ("i", stamp)])
+    assert [pair.visible_stamp for pair in pairs] == [stamp]
+
+
 @unhurried
 @given(sorted_stamps, sorted_stamps, tolerances, offsets, turns)
 def test_agrees_with_the_reference_at_any_interleaving(visible, infrared, tolerance, offset, order):

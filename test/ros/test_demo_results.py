@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from ivf_core.defaults import DEFAULT_WEIGHTS
 from ivf_ros.demo_results import print_summary
 
 
@@ -51,6 +52,16 @@ def test_remedy_does_not_name_the_policy_in_force(
     output = capsys.readouterr().out
     assert "200 of 300 pairs" in output
     assert "--load-policy" not in output
+
+
+@pytest.mark.parametrize(("weights", "named"), [("sage", True), (DEFAULT_WEIGHTS, False)])
+def test_remedy_names_the_fastest_weights_unless_they_are_in_use(
+    weights: str, named: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = summary(40, replaced_by_newer=260)
+    result["settings"]["weights"] = weights
+    print_summary(result, tmp_path)
+    assert (f"--weights {DEFAULT_WEIGHTS}, smaller images" in capsys.readouterr().out) == named
 
 
 @pytest.mark.parametrize("dropped", [{}, {"replaced_by_newer": 1}, {"thermal_bad_step": 200}])

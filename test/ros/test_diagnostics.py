@@ -178,6 +178,8 @@ def test_publisher_of_another_type_or_transport_is_reported() -> None:
         ERROR,
         f"no publisher on {raw}, but 1 on {compressed}: set rgb_transport:=compressed",
     )
+    both = CameraWatch(raw, other_transport=(raw, "rgb_transport:=compressed"))
+    assert both.check(103.0, 100.0, 2.0, [], others=1)[1] == f"no publisher on {raw}"
     wrong = publisher("driver")
     wrong.topic_type = "sensor_msgs/msg/CompressedImage"
     level, text = watch.check(100.5, 100.0, 2.0, [wrong])

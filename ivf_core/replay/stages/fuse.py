@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from functools import partial
 
 from ivf_core.bags.info import BagMessage
@@ -13,9 +14,34 @@ from ivf_core.replay.pair_reader import InputPair
 from ivf_core.replay.result_sources import NoResultError, ResultSource
 from ivf_core.replay.stages.failures import Failures
 
-__all__ = ["FuseStage"]
+__all__ = ["FuseStage", "LeftOutPixels"]
 
 _MESSAGES_A_PAIR = 4  # messages that may wait between pairs, on average
+_MOST_FRAMES = 50
+
+
+@dataclass
+class LeftOutPixels:
+    """Count of thermal pixels that the gain control took for no scene.
+
+    Attributes:
+        pairs: pairs with such pixels.
+        most: largest number of them in one image.
+        frames: numbers of the first 50 such pairs.
+    """
+
+    pairs: int = 0
+    most: int = 0
+    frames: list[int] = field(default_factory=list)
+
+    def add(self, index: int, pixels: int) -> None:
+        """Count the pixels of one pair."""
+        if not pixels:
+            return
+        self.pairs += 1
+        self.most = max(self.most, pixels)
+        if len(self.frames) < _MOST_FRAMES:
+            self.frames.append(index)
 
 
 class FuseStage:
@@ -27,12 +53,14 @@ class FuseStage:
 
     Attributes:
         failures: pairs that have no result.
+        left_out: thermal pixels that the gain control took for no scene.
     """
 
     def __init__(self, results: ResultSource, start_ns: int) -> None:
         self._results = results
         self._start_ns = start_ns
         self.failures = Failures()
+        self.left_out = LeftOutPixels()
 
     def fuse(
         self, items: Iterable[tuple[InputPair | BagMessage, float]]
@@ -86,6 +114,7 @@ class FuseStage:
             self.failures.add(error.reason, str(error))
             return None
         assert pair.visible is not None
+        self.left_out.add(pair.index, result.left_out_pixels)
         return FusedFrame(
             index=pair.index,
             stamp_ns=pair.stamp_ns,

@@ -223,23 +223,6 @@ def test_every_command_has_help_and_an_example_that_parses(
         assert build_parser().parse_args(words).run is command.run
 
 
-def test_commands_in_the_docs_parse() -> None:
-    """Every `ivf ...` line in a code block of README and docs parses."""
-    found = 0
-    for path in (
-        ROOT / "README.md",
-        *sorted((ROOT / "docs").glob("*.md")),
-        ROOT / "training/README.md",
-    ):
-        for block in re.findall(r"```(?:bash|sh|console)\n(.*?)```", path.read_text(), re.S):
-            for line in block.replace("\\\n", " ").splitlines():
-                words = shlex.split(line.strip().removeprefix("$ "), comments=True)
-                if words[:1] == [".venv/bin/ivf"] or words[:1] == ["ivf"]:
-                    build_parser().parse_args(words[1:])
-                    found += 1
-    assert found >= 3
-
-
 def test_benchmark(tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Candidates and both baselines run in their own processes."""
     path = tmp_path / "benchmark.json"

@@ -221,6 +221,16 @@ def test_unknown_names(tiny_model: FusionModel, options: dict[str, str], message
         create_engine(tiny_model, **options)  # type: ignore[arg-type]
 
 
+def test_openvino_rejects_a_precision_that_the_processor_lacks(
+    tiny_model: FusionModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenVINO itself computes in fp32 without a word, or fails when it compiles."""
+    pytest.importorskip("openvino")
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    with pytest.raises(ValueError, match=r"'bf16': OpenVINO has fp32, .*on this cpu"):
+        create_engine(tiny_model, engine="openvino", precision="bf16", device="cpu")
+
+
 def test_unknown_device(make: Make, tiny_model: FusionModel) -> None:
     with pytest.raises(ValueError, match="device 'cuda:99'"):
         make(tiny_model, device="cuda:99")

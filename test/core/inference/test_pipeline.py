@@ -196,13 +196,16 @@ def test_fuse_folder_reports_what_it_leaves_out(pipeline: FusionPipeline, tmp_pa
     assert sorted(p.name for p in (tmp_path / "out/mask").iterdir()) == ["0.png", "2.png"]
 
 
-def test_readme_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The Python code in README runs without changes."""
-    readme = (Path(__file__).parents[3] / "README.md").read_text()
-    (example,) = re.findall(r"```python\n(.*?)```", readme, re.S)
+def test_quick_start_example(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The Python code of the quick start runs without changes."""
+    page = (Path(__file__).parents[3] / "docs/quick_start_python.md").read_text()
+    example = "".join(re.findall(r"```python\n(.*?)```", page, re.S))
     given = pair(48, 64)
     write_image(tmp_path / "rgb.png", given.visible)
     write_image(tmp_path / "thermal.png", given.infrared)
     monkeypatch.chdir(tmp_path)
     exec(example, {})
     assert read_visible("fused.png").shape == (48, 64, 3)
+    assert "% of the image are people" in capsys.readouterr().out

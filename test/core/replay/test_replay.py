@@ -395,6 +395,23 @@ class TestImages:
         assert "frozen" in reasons[6]
         assert "saturated" in reasons[9]
 
+    def test_pixels_of_no_scene_give_a_warning(
+        self, settings: ReplaySettings, tmp_path: Path
+    ) -> None:
+        random = np.random.default_rng(0)
+        with BagWriter(tmp_path / "bag") as writer:
+            for k, frame in enumerate(drive(4)):
+                stamp = START_NS + k * 100_000_000
+                counts = random.integers(7000, 9000, frame.infrared.shape, np.uint16)
+                if k == 2:
+                    counts[: HEIGHT // 8] = 0
+                writer.write_image(RGB_TOPIC, stamp, frame.visible, "rgb8", "rgb")
+                writer.write_image(THERMAL_TOPIC, stamp, counts, "mono16", "thermal")
+        summary = replay_bag(tmp_path / "bag", tmp_path / "out", settings)
+        found = {w["code"]: w for w in summary["warnings"]}
+        assert found["no_scene"]["frames"] == [2]
+        assert f"{HEIGHT // 8 * WIDTH} at most" in found["no_scene"]["text"]
+
     @pytest.mark.parametrize("encoding", ["mono16", "32FC1"])
     def test_thermal_of_other_depths(
         self, settings: ReplaySettings, tmp_path: Path, encoding: str

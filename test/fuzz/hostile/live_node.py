@@ -18,6 +18,7 @@ from builtin_interfaces.msg import Time
 from harness import START_SECONDS, Graph, stop
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
+from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
@@ -31,6 +32,7 @@ _KINDS = {"raw": (Image, ""), "compressed": (CompressedImage, "/compressed")}
 _STREAMS = {"rgb": "visible", "thermal": "infrared"}
 _SPACING_SECONDS = 0.01
 _ANSWER_SECONDS = 60.0
+_ANSWERS_QOS = QoSProfile(depth=200)
 _RECOVERY_SECONDS = 60.0  # the node needs some frames after a time jump or a silent camera
 _QUEUES = 3  # frames that wait for a partner, for an earlier frame, or for their turn
 _GROWTH_LIMIT_MIB = 1024  # inputs are below 100 kB: more follows a size that one of them claims
@@ -179,7 +181,10 @@ class LiveNode:
         """
         for kind, service, _ in calls:
             if service not in self._clients:
-                client = self.graph.node.create_client(kind, f"/{self.name}/{service}")
+                # The default keeps ten answers, and a busy machine takes them late.
+                client = self.graph.node.create_client(
+                    kind, f"/{self.name}/{service}", qos_profile=_ANSWERS_QOS
+                )
                 self._clients[service] = client
         for _, service, _ in calls:
             ready = self._clients[service].service_is_ready
