@@ -108,7 +108,9 @@ class ViewNode(Node):
         if not self._view.is_watched:
             for subscription in self._images.values():
                 self.destroy_subscription(subscription)
-            self._images.clear()
+            if self._images:
+                self._images.clear()
+                self._view.forget_images()
             return
         for kind, topic in self._results.items():
             if topic not in self._images:

@@ -84,7 +84,7 @@ class LiveView:
         self._report = _Report()
         self._normalizer = ThermalNormalizer()
         self._began = time.monotonic()
-        self._timeline = Timeline(1.0, _WINDOW_SECONDS)
+        self._timeline = Timeline(1.0, _WINDOW_SECONDS, moving=True)
         self._asked = -_WATCHED_SECONDS
         self._closed = False
 
@@ -95,6 +95,13 @@ class LiveView:
         """True while a page asks for frames; without one nothing need be subscribed to."""
         with self._changed:
             return time.monotonic() - self._asked < _WATCHED_SECONDS
+
+    def forget_images(self) -> None:
+        """Free all frames, since nobody looks at them; later ones continue their numbers."""
+        with self._changed:
+            self._frames.clear()
+            for waiting in self._inputs.values():
+                waiting.clear()
 
     def take_input(self, camera: str, stamp_ns: int, image: np.ndarray) -> None:
         """Take an image of a camera.
@@ -225,7 +232,8 @@ class LiveView:
                     break
             self._asked = time.monotonic()
             self._timeline.advance(self._asked - self._began)
-            first = next(iter(self._frames.values())).number if self._frames else 0
+            oldest = next(iter(self._frames.values()), None)
+            first = self._count if oldest is None else oldest.number
             return {
                 "first": first,
                 "count": self._ready(),
@@ -278,8 +286,10 @@ class LiveView:
     def _ready(self) -> int:
         """Return the number of frames that can be shown: without a newest that lacks its mask."""
         newest = next(reversed(self._frames.values()), None)
-        if newest is None or newest.fused is None:
-            return max(0, self._count - 1)
+        if newest is None:
+            return self._count
+        if newest.fused is None:
+            return self._count - 1
         lacks_mask = newest.labels is None and self._class_set is not None
         return self._count - 1 if lacks_mask else self._count
 

@@ -86,7 +86,7 @@ class ViewServer:
         self._names = {host.lower(), "localhost"}
         self.is_local = ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback
         if not self.is_local:
-            self._names |= {socket.gethostname().lower(), socket.getfqdn().lower()}
+            self._names.add(socket.gethostname().lower())
         shown = f"[{host}]" if ":" in host else host
         if host in ("0.0.0.0", "::", ""):
             shown = socket.gethostname()

@@ -22,11 +22,13 @@ class Timeline:
     Args:
         bin_seconds: width of a bin.
         bins: number of bins.
+        moving: whether the window ends with the present time, which starts at 0; otherwise it
+            begins at 0.
     """
 
-    def __init__(self, bin_seconds: float, bins: int) -> None:
+    def __init__(self, bin_seconds: float, bins: int, *, moving: bool = False) -> None:
         self._width = bin_seconds
-        self._first = 0  # number of the first bin
+        self._first = 1 - bins if moving else 0  # number of the first bin
         self._lock = threading.Lock()
         self._lost = deque([0] * bins, bins)
         self._severity = deque([NOT_SEEN] * bins, bins)

@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 from harness import SECONDS, Graph, smooth_image, write_pairs
 
-from ivf_core.bags.writer import BagWriter
 from ivf_core.class_sets import MFNET
 from ivf_core.view.live import LiveView
 from ivf_ros.view_node import PARAMETERS
@@ -87,31 +86,17 @@ def policy() -> set[str]:
 
 
 @pytest.mark.dds
-@pytest.mark.parametrize("compressed", [False, True])
 def test_page_shows_what_the_node_publishes(
-    graph: Graph, watch: Any, tiny_weights: Path, tmp_path: Path, compressed: bool
+    graph: Graph, watch: Any, tiny_weights: Path, tmp_path: Path
 ) -> None:
-    transports = {f"{c}_transport": "compressed" for c in ("rgb", "thermal") if compressed}
-    graph.start_fusion(tiny_weights, mode="replay", **transports)
+    graph.start_fusion(tiny_weights, mode="replay")
     process, url = start_view(graph)
     assert graph.node.count_subscribers("/fusion/fused/image") == 0  # nobody looks
     assert b"/fusion" in ask(url, "")
     watcher = watch(url)
     graph.until(lambda: graph.node.count_subscribers("/fusion/mask/image") == 1)
     images = [(smooth_image(64, 96, n), smooth_image(64, 96, n + 9)[..., 0]) for n in range(6)]
-    path = write_pairs(tmp_path / "bag", images)
-    if compressed:
-        path = tmp_path / "compressed"
-        with BagWriter(path) as bag:
-            for number, (rgb, thermal) in enumerate(images):
-                stamp = 10**18 + number * 10**8
-                for camera, pixels, encoding in (
-                    ("rgb", rgb, "rgb8"),
-                    ("thermal", thermal, "mono8"),
-                ):
-                    topic = f"/{camera}/image_raw/compressed"
-                    bag.write_compressed(topic, stamp, pixels, encoding, camera)
-    graph.play(path, wait_for_subscribers_seconds=60.0)
+    graph.play(write_pairs(tmp_path / "bag", images), wait_for_subscribers_seconds=60.0)
     graph.until(lambda: watcher.status["count"] >= 6 and len(watcher.status["counters"]) > 1)
     values = json.loads(ask(url, "frames/5"))
     assert {"fused", "overlay", "mask"} <= set(values["panels"])
@@ -122,7 +107,7 @@ def test_page_shows_what_the_node_publishes(
     graph.until(lambda: dict(watcher.status["counters"]).get("pairs out") == 6)
     assert counters["pairs in"] >= 0
     assert image(url, "frames/5/fused.png").shape == (64, 96, 3)
-    if not compressed and "rgb" in values["panels"]:
+    if "rgb" in values["panels"]:
         np.testing.assert_array_equal(image(url, "frames/5/rgb.png"), images[5][0])
     used = {name for name, _ in graph.node.get_subscriber_names_and_types_by_node("view", "/")} - {
         "/parameter_events"
@@ -176,6 +161,17 @@ class TestLiveView:
         assert (status["count"], status["first"]) == (200, 176)
         with pytest.raises(LookupError, match="no longer kept"):
             view.frame(3)
+
+    def test_images_are_freed_while_nobody_looks(self) -> None:
+        view = self.filled(3)
+        view.forget_images()
+        status = view.status(-1, 0)
+        assert (status["count"], status["first"]) == (3, 3)
+        with pytest.raises(LookupError):
+            view.frame(2)
+        view.take_result("fused", 10**9, np.zeros((8, 12, 3), np.uint8))
+        view.take_result("mask", 10**9, np.zeros((4, 6), np.uint8))
+        assert view.frame(3)["number"] == 3
 
     def test_a_frame_waits_for_its_mask(self) -> None:
         view = self.filled(2)

@@ -297,7 +297,7 @@
 
   /** Show the wanted frame; while one is fetched, the latest wish is remembered. */
   async function refresh(number = current) {
-    if (number < 0 && !count) return;
+    if (count <= first) return;
     wanted = Math.min(Math.max(first, number), Math.max(first, count - 1));
     if (busy) return;
     busy = true;
@@ -411,7 +411,7 @@
         }
         status = news;
         describeStatus();
-        if (live && following && count && count - 1 !== current) await refresh(count - 1);
+        if (live && following && count > first && count - 1 !== current) await refresh(count - 1);
         else if (!live && current < 0 && count) {
           const asked = Number(/^#frame=(\d+)$/.exec(location.hash)?.[1] ?? 0);
           await refresh(asked);

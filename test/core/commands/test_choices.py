@@ -129,7 +129,10 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize(("option", "choice"), choices("evaluate"))
+@pytest.mark.parametrize(
+    ("option", "choice"),
+    [c for c in choices("evaluate") if c[0] not in ("--engine", "--precision")],
+)
 def test_choices_of_evaluate(
     option: str,
     choice: str,
@@ -143,12 +146,21 @@ def test_choices_of_evaluate(
     words = [
         "evaluate", "--visible", pairs / "visible", "--infrared", pairs / "infrared",
         "--weights", weights, "--metrics", "EN", "--output", output, "--examples", "0",
+        "--engine", "torch", "--precision", "fp32",
     ]  # fmt: skip
     if option in ("--labels-are", "--classes", "--mask-classes"):
         words += ["--labels", pairs / "labels"]
     if option == "--mask-classes":
         words += ["--fused", f"other={pairs / 'visible'}", "--masks", f"other={pairs / 'labels'}"]
     check([*words, option, choice], option, output / "summary.json", capsys)
+
+
+@pytest.mark.parametrize("option", ["--engine", "--precision"])
+def test_engines_of_evaluate_are_those_of_replay(option: str) -> None:
+    """Which are run end to end above."""
+    assert [c for c in choices("evaluate") if c[0] == option] == [
+        c for c in choices("replay") if c[0] == option
+    ]
 
 
 @pytest.mark.parametrize("command", [c for c in train.COMMANDS if c.words != "train smoke"])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ivf_core.bags.convert import write_drive_bag
-from ivf_core.cli import build_parser, main
+from ivf_core.cli import main
 from ivf_core.images.files import write_image
 from ivf_core.scenes import SyntheticDrive
 
@@ -43,17 +43,6 @@ def test_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (tmp_path / "overlay.png").is_file()
     assert names["labels"].shape == (4, 64, 80)  # type: ignore[attr-defined]
     assert names["image"].shape == (128, 160, 3)  # type: ignore[attr-defined]
-
-
-def test_commands_of_the_view_page_parse() -> None:
-    commands = [
-        line for block in blocks("view.md", "bash") for line in block.splitlines()
-        if line.startswith("ivf ")
-    ]  # fmt: skip
-    assert len(commands) >= 6
-    for command in commands:
-        arguments = build_parser().parse_args(shlex.split(command, comments=True)[1:])
-        assert arguments.run.__name__ == "_view"
 
 
 def test_keys_of_the_view_page_are_those_of_the_help() -> None:
