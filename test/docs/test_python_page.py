@@ -16,8 +16,8 @@ from ivf_core.scenes import SyntheticDrive
 ROOT = Path(__file__).parents[2]
 _RIG = """\
 homography: [[1.0, 0.0, 2.0], [0.0, 1.0, 1.0], [0.0, 0.0, 1.0]]
-thermal_size: [160, 128]
-rgb_size: [160, 128]
+thermal_size: [96, 80]
+rgb_size: [96, 80]
 """
 
 
@@ -30,7 +30,7 @@ def test_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for package in ("torch", "onnxruntime", "onnx"):
         pytest.importorskip(package)
     monkeypatch.chdir(tmp_path)
-    frames = list(SyntheticDrive(seed=4, size=(160, 128), rate_hz=5.0, seconds=0.4))
+    frames = list(SyntheticDrive(seed=4, size=(96, 80), rate_hz=5.0, seconds=0.4))
     write_image(tmp_path / "rgb.png", frames[0].visible)
     write_image(tmp_path / "thermal.png", frames[0].infrared)
     write_drive_bag(tmp_path / "drive", frames, 5.0)
@@ -41,8 +41,8 @@ def test_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for block in blocks("python.md", "python"):
         exec(compile(block, "docs/python.md", "exec"), names)
     assert (tmp_path / "overlay.png").is_file()
-    assert names["labels"].shape == (4, 64, 80)  # type: ignore[attr-defined]
-    assert names["image"].shape == (128, 160, 3)  # type: ignore[attr-defined]
+    assert names["labels"].shape == (4, 40, 48)  # type: ignore[attr-defined]
+    assert names["image"].shape == (80, 96, 3)  # type: ignore[attr-defined]
 
 
 def test_keys_of_the_view_page_are_those_of_the_help() -> None:

@@ -157,7 +157,7 @@ def test_choices_of_evaluate(
 
 @pytest.mark.parametrize("option", ["--engine", "--precision"])
 def test_engines_of_evaluate_are_those_of_replay(option: str) -> None:
-    """Which are run end to end above."""
+    """Compare the choices; those of replay are run end to end above."""
     assert [c for c in choices("evaluate") if c[0] == option] == [
         c for c in choices("replay") if c[0] == option
     ]
