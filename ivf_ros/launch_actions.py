@@ -128,6 +128,8 @@ def check_arguments(
         rate(context)
     for name in {"loop", "use_sim_time"}.intersection(names):
         switch(context, name)
+    if "view_port" in names:
+        _view_port(context)
     existing(context, "params_file")
     for name, validate in _NAMES.items():
         if name in names and given(context, name):
@@ -328,20 +330,14 @@ def view_node(context: LaunchContext, topics: Mapping[str, TopicInfo] | None = N
     Args:
         context: context of the launch file.
         topics: topics of the bag that is played, from `bag_topics`.
-
-    Raises:
-        ValueError: view_port is no port.
     """
     if not switch(context, "view"):
         return []
-    port = given(context, "view_port")
-    if not port.isdecimal() or int(port) > 65535:
-        raise ValueError(f"view_port:={port}: expected a port, 0 to 65535")
     remappings, _ = _sources(context, topics or {})
     values = {
         "node": given(context, "name") or NODE_NAME,
         "host": given(context, "view_host"),
-        "port": int(port),
+        "port": _view_port(context),
     }
     return [_node(context, "view_node", "view", values, log_level="info", remappings=remappings)]
 
@@ -486,6 +482,14 @@ def _typed(context: LaunchContext, parameter: Parameter) -> Value:
         return kind(text)
     except ValueError:
         raise ValueError(f"{parameter.name}:={text}: expected {kind.__name__}") from None
+
+
+def _view_port(context: LaunchContext) -> int:
+    """Return the port of the page, or raise ValueError."""
+    text = given(context, "view_port")
+    if not text.isdecimal() or int(text) > 65535:
+        raise ValueError(f"view_port:={text}: expected a port, 0 to 65535")
+    return int(text)
 
 
 def _info_beside(image_topic: str) -> str:
