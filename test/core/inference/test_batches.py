@@ -17,6 +17,7 @@ from ivf_core.inference import FusionPipeline, ImagePair
 from ivf_core.inference.export import export_onnx
 from ivf_core.inference.export_check import check_export
 from ivf_core.models.checkpoints import FusionModel
+from ivf_core.models.weights_files import open_weights
 
 ROOT = Path(__file__).parents[3]
 FRAMES = list(drive(3))
@@ -159,6 +160,18 @@ class TestExport:
         assert [entry.name for entry in graph.graph.input] == ["visible", "infrared"]
         assert all(entry.doc_string for entry in (*graph.graph.input, *graph.graph.output))
         assert graph.producer_version == entries["version"]
+
+    @pytest.mark.parametrize("name", ["sage", "fast", "clear", "street"])
+    def test_shipped_graphs_describe_themselves(self, name: str) -> None:
+        weights = open_weights(name)
+        graph = onnx.load(weights.path.with_suffix(".onnx"), load_external_data=False)
+        entries = {entry.key: entry.value for entry in graph.metadata_props}
+        assert entries["digest"] == weights.digest
+        assert json.loads(entries["inputs"])["infrared"]["range"] == "0..255"
+        outputs = [entry.name for entry in graph.graph.output]
+        assert list(json.loads(entries["outputs"])) == outputs
+        if weights.class_set is not None:
+            assert tuple(json.loads(entries["class_names"])) == weights.class_set.names
 
     def test_check_accepts_the_export_alone(self, tiny_model: FusionModel) -> None:
         pytest.importorskip("onnxruntime")
