@@ -292,13 +292,14 @@
   // --------------------------------------------------------------- playback
 
   let wanted = null;
+  let target = null; // the latest wish, until it is shown
   let busy = false;
   let ahead = null; // the next frame, asked for while this one is shown
 
   /** Show the wanted frame; while one is fetched, the latest wish is remembered. */
   async function refresh(number = current) {
     if (count <= first) return;
-    wanted = Math.min(Math.max(first, number), Math.max(first, count - 1));
+    wanted = target = Math.min(Math.max(first, number), Math.max(first, count - 1));
     if (busy) return;
     busy = true;
     while (wanted !== null) {
@@ -312,8 +313,12 @@
       }
     }
     busy = false;
+    target = null;
     reset();
   }
+
+  /** Return the frame from which a step leaves: the one on display, or the latest wish. */
+  const place = () => target ?? current;
 
   let since = 0;
   let sinceSeconds = 0;
@@ -435,8 +440,9 @@
   }
 
   function stepSeconds(amount) {
-    if (live) jump(current + 10 * Math.sign(amount));
-    else jump(amount > 0 ? Math.max(current + 1, frameAt(seconds[current] + amount)) : frameAt(seconds[current] + amount));
+    const from = place();
+    if (live) jump(from + 10 * Math.sign(amount));
+    else jump(amount > 0 ? Math.max(from + 1, frameAt(seconds[from] + amount)) : frameAt(seconds[from] + amount));
   }
 
   function nextEvent(direction) {
@@ -457,8 +463,8 @@
   const names = [...figures.keys()];
   const keys = {
     " ": () => (playing ? pause() : play()),
-    ArrowLeft: (event) => (event.shiftKey ? stepSeconds(-1) : (pause(), jump(current - 1))),
-    ArrowRight: (event) => (event.shiftKey ? stepSeconds(1) : (pause(), jump(current + 1))),
+    ArrowLeft: (event) => (event.shiftKey ? stepSeconds(-1) : (pause(), jump(place() - 1))),
+    ArrowRight: (event) => (event.shiftKey ? stepSeconds(1) : (pause(), jump(place() + 1))),
     ArrowUp: () => faster(1),
     ArrowDown: () => faster(-1),
     Home: () => jump(first),
@@ -482,8 +488,8 @@
     act(event);
   });
   find("#play").addEventListener("click", () => (playing ? pause() : play()));
-  find("#back").addEventListener("click", () => (pause(), jump(current - 1)));
-  find("#forward").addEventListener("click", () => (pause(), jump(current + 1)));
+  find("#back").addEventListener("click", () => (pause(), jump(place() - 1)));
+  find("#forward").addEventListener("click", () => (pause(), jump(place() + 1)));
   find("#follow")?.addEventListener("click", play);
   find("#speed")?.addEventListener("change", reset);
   find("#save").addEventListener("click", save);

@@ -99,7 +99,7 @@ def test_page_shows_all_panels_and_fits(browser: Any, url: str, width: int) -> N
 def test_keys_move_and_toggle(browser: Any, url: str) -> None:
     opened = Opened(browser, url, 1400)
     page = opened.page
-    opened.press("ArrowRight")
+    opened.press("ArrowRight", "ArrowRight", "ArrowLeft")  # quicker than frames come
     opened.wait_for(1)
     opened.press("End")
     opened.wait_for(COUNT - 1)
