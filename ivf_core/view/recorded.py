@@ -23,6 +23,7 @@ from ivf_core.view.sequences import Sequence, SourceFrame
 __all__ = ["RecordedView"]
 
 _KEPT_BYTES = 96 * 2**20
+_SKIPPED_SECONDS = 1.0  # between frames of one run
 _LABELS = {"rgb": "RGB camera", "thermal": "thermal camera"}
 
 
@@ -65,6 +66,7 @@ class RecordedView:
         self._meters = {"rgb": CameraHealth("visible"), "thermal": CameraHealth("infrared")}
         self._rgb_size: tuple[int, ...] | None = None
         self._before = ""
+        self._seconds = -_SKIPPED_SECONDS
         self._latest = -1
 
     def describe(self) -> dict[str, Any]:
@@ -193,7 +195,10 @@ class RecordedView:
     def _note(self, number: int, frame: SourceFrame, records: Mapping[str, HealthRecord]) -> None:
         """Note the health on the time line, and its changes as events."""
         severity = max((record.severity for record in records.values()), default=Severity.OK)
-        self._sequence.timeline.examine(frame.seconds, severity)
+        skipped = 0 < frame.seconds - self._seconds < _SKIPPED_SECONDS
+        before = self._seconds if skipped else None  # as playback leaves frames out
+        self._sequence.timeline.examine(frame.seconds, severity, before)
+        self._seconds = frame.seconds
         text = "; ".join(
             f"{_LABELS[camera]}: {record.text}" for camera, record in records.items() if record.text
         )

@@ -107,6 +107,7 @@ class FilePairs:
         self.rate_hz = source.rate_hz or rate_hz or _RATE_HZ
         self._count = source.length or 0
         self._complete = source.length is not None
+        self.timeline = self._new_timeline()
         self._failed: set[int] = set()
         self._frames: Iterator[PairFrame] | None = None
         self._next = 0
@@ -115,7 +116,6 @@ class FilePairs:
         if not self._complete:
             self._counting = threading.Thread(target=self._count_frames, daemon=True)
             self._counting.start()
-        self.timeline = Timeline(max(self._count, BINS) / self.rate_hz / BINS, BINS)
 
     @property
     def duration_seconds(self) -> float:
@@ -174,6 +174,9 @@ class FilePairs:
             self._counting.join()
         self._frames = None
 
+    def _new_timeline(self) -> Timeline:
+        return Timeline(max(self._count, 1) / self.rate_hz / BINS, BINS)
+
     def _count_frames(self) -> None:
         """Count the pairs of videos whose headers do not tell, by decoding them once."""
         try:
@@ -182,4 +185,5 @@ class FilePairs:
                     return
                 self._count += 1
         finally:
+            self.timeline = self._new_timeline()
             self._complete = True

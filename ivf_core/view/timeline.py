@@ -58,17 +58,23 @@ class Timeline:
             if place is not None:
                 self._alone[place] = 1
 
-    def examine(self, seconds: float, severity: int) -> None:
+    def examine(self, seconds: float, severity: int, since: float | None = None) -> None:
         """Note the health at a time.
 
         Args:
             seconds: time.
             severity: a `Severity`.
+            since: time before, from which on it holds where nothing else is known; or None.
         """
         with self._lock:
             place = self._place(seconds)
-            if place is not None:
-                self._severity[place] = max(self._severity[place], severity)
+            if place is None:
+                return
+            self._severity[place] = max(self._severity[place], severity)
+            start = place if since is None else self._place(since)
+            for between in range(place if start is None else start + 1, place):
+                if self._severity[between] == NOT_SEEN:
+                    self._severity[between] = severity
 
     def add_event(self, seconds: float, frame: int, severity: int, text: str) -> None:
         """Add an event, unless it is in the list already.

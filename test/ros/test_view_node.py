@@ -113,6 +113,7 @@ def test_page_shows_what_the_node_publishes(
         "/parameter_events"
     }
     assert used <= policy()
+    watcher.stop()
     process.send_signal(signal.SIGINT)
     output = process.communicate(timeout=SECONDS)[0]
     assert process.returncode == 0, output

@@ -147,7 +147,7 @@
   function describe() {
     const time = frame.seconds;
     find("#clock").textContent = live ? clock(time) : `${clock(time)} / ${clock(status.duration)}`;
-    find("#which").textContent = live ? `frame ${current}` : `frame ${current + 1} of ${count}`;
+    find("#which").textContent = live ? `frame ${current}` : `${current + 1} of ${count}`;
     const slider = find("#slider");
     slider.value = current;
     slider.setAttribute("aria-valuetext", `frame ${current} at ${clock(time)}`);

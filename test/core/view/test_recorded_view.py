@@ -283,5 +283,6 @@ class TestView:
         assert "lens cap" in values[15]["health"][0]["remedy"]
         timeline = view.status(-1, -1)["timeline"]
         assert max(timeline["severity"]) == 3
+        assert min(timeline["severity"][:200]) == 0  # frames of one run, without a gap
         assert [event["severity"] for event in timeline["events"]] == [3]
         view.close()
