@@ -6,8 +6,9 @@ import array as buffers
 import copy
 import sys
 
+import cv2
 import numpy as np
-from sensor_msgs.msg import CameraInfo, Image, RegionOfInterest
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, RegionOfInterest
 from std_msgs.msg import Header
 
 from ivf_core.images.encodings import INFRARED_ENCODINGS, VISIBLE_ENCODINGS, check_encoding
@@ -20,8 +21,12 @@ __all__ = [
     "shrink_camera_info",
     "to_image",
     "to_infrared",
+    "to_jpeg",
+    "to_png",
     "to_visible",
 ]
+
+_PNG_LEVEL = 3  # the default of compressed_image_transport
 
 
 def to_image(array: np.ndarray, encoding: str, header: Header) -> Image:
@@ -45,6 +50,55 @@ def to_image(array: np.ndarray, encoding: str, header: Header) -> Image:
     message.is_bigendian = int(sys.byteorder == "big")
     message.data = data
     return message
+
+
+def to_jpeg(rgb: np.ndarray, quality: int, header: Header) -> CompressedImage:
+    """Build a JPEG message as compressed_image_transport does from an rgb8 image.
+
+    Args:
+        rgb: H x W x 3 uint8 RGB, at most 65500 pixels high and wide.
+        quality: quality of the JPEG, 1 to 100.
+        header: becomes the message's own, not copied.
+
+    Raises:
+        ValueError: the image cannot be encoded.
+    """
+    bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
+    return _compressed(
+        ".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality], "rgb8; jpeg compressed bgr8", header
+    )
+
+
+def to_png(labels: np.ndarray, header: Header) -> CompressedImage:
+    """Build a PNG message as compressed_image_transport does from a mono8 image.
+
+    Args:
+        labels: H x W uint8.
+        header: becomes the message's own, not copied.
+
+    Raises:
+        ValueError: the image cannot be encoded.
+    """
+    # It names no encoding for images that are not coloured, and leaves the blank.
+    return _compressed(
+        ".png", labels, [cv2.IMWRITE_PNG_COMPRESSION, _PNG_LEVEL], "mono8; png compressed ", header
+    )
+
+
+def _compressed(
+    suffix: str, image: np.ndarray, options: list[int], format_: str, header: Header
+) -> CompressedImage:
+    """Encode an image with OpenCV."""
+    size = f"image of {image.shape[1]} x {image.shape[0]}"
+    try:
+        done, encoded = cv2.imencode(suffix, image, options)
+    except cv2.error as error:
+        raise ValueError(f"{size}: cannot be encoded as {suffix[1:]}: {error}") from error
+    if not done:
+        raise ValueError(f"{size}: cannot be encoded as {suffix[1:]}")
+    data = buffers.array("B")
+    data.frombytes(encoded.data)
+    return CompressedImage(header=header, format=format_, data=data)
 
 
 def shrink_camera_info(info: CameraInfo, stride: int) -> CameraInfo:

@@ -10,7 +10,7 @@ inputs and the model slot. The worker's thread runs `PairProcessor` and touches 
 class receives: publishers, statistics, snapshot requests, the health of the cameras and
 the warning log, all of which may be used by several threads. A third thread exists while
 weights are reloaded, a fourth one while engines are compiled for another level of the
-load policy.
+load policy; and each encoded output has one (`EncodedOutputs`).
 """
 
 from __future__ import annotations
@@ -219,6 +219,7 @@ class FusionNode(LifecycleNode):
             warnings=self._warnings,
             clock=self.get_clock(),
         )
+        self._outputs.encoded.start(keep_all=replay)
         self._worker = Worker(self._mailbox, processor, processor.on_error)
         self._inputs.subscribe(_REPLAY_QOS if replay else qos_profile_sensor_data)
         # On steady time: a simulation whose clock stands still is worth a report, too.
@@ -283,6 +284,8 @@ class FusionNode(LifecycleNode):
         if self._worker is not None:
             self._statistics.drop("deactivated", self._worker.stop(discard=not finish))
             self._worker = None
+        if self._outputs is not None:
+            self._outputs.encoded.stop(finish=finish)
         if self._load is not None:
             self._load.close()
         self._snapshots.fail_all("the node was deactivated")
@@ -366,6 +369,7 @@ class FusionNode(LifecycleNode):
         assert self._inputs is not None
         assert self._load is not None
         assert self._health is not None
+        assert self._outputs is not None
         values = {
             **self._statistics.report(),
             **self._inputs.report(),
@@ -380,6 +384,7 @@ class FusionNode(LifecycleNode):
         self._diagnostics.publish(
             {
                 "pairs": (*self._statistics.check(self._settings["timeout_seconds"]), values),
+                "encoded": self._outputs.encoded.finding(),
                 "load": self._load.finding(time.perf_counter()),
                 **{
                     f"{camera} camera": self._health.add_to(camera, finding)

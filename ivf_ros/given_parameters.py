@@ -15,6 +15,7 @@ from typing import Any
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from ivf_core.system.yaml_text import parse_yaml
 from ivf_ros.compat import parameter_overrides
 
 __all__ = ["accept_whole_numbers", "changes_only", "unused_files", "unused_names"]
@@ -113,13 +114,11 @@ def _is_kept(node: Node, parameter: Parameter) -> bool:
 
 def _node_names(path: Path) -> Iterator[str]:
     """Yield the node names of a parameter file; rcl has read it before and reports its errors."""
-    import yaml
-
     try:
         if path.stat().st_size > _LARGEST_FILE:
             return
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, RecursionError, ValueError, yaml.YAMLError):
+        content = parse_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return
     yield from _names_in(content, "")
 

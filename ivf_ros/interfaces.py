@@ -14,7 +14,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ivf_ros import player_node, recorder_node, view_node
-from ivf_ros.launch_arguments import FUSION_ARGUMENTS, REPLAY_ARGUMENTS, LaunchArgument, text_of
+from ivf_ros.launch_arguments import (
+    FUSION_ARGUMENTS,
+    LIFECYCLE_ARGUMENTS,
+    REPLAY_ARGUMENTS,
+    TWO_RIGS_ARGUMENTS,
+    LaunchArgument,
+    text_of,
+)
 from ivf_ros.parameters import PARAMETERS, PUBLISHED, SERVICES, SUBSCRIBED, Parameter, Topic
 
 __all__ = ["GENERATED", "config_yaml", "interfaces_markdown", "main"]
@@ -69,6 +76,8 @@ def interfaces_markdown() -> str:
         _section("Parameters of `view_node`", _parameters(view_node.PARAMETERS)),
         _section("Arguments of `fusion.launch.py`", _arguments(FUSION_ARGUMENTS)),
         _section("Arguments of `replay.launch.py`", _arguments(REPLAY_ARGUMENTS)),
+        _section("Arguments of `two_rigs.launch.py`", _further(TWO_RIGS_ARGUMENTS, "namespace")),
+        _section("Arguments of `lifecycle.launch.py`", _further(LIFECYCLE_ARGUMENTS, "autostart")),
     ]
     return "\n".join(sections)
 
@@ -146,8 +155,24 @@ def _parameters(parameters: Iterable[Parameter]) -> str:
 
 def _arguments(arguments: Sequence[LaunchArgument]) -> str:
     """Return a table of a launch file's own arguments, with a sentence on those of the node."""
-    own = {argument.name for argument in arguments} - _PARAMETER_NAMES
     left_out = _PARAMETER_NAMES - {argument.name for argument in arguments}
+    own = (argument for argument in arguments if argument.name not in _PARAMETER_NAMES)
+    exceptions = " and ".join(f"`{name}`" for name in sorted(left_out))
+    return (
+        f"All parameters of `fusion_node`{f' except {exceptions}' if exceptions else ''}, and:\n\n"
+        + _argument_table(own)
+        + "\nThe value of a parameter that is not given comes from `params_file`.\n"
+    )
+
+
+def _further(arguments: Iterable[LaunchArgument], exception: str) -> str:
+    """Return a table of the arguments of a launch file that includes fusion.launch.py."""
+    return f"All arguments of `fusion.launch.py` except `{exception}`, and:\n\n" + _argument_table(
+        arguments
+    )
+
+
+def _argument_table(arguments: Iterable[LaunchArgument]) -> str:
     rows = (
         [
             f"`{argument.name}`",
@@ -155,14 +180,8 @@ def _arguments(arguments: Sequence[LaunchArgument]) -> str:
             argument.description,
         ]
         for argument in arguments
-        if argument.name in own
     )
-    exceptions = " and ".join(f"`{name}`" for name in sorted(left_out))
-    return (
-        f"All parameters of `fusion_node`{f' except {exceptions}' if exceptions else ''}, and:\n\n"
-        + _table(["Argument", "Default", "Description"], rows)
-        + "\nThe value of a parameter that is not given comes from `params_file`.\n"
-    )
+    return _table(["Argument", "Default", "Description"], rows)
 
 
 def _code(text: str) -> str:

@@ -6,11 +6,16 @@ An empty argument is not passed on, so that the value of params_file is used.
 from __future__ import annotations
 
 import difflib
+import os
+import re
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, List  # noqa: UP035  # launch knows the type of a list by this name
 
+from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 from launch import LaunchContext
 from launch.action import Action
 from launch.actions import (
@@ -18,8 +23,11 @@ from launch.actions import (
     EmitEvent,
     ExecuteProcess,
     LogInfo,
+    RegisterEventHandler,
     SetEnvironmentVariable,
 )
+from launch.event_handlers import OnShutdown
+from launch.events import Shutdown as ShutdownEvent
 from launch.events import matches_action
 from launch.events.process import ShutdownProcess
 from launch_ros.actions import Node
@@ -54,6 +62,8 @@ __all__ = [
     "rate",
     "recorder_node",
     "replay_report",
+    "require_package",
+    "rviz",
     "switch",
     "view_node",
 ]
@@ -115,7 +125,8 @@ def check_arguments(
 
     Raises:
         FileNotFoundError: params_file does not exist.
-        ValueError: an argument is unknown, has the wrong type or is out of range; names it.
+        ValueError: an argument is unknown, has the wrong type or is out of range, or needs a
+            package that is not installed; names it.
     """
     names = [argument.name for argument in arguments]
     values = {p.name: _typed(context, p) for p in PARAMETERS if given(context, p.name)}
@@ -126,10 +137,12 @@ def check_arguments(
         raise ValueError(reason)
     if given(context, "rate"):
         rate(context)
-    for name in {"loop", "use_sim_time"}.intersection(names):
+    for name in {"loop", "rviz", "use_sim_time"}.intersection(names):
         switch(context, name)
     if "view_port" in names:
         _view_port(context)
+    if "rviz" in names and switch(context, "rviz"):
+        require_package("rviz2", "rviz:=true")
     existing(context, "params_file")
     for name, validate in _NAMES.items():
         if name in names and given(context, name):
@@ -359,6 +372,83 @@ def replay_report(
         for camera in _CAMERAS:
             options += [f"--{camera}-topic", topics[camera].name]
     return ExecuteProcess(cmd=[ivf, "replay", bag, *options], output="screen", emulate_tty=True)
+
+
+def require_package(package: str, purpose: str) -> None:
+    """Raise if a package is not installed that an argument or a launch file needs.
+
+    Args:
+        package: name of the package.
+        purpose: what needs it, such as "rviz:=true".
+
+    Raises:
+        ValueError: it is not installed; says how to install it.
+    """
+    try:
+        get_package_prefix(package)
+    except PackageNotFoundError:
+        distribution = os.environ.get("ROS_DISTRO", "DISTRIBUTION")
+        name = package.replace("_", "-")
+        raise ValueError(
+            f"{purpose}: the package {package} is not installed "
+            f"(sudo apt install ros-{distribution}-{name})"
+        ) from None
+
+
+def rviz(context: LaunchContext, topics: Mapping[str, TopicInfo] | None = None) -> list[Action]:
+    """Start RViz with config/fusion.rviz if the argument `rviz` is true.
+
+    The topics in a copy of the layout are those of this launch; the copy is removed at the end.
+
+    Args:
+        context: context of the launch file.
+        topics: topics of the bag that is played, from `bag_topics`.
+    """
+    if not switch(context, "rviz"):
+        return []
+    remappings, transports = _sources(context, topics or {})
+    renamed = dict(remappings)
+    space = "/".join(
+        part.strip("/")
+        for part in (
+            context.launch_configurations.get("ros_namespace", ""), given(context, "namespace")
+        )
+        if part.strip("/")
+    )  # fmt: skip
+    space = f"/{space}/" if space else "/"
+
+    def topic(match: re.Match[str]) -> str:
+        name = match[2].lstrip("/")
+        camera = name.partition("/")[0]
+        if camera in _CAMERAS:
+            transport = transports.get(f"{camera}_transport") or given(
+                context, f"{camera}_transport"
+            )
+            if transport == "compressed":
+                name += "/compressed"
+            name = renamed.get(name, name)
+        else:
+            name = re.sub(f"^{NODE_NAME}/", f"{given(context, 'name') or NODE_NAME}/", name)
+        return match[1] + (name if name.startswith("/") else space + name)
+
+    layout = profile_path().with_name("fusion.rviz").read_text(encoding="utf-8")
+    folder = Path(tempfile.mkdtemp(prefix="ivf_ros_rviz_"))
+    copy = folder / "fusion.rviz"
+    copy.write_text(re.sub(r"(?m)^( +Value: )(/\S+)$", topic, layout), encoding="utf-8")
+
+    def remove(event: ShutdownEvent, context: LaunchContext) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+
+    return [
+        RegisterEventHandler(OnShutdown(on_shutdown=remove)),
+        Node(
+            package="rviz2",
+            executable="rviz2",
+            name="rviz",
+            arguments=["-d", str(copy)],
+            parameters=[{"use_sim_time": switch(context, "use_sim_time")}],
+        ),
+    ]
 
 
 def in_namespace(context: LaunchContext) -> bool:

@@ -10,7 +10,15 @@ from dataclasses import dataclass
 
 from ivf_ros.parameters import PARAMETERS, Parameter
 
-__all__ = ["FUSION_ARGUMENTS", "NODE_NAME", "REPLAY_ARGUMENTS", "LaunchArgument", "text_of"]
+__all__ = [
+    "FUSION_ARGUMENTS",
+    "LIFECYCLE_ARGUMENTS",
+    "NODE_NAME",
+    "REPLAY_ARGUMENTS",
+    "TWO_RIGS_ARGUMENTS",
+    "LaunchArgument",
+    "text_of",
+]
 
 
 @dataclass(frozen=True)
@@ -78,6 +86,7 @@ FUSION_ARGUMENTS = (
     LaunchArgument("infrared", "", "Video of the thermal camera, which is converted to a bag and played; requires visible."),
     LaunchArgument("rate", "1.0", "Factor of the recorded speed at which the bag or video is played."),
     LaunchArgument("loop", "false", "true repeats the bag or video until interrupted."),
+    LaunchArgument("rviz", "false", "true starts RViz with config/fusion.rviz: both cameras, the fused image and the overlay, under the names of this launch. It needs the package rviz2."),
     LaunchArgument("view", "false", "true shows the results in a browser: a node `view` serves the page at view_host and view_port.", ("true", "false")),
     LaunchArgument("view_host", "127.0.0.1", "Address of the page. The default shows it on this machine only, 0.0.0.0 to everybody in the network."),
     LaunchArgument("view_port", "8642", "Port of the page; 0 takes a free one, which the log names."),
@@ -94,3 +103,15 @@ REPLAY_ARGUMENTS = (
     *_of_parameters(p for p in PARAMETERS if p.name not in ("mode", "autostart")),
 )  # fmt: skip
 """Arguments of launch/replay.launch.py."""
+
+LIFECYCLE_ARGUMENTS = (
+    LaunchArgument("manager", "lifecycle_manager_fusion", "Name of the lifecycle manager."),
+    LaunchArgument("service_timeout", "60.0", "Longest time of a transition in seconds: configuring loads the weights. Managers before Kilted wait without limit, and have no such parameter."),
+)  # fmt: skip
+"""Arguments of launch/lifecycle.launch.py, beside those of launch/fusion.launch.py."""
+
+TWO_RIGS_ARGUMENTS = (
+    LaunchArgument("rigs", "front,rear", "Namespaces of the rigs, one or more, with commas between them; each has a fusion node and the topics of its cameras."),
+    LaunchArgument("outer_namespace", "", "Namespace of all rigs."),
+)  # fmt: skip
+"""Arguments of launch/two_rigs.launch.py, beside those of launch/fusion.launch.py."""

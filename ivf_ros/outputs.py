@@ -22,6 +22,7 @@ from ivf_core.inference.pipeline import resize_labels
 from ivf_core.models.interface import LABEL_STRIDE
 from ivf_ros.compat import Detection2DArray, LabelInfo, VisionClass, own_profile
 from ivf_ros.conversions import shrink_camera_info, to_image
+from ivf_ros.encoded_outputs import EncodedOutputs
 from ivf_ros.object_messages import to_detections, to_json
 from ivf_ros.qos import LATCHED, RESULTS, overriding_options
 from ivf_ros.synchronizer import stamp_to_ns
@@ -43,6 +44,7 @@ class Wanted:
         confidence: whether `~/confidence/image` has one.
         detections: whether `~/detections` has one.
         detections_json: whether `~/detections_json` has one.
+        encoded: names of the encoded results that have one, of `ENCODED`.
     """
 
     fused: bool = False
@@ -51,14 +53,30 @@ class Wanted:
     confidence: bool = False
     detections: bool = False
     detections_json: bool = False
+    encoded: frozenset[str] = frozenset()
 
     def __bool__(self) -> bool:
-        return self.fused or self.masks
+        return self.fused_images or self.masks
+
+    @property
+    def fused_images(self) -> bool:
+        """True if the fused image itself is needed, raw or encoded."""
+        return self.fused or "fused" in self.encoded
+
+    @property
+    def overlays(self) -> bool:
+        """True if the overlay is needed, raw or encoded."""
+        return self.overlay or "overlay" in self.encoded
+
+    @property
+    def planes(self) -> bool:
+        """True if the mask itself or the confidence is needed, raw or encoded."""
+        return self.mask or self.confidence or not self.encoded.isdisjoint(("mask", "autoware"))
 
     @property
     def masks(self) -> bool:
         """True if class ids are needed."""
-        return self.mask or self.overlay or self.scores
+        return self.planes or self.overlays or self.boxes
 
     @property
     def scores(self) -> bool:
@@ -80,6 +98,9 @@ class Outputs:
 
     Args:
         node: owner of the publishers.
+
+    Attributes:
+        encoded: publishers of encoded results, whose threads the node starts and stops.
     """
 
     def __init__(self, node: LifecycleNode) -> None:
@@ -107,6 +128,7 @@ class Outputs:
             self._detections = publisher(Detection2DArray, "~/detections")
         self._detections_json = publisher(String, "~/detections_json")
         self._overlay = publisher(Image, "~/overlay/image")
+        self.encoded = EncodedOutputs(node, publisher)
         self._latency = publisher(Float64, "~/latency_ms")
         self._camera_health = publisher(String, "~/camera_health")
         self._frames_done = latched(UInt64, "~/rgb_frames_done")
@@ -132,6 +154,7 @@ class Outputs:
             confidence=_has_subscriber(self._confidence),
             detections=_has_subscriber(self._detections),
             detections_json=_has_subscriber(self._detections_json),
+            encoded=self.encoded.wanted(),
         )
 
     def announce_classes(self, class_set: ClassSet | None) -> None:
@@ -179,20 +202,27 @@ class Outputs:
             class_set: classes of the weights; None for weights without a head.
             settings: the node's parameters by name.
         """
-        if wanted.fused and result.fused is not None:
-            self._fused.publish(to_image(result.fused, "rgb8", header))
+        later: dict[str, np.ndarray] = {}
+        if wanted.fused_images and result.fused is not None:
+            if wanted.fused:
+                self._fused.publish(to_image(result.fused, "rgb8", header))
+            later["fused"] = result.fused
             if (info := self._info(header)) is not None:
                 self._fused_info.publish(info)
-        if result.labels is None or class_set is None:
-            return
-        if wanted.mask or wanted.confidence:
-            stride = LABEL_STRIDE if settings["mask_size"] == "model" else 1
-            self._publish_mask(header, result, wanted, stride)
-        if wanted.overlay:
-            overlay = overlay_of(result, class_set, settings)
-            self._overlay.publish(to_image(overlay, "rgb8", header))
-        if wanted.boxes:
-            self._publish_boxes(header, result, wanted, class_set, settings)
+        if result.labels is not None and class_set is not None:
+            if wanted.planes:
+                stride = LABEL_STRIDE if settings["mask_size"] == "model" else 1
+                later["mask"] = later["autoware"] = self._publish_mask(
+                    header, result, wanted, stride
+                )
+            if wanted.overlays:
+                later["overlay"] = overlay_of(result, class_set, settings)
+                if wanted.overlay:
+                    self._overlay.publish(to_image(later["overlay"], "rgb8", header))
+            if wanted.boxes:
+                self._publish_boxes(header, result, wanted, class_set, settings)
+        for name in later.keys() & wanted.encoded:
+            self.encoded.put(name, later[name], header, class_set, settings)
 
     def publish_latency(self, milliseconds: float) -> None:
         """Publish the latency of a pair.
@@ -226,21 +256,26 @@ class Outputs:
 
     def _publish_mask(
         self, header: Header, result: FusionResult, wanted: Wanted, stride: int
-    ) -> None:
+    ) -> np.ndarray:
         """Publish mask and confidence, as far as they are wanted, and their calibration.
 
         The size of both follows from the stride also if the model received smaller images.
+
+        Returns:
+            The class ids of that size.
         """
+        assert result.labels is not None
         height, width = result.infrared.shape
         size = height // stride, width // stride
-        for publisher, is_wanted, plane in (
-            (self._mask, wanted.mask, result.labels),
-            (self._confidence, wanted.confidence, result.confidence),
-        ):
-            if is_wanted and plane is not None:
-                publisher.publish(to_image(resize_labels(plane, size), "mono8", header))
+        labels = resize_labels(result.labels, size)
+        if wanted.mask:
+            self._mask.publish(to_image(labels, "mono8", header))
+        if wanted.confidence and result.confidence is not None:
+            plane = resize_labels(result.confidence, size)
+            self._confidence.publish(to_image(plane, "mono8", header))
         if (info := self._info(header)) is not None:
             self._mask_info.publish(shrink_camera_info(info, stride) if stride > 1 else info)
+        return labels
 
     def _publish_boxes(
         self,

@@ -191,11 +191,11 @@ class LoadPolicy:
             has_head: whether the model computes masks at all.
         """
         with self._lock:
-            self._wanted = wanted if has_head else Wanted(wanted.fused)
+            self._wanted = wanted if has_head else Wanted(wanted.fused_images)
             level = self._control.level
             due = self._fused_pairs % level.mask_interval == 0
             labels = everything or (due and self._wanted.masks)
-            fused = everything or wanted.fused or (labels and self._wanted.overlay)
+            fused = everything or wanted.fused_images or (labels and self._wanted.overlays)
             confidence = labels and self._wanted.scores
             self._fused_pairs += 1
             return Plan(level, EngineUse(level.scale, fused, labels, confidence))
@@ -258,9 +258,9 @@ class LoadPolicy:
         """Return the calls of the engine that a level needs for the wanted images."""
         uses, wanted = set(), self._wanted
         if wanted.masks:
-            fused = wanted.fused or wanted.overlay
+            fused = wanted.fused_images or wanted.overlays
             uses.add(EngineUse(level.scale, fused, True, wanted.scores))
-        if wanted.fused and (level.mask_interval > 1 or not wanted.masks):
+        if wanted.fused_images and (level.mask_interval > 1 or not wanted.masks):
             uses.add(EngineUse(level.scale, True, False))
         return uses
 

@@ -129,6 +129,7 @@ PARAMETERS = (
     Parameter("detection_minimum_pixels", DETECTION_MINIMUM_PIXELS, "Smallest area of an object in ~/detections and ~/detections_json, in pixels of the RGB image.", 0, 1000000, changeable=True),
     Parameter("palette", "natural", "Colours under the overlay: natural keeps those of the fused image, all others show its luma in false colours.", choices=OVERLAY_PALETTES, changeable=True),
     Parameter("overlay_opacity", OVERLAY_OPACITY, "Opacity of the class colours in the overlay.", 0.0, 1.0, changeable=True),
+    Parameter("jpeg_quality", 95, "Quality of the JPEG images on ~/fused/image/compressed and ~/overlay/image/compressed; the default is that of compressed_image_transport.", 1, 100, changeable=True),
     Parameter("snapshot_directory", "~/.ros/ivf_snapshots", "Folder of the files that ~/save_snapshot writes.", changeable=True),
     # Monitoring
     Parameter("diagnostics_period_seconds", 1.0, "Time between two messages on /diagnostics.", 0.1, 60.0),
@@ -153,6 +154,10 @@ PUBLISHED = (
     Topic("~/detections", "vision_msgs/msg/Detection2DArray", "Boxes around the persons, bicycles, cars and trucks in the mask, in pixels of the RGB image, for the same pairs as the mask; only if vision_msgs is installed. See [outputs](outputs.md)."),
     Topic("~/detections_json", "std_msgs/msg/String", "The same boxes as JSON."),
     Topic("~/overlay/image", "sensor_msgs/msg/Image", "Fused image with the class colours drawn over it, rgb8; for the same pairs as the mask."),
+    Topic("~/fused/image/compressed", "sensor_msgs/msg/CompressedImage", "The fused image as JPEG, in the format of image_transport's compressed transport. As all topics with encoded results: computed only while it has a subscriber, by a thread of its own after the raw images are published; live, a newer image replaces one that waits for it. See [ROS](ros.md)."),
+    Topic("~/overlay/image/compressed", "sensor_msgs/msg/CompressedImage", "The overlay as JPEG."),
+    Topic("~/mask/image/compressed", "sensor_msgs/msg/CompressedImage", "The mask as PNG, without loss."),
+    Topic("~/mask/autoware", "sensor_msgs/msg/Image", "The mask for Autoware's segmentation_pointcloud_fusion: its class ids, run-length encoded, so that the data are no pixels. See [interop](interop.md)."),
     Topic("~/label_info", "vision_msgs/msg/LabelInfo", "Class names by id, transient local; only if vision_msgs is installed."),
     Topic("~/labels", "std_msgs/msg/String", "Class set as JSON (name, names, colors), transient local."),
     Topic("~/camera_health", "std_msgs/msg/String", "Health of both cameras as JSON, on each change and once a second; see docs/camera_health.md."),

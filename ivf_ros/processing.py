@@ -171,7 +171,7 @@ class PairProcessor:
         loaded, settings = self._pipeline(), self._settings()
         assert loaded is not None
         has_head = loaded.class_set is not None
-        if not (has_head or wanted.fused or requests):
+        if not (has_head or wanted.fused_images or requests):
             raise DroppedPairError("no_head", f"weights '{loaded.weights}' have no head: no masks")
         plan = self._load.plan(wanted, everything=bool(requests), has_head=has_head)
         if not (plan.use.fused or plan.use.labels):

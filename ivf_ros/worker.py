@@ -1,4 +1,4 @@
-"""Worker thread that runs the model, and the mailbox from which it takes its pairs."""
+"""Worker threads, for the model and for encoders, and the mailbox from which they take items."""
 
 from __future__ import annotations
 
@@ -95,6 +95,7 @@ class Worker(Generic[T]):
         process: called in the thread; expected to handle the usual errors of an item.
         on_error: called in the thread with an exception that `process` raised; the thread
             then continues with the next item.
+        name: name of the thread.
     """
 
     def __init__(
@@ -102,11 +103,12 @@ class Worker(Generic[T]):
         mailbox: Mailbox[T],
         process: Callable[[T], None],
         on_error: Callable[[Exception], None],
+        name: str = "fusion worker",
     ) -> None:
         self._mailbox = mailbox
         self._process = process
         self._on_error = on_error
-        self._thread = threading.Thread(target=self._run, name="fusion worker", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:

@@ -1,7 +1,7 @@
 """Launch file of the fusion node and, on request, the player of a bag or a pair of videos.
 
 ros2 launch ivf_ros fusion.launch.py rgb_topic:=/camera/image_raw thermal_topic:=/lepton/image_raw
-ros2 launch ivf_ros fusion.launch.py bag:=drive.mcap palette:=ironbow
+ros2 launch ivf_ros fusion.launch.py bag:=drive.mcap palette:=ironbow rviz:=true
 ros2 launch ivf_ros fusion.launch.py visible:=rgb.mp4 infrared:=thermal.mp4 loop:=true
 ros2 launch ivf_ros fusion.launch.py bag:=drive.mcap loop:=true view:=true
 """
@@ -30,6 +30,7 @@ from ivf_ros.launch_actions import (
     given,
     player,
     rate,
+    rviz,
     switch,
     view_node,
 )
@@ -59,7 +60,7 @@ def start(context: LaunchContext) -> list[Action]:
         return [*actions, *play_videos(context, visible, infrared)]
     if bag:
         return [*actions, *play(context, bag)]
-    return [*actions, fusion_node(context), *view_node(context)]
+    return [*actions, fusion_node(context), *rviz(context), *view_node(context)]
 
 
 def play(context: LaunchContext, bag: str) -> list[Action]:
@@ -81,6 +82,7 @@ def play(context: LaunchContext, bag: str) -> list[Action]:
         RegisterEventHandler(OnProcessExit(target_action=fusion, on_exit=[ended])),
         fusion,
         source,
+        *rviz(context, topics),
         *view_node(context, topics),
     ]
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from ivf_core.bags.plain_files import is_compressed
 from ivf_core.bags.storage import StoredTopic, normal_qos
+from ivf_core.system.yaml_text import parse_yaml
 
 __all__ = ["BagIndex", "index_differences", "read_index", "storage_files"]
 
@@ -40,8 +41,6 @@ def read_index(folder: Path) -> BagIndex:
     Args:
         folder: the bag.
     """
-    import yaml
-
     try:
         text = (folder / _NAME).read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -49,7 +48,8 @@ def read_index(folder: Path) -> BagIndex:
     except (OSError, UnicodeDecodeError) as error:
         return BagIndex(fault=f"{_NAME} cannot be read ({error})")
     try:
-        index = yaml.safe_load(text)["rosbag2_bagfile_information"]
+        content: Any = parse_yaml(text)
+        index = content["rosbag2_bagfile_information"]
         topics = [
             (topic["topic_metadata"], int(topic["message_count"]))
             for topic in index["topics_with_message_count"]
@@ -64,7 +64,7 @@ def read_index(folder: Path) -> BagIndex:
         )
     except KeyError as error:
         return BagIndex(fault=f"{_NAME} has no {error}")
-    except (yaml.YAMLError, TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError) as error:
         return BagIndex(fault=f"{_NAME} is damaged ({' '.join(str(error).split())})")
 
 

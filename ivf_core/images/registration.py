@@ -12,6 +12,7 @@ import numpy as np
 
 from ivf_core.system.atomic import atomic_path
 from ivf_core.system.short_text import short_repr, short_text
+from ivf_core.system.yaml_text import parse_yaml
 
 __all__ = ["Registration", "RegistrationError", "fill_uncovered"]
 
@@ -212,16 +213,14 @@ def fill_uncovered(
 
 def _read_yaml(path: Path) -> object:
     """Return the content of a YAML file of a few lines; all its errors are RegistrationErrors."""
-    import yaml
-
     try:
         if not path.is_file():
             raise FileNotFoundError("no such file")
         size = path.stat().st_size
         if size > _LARGEST_FILE:
             raise ValueError(f"{size} bytes, expected at most {_LARGEST_FILE}")
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (ArithmeticError, OSError, RecursionError, TypeError, ValueError, yaml.YAMLError) as e:
+        return parse_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
         raise RegistrationError(f"registration '{path}': cannot be read: {short_text(e)}") from e
 
 

@@ -12,11 +12,22 @@ pytest.importorskip("rclpy")
 import itertools
 
 from ivf_ros import player_node, recorder_node, view_node
-from ivf_ros.launch_arguments import FUSION_ARGUMENTS, REPLAY_ARGUMENTS, LaunchArgument
+from ivf_ros.launch_arguments import (
+    FUSION_ARGUMENTS,
+    LIFECYCLE_ARGUMENTS,
+    REPLAY_ARGUMENTS,
+    TWO_RIGS_ARGUMENTS,
+    LaunchArgument,
+)
 from ivf_ros.parameters import PARAMETERS, PUBLISHED, SERVICES, Parameter
 
 COMMANDS = list(dict.fromkeys(documented_commands()))
-ARGUMENTS = {"fusion.launch.py": FUSION_ARGUMENTS, "replay.launch.py": REPLAY_ARGUMENTS}
+ARGUMENTS = {
+    "fusion.launch.py": FUSION_ARGUMENTS,
+    "replay.launch.py": REPLAY_ARGUMENTS,
+    "lifecycle.launch.py": (*FUSION_ARGUMENTS, *LIFECYCLE_ARGUMENTS),
+    "two_rigs.launch.py": (*FUSION_ARGUMENTS, *TWO_RIGS_ARGUMENTS),
+}
 NODES = {
     "fusion_node": PARAMETERS,
     "player_node": player_node.PARAMETERS,

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import rclpy
 from harness import Graph, stop
 from rcl_interfaces.srv import GetParameters, ListParameters, SetParameters
+from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from ivf_ros.given_parameters import unused_files
+from ivf_ros.compat import parameter_overrides
+from ivf_ros.given_parameters import unused_files, unused_names
 
 
 def test_whole_numbers_are_taken_for_decimals(graph: Graph, tiny_weights: Path) -> None:
@@ -84,27 +88,64 @@ def test_values_that_are_not_used_are_reported(
         assert "none of its values" not in output
 
 
+@pytest.fixture
+def overrides(tmp_path: Path) -> Iterator[Callable[[str, str, str], Node]]:
+    """Provide a constructor of a node with a parameter file, from its content."""
+    made: list[Node] = []
+
+    def create(content: str, name: str, namespace: str) -> Node:
+        (tmp_path / "given.yaml").write_text(content)
+        context = rclpy.Context()
+        rclpy.init(
+            args=["--ros-args", "--params-file", str(tmp_path / "given.yaml")], context=context
+        )
+        made.append(rclpy.create_node(name, namespace=namespace, context=context))
+        return made[-1]
+
+    yield create
+    for node in made:
+        node.destroy_node()
+        rclpy.shutdown(context=node.context)
+
+
 @pytest.mark.parametrize(
-    ("content", "full_name", "used"),
+    "name",
     [
-        ("fusion: {ros__parameters: {a: 1}}", "/fusion", True),
-        ("/fusion: {ros__parameters: {a: 1}}", "/fusion", True),
-        ("/front/fusion: {ros__parameters: {a: 1}}", "/front/fusion", True),
-        ("front: {fusion: {ros__parameters: {a: 1}}}", "/front/fusion", True),
-        ("fusion: {ros__parameters: {a: 1}}", "/front/fusion", False),
-        ("/*: {ros__parameters: {a: 1}}", "/fusion", True),
-        ("/*: {ros__parameters: {a: 1}}", "/front/fusion", False),
-        ("/*/fusion: {ros__parameters: {a: 1}}", "/front/fusion", True),
-        ("/**: {ros__parameters: {a: 1}}", "/a/b/fusion", True),
-        ("/**/fusion: {ros__parameters: {a: 1}}", "/a/b/fusion", True),
-        ("/**/fusion: {ros__parameters: {a: 1}}", "/a/b/other", False),
-        ("a: 1", "/fusion", True),
-        ("[1", "/fusion", True),
-        ("", "/fusion", True),
+        "fusion", "/fusion", "/front/fusion", "front/fusion", "/*", "'*'", "/**", "'**'",
+        "/*/fusion", "/**/fusion", "/front/*", "/front/**", "front: {fusion", "/front/: {fusion",
+        "/**: {fusion", "/*: {fusion", "/front: {'**'",
     ],
-)
-def test_names_of_nodes_in_files(tmp_path: Path, content: str, full_name: str, used: bool) -> None:
-    path = tmp_path / "given.yaml"
-    path.write_text(content)
-    arguments = ["node", "--ros-args", "--params-file", str(path), "-p", "a:=1"]
-    assert bool(list(unused_files(arguments, full_name))) is not used
+)  # fmt: skip
+def test_names_of_nodes_in_files_are_read_as_by_rcl(
+    overrides: Callable[[str, str, str], Node], tmp_path: Path, name: str
+) -> None:
+    content = f"{name}: {{ros__parameters: {{a: 1}}}}{'}' * name.count('{')}"
+    arguments = ["node", "--ros-args", "--params-file", str(tmp_path / "given.yaml"), "-p", "b:=1"]
+    for node_name, namespace in (
+        ("fusion", "/"), ("fusion", "/front"), ("fusion", "/a/b"), ("other", "/front"),
+    ):  # fmt: skip
+        node = overrides(content, node_name, namespace)
+        full_name = node.get_fully_qualified_name()
+        used = "a" in parameter_overrides(node)
+        assert bool(list(unused_files(arguments, full_name))) is not used, full_name
+
+
+@pytest.mark.parametrize("content", ["a: 1", "[1", ""])
+def test_files_without_names_are_left_to_rcl(tmp_path: Path, content: str) -> None:
+    (tmp_path / "given.yaml").write_text(content)
+    assert not list(unused_files(["--params-file", str(tmp_path / "given.yaml")], "/fusion"))
+
+
+@pytest.mark.parametrize("name", ["/**", "/*/fusion", "/front/fusion"])
+def test_unknown_names_are_found_behind_wildcards(
+    overrides: Callable[[str, str, str], Node], name: str
+) -> None:
+    content = f"{name}:\n  ros__parameters: {{tolerance_second: 0.05, queue_size: 5}}\n"
+    node = overrides(content, "fusion", "/front")
+    for known in ("queue_size", "tolerance_seconds"):
+        node.declare_parameter(known, 1 if known == "queue_size" else 0.02)
+    assert list(unused_names(node)) == [
+        "parameter 'tolerance_second' does not exist and has no effect; "
+        "did you mean tolerance_seconds?"
+    ]
+    assert node.get_parameter("queue_size").value == 5

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 pytest.importorskip("rclpy")
 
@@ -12,7 +16,12 @@ import rclpy
 from rclpy.context import Context
 
 from ivf_ros.interfaces import GENERATED, config_yaml, interfaces_markdown, main
-from ivf_ros.launch_arguments import FUSION_ARGUMENTS, REPLAY_ARGUMENTS
+from ivf_ros.launch_arguments import (
+    FUSION_ARGUMENTS,
+    LIFECYCLE_ARGUMENTS,
+    REPLAY_ARGUMENTS,
+    TWO_RIGS_ARGUMENTS,
+)
 from ivf_ros.parameters import PARAMETERS, PUBLISHED, SERVICES, SUBSCRIBED
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,7 +69,8 @@ def test_every_interface_is_documented() -> None:
         for entry in table:
             assert f"| `{entry.name}` |" in text
             assert entry.description in text
-    for argument in (*FUSION_ARGUMENTS, *REPLAY_ARGUMENTS):
+    tables = FUSION_ARGUMENTS, REPLAY_ARGUMENTS, LIFECYCLE_ARGUMENTS, TWO_RIGS_ARGUMENTS
+    for argument in (argument for table in tables for argument in table):
         assert f"| `{argument.name}` |" in text
 
 
@@ -70,3 +80,50 @@ def test_defaults_are_within_their_own_range() -> None:
             assert parameter.default in parameter.choices
         if parameter.minimum is not None:
             assert parameter.minimum <= parameter.default <= parameter.maximum
+
+
+def topics_of_rviz() -> list[str]:
+    """Return the topics of the layout, whose displays are those of rviz_default_plugins."""
+    layout = yaml.safe_load((ROOT / "config" / "fusion.rviz").read_text(encoding="utf-8"))
+    displays = layout["Visualization Manager"]["Displays"]
+    # ImageDisplay reads these (rviz_default_plugins/.../image_display.cpp), and
+    # QosProfileProperty those below Topic (rviz_common/.../qos_profile_property.cpp).
+    properties = {"Max Value", "Median window", "Min Value", "Normalize Range", "Topic"}
+    for display in displays:
+        assert display["Class"] == "rviz_default_plugins/Image"
+        assert display.keys() == properties | {"Class", "Enabled", "Name", "Value"}
+        topic = display["Topic"]
+        assert topic["History Policy"] == "Keep Last"
+        assert topic["Reliability Policy"] == "Best Effort"  # matches every publisher
+        assert topic["Durability Policy"] == "Volatile"
+        assert display["Name"] in layout["Window Geometry"]  # it has a pane of this name
+    return [display["Topic"]["Value"] for display in displays]
+
+
+def topics_of_foxglove() -> list[str]:
+    """Return the topics of the layout, all of whose panels have a place and a setting."""
+    layout = json.loads((ROOT / "config" / "foxglove_layout.json").read_text(encoding="utf-8"))
+
+    def placed(node: str | dict[str, Any]) -> list[str]:
+        if isinstance(node, str):
+            return [node]
+        return [*placed(node["first"]), *placed(node["second"])]
+
+    panels = layout["configById"]
+    assert sorted(placed(layout["layout"])) == sorted(panels)
+    assert {name.partition("!")[0] for name in panels} == {"Image", "DiagnosticSummary", "Plot"}
+    topics = []
+    for panel in panels.values():
+        topics += [panel["imageMode"]["imageTopic"]] if "imageMode" in panel else []
+        topics += [panel["topicToRender"]] if "topicToRender" in panel else []
+        topics += [path["value"].partition(".")[0] for path in panel.get("paths", ())]
+    return topics
+
+
+@pytest.mark.parametrize("topics", [topics_of_rviz, topics_of_foxglove])
+def test_layouts_show_topics_of_the_node(topics: Callable[[], list[str]]) -> None:
+    known = {topic.name.replace("~", "/fusion") for topic in PUBLISHED}
+    known |= {f"/{topic.name}" for topic in SUBSCRIBED}
+    shown = topics()
+    assert len(shown) >= 4
+    assert set(shown) <= known

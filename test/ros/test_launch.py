@@ -16,7 +16,12 @@ from harness import PERIOD_NS, START_NS, smooth_image, write_pairs
 
 from ivf_core.bags.writer import BagWriter
 from ivf_ros.compat import profile_variables
-from ivf_ros.launch_arguments import FUSION_ARGUMENTS, REPLAY_ARGUMENTS
+from ivf_ros.launch_arguments import (
+    FUSION_ARGUMENTS,
+    LIFECYCLE_ARGUMENTS,
+    REPLAY_ARGUMENTS,
+    TWO_RIGS_ARGUMENTS,
+)
 from ivf_ros.transport import USERS_OWN, profile_path
 
 # Not `launch`: our own folder of that name would be imported.
@@ -47,7 +52,11 @@ report = {{
     "parameters": parameters,
     "environment": {{k: v for k, v in os.environ.items() if k.startswith("FAST")}},
 }}
-report_file = Path(os.environ["REPORTS"], Path(sys.argv[0]).name + ".json")
+if Path(sys.argv[0]).name == "rviz2":
+    report["layout"] = Path(arguments[1]).read_text()
+names = [word[6:] for word in arguments if word.startswith("__ns:=")]
+space = "".join(names).replace("/", ".") if os.environ.get("REPORT_NAMESPACES") else ""
+report_file = Path(os.environ["REPORTS"], Path(sys.argv[0]).name + space + ".json")
 report_file.with_suffix(".part").write_text(json.dumps(report))
 report_file.with_suffix(".part").rename(report_file)
 print("recording /fusion/fused/image (sensor_msgs/msg/Image)", flush=True)
@@ -67,21 +76,27 @@ if Path(sys.argv[0]).name not in ("player_node", "ivf"):  # these are ended by l
 @pytest.fixture
 def prefix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Make an install space whose executables report the arguments of their start."""
-    index = tmp_path / "prefix" / "share" / "ament_index" / "resource_index" / "packages"
-    executables = tmp_path / "prefix" / "lib" / "ivf_ros"
     reports = tmp_path / "reports"
-    for folder in (index, executables, reports):
-        folder.mkdir(parents=True)
-    (index / "ivf_ros").touch()
+    reports.mkdir()
     for name in ("fusion_node", "player_node", "recorder_node", "view_node", "ivf"):
-        (executables / name).write_text(SPY)
-        (executables / name).chmod(0o755)
+        install_spy(tmp_path, "ivf_ros", name)
     monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path / "prefix"))
     monkeypatch.setenv("REPORTS", str(reports))
     monkeypatch.setenv("LIFETIME", "1")
     for name in (*USERS_OWN, "RMW_IMPLEMENTATION"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
+
+
+def install_spy(folder: Path, package: str, executable: str) -> None:
+    """Add an executable that reports the arguments of its start to the install space."""
+    index = folder / "prefix" / "share" / "ament_index" / "resource_index" / "packages"
+    executables = folder / "prefix" / "lib" / package
+    for path in (index, executables):
+        path.mkdir(parents=True, exist_ok=True)
+    (index / package).touch()
+    (executables / executable).write_text(SPY)
+    (executables / executable).chmod(0o755)
 
 
 @pytest.fixture
@@ -134,7 +149,13 @@ def remappings(report: dict) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("name", "table"), [("fusion", FUSION_ARGUMENTS), ("replay", REPLAY_ARGUMENTS)]
+    ("name", "table"),
+    [
+        ("fusion", FUSION_ARGUMENTS),
+        ("replay", REPLAY_ARGUMENTS),
+        ("lifecycle", LIFECYCLE_ARGUMENTS),
+        ("two_rigs", TWO_RIGS_ARGUMENTS),
+    ],
 )
 def test_declared_arguments_are_those_of_the_table(name: str, table: tuple) -> None:
     declared = {argument.name: argument for argument in description(name).get_launch_arguments()}
@@ -217,7 +238,6 @@ def test_transport_of_the_user_takes_precedence(
 def player_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the node live until the player has started: its end ends the launch."""
     monkeypatch.setenv("WAIT_FOR", "player_node")
-    monkeypatch.setenv("LIFETIME", "60")
 
 
 def test_bag_is_played_into_the_node(prefix: Path, bag: Path, player_first: None) -> None:
@@ -288,6 +308,78 @@ def test_enclaves(prefix: Path, bag: Path, player_first: None) -> None:
     for name in ("fusion", "player"):
         arguments = reports[f"{name}_node"]["arguments"]
         assert arguments[arguments.index("--enclave") + 1] == f"/ivf_ros/{name}"
+
+
+def topics_shown(report: dict) -> list[str]:
+    layout = yaml.safe_load(report["layout"])
+    return [display["Topic"]["Value"] for display in layout["Visualization Manager"]["Displays"]]
+
+
+def test_rviz_shows_the_topics_of_this_launch(
+    prefix: Path, bag: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_spy(prefix, "rviz2", "rviz2")
+    _, reports = launch(prefix, "fusion", rviz="true")
+    assert topics_shown(reports["rviz2"]) == [
+        "/rgb/image_raw",
+        "/thermal/image_raw",
+        "/fusion/fused/image",
+        "/fusion/overlay/image",
+    ]
+    layout = Path(reports["rviz2"]["arguments"][1])
+    assert reports["rviz2"]["arguments"][0] == "-d"
+    assert not layout.parent.exists()  # it was removed at the end
+    monkeypatch.setenv("WAIT_FOR", "rviz2")
+    _, reports = launch(
+        prefix, "fusion", bag=bag, namespace="left", name="night", rviz="True", use_sim_time="true"
+    )
+    assert topics_shown(reports["rviz2"]) == [
+        "/left/front/color/image_raw",
+        "/left/front/thermal/image_raw/compressed",
+        "/left/night/fused/image",
+        "/left/night/overlay/image",
+    ]
+    assert reports["rviz2"]["parameters"]["use_sim_time"] is True
+
+
+def test_two_rigs_have_their_own_names(
+    prefix: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REPORT_NAMESPACES", "1")
+    file = tmp_path / "rigs.yaml"
+    file.write_text("/**/fusion:\n  ros__parameters: {queue_size: 7}\n")
+    _, reports = launch(
+        prefix,
+        "two_rigs",
+        rigs="front, rear",
+        outer_namespace="/robot",
+        params_file=file,
+        mask_interval=2,
+        rgb_topic="camera/image_raw",
+    )
+    assert set(reports) == {"fusion_node.robot.front", "fusion_node.robot.rear"}
+    for rig in ("front", "rear"):
+        report = reports[f"fusion_node.robot.{rig}"]
+        names = remappings(report)
+        assert (names["__ns"], names["__node"]) == (f"/robot/{rig}", "fusion")
+        assert names["rgb/image_raw"] == "camera/image_raw"  # in the namespace
+        assert report["parameters"] == {"queue_size": 7, "mask_interval": 2}
+        assert report["environment"] == dict.fromkeys(profile_variables(), str(profile_path()))
+
+
+def test_lifecycle_manager_manages_the_node(prefix: Path) -> None:
+    install_spy(prefix, "nav2_lifecycle_manager", "lifecycle_manager")
+    _, reports = launch(prefix, "lifecycle", namespace="left", name="night", weights="clear")
+    node, manager = reports["fusion_node"], reports["lifecycle_manager"]
+    assert node["parameters"]["autostart"] is False
+    assert node["parameters"]["weights"] == "clear"
+    assert remappings(node)["__ns"] == remappings(manager)["__ns"] == "/left"
+    assert manager["parameters"] == {
+        "node_names": ["night"],
+        "autostart": True,
+        "bond_timeout": 0.0,
+        "service_timeout": 60.0,
+    }
 
 
 def test_replay_records_every_pair_and_reports(
@@ -393,6 +485,12 @@ def test_replay_ends_with_the_report(
         ("fusion", {"name": "night-cam"}, "name:=night-cam: Invalid node name"),
         ("fusion", {"namespace": "2nd"}, "namespace:=2nd: Invalid namespace"),
         ("fusion", {"thermal_topic": "/a b"}, "thermal_topic:=/a b: Invalid topic name"),
+        ("fusion", {"rviz": "yes"}, "rviz:=yes: expected true or false"),
+        ("fusion", {"rviz": "true"}, "rviz:=true: the package rviz2 is not installed (sudo apt"),
+        ("two_rigs", {"rigs": "front,front"}, "rigs:=front,front: expected names that differ"),
+        ("two_rigs", {"rigs": ""}, "rigs:=: expected names that differ"),
+        ("two_rigs", {"rigs": "2nd"}, "namespace:=2nd: Invalid namespace"),
+        ("lifecycle", {}, "the package nav2_lifecycle_manager is not installed"),
         ("replay", {}, "bag"),
         ("replay", {"bag": "{bag}", "output": "{bag}"}, "already exists"),
         ("replay", {"bag": "{bag}", "rate": "fast"}, "rate:=fast: expected float"),
@@ -426,7 +524,7 @@ def test_unknown_argument_on_the_command_line_ends_the_launch(
 
 
 def test_names_of_an_including_file_are_its_own(
-    prefix: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    prefix: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     words = ["robot:=atlas"]
     monkeypatch.setattr(sys, "argv", ["ros2", "launch", "robot", "robot.launch.py", *words])
@@ -434,6 +532,6 @@ def test_names_of_an_including_file_are_its_own(
     status, reports = launch(prefix, "fusion", argv=words, **others)
     assert status == 0
     assert set(reports) == {"fusion_node"}
-    output = capfd.readouterr().out
+    output = caplog.text
     assert "launch argument pallete" in output  # in the log only: it may be that file's
     assert "launch argument ro" not in output

@@ -21,11 +21,10 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from ivf_core.replay.compare.bootstrap import Interval
 from ivf_core.replay.compare.differences import QuantityDifference
 from ivf_core.system.short_text import short_repr, short_text
+from ivf_core.system.yaml_text import parse_yaml
 
 __all__ = [
     "Threshold",
@@ -98,8 +97,8 @@ def read_thresholds(path: str | os.PathLike[str]) -> list[Threshold]:
     """
     path = Path(path)
     try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, RecursionError, UnicodeDecodeError, yaml.YAMLError) as error:
+        entries = parse_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise ThresholdsError(f"thresholds '{path}': {short_text(error)}") from error
     if not isinstance(entries, dict) or not entries:
         raise ThresholdsError(f"thresholds '{path}': expected quantities with their limits")

@@ -11,10 +11,9 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-import yaml
-
 from ivf_core.system.revision import git_revision
 from ivf_core.system.short_text import short_repr, short_text
+from ivf_core.system.yaml_text import parse_yaml
 
 __all__ = [
     "Bounds",
@@ -189,9 +188,9 @@ def provenance(part: str, recipe: object) -> dict[str, str]:
 
 def _parse_yaml(text: str, where: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except (RecursionError, ValueError, yaml.YAMLError) as error:  # a date such as 2026-13-01
-        raise RecipeError(f"{where}: {short_text(error)}") from error
+        return parse_yaml(text)
+    except ValueError as error:
+        raise RecipeError(f"{where}: {error}") from error
 
 
 def _rename(kind: type, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,8 +8,8 @@ are within the bound. Rounding is simulated in fp32.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -19,11 +19,14 @@ from torch import Tensor, nn
 from ivf_core.data.pairs import Pair
 from ivf_core.models.checkpoints import FusionModel
 from ivf_core.models.graph import FusionGraph
+from ivf_core.models.quantization import quantize_convolutions
 from ivf_core.training.runs.batches import pair_chroma, pair_tensors
 
 __all__ = ["Bound", "Deviation", "Layer", "choose_layers", "deviation_meter", "layer_sensitivity"]
 
 _OUTLIERS = 0.001
+
+_Images = tuple[Tensor, "Tensor | None"]
 
 
 @dataclass(frozen=True)
@@ -90,22 +93,16 @@ def layer_sensitivity(model: FusionModel, pairs: Sequence[Pair]) -> list[Layer]:
     Returns:
         The convolutions in the order of the ranges.
     """
-    graphs = {name: _rounded(model, [name]) for name in model.ranges}
-    exact = FusionGraph(model)
+    graph = _RoundedGraph(model)
     macs = dict.fromkeys(model.ranges, 0.0)
-    handles = [
-        module.register_forward_hook(_count(macs, name))
-        for name, module in exact.named_modules()
-        if name in macs
-    ]
-    found: dict[str, list[Deviation]] = {name: [] for name in graphs}
-    for pair in pairs:
-        expected = _infer(exact, pair)
-        for name, graph in graphs.items():
-            found[name].append(_difference(expected, _infer(graph, pair)))
+    handles = [conv.register_forward_hook(_count(macs, name)) for name, conv in graph.exact.items()]
+    expected = [graph.infer(pair) for pair in pairs]
     for handle in handles:
         handle.remove()
-    return [Layer(name, macs[name] / len(pairs), _worst(found[name])) for name in graphs]
+    return [
+        Layer(name, macs[name] / len(pairs), graph.deviation([name], pairs, expected))
+        for name in model.ranges
+    ]
 
 
 def deviation_meter(
@@ -117,15 +114,9 @@ def deviation_meter(
         model: networks in evaluation mode, with ranges of these convolutions.
         pairs: at least one pair to measure on.
     """
-    exact = FusionGraph(model)
-    expected = [_infer(exact, pair) for pair in pairs]
-
-    def measure(names: Iterable[str]) -> Deviation:
-        rounded = _rounded(model, names)
-        found = (_infer(rounded, pair) for pair in pairs)
-        return _worst([_difference(*both) for both in zip(expected, found, strict=True)])
-
-    return measure
+    graph = _RoundedGraph(model)
+    expected = [graph.infer(pair) for pair in pairs]
+    return lambda names: graph.deviation(names, pairs, expected)
 
 
 def choose_layers(
@@ -159,9 +150,42 @@ def choose_layers(
     return [], Deviation(0.0, 0.0, 0.0)
 
 
-def _rounded(model: FusionModel, names: Iterable[str]) -> FusionGraph:
-    ranges = {name: model.ranges[name] for name in names}
-    return FusionGraph(replace(model, ranges=ranges), int8=bool(ranges))
+class _RoundedGraph:
+    """Graph each of whose convolutions can be rounded to 8 bits, or not.
+
+    Args:
+        model: networks in evaluation mode, with ranges.
+
+    Attributes:
+        exact: the convolutions in floating point by name.
+    """
+
+    def __init__(self, model: FusionModel) -> None:
+        self._graph = FusionGraph(model)
+        self.exact = {name: self._graph.get_submodule(name) for name in model.ranges}
+        quantize_convolutions(self._graph, model.ranges)
+        self._rounded = {name: self._graph.get_submodule(name) for name in model.ranges}
+
+    @torch.inference_mode()
+    def infer(self, pair: Pair, rounded: Collection[str] = ()) -> _Images:
+        """Return the fused luma in grey levels, 1 x 1 x H x W float, and class ids or None."""
+        for name in self.exact:
+            source = self._rounded if name in rounded else self.exact
+            self._graph.set_submodule(name, source[name])
+        cpu = torch.device("cpu")
+        out = self._graph.student(*pair_tensors(pair, cpu))
+        labels = None
+        if self._graph.head is not None:
+            labels = self._graph.head.class_ids(out.features, pair_chroma(pair, cpu))
+        return out.fused.clamp(0, 1) * 255, labels
+
+    def deviation(
+        self, names: Iterable[str], pairs: Sequence[Pair], expected: Sequence[_Images]
+    ) -> Deviation:
+        """Return the deviation with the named convolutions in 8 bits, the worst of the pairs."""
+        rounded = set(names)
+        found = (self.infer(pair, rounded) for pair in pairs)
+        return _worst([_difference(*both) for both in zip(expected, found, strict=True)])
 
 
 def _count(macs: dict[str, float], name: str) -> Callable[[nn.Module, object, Tensor], None]:
@@ -172,20 +196,7 @@ def _count(macs: dict[str, float], name: str) -> Callable[[nn.Module, object, Te
     return add
 
 
-@torch.inference_mode()
-def _infer(graph: FusionGraph, pair: Pair) -> tuple[Tensor, Tensor | None]:
-    """Return the fused luma in grey levels, 1 x 1 x H x W float, and class ids or None."""
-    cpu = torch.device("cpu")
-    out = graph.student(*pair_tensors(pair, cpu))
-    labels = None
-    if graph.head is not None:
-        labels = graph.head.class_ids(out.features, pair_chroma(pair, cpu))
-    return out.fused.clamp(0, 1) * 255, labels
-
-
-def _difference(
-    expected: tuple[Tensor, Tensor | None], found: tuple[Tensor, Tensor | None]
-) -> Deviation:
+def _difference(expected: _Images, found: _Images) -> Deviation:
     difference = (expected[0] - found[0]).abs().flatten()
     outliers = max(1, round(_OUTLIERS * difference.numel()))
     labels = 0.0

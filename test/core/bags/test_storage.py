@@ -85,7 +85,8 @@ class TestIndex:
             assert any(re.search(difference, line) for line in lines)
 
     @pytest.mark.parametrize(
-        "text", [None, "", "a: [", "rosbag2_bagfile_information: {version: 5}"]
+        "text",
+        [None, "", "a: [", "[" * 5000, "? [1]\n: 2", "rosbag2_bagfile_information: {version: 5}"],
     )
     def test_missing_or_damaged_index(self, bag: Path, text: str | None) -> None:
         whole = contents(bag)

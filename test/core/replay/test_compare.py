@@ -262,7 +262,8 @@ def test_a_threshold_of_a_quantity_that_one_replay_lacks_does_not_hold(tmp_path:
         ("VIF: {min: 0, by: hope}", "VIF: by is 'hope'"),
         ("[VIF]", "expected quantities"),
         ("VIF: {min", "limits.yaml"),
-        ("VIF: " + "[" * 1000 + "]" * 1000, "limits.yaml': maximum recursion depth"),
+        ("since: 2026-13-01", "limits.yaml': month must be in 1..12"),
+        ("VIF: " + "[" * 1000 + "]" * 1000, "limits.yaml': nested too deeply"),
         ("", "expected quantities"),
     ],
 )

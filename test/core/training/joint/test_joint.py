@@ -205,15 +205,30 @@ def test_another_file_is_no_backbone(tmp_path: Path) -> None:
         load_backbone(path, StreetStudent(), StreetHead(3), seed=0)
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> JointRecipe:
+    """Recipe of a run of two steps, from which other runs start."""
+    folder = tmp_path_factory.mktemp("first")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("IVF_DATA", str(folder))
+        write_pairs(folder)
+        recipe = cast(JointRecipe, recipe_of("joint", folder, steps=2))
+        train_joint(recipe)
+    return recipe
+
+
+@pytest.fixture
+def first(trained: JointRecipe, monkeypatch: pytest.MonkeyPatch) -> JointRecipe:
+    """The same recipe, with its data in use."""
+    monkeypatch.setenv("IVF_DATA", trained.labels)
+    return trained
+
+
 @pytest.mark.parametrize("widths", [(24, 8), (16, 12)])
 def test_fusion_alone_leaves_the_masks(
-    widths: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    widths: tuple[int, int], first: JointRecipe, tmp_path: Path
 ) -> None:
     """The second run changes the student's later layers, and nothing that the masks read."""
-    monkeypatch.setenv("IVF_DATA", str(tmp_path))
-    write_pairs(tmp_path)
-    first = cast(JointRecipe, recipe_of("joint", tmp_path, steps=2))
-    train_joint(first)
     second = replace(
         first,
         init_from=first.output,
@@ -236,11 +251,7 @@ def test_fusion_alone_leaves_the_masks(
     assert any(name.startswith("student.gains") for name in changed)
 
 
-def test_masks_alone_leave_the_fused_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("IVF_DATA", str(tmp_path))
-    write_pairs(tmp_path)
-    first = cast(JointRecipe, recipe_of("joint", tmp_path, steps=2))
-    train_joint(first)
+def test_masks_alone_leave_the_fused_image(first: JointRecipe, tmp_path: Path) -> None:
     output = str(tmp_path / "runs/second.safetensors")
     train_joint(replace(first, init_from=first.output, part="masks", output=output))
     before, after = load_model(first.output).tensors(), load_model(output).tensors()
