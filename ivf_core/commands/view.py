@@ -7,6 +7,8 @@ import signal
 import sys
 import threading
 import webbrowser
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,15 +49,17 @@ def _view(args: argparse.Namespace) -> int:
         sequence.close()
         raise
     try:
-        print(f"{sequence.title}: {server.url} (Ctrl-C ends it)", flush=True)
-        if not server.is_local:
-            print(
-                f"ivf view: everybody who reaches '{args.host}' can see the images",
-                file=sys.stderr,
-            )
-        if args.browser:
-            _open_browser(server.url)
-        _wait()
+        with _stop_signals() as stopping:
+            print(f"{sequence.title}: {server.url} (Ctrl-C ends it)", flush=True)
+            if not server.is_local:
+                print(
+                    f"ivf view: everybody who reaches '{args.host}' can see the images",
+                    file=sys.stderr,
+                )
+            if args.browser:
+                _open_browser(server.url)
+            while not stopping.wait(0.5):  # a wait without an end could not be interrupted
+                pass
     finally:
         server.close()
         view.close()
@@ -93,16 +97,16 @@ def _open_browser(url: str) -> None:
     threading.Thread(target=run, daemon=True).start()
 
 
-def _wait() -> None:
-    """Wait for Ctrl-C or SIGTERM."""
+@contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """Give an event that Ctrl-C and SIGTERM set, in place of ending the process."""
     stopping = threading.Event()
     before = {
         number: signal.signal(number, lambda *_: stopping.set())
         for number in (signal.SIGINT, signal.SIGTERM)
     }
     try:
-        while not stopping.wait(0.5):  # a wait without an end could not be interrupted
-            pass
+        yield stopping
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
