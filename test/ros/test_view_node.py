@@ -96,7 +96,9 @@ def test_page_shows_what_the_node_publishes(
     watcher = watch(url)
     graph.until(lambda: graph.node.count_subscribers("/fusion/mask/image") == 1)
     images = [(smooth_image(64, 96, n), smooth_image(64, 96, n + 9)[..., 0]) for n in range(6)]
-    graph.play(write_pairs(tmp_path / "bag", images), wait_for_subscribers_seconds=60.0)
+    bag = write_pairs(tmp_path / "bag", images)
+    # The view node subscribes to the cameras, too.
+    graph.play(bag, wait_for_node="fusion", wait_for_subscribers_seconds=60.0)
     graph.until(lambda: watcher.status["count"] >= 6 and len(watcher.status["counters"]) > 1)
     values = json.loads(ask(url, "frames/5"))
     assert {"fused", "overlay", "mask"} <= set(values["panels"])
