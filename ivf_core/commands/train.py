@@ -35,8 +35,9 @@ def _train_labels(args: argparse.Namespace) -> int:
     from ivf_core.training.segmentation.fused_labels.campaign import make_labels
     from ivf_core.training.segmentation.fused_labels.options import LabelRecipe
     from ivf_core.training.segmentation.fused_labels.page import score_tables
+    from ivf_core.training.teacher_logits import open_asked_teacher
 
-    report = make_labels(load_recipe(LabelRecipe, args.config, args.set))
+    report = make_labels(load_recipe(LabelRecipe, args.config, args.set), open_asked_teacher)
     for line in report.failed:
         print(f"ivf train labels: left out: {line}", file=sys.stderr)
     for caption, rows in score_tables(report.scores).items():
@@ -79,8 +80,9 @@ def _train_unsupervised(args: argparse.Namespace) -> int:
 
 def _train_head(args: argparse.Namespace) -> int:
     from ivf_core.training.segmentation.head import HeadRecipe, train_head
+    from ivf_core.training.teacher_logits import ask_for_head
 
-    return _train(args, HeadRecipe, train_head)
+    return _train(args, HeadRecipe, lambda recipe: train_head(ask_for_head(recipe)))
 
 
 def _train_joint(args: argparse.Namespace) -> int:

@@ -13,7 +13,14 @@ from ivf_core.data.layouts import WHOLE, FolderLayout, Layout, LayoutError
 from ivf_core.data.pairs import Pair, PairFiles, hold_out
 from ivf_core.data.tno import TnoLayout
 
-__all__ = ["DATASETS", "PairDataset", "find_layout", "open_dataset", "open_split"]
+__all__ = [
+    "DATASETS",
+    "PairDataset",
+    "find_layout",
+    "open_dataset",
+    "open_split",
+    "open_unlabelled",
+]
 
 
 @dataclass(frozen=True)
@@ -111,6 +118,22 @@ def open_split(
     whole = _open(layout, root)
     training, held_out = hold_out(whole.files, hold_out_every)
     return replace(whole, files=tuple(training)), replace(whole, files=tuple(held_out))
+
+
+def open_unlabelled(root: str | Path) -> PairDataset:
+    """Open the pairs of a data set that may be trained on without labels.
+
+    These are all pairs, or the split train of a data set that has splits.
+
+    Args:
+        root: directory of the data set.
+
+    Raises:
+        ValueError: see `open_dataset`.
+    """
+    root = Path(root)
+    layout = find_layout(root)
+    return _open(layout, root, "train" if "train" in layout.splits(root) else None)
 
 
 def find_layout(

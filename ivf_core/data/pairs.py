@@ -25,12 +25,14 @@ from ivf_core.images.pair_sources import open_pairs
 __all__ = [
     "Crop",
     "CropSampler",
+    "CropWindow",
     "Pair",
     "PairFiles",
     "VisibleFile",
     "add_smoke",
     "chroma_of",
     "hold_out",
+    "list_pair_files",
     "luma_of",
     "read_pair_folder",
     "read_pair_videos",
@@ -184,29 +186,54 @@ def read_pair_folder(
         ValueError: a file without its partner, or different sizes; the message names it.
     """
     root = Path(root)
-    visible = list_images(root / "visible")
-    others = {
-        name: list_images(root / name)
-        for name in ("infrared", *(n for n in (labels, confidence) if n is not None))
-    }
+    listed = list_pair_files(root, labels)
+    sures = _partners(root, listed, confidence) if confidence is not None else {}
     pairs = []
-    for stem, path in visible.items():
-        for folder, files in others.items():
-            if stem not in files:
-                raise ValueError(f"{root / folder}: no partner for {path}")
-        ids = others[labels][stem] if labels is not None else None
-        pair = PairFiles(stem, path, others["infrared"][stem], ids).read(color=color)
+    for files in listed:
+        pair = files.read(color=color)
         if pair.labels is not None and confidence is not None:
-            sure = read_labels(others[confidence][stem])
+            sure = read_labels(sures[files.name])
             if sure.shape != pair.labels.shape:
                 raise ValueError(
-                    f"{root}: '{stem}' is {pair.labels.shape} in {labels}, "
+                    f"{root}: '{files.name}' is {pair.labels.shape} in {labels}, "
                     f"but {sure.shape} in {confidence}"
                 )
             doubtful = sure < minimum_confidence * 255
             pair = replace(pair, labels=np.where(doubtful, np.uint8(UNLABELED), pair.labels))
         pairs.append(pair)
     return pairs
+
+
+def list_pair_files(root: str | Path, labels: str | None = None) -> list[PairFiles]:
+    """List the pairs in `root/visible` and `root/infrared`, matched by file name, unread.
+
+    Args:
+        root: folder of the pairs.
+        labels: name of a folder of class ids in `root`.
+
+    Returns:
+        The paths, sorted by name.
+
+    Raises:
+        ValueError: a file without its partner; the message names it.
+    """
+    root = Path(root)
+    visible = [PairFiles(stem, path, path) for stem, path in list_images(root / "visible").items()]
+    infrared = _partners(root, visible, "infrared")
+    ids = _partners(root, visible, labels) if labels is not None else {}
+    return [
+        PairFiles(files.name, files.visible, infrared[files.name], ids.get(files.name))
+        for files in visible
+    ]
+
+
+def _partners(root: Path, pairs: Sequence[PairFiles], folder: str) -> dict[str, Path]:
+    """List the images of a folder, or raise ValueError if a pair has none there."""
+    images = list_images(root / folder)
+    for files in pairs:
+        if files.name not in images:
+            raise ValueError(f"{root / folder}: no partner for {files.visible}")
+    return images
 
 
 def read_pair_videos(visible: str | Path, infrared: str | Path, every: int) -> list[Pair]:
@@ -256,6 +283,22 @@ def hold_out(pairs: Sequence[_Item], every: int) -> tuple[list[_Item], list[_Ite
     return [pair for index, pair in enumerate(pairs) if index % every], held_out
 
 
+class CropWindow(NamedTuple):
+    """Part of a pair that a crop shows, which is then mirrored and resized.
+
+    Attributes:
+        top, left: first row and column in pixels.
+        height, width: size in pixels; it may reach beyond the pair, which is mirrored there.
+        mirrored: whether left and right change places.
+    """
+
+    top: int
+    left: int
+    height: int
+    width: int
+    mirrored: bool
+
+
 class Crop(NamedTuple):
     """Random crop of one pair.
 
@@ -265,6 +308,7 @@ class Crop(NamedTuple):
         labels: H x W uint8, `UNLABELED` for pixels without a class.
         masks: K x H x W bool; K is 0 for pairs without masks.
         chroma: Cr and Cb, 2 x H x W uint8; 0 x H x W for pairs without chroma.
+        window: part of the pair; None if it is not a sampler's.
     """
 
     luma: np.ndarray
@@ -272,6 +316,7 @@ class Crop(NamedTuple):
     labels: np.ndarray
     masks: np.ndarray
     chroma: np.ndarray
+    window: CropWindow | None = None
 
 
 class CropSampler:
@@ -373,6 +418,7 @@ class CropSampler:
             planes[image_planes],
             np.array(planes[image_planes + 1 :], bool).reshape(-1, height, width),
             np.array(planes[2:image_planes], np.uint8).reshape(-1, height, width),
+            CropWindow(top, left, *cut, step < 0),
         )
 
     def _corner(self, labels: np.ndarray, cut: tuple[int, int]) -> tuple[int, int]:

@@ -95,6 +95,18 @@ class PairSegmenter(nn.Module, ABC):
         assert main is not None
         return PairLogits(main, fit(out.auxiliary), fit(out.fused), features)
 
+    def classify(self, visible: Tensor, infrared: Tensor) -> Tensor:
+        """Compute the logits that a pair is classified by, N x C x H x W float.
+
+        These are the main ones of `forward`; networks with several heads may combine them. Scores
+        and caches take them.
+
+        Args:
+            visible: see `forward`.
+            infrared: see `forward`.
+        """
+        return self(visible, infrared).main
+
 
 def _check(visible: Tensor, infrared: Tensor) -> None:
     count, channels, *size = visible.shape if visible.ndim == 4 else (0, 0)

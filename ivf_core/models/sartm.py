@@ -11,6 +11,7 @@ these follow the paper. The neck sums its levels, as SAM2's does, where equation
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -70,6 +71,8 @@ class Sartm(PairSegmenter):
             decoder was trained. The published code does not.
         per_pixel: see `FeatureFusion`.
         thermal_normalization: one of `THERMAL_NORMALIZATIONS`; the published code has none.
+        average_heads: classify by the mean of both heads' probabilities. The paper does not say;
+            the published code takes the mask decoder's alone, and its second head is random.
 
     Raises:
         ValueError: SAM2 has another number of outputs, or an option is unknown.
@@ -85,6 +88,7 @@ class Sartm(PairSegmenter):
         memory_embedding: bool = True,
         per_pixel: bool = False,
         thermal_normalization: str = "imagenet",
+        average_heads: bool = False,
     ) -> None:
         super().__init__(class_set)
         outputs = sam2.mask_decoder.num_multimask_outputs
@@ -97,6 +101,7 @@ class Sartm(PairSegmenter):
         self.memory_embedding = memory_embedding
         self.per_pixel = per_pixel
         self.thermal_normalization = thermal_normalization
+        self.average_heads = average_heads
         self.sam2 = sam2.requires_grad_(False)
         add_lora(sam2.vision_encoder, rank)
         decoder = sam2.mask_decoder.requires_grad_(True)
@@ -120,6 +125,14 @@ class Sartm(PairSegmenter):
             both = [self.decode_features(*own) for own in zip(*features, strict=True)]
             main = torch.stack(both).mean(0)
         return PairLogits(main, self.auxiliary(*fused), features=fused[-1])
+
+    def classify(self, visible: Tensor, infrared: Tensor) -> Tensor:
+        """Compute the logits that a pair is classified by; see `PairSegmenter.classify`."""
+        out = self(visible, infrared)
+        if not self.average_heads:
+            return out.main
+        both = torch.stack((out.main.log_softmax(1), out.auxiliary.log_softmax(1)))
+        return both.logsumexp(0) - math.log(2)
 
     def encode(self, visible: Tensor, infrared: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Compute features of visible and infrared images at 1/4, 1/8 and 1/16.

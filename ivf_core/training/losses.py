@@ -18,7 +18,10 @@ __all__ = [
     "ohem_cross_entropy",
     "relative_feature_error",
     "segmentation_loss",
+    "soft_label_loss",
 ]
+
+_LEAST_SHARE = 1e-7  # what a cache of log-probabilities cannot tell from zero
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -160,6 +163,31 @@ def logit_distillation_loss(logits: Tensor, targets: Tensor, *, temperature: flo
         )
     log_q, log_p = ((x / temperature).log_softmax(dim=1) for x in (logits, targets))
     return temperature**2 * (log_p.exp() * (log_p - log_q)).sum(dim=1).mean()
+
+
+def soft_label_loss(logits: Tensor, shares: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """Compute the distillation loss against probabilities that may be missing.
+
+    T^2 KL(softmax(log(p) / T) || softmax(logits / T)) as in `logit_distillation_loss`, the mean
+    of all pixels weighted by the sum of their shares.
+
+    Args:
+        logits: N x C x H x W float, of the network that learns.
+        shares: N x C x h x w float in [0, 1], a teacher's probabilities p of a pixel times the
+            weight of the pixel: 0 where it says nothing. They are resized bilinearly to H x W.
+        temperature: T, above 0.
+
+    Returns:
+        A scalar, 0 or more. It is zero, with a gradient of zero, if all shares are.
+    """
+    if shares.shape[2:] != logits.shape[2:]:
+        shares = F.interpolate(shares, size=logits.shape[2:], mode="bilinear", align_corners=False)
+    weights = shares.sum(dim=1)
+    log_p = (shares.clamp_min(_LEAST_SHARE).log() / temperature).log_softmax(dim=1)
+    log_q = (logits / temperature).log_softmax(dim=1)
+    divergence = (log_p.exp() * (log_p - log_q)).sum(dim=1)
+    total = weights.sum().clamp_min(_LEAST_SHARE)
+    return temperature**2 * (weights * divergence).sum() / total
 
 
 def segmentation_loss(logits: Tensor, labels: Tensor, *, ignore: int = 255) -> Tensor:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from tqdm import tqdm
@@ -18,14 +18,19 @@ from ivf_core.data.pairs import PairFiles
 from ivf_core.images.files import write_image
 from ivf_core.models.pair_segmenter import PairSegmenter
 from ivf_core.training.runs.recipe import Recipe, data_directory, option
+from ivf_core.training.runs.record import run_directory
 from ivf_core.training.sartm.weights import load_sartm
-from ivf_core.training.segmentation.logit_cache import LOGIT_STRIDE, LogitCache, LogitCacheError
+from ivf_core.training.segmentation.asked_teacher import AskedTeacher
+from ivf_core.training.segmentation.head import HeadRecipe
+from ivf_core.training.segmentation.logit_cache import LogitCache, resize_shares
 
 __all__ = [
     "PAIR_TEACHERS",
     "LogitRecipe",
     "LogitReport",
+    "ask_for_head",
     "make_logits",
+    "open_asked_teacher",
     "open_pair_teacher",
 ]
 
@@ -93,6 +98,34 @@ def open_pair_teacher(spec: str) -> tuple[PairSegmenter, dict[str, str], Path]:
     return network, metadata, Path(place)
 
 
+def open_asked_teacher(
+    spec: str, root: str | os.PathLike[str], accelerator: str = "auto"
+) -> AskedTeacher:
+    """Open a network that segments pairs, whose answers are kept below `root`.
+
+    Args:
+        spec: see `open_pair_teacher`.
+        root: folder of caches.
+        accelerator: auto, cpu or cuda.
+
+    Raises:
+        ValueError: the teacher cannot be opened, or the device is missing.
+    """
+    network, metadata, path = open_pair_teacher(spec)
+    device = _device(accelerator)
+    # The order of a file's metadata differs each time.
+    known = sorted(metadata.items())
+    random = {part: text for part, text in known if text.startswith(_RANDOM)}
+    for part, origin in random.items():
+        _log.warning("teacher '%s': %s has %s", spec, part, origin)
+    about = {
+        "kind": spec.partition(":")[0],
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+    }
+    cache = LogitCache.create(root, about, network.class_set, random)
+    return AskedTeacher(network.to(device), cache)
+
+
 def make_logits(recipe: LogitRecipe) -> LogitReport:
     """Ask a teacher about each pair, once; a killed run continues where it was.
 
@@ -101,18 +134,8 @@ def make_logits(recipe: LogitRecipe) -> LogitReport:
     Raises:
         ValueError: the teacher or a data set cannot be opened, or the device is missing.
     """
-    network, metadata, path = open_pair_teacher(recipe.teacher)
-    device = _device(recipe.accelerator)
-    network.to(device)
-    for part, origin in metadata.items():
-        if origin.startswith(_RANDOM):
-            _log.warning("teacher '%s': %s has %s", recipe.teacher, part, origin)
-    teacher = {
-        "kind": recipe.teacher.partition(":")[0],
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-    }
-    cache = LogitCache.create(recipe.output, teacher, network.class_set)
-    report = LogitReport(cache.directory)
+    teacher = open_asked_teacher(recipe.teacher, recipe.output, recipe.accelerator)
+    report = LogitReport(teacher.cache.directory)
     for folder in recipe.folders:
         dataset = open_dataset(data_directory() / folder, split=recipe.split or None)
         for files in tqdm(dataset.files, desc=folder, mininterval=5):
@@ -121,11 +144,43 @@ def make_logits(recipe: LogitRecipe) -> LogitReport:
             except ValueError as error:
                 report.failed.append(f"{files.name}: {error}")
                 continue
-            values = _ask(network, cache, visible, infrared, report)
+            values = teacher.ask(visible, infrared)
             if recipe.labels:
-                _write_labels(cache.directory, f"{Path(folder).name}/{files.name}.png", values,
-                              infrared.shape)  # fmt: skip
+                name = f"{Path(folder).name}/{files.name}.png"
+                _write_labels(report.directory, name, values, infrared.shape)
+    report.made, report.kept = teacher.made, teacher.kept
     return report
+
+
+def ask_for_head(recipe: HeadRecipe) -> HeadRecipe:
+    """Ask the teacher of a head about all of its pairs, if it is given as KIND:FILE.
+
+    The answers are in the folder logits of the run's record.
+
+    Args:
+        recipe: recipe of the head; `teacher_logits` is KIND:FILE, or a folder, or empty.
+
+    Returns:
+        The recipe, with the folder of the answers.
+
+    Raises:
+        ValueError: see `make_logits`.
+    """
+    if recipe.teacher_logits.partition(":")[0] not in PAIR_TEACHERS:
+        return recipe
+    labelled = recipe.dataset or recipe.folder
+    report = make_logits(
+        LogitRecipe(
+            teacher=recipe.teacher_logits,
+            folders=(*([labelled] if labelled else []), *recipe.unlabelled),
+            output=str(run_directory(recipe.output) / "logits"),
+            labels=False,
+            accelerator=recipe.accelerator,
+        )
+    )
+    for line in report.failed:
+        _log.warning("teacher '%s': left out: %s", recipe.teacher_logits, line)
+    return replace(recipe, teacher_logits=str(report.directory))
 
 
 def _read(files: PairFiles) -> tuple[np.ndarray, np.ndarray]:
@@ -135,42 +190,9 @@ def _read(files: PairFiles) -> tuple[np.ndarray, np.ndarray]:
     return visible, infrared
 
 
-@torch.inference_mode()
-def _ask(
-    network: PairSegmenter,
-    cache: LogitCache,
-    visible: np.ndarray,
-    infrared: np.ndarray,
-    report: LogitReport,
-) -> np.ndarray:
-    """Return the log-probabilities of a pair from the cache, which gets them first if need be."""
-    try:
-        found = cache.read(visible, infrared)
-    except LogitCacheError as error:
-        _log.warning("%s; it is made again", error)
-        found = None
-    if found is not None:
-        report.kept += 1
-        return found
-    device = next(network.parameters()).device
-    pair = [
-        torch.from_numpy(plane).to(device).float() / 255
-        for plane in (visible.transpose(2, 0, 1).copy(), infrared[None].copy())
-    ]
-    cache.write(visible, infrared, network(pair[0][None], pair[1][None]).main[0])
-    report.made += 1
-    made = cache.read(visible, infrared)
-    assert made is not None
-    return made
-
-
 def _write_labels(directory: Path, name: str, values: np.ndarray, size: tuple[int, ...]) -> None:
     """Write class ids and confidence at the size of the images."""
-    height, width = size
-    # Cells of 4 x 4 pixels, also those that reach beyond the border.
-    whole = tuple(LOGIT_STRIDE * side for side in values.shape[:0:-1])
-    planes = [cv2.resize(np.exp(p), whole, interpolation=cv2.INTER_LINEAR) for p in values]
-    probabilities = np.stack(planes)[:, :height, :width]
+    probabilities = resize_shares(np.exp(values), size)
     ids = probabilities.argmax(0).astype(np.uint8)
     confidence = (255 * probabilities.max(0)).round().clip(0, 255).astype(np.uint8)
     write_image(directory / "labels" / name, ids)

@@ -16,11 +16,14 @@ import cv2
 import numpy as np
 from torch.utils.data import Dataset
 
-from ivf_core.class_sets import STREET
-from ivf_core.data.pairs import Pair, chroma_of, luma_of, smoke_density
+from ivf_core.class_sets import STREET, UNLABELED
+from ivf_core.data.datasets import open_unlabelled
+from ivf_core.data.pairs import CropWindow, Pair, chroma_of, luma_of, smoke_density
 from ivf_core.images.files import list_images, read_infrared, read_labels, read_visible
 from ivf_core.training.joint.degradations import BLINDING, DAMAGE, Damage
 from ivf_core.training.runs.batches import Sample
+from ivf_core.training.segmentation.cached_teacher import cut_shares
+from ivf_core.training.segmentation.logit_cache import LOGIT_STRIDE
 from ivf_core.training.segmentation.nights import night_from_day
 
 __all__ = [
@@ -32,6 +35,7 @@ __all__ = [
     "as_pair",
     "point_stems",
     "read_set",
+    "read_unlabelled",
 ]
 
 BOTH, VISIBLE_ONLY, INFRARED_ONLY = 0, 1, 2
@@ -59,6 +63,7 @@ class LabelledImage:
         labels: H x W uint8 class ids, 255 for pixels without a class.
         confidence: H x W uint8.
         night: whether it shows a night.
+        answer: a pair teacher's answer, see `segmentation.cached_teacher`; or None.
     """
 
     name: str
@@ -67,6 +72,29 @@ class LabelledImage:
     labels: np.ndarray
     confidence: np.ndarray
     night: bool
+    answer: np.ndarray | None = None
+
+
+def read_unlabelled(folder: Path, name: str) -> list[LabelledImage]:
+    """Read the pairs of a data set, without a label.
+
+    Args:
+        folder: the data set, see `ivf_core.data.datasets.open_unlabelled`.
+        name: name of the set.
+
+    Raises:
+        ValueError: a file is broken; the message names it.
+    """
+    read = []
+    for files in open_unlabelled(folder).files:
+        visible, infrared = files.read_visible(), files.read_infrared()
+        files.check_sizes(visible, infrared, None)
+        nothing = np.full(infrared.shape, UNLABELED, np.uint8)
+        sure = np.zeros_like(nothing)
+        night = files.name.endswith("N")
+        item = LabelledImage(f"{name}/{files.name}", visible, infrared, nothing, sure, night)
+        read.append(item)
+    return read
 
 
 def read_set(
@@ -138,6 +166,7 @@ class DamagedCrops(Dataset[Sample]):
         damage: share of crops with damage to one camera.
         smoke: share of crops with smoke in front of the visible camera.
         night: share of day images that are turned into nights.
+        classes: number of classes of a teacher's answers; 0 without any.
     """
 
     def __init__(
@@ -152,12 +181,14 @@ class DamagedCrops(Dataset[Sample]):
         damage: float = 0.3,
         smoke: float = 0.07,
         night: float = 0.15,
+        classes: int = 0,
     ) -> None:
         self.sets = sets
         self.shares = np.array(shares) / sum(shares)
         self.size = size
         self.seed = seed
         self.scales = scales
+        self.classes = classes
         self.blind, self.damage, self.smoke, self.night = blind, damage, smoke, night
         self._focus = [[self._object_places(item) for item in items] for items in sets]
 
@@ -179,13 +210,16 @@ class DamagedCrops(Dataset[Sample]):
             Reference luma and infrared that the fused image is measured against, luma and
             infrared that the network sees, each 1 x H x W float32 in [0, 1]; chroma that it
             sees, 2 x H/4 x W/4 float32 in [-0.5, 0.5]; class ids, H/2 x W/2 int64; their
-            weights, H/2 x W/2 float32 in [0, 1]; and the cameras, 1 int64.
+            weights, H/2 x W/2 float32 in [0, 1]; the cameras, 1 int64; and the probabilities by
+            a teacher that saw both cameras without damage, C x H/4 x W/4 float32, 0 of images
+            without an answer.
         """
         random = np.random.default_rng((self.seed, number))
         index = int(random.choice(len(self.sets), p=self.shares))
         position = int(random.integers(len(self.sets[index])))
         item = self.sets[index][position]
-        rgb, thermal, labels, sure = self._cut(item, self._focus[index][position], random)
+        window = self._window(item, self._focus[index][position], random)
+        rgb, thermal, labels, sure = self._cut(item, window)
         drawn_thermal = thermal is None
         if thermal is None:
             thermal = _warm(rgb, labels, random)
@@ -220,13 +254,18 @@ class DamagedCrops(Dataset[Sample]):
             seen_rgb = _smoke(rgb, random)
         if cameras != VISIBLE_ONLY and random.random() < 0.06:
             thermal, seen_thermal = 255 - thermal, 255 - seen_thermal  # black-hot
-        return Sample(
-            item.name, self._arrays(rgb, thermal, seen_rgb, seen_thermal, labels, sure, cameras)
-        )
+        planes = self._arrays(rgb, thermal, seen_rgb, seen_thermal, labels, sure, cameras)
+        return Sample(item.name, (*planes, self._shares(item, window)))
 
-    def _cut(
+    def _shares(self, item: LabelledImage, window: CropWindow) -> np.ndarray:
+        if self.classes and item.answer is not None:
+            return cut_shares(item.answer, window, self.size)
+        rows, columns = (side // LOGIT_STRIDE for side in self.size)
+        return np.zeros((self.classes, rows, columns), np.float32)
+
+    def _window(
         self, item: LabelledImage, places: np.ndarray, random: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, np.ndarray]:
+    ) -> CropWindow:
         height, width = self.size
         low, high = np.log(self.scales)
         scale = float(np.exp(random.uniform(low, high)))
@@ -241,13 +280,22 @@ class DamagedCrops(Dataset[Sample]):
             column -= int(cut[1] * random.uniform(0.2, 0.8))
             top = min(max(int(row), 0), rows - cut[0])
             left = min(max(int(column), 0), columns - cut[1])
-        mirror = -1 if random.random() < 0.5 else 1
+        return CropWindow(top, left, *cut, random.random() < 0.5)
+
+    def _cut(
+        self, item: LabelledImage, window: CropWindow
+    ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, np.ndarray]:
+        height, width = self.size
+        rows = slice(window.top, window.top + window.height)
+        columns = slice(window.left, window.left + window.width)
+        mirror = -1 if window.mirrored else 1
 
         def take(plane: np.ndarray, interpolation: int, size: tuple[int, int]) -> np.ndarray:
-            part = plane[top : top + cut[0], left : left + cut[1]][:, ::mirror]
+            part = plane[rows, columns][:, ::mirror]
             return cv2.resize(np.ascontiguousarray(part), size, interpolation=interpolation)
 
-        area = cv2.INTER_AREA if scale > 1 else cv2.INTER_LINEAR
+        shrinks = window.height > height or window.width > width
+        area = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
         whole, half = (width, height), (width // 2, height // 2)
         sure = item.confidence
         if sure.shape != item.labels.shape:

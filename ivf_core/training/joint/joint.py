@@ -7,8 +7,8 @@ of which are those of other networks (`ivf train labels`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,10 @@ from ivf_core.training.joint.images import (
     as_pair,
     point_stems,
     read_set,
+    read_unlabelled,
 )
-from ivf_core.training.losses import Total
+from ivf_core.training.losses import Total, soft_label_loss
+from ivf_core.training.masks.cache import content_digest
 from ivf_core.training.runs.batch_norm import restore_norm, synchronize_norm, train_mode
 from ivf_core.training.runs.batches import Batch, pair_chroma, pair_tensors
 from ivf_core.training.runs.calibration import calibrate
@@ -43,6 +45,11 @@ from ivf_core.training.runs.loop import Scores, SingleTask, StepGuard, run_task
 from ivf_core.training.runs.optimizers import one_cycle
 from ivf_core.training.runs.options import PRECISIONS, RunOptions
 from ivf_core.training.runs.recipe import data_directory, option
+from ivf_core.training.segmentation.cached_teacher import (
+    CachedTeacher,
+    agreement,
+    answer_labels,
+)
 from ivf_core.training.students.source_losses import darkening, edge_preservation, scd, vif
 
 __all__ = ["JointRecipe", "train_joint"]
@@ -132,6 +139,21 @@ class JointRecipe(RunOptions):
     name or a file, SAGE's published one too; empty for none."""
     teacher_weight: float = option(6.0, minimum=0)
     """teacher only: weight of the mean distance to its fused image."""
+    teacher_logits: str = ""
+    """Folder of the answers of a network that segments pairs, from which the masks learn too, as
+    `ivf train logits` reported it, or a pattern such as runs/logits/sartm-*. It has seen both
+    cameras of each pair without damage; photographs without a thermal image have no answer."""
+    teacher_confidence_threshold: float = option(0.0, minimum=0, maximum=1)
+    """teacher_logits only: answers whose largest probability is smaller are ignored."""
+    distillation_weight: float = option(1.0, minimum=0)
+    """teacher_logits only: weight of the divergence from its probabilities."""
+    temperature: float = option(2.0, above=0)
+    """teacher_logits only: divisor of both networks' logits."""
+    unlabelled: tuple[str, ...] = ()
+    """teacher_logits only: data sets relative to the data directory whose pairs join the training
+    without their labels, if they have any; of those with splits, the split train."""
+    unlabelled_share: float = option(1.0, above=0)
+    """Share of the crops of each of `unlabelled`, in the unit of `shares`."""
     alone_weight: float = option(8.0, minimum=0)
     """Weight of the distance to the only camera that shows something."""
     precision: str = option("bf16", choices=PRECISIONS)
@@ -147,13 +169,18 @@ class JointRecipe(RunOptions):
             raise ValueError(f"part {self.part} needs init_from")
         if bool(self.backbone) and bool(self.init_from):
             raise ValueError("backbone and init_from exclude each other")
+        if self.unlabelled and not self.teacher_logits:
+            raise ValueError("unlabelled needs teacher_logits to learn from")
+        if self.part == "fusion" and self.teacher_logits:
+            raise ValueError("part fusion trains no masks: teacher_logits has nothing to teach")
 
 
 def train_joint(recipe: JointRecipe) -> Scores:
     """Train a student with its head, and write the average of their weights; see `run_task`.
 
     Returns:
-        IoU of the classes on held-out images against their labels, by set.
+        IoU of the classes on held-out images against their labels, by set, and in tables of
+        their own the agreement with a teacher.
     """
     return run_task("joint", recipe, JointTask)
 
@@ -165,7 +192,9 @@ class JointTask(SingleTask[JointRecipe]):
         super().__init__(recipe, fabric)
         self.class_set = CLASS_SETS[recipe.class_set]
         self.training, self.held_out = self._read()
-        self.names = [item.name for items in self.training for item in items]
+        self.unlabelled = self._read_unlabelled()
+        self.drawn = [*self.training, *self.unlabelled]
+        self.names = [item.name for items in self.drawn for item in items]
         self.steps = recipe.count_steps(len(self.names))
         self.loaded: list[nn.BatchNorm2d] = []
         student, head = self._networks()
@@ -221,6 +250,27 @@ class JointTask(SingleTask[JointRecipe]):
             held_out.append([item for item in items if item.name in held])
         return training, held_out
 
+    def _read_unlabelled(self) -> list[list[LabelledImage]]:
+        """Read the pairs without labels, but those that have points.
+
+        Raises:
+            ValueError: one is held out in a set with labels; names it.
+        """
+        recipe, root = self.recipe, data_directory()
+        pointed = point_stems(root / recipe.points) if recipe.points else set()
+        held_out = {_content(item): item for items in self.held_out for item in items}
+        sets = []
+        for folder in recipe.unlabelled:
+            items = read_unlabelled(root / folder, Path(folder).name)
+            sets.append([item for item in items if item.name not in pointed])
+            for item in sets[-1]:
+                if other := held_out.get(_content(item)):
+                    raise ValueError(
+                        f"unlabelled '{folder}': '{item.name}' is the held-out pair "
+                        f"'{other.name}'; expected pairs that no set holds out"
+                    )
+        return sets
+
     def _networks(self) -> tuple[StreetStudent, StreetHead]:
         recipe = self.recipe
         if recipe.init_from:
@@ -258,13 +308,15 @@ class JointTask(SingleTask[JointRecipe]):
     def start(self, first: int) -> None:
         """Open the crops, and give BatchNorm its first statistics."""
         recipe = self.recipe
+        self._open_teacher_logits()
         crops = DamagedCrops(
-            self.training,
-            recipe.shares,
+            self.drawn,
+            [*recipe.shares, *[recipe.unlabelled_share] * len(self.unlabelled)],
             recipe.crop,
             seed=recipe.seed,
             blind=recipe.blind,
             damage=recipe.damage,
+            classes=len(self.class_set) if self.cached else 0,
         )
         self.batches = self.open_batches(crops, recipe.batch_size, first)
         self.class_weights = self._class_weights().to(self.device)
@@ -289,6 +341,22 @@ class JointTask(SingleTask[JointRecipe]):
             standardize_norms(self.networks, run, self.loaded)
             self.average.module.load_state_dict(self.networks.state_dict())
 
+    def _open_teacher_logits(self) -> None:
+        """Read the pair teacher's answers: of all pairs to train on, of held-out ones if known."""
+        recipe = self.recipe
+        self.cached: CachedTeacher | None = None
+        if not recipe.teacher_logits:
+            return
+        threshold = recipe.teacher_confidence_threshold
+        cached = CachedTeacher(recipe.teacher_logits, self.class_set, threshold)
+        for sets, ask in ((self.drawn, cached.answer), (self.held_out, cached.find)):
+            for items in sets:
+                for index, item in enumerate(items):
+                    if item.infrared is not None:
+                        answer = ask(item.visible, item.infrared, item.name)
+                        items[index] = replace(item, answer=answer)
+        self.cached = cached
+
     def _class_weights(self) -> Tensor:
         """Return inverse frequencies to a power, with a mean of 1 over pixels' classes."""
         counts = np.zeros(256)
@@ -310,7 +378,7 @@ class JointTask(SingleTask[JointRecipe]):
 
     def loss(self, step: int, batch: Batch, guard: StepGuard) -> Total:
         """Return the weighted parts of the loss."""
-        visible, infrared, seen_visible, seen_infrared, chroma, labels, sure, cameras = (
+        visible, infrared, seen_visible, seen_infrared, chroma, labels, sure, cameras, shares = (
             batch.tensors
         )
         networks: Any = self.networks
@@ -321,6 +389,9 @@ class JointTask(SingleTask[JointRecipe]):
             if self.recipe.part != "fusion":
                 logits = head(out.features, chroma).float()
         losses = {} if logits is None else self._mask_losses(logits, labels, sure)
+        if logits is not None and self.cached is not None:
+            divergence = soft_label_loss(logits, shares, temperature=self.recipe.temperature)
+            losses["distillation"] = self.recipe.distillation_weight * divergence
         if self.recipe.part == "masks":
             return Total(torch.stack([*losses.values()]).sum(), losses)
         fused = 255 * out.fused.float()
@@ -448,13 +519,12 @@ class JointTask(SingleTask[JointRecipe]):
         size = item.labels.shape[::-1]
         ids = cv2.resize(ids, size, interpolation=cv2.INTER_NEAREST)
         infrared = item.infrared if item.infrared is not None else np.zeros_like(item.labels)
-        return {
-            "visible": item.visible,
-            "infrared": infrared,
-            "labels": color_labels(item.labels, self.class_set),
-            "head": color_labels(ids, self.class_set),
-            "student": fused,
-        }
+        masks = {"labels": item.labels}
+        if item.answer is not None:
+            masks["teacher"] = answer_labels(item.answer, item.labels.shape)
+        masks["head"] = ids
+        colored = {name: color_labels(labels, self.class_set) for name, labels in masks.items()}
+        return {"visible": item.visible, "infrared": infrared, **colored, "student": fused}
 
     def finish(self, origin: dict[str, str]) -> Scores:
         """Write the averaged networks, and score their masks."""
@@ -462,17 +532,35 @@ class JointTask(SingleTask[JointRecipe]):
         student, head = average.to("cpu", memory_format=torch.contiguous_format)
         model = FusionModel(student, head, self.class_set, "joint")
         pairs = [as_pair(i) for items in self.training for i in items if i.infrared is not None]
+        if self.cached is not None:
+            origin = {**origin, "head_teacher": self.cached.origin}
         save_model(
             calibrate(model, pairs).model if pairs else model,
             self.recipe.output,
             source=f"{self.steps} steps on {', '.join(self.recipe.sets)}",
             **origin,
         )
-        return {
+        sets = zip(self.recipe.label_sets, self.held_out, strict=True)
+        held_out = {name: items for name, items in sets if items}
+        scores = {
             f"IoU against the labels of {name}": self._score(items)
-            for name, items in zip(self.recipe.label_sets, self.held_out, strict=True)
-            if items
+            for name, items in held_out.items()
         }
+        if self.cached is not None:
+            for name, items in held_out.items():
+                known = [item for item in items if item.answer is not None]
+                if known:
+                    title = self.cached.agreement_title(f"{len(known)} held-out pairs of {name}")
+                    scores[title] = agreement(self._compared(known), self.class_set)
+        return scores
+
+    def _compared(self, items: Sequence[LabelledImage]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield the head's classes at full size, and the teacher's answers."""
+        for item in items:
+            assert item.answer is not None
+            _, ids = _predict(self.average.module, item, self.device)
+            size = item.labels.shape[::-1]
+            yield cv2.resize(ids, size, interpolation=cv2.INTER_NEAREST), item.answer
 
     def _score(self, items: Sequence[LabelledImage]) -> dict[str, float]:
         size = len(self.class_set)
@@ -490,6 +578,12 @@ class JointTask(SingleTask[JointRecipe]):
         iou = confusion.diagonal() / union.clip(1)
         scores = {n: float(iou[i]) for i, n in enumerate(self.class_set.names) if occurs[i]}
         return scores | {"mean": float(iou[occurs].mean())}
+
+
+def _content(item: LabelledImage) -> bytes:
+    """Return a hash of both images."""
+    images = (item.visible, item.infrared)
+    return b"".join(content_digest(image) for image in images if image is not None)
 
 
 @torch.inference_mode()

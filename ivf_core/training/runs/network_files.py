@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
 
 from ivf_core.models.weights_files import WeightsError
 from ivf_core.system.atomic import atomic_path
@@ -25,6 +25,7 @@ def save_network(
     path: str | os.PathLike[str],
     kind: str,
     options: dict[str, object],
+    left_out: Collection[str] = (),
     **metadata: str,
 ) -> None:
     """Write a network, under a temporary name first.
@@ -34,6 +35,7 @@ def save_network(
         path: file to write.
         kind: kind of the network, such as "teacher".
         options: arguments of its class, values of JSON.
+        left_out: names of tensors that are not written; see `load_network`.
         metadata: origin of the weights.
 
     Raises:
@@ -42,13 +44,20 @@ def save_network(
     if reserved := [key for key in metadata if key.startswith("ivf_")]:
         raise ValueError(f"metadata {', '.join(reserved)}: keys with ivf_ are reserved")
     entries = {**metadata, "ivf_format": _format(kind), f"ivf_{kind}": json.dumps(options)}
-    tensors = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+    tensors = {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in network.state_dict().items()
+        if name not in left_out
+    }
     with atomic_path(path) as temporary:
         temporary.write_bytes(save(tensors, metadata=entries))
 
 
 def load_network(
-    path: str | os.PathLike[str], kind: str, build: Callable[..., Network]
+    path: str | os.PathLike[str],
+    kind: str,
+    build: Callable[..., Network],
+    supply: Callable[[dict[str, Any]], dict[str, Tensor]] = lambda options: {},
 ) -> tuple[Network, dict[str, str]]:
     """Read a network in evaluation mode, and the metadata of its file.
 
@@ -56,6 +65,8 @@ def load_network(
         path: file that `save_network` wrote.
         kind: expected kind, such as "teacher".
         build: class of the network.
+        supply: function that returns the tensors that the file leaves out, by name, for the
+            options that were written.
 
     Raises:
         WeightsError: names the file and what was expected.
@@ -75,7 +86,9 @@ def load_network(
             f"expected {_format(kind)!r}"
         )
     try:
-        network = build(**json.loads(entries[f"ivf_{kind}"]))
+        options = json.loads(entries[f"ivf_{kind}"])
+        tensors = {**supply(options), **tensors}
+        network = build(**options)
         network.load_state_dict(tensors)
     except (LookupError, RuntimeError, TypeError, ValueError) as error:
         raise WeightsError(f"{kind} '{path}': does not fit: {error}") from error

@@ -6,6 +6,7 @@ built or loaded.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass
 from operator import attrgetter
@@ -21,7 +22,15 @@ from ivf_core.training.segmentation.pretrained import (
     package,
 )
 
-__all__ = ["SAM2_MODELS", "TINY_SAM2", "Sam2Architecture", "build_sam2", "open_sam2"]
+__all__ = [
+    "SAM2_MODELS",
+    "TINY_SAM2",
+    "Sam2Architecture",
+    "build_sam2",
+    "open_sam2",
+    "published_tensors",
+    "weights_digest",
+]
 
 _TYPES = ("sam2", "sam2_video")  # published weights are those of the model for videos
 
@@ -195,6 +204,29 @@ def open_sam2(directory: str | os.PathLike[str], outputs: int) -> tuple[Any, boo
     _check_structure(sam2.config, root)
     _renew(sam2.mask_decoder)
     return sam2, is_random(root)
+
+
+def published_tensors(sam2: nn.Module) -> set[str]:
+    """Return the names of the frozen tensors of a SAM2 that its directory has.
+
+    Args:
+        sam2: model within a network that trains a part of it.
+    """
+    trained = {name for name, p in sam2.named_parameters() if p.requires_grad}
+    return {
+        name for name in sam2.state_dict() if name not in trained and not name.startswith(_RENEWED)
+    }
+
+
+def weights_digest(path: Path) -> str:
+    """Return the SHA-256 of a file, or of all safetensors of a directory in order of names."""
+    files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def _check_structure(config: Any, root: Path) -> None:

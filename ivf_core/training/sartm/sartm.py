@@ -9,7 +9,6 @@ the published code keeps the best epoch on the test split. Crops are not resized
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,7 +37,7 @@ from ivf_core.training.sartm.prototypes import (
     mask_average_pool,
     relation_loss,
 )
-from ivf_core.training.sartm.sam2 import open_sam2
+from ivf_core.training.sartm.sam2 import open_sam2, weights_digest
 from ivf_core.training.sartm.weights import save_sartm
 from ivf_core.training.segmentation.labelled import open_labelled_split
 from ivf_core.training.segmentation.pair_images import ColorPairCrops, PairImages, score_pairs
@@ -97,6 +96,12 @@ class SartmRecipe(RunOptions):
     thermal_normalization: str = option("imagenet", choices=THERMAL_NORMALIZATIONS)
     """Normalisation of the thermal image: imagenet, as of RGB; or none, as in the published
     code."""
+    average_heads: bool = False
+    """Classify by the mean of both heads' probabilities in the test and as a teacher; the
+    published code tests the mask decoder alone."""
+    self_contained: bool = True
+    """Write SAM2's frozen tensors into the file, too; otherwise it names `sam2` and the SHA-256 of
+    its weights, and opens only where that directory has them."""
     epochs: int = option(500, minimum=0)
     """Passes over the training split; give this or `steps`, and 0 for the other."""
     batch_size: int = option(8, minimum=1)  # type: ignore[assignment]
@@ -165,7 +170,10 @@ class SartmTask(SingleTask[SartmRecipe]):
         self.steps = recipe.count_steps(len(self.training))
         sam2, random = open_sam2(root / recipe.sam2, len(self.class_set))
         self.random = ["SAM2"] if random else []
-        self.notes = {"sam2": _origin(root / recipe.sam2, random)}
+        self.notes = {
+            "sam2": _origin(root / recipe.sam2, random),
+            "sam2_sha256": weights_digest(root / recipe.sam2),
+        }
         self.similarity = self._similarity(root)
         network = Sartm(
             sam2,
@@ -175,6 +183,7 @@ class SartmTask(SingleTask[SartmRecipe]):
             memory_embedding=recipe.memory_embedding,
             per_pixel=recipe.per_pixel,
             thermal_normalization=recipe.thermal_normalization,
+            average_heads=recipe.average_heads,
         )
         self.network: Any = synchronize_norm(network.to(self.device), self.device)
         self.prototypes = Prototypes(
@@ -262,7 +271,8 @@ class SartmTask(SingleTask[SartmRecipe]):
         """Write the network and test it."""
         network = restore_norm(self.network).eval()
         source = f"{self.steps} steps on the training split of {self.recipe.dataset}"
-        save_sartm(network, self.recipe.output, source=source, **self.notes, **origin)
+        outside = None if self.recipe.self_contained else self.recipe.sam2
+        save_sartm(network, self.recipe.output, outside, source=source, **self.notes, **origin)
         matrix = score_pairs(network, self.test, self.device)
         return scores_by_class(matrix, self.class_set)
 
@@ -299,10 +309,4 @@ def _origin(path: Path, random: bool) -> str:
     """Return name and content of a directory of weights, or of a file, for metadata."""
     if random:
         return f"random weights ({path.name})"
-    files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return f"{path.name} (SHA-256 {digest.hexdigest()})"
+    return f"{path.name} (SHA-256 {weights_digest(path)})"

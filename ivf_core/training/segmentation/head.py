@@ -3,13 +3,14 @@
 Each batch mixes crops of real pairs with labels (pseudo-labels if there are no better ones: then
 the scores against them measure agreement, not accuracy) and of synthetic scenes with exact
 labels. The student is frozen, or learns with the head and is held to its fused luma before
-training. The head can also learn from a larger segmenter, which sees the fused image.
+training. The head can also learn from a larger segmenter, which sees the fused image, or from the
+cached answers of a network that sees both cameras; then pairs without labels help, too.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,11 +18,19 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from ivf_core.class_sets import CLASS_SETS, ClassSet
-from ivf_core.data.pairs import Pair, chroma_of, hold_out, luma_of, read_pair_folder
+from ivf_core.data.datasets import open_unlabelled
+from ivf_core.data.pairs import (
+    Pair,
+    PairFiles,
+    chroma_of,
+    hold_out,
+    list_pair_files,
+    luma_of,
+    read_pair_folder,
+)
 from ivf_core.images.overlay import color_labels
 from ivf_core.models.checkpoints import load_model, save_model
 from ivf_core.models.color import recolor_unrounded
@@ -30,22 +39,35 @@ from ivf_core.models.interface import LABEL_STRIDE
 from ivf_core.models.segmentation import SegmentationHead
 from ivf_core.models.street import StreetStudent
 from ivf_core.scenes import random_scene
-from ivf_core.training.losses import Total, dice_loss, logit_distillation_loss, ohem_cross_entropy
+from ivf_core.training.losses import (
+    Total,
+    dice_loss,
+    logit_distillation_loss,
+    ohem_cross_entropy,
+    soft_label_loss,
+)
 from ivf_core.training.runs.batch_norm import restore_norm, synchronize_norm, train_mode
-from ivf_core.training.runs.batches import Batch, PairCrops, Sample
+from ivf_core.training.runs.batches import Batch, PairCrops
 from ivf_core.training.runs.calibration import calibrate
 from ivf_core.training.runs.devices import gather_over_processes
 from ivf_core.training.runs.loop import Scores, SingleTask, StepGuard, run_task
 from ivf_core.training.runs.optimizers import MuonAdamW, muon_groups, one_cycle
 from ivf_core.training.runs.options import FORMER_PRECISIONS, PRECISIONS, RunOptions
 from ivf_core.training.runs.recipe import data_directory, option
+from ivf_core.training.segmentation.cached_teacher import (
+    CachedTeacher,
+    agreement,
+    answer_labels,
+)
+from ivf_core.training.segmentation.head_crops import Slot, SlotCrops
 from ivf_core.training.segmentation.head_scores import (
     background_offset,
     class_weights,
     predict_labels,
     score_head,
 )
-from ivf_core.training.segmentation.labelled import open_labelled_split
+from ivf_core.training.segmentation.labelled import check_disjoint, open_labelled_split
+from ivf_core.training.segmentation.logit_cache import LOGIT_STRIDE
 from ivf_core.training.segmentation.segmenters import Segmenter, open_segmenter
 
 __all__ = ["HeadRecipe", "train_head"]
@@ -117,10 +139,22 @@ class HeadRecipe(RunOptions):
     teacher_segmenter: str = ""
     """Segmenter of the same classes to learn from, as `segmenters.open_segmenter` takes it, such
     as segformer:runs/segformer_msrs. It sees the fused image of the student before training."""
+    teacher_logits: str = ""
+    """Network that segments pairs, which sees both cameras, instead of `teacher_segmenter`:
+    KIND:FILE, such as sartm:runs/sartm.safetensors, which `ivf train head` then asks about all
+    pairs first; or the folder of the answers that `ivf train logits` reported, or a pattern such
+    as runs/logits/sartm-*. Its classes are mapped onto `class_set` if they are others."""
+    teacher_confidence_threshold: float = option(0.0, minimum=0, maximum=1)
+    """teacher_logits only: answers whose largest probability is smaller are ignored."""
     distillation_weight: float = option(1.0, minimum=0, former="distill")
-    """teacher_segmenter only: weight of the divergence from its probabilities."""
+    """With a teacher: weight of the divergence from its probabilities."""
     temperature: float = option(2.0, above=0)
-    """teacher_segmenter only: divisor of both networks' logits."""
+    """With a teacher: divisor of both networks' logits."""
+    unlabelled: tuple[str, ...] = ()
+    """With a teacher: data sets relative to the data directory whose pairs join the training
+    without their labels, if they have any; of those with splits, the split train."""
+    unlabelled_per_batch: int = option(2, minimum=0)
+    """Crops of pairs of `unlabelled` in a batch, of all processes together."""
     ema_decay: float = option(0.999, minimum=0, maximum=1, former="average_decay")
     """Decay of the exponential moving average of the weights, which is what is written."""
     precision: str = option(
@@ -136,6 +170,12 @@ class HeadRecipe(RunOptions):
                 "there is nothing to train on: give folder or dataset and real_per_batch, "
                 "or scenes and synthetic_per_batch, or all"
             )
+        if self.teacher_logits and self.teacher_segmenter:
+            raise ValueError("teacher_logits and teacher_segmenter exclude each other")
+        if self.unlabelled and not (self.teacher_logits or self.teacher_segmenter):
+            raise ValueError("unlabelled needs teacher_logits or teacher_segmenter to learn from")
+        if self.teacher_logits and any(side % LOGIT_STRIDE for side in self.crop):
+            raise ValueError(f"crop is {self.crop}, expected multiples of {LOGIT_STRIDE}")
         if (self.scenes or self.held_out_scenes) and self.class_set != "mfnet":
             raise ValueError("scenes and held_out_scenes: these have mfnet's classes only")
 
@@ -143,7 +183,8 @@ class HeadRecipe(RunOptions):
     def batch_size(self) -> int:
         """Crops of a batch, of all processes together."""
         real = self.real_per_batch if self.dataset or self.folder else 0
-        return real + (self.synthetic_per_batch if self.scenes else 0)
+        unlabelled = self.unlabelled_per_batch if self.unlabelled else 0
+        return real + unlabelled + (self.synthetic_per_batch if self.scenes else 0)
 
 
 def train_head(recipe: HeadRecipe) -> Scores:
@@ -152,7 +193,8 @@ def train_head(recipe: HeadRecipe) -> Scores:
     Metadata of the student's file are kept.
 
     Returns:
-        IoU of each class that occurs, by name, and "mean", by the title of their table.
+        IoU of each class that occurs, by name, and "mean", by the title of their table. Agreement
+        with a teacher has a table of its own.
     """
     return run_task("head", recipe, HeadTask)
 
@@ -165,6 +207,7 @@ class HeadTask(SingleTask[HeadRecipe]):
         head: learns.
         student: learns with the head, or None.
         teacher: segmenter to learn from, or None.
+        cached: pair teacher whose answers the head learns from, or None.
         average: moving average of the head and, if it learns, of the student.
     """
 
@@ -177,10 +220,12 @@ class HeadTask(SingleTask[HeadRecipe]):
         self.student: nn.Module | None = None
         if recipe.train_student:
             self.student = self._place(copy.deepcopy(self.model.student).requires_grad_(True))
-        self.real, self.held_out = _real_pairs(recipe, self.class_set)
-        self.names = [pair.name for pair in self.real]
+        self.data = _read_pairs(recipe, self.class_set)
+        self.real, self.held_out = self.data.real, self.data.held_out
+        self.names = [pair.name for pair in (*self.real, *self.data.unlabelled)]
         drawn = len(self.real) * (recipe.real_per_batch > 0)
         drawn += recipe.scenes * (recipe.synthetic_per_batch > 0)
+        drawn += len(self.data.unlabelled) * (recipe.unlabelled_per_batch > 0)
         self.steps = recipe.count_steps(drawn)
         self._learn()
 
@@ -223,27 +268,47 @@ class HeadTask(SingleTask[HeadRecipe]):
         self.parts["average"] = self.average
 
     def start(self, first: int) -> None:
-        """Draw synthetic scenes, open the segmenter and the crops."""
-        recipe = self.recipe
+        """Draw synthetic scenes, open the teacher and the crops."""
+        recipe, data = self.recipe, self.data
         numbers = tqdm(range(recipe.scenes), desc="draw scenes")
         self.scenes = [_scene(recipe, number) for number in numbers]
-        slots = [self._crops(self.real)] * (recipe.real_per_batch if self.real else 0)
-        slots += [self._crops(self.scenes)] * (recipe.synthetic_per_batch if self.scenes else 0)
+        self._open_teacher()
+        slots = []
+        for pairs, files, count in (
+            (self.real, data.files, recipe.real_per_batch),
+            (self.scenes, (), recipe.synthetic_per_batch),
+            (data.unlabelled, data.unlabelled_files, recipe.unlabelled_per_batch),
+        ):
+            if pairs and count:
+                slots += [self._slot(pairs, files)] * count
         if not slots:
             raise ValueError(f"folder '{recipe.folder}': all of its pairs are held out")
-        self.teacher: Segmenter | None = None
-        if recipe.teacher_segmenter:
-            teacher = open_segmenter(recipe.teacher_segmenter, self.class_set)
-            self.teacher = teacher.to(self.device)
         labelled = self.real or self.scenes
         weights = class_weights(labelled, len(self.class_set)).pow(recipe.class_weight_exponent)
         self.class_weights = weights.to(self.device)
-        self.shown = next(pairs[0] for pairs in (self.held_out, labelled) if pairs)
-        self.batches = self.open_batches(_SlotCrops(slots), len(slots), first)
+        known = (self.held_out, labelled, data.unlabelled)
+        self.shown = next(pairs[0] for pairs in known if pairs)
+        classes = len(self.class_set) if self.cached else 0
+        self.batches = self.open_batches(SlotCrops(slots, classes), len(slots), first)
 
-    def _crops(self, pairs: Sequence[Pair]) -> PairCrops:
+    def _open_teacher(self) -> None:
+        """Open the segmenter, or the cache of a pair teacher's answers to held-out pairs."""
         recipe = self.recipe
-        return PairCrops(
+        self.teacher: Segmenter | None = None
+        self.cached: CachedTeacher | None = None
+        self.held_out_answers: dict[str, np.ndarray] = {}
+        if recipe.teacher_segmenter:
+            teacher = open_segmenter(recipe.teacher_segmenter, self.class_set)
+            self.teacher = teacher.to(self.device)
+        if recipe.teacher_logits:
+            threshold = recipe.teacher_confidence_threshold
+            self.cached = CachedTeacher(recipe.teacher_logits, self.class_set, threshold)
+            self.held_out_answers = self.cached.find_all(self.data.held_out_files)
+
+    def _slot(self, pairs: Sequence[Pair], files: Sequence[PairFiles]) -> Slot:
+        """Return crops of pairs, with the teacher's answers to those that have files."""
+        recipe = self.recipe
+        crops = PairCrops(
             pairs,
             recipe.crop,
             seed=recipe.seed,
@@ -251,6 +316,7 @@ class HeadTask(SingleTask[HeadRecipe]):
             focus=recipe.foreground_probability,
             stuff=self.class_set.stuff,
         )
+        return Slot(crops, self.cached.read_all(files) if self.cached else {})
 
     def set_modes(self, step: int) -> None:
         """Set training mode, and freeze BatchNorm of the head in later steps."""
@@ -259,7 +325,7 @@ class HeadTask(SingleTask[HeadRecipe]):
     def loss(self, step: int, batch: Batch, guard: StepGuard) -> Total:
         """Return the weighted parts of the loss; those of labels are of the whole batch."""
         recipe = self.recipe
-        luma, infrared, labels, chroma = batch.tensors
+        luma, infrared, labels, chroma, shares = batch.tensors
         losses = {}
         with self.fabric.autocast():
             with torch.no_grad():
@@ -284,6 +350,11 @@ class HeadTask(SingleTask[HeadRecipe]):
             wanted = gather_over_processes(self._teach(before.fused, chroma))
             divergence = logit_distillation_loss(logits, wanted, temperature=recipe.temperature)
             losses["distillation"] = recipe.distillation_weight * divergence
+        if self.cached is not None:
+            divergence = soft_label_loss(
+                logits, gather_over_processes(shares), temperature=recipe.temperature
+            )
+            losses["distillation"] = recipe.distillation_weight * divergence
         return Total(torch.stack([*losses.values()]).sum(), losses)
 
     @torch.no_grad()
@@ -301,17 +372,16 @@ class HeadTask(SingleTask[HeadRecipe]):
         return losses
 
     def images(self, step: int) -> dict[str, np.ndarray]:
-        """Return both sources of a whole pair, its labels, and the head's classes."""
+        """Return both sources of a whole pair, labels, the teacher's classes and the head's."""
         pair = self.shown
-        assert pair.labels is not None
         student = self.before if self.student is None else self.student
-        predicted = predict_labels(student, self.head.eval(), pair, self.device)
-        return {
-            "visible": pair.luma,
-            "infrared": pair.infrared,
-            "labels": color_labels(pair.labels, self.class_set),
-            "head": color_labels(predicted, self.class_set),
-        }
+        masks = {"head": predict_labels(student, self.head.eval(), pair, self.device)}
+        if (answer := self.held_out_answers.get(pair.name)) is not None:
+            masks = {"teacher": answer_labels(answer, pair.luma.shape), **masks}
+        if pair.labels is not None:
+            masks = {"labels": pair.labels, **masks}
+        colored = {name: color_labels(ids, self.class_set) for name, ids in masks.items()}
+        return {"visible": pair.luma, "infrared": pair.infrared, **colored}
 
     def finish(self, origin: dict[str, str]) -> Scores:
         """Write the average of the head, with its student, and score both."""
@@ -322,16 +392,22 @@ class HeadTask(SingleTask[HeadRecipe]):
         model = replace(self.model, student=changed[0].to("cpu")) if changed else self.model
         shown = [*self.real[::12], *self.scenes[:8]]
         background = self.class_set.background
-        if background is not None:
+        if background is not None and shown:
             offset = background_offset(student, head, shown, background, self.device)
             head.raise_class(background, offset)
         scores = self._scores(student, head)
         data = recipe.dataset or f"{recipe.folder} {recipe.labels}"
+        source = f"{self.steps} steps on {data} and {recipe.scenes} synthetic scenes"
+        if recipe.unlabelled:
+            source += f", and on {', '.join(recipe.unlabelled)} without labels"
+        if self.cached is not None:
+            origin = {**origin, "head_teacher": self.cached.origin}
         model = replace(model, head=head.to("cpu"), class_set=self.class_set)
+        pairs = [*self.real, *self.scenes] or self.data.unlabelled
         save_model(
-            calibrate(model, [*self.real, *self.scenes]).model,
+            calibrate(model, pairs).model,
             recipe.output,
-            head_source=f"{self.steps} steps on {data} and {recipe.scenes} synthetic scenes",
+            head_source=source,
             **origin,
         )
         return scores
@@ -345,37 +421,59 @@ class HeadTask(SingleTask[HeadRecipe]):
         scenes = [_scene(recipe, -1 - number) for number in range(recipe.held_out_scenes)]
         names = self.class_set.names
         sets = {title: self.held_out, f"{len(scenes)} held-out synthetic scenes": scenes}
-        return {
+        scores = {
             f"IoU on {name}": score_head(student, head, pairs, names, self.device)
             for name, pairs in sets.items()
             if pairs
         }
+        if self.cached is not None and self.held_out_answers:
+            title = self.cached.agreement_title(f"{len(self.held_out_answers)} held-out pairs")
+            scores[title] = agreement(self._compared(student, head), self.class_set)
+        return scores
+
+    def _compared(
+        self, student: nn.Module, head: nn.Module
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield the head's classes of held-out pairs, and the teacher's answers."""
+        for pair in self.held_out:
+            if (answer := self.held_out_answers.get(pair.name)) is not None:
+                yield predict_labels(student, head, pair, self.device), answer
 
 
-class _SlotCrops(Dataset[Sample]):
-    """Crops of batches whose entries come from different pairs.
+@dataclass(frozen=True)
+class _Pairs:
+    """Pairs of a run, and the paths of their images.
 
-    Args:
-        slots: crops of each entry of a batch.
+    Attributes:
+        real, files: to train on, with labels.
+        held_out, held_out_files: to score.
+        unlabelled, unlabelled_files: to train on without labels.
     """
 
-    def __init__(self, slots: Sequence[PairCrops]) -> None:
-        self.slots = slots
-
-    def __getitem__(self, number: int) -> Sample:
-        """Draw luma, infrared, labels and chroma.
-
-        Returns:
-            1 x H x W float32 in [0, 1] twice, H x W int64, and Cr and Cb, 2 x H x W float32 in
-            0..255; 0 x H x W of pairs without colour.
-        """
-        name, crop, _ = self.slots[number % len(self.slots)].draw(number)
-        planes = (crop.luma[None], crop.infrared[None])
-        return Sample(name, (*planes, crop.labels.astype(np.int64), crop.chroma.astype(np.float32)))
+    real: Sequence[Pair] = ()
+    held_out: Sequence[Pair] = ()
+    files: Sequence[PairFiles] = ()
+    held_out_files: Sequence[PairFiles] = ()
+    unlabelled: Sequence[Pair] = ()
+    unlabelled_files: Sequence[PairFiles] = ()
 
 
-def _real_pairs(recipe: HeadRecipe, class_set: ClassSet) -> tuple[Sequence[Pair], Sequence[Pair]]:
+def _read_pairs(recipe: HeadRecipe, class_set: ClassSet) -> _Pairs:
     """Read the pairs to train on, and open those that are held out."""
+    pairs = _real_pairs(recipe, class_set)
+    files = [
+        replace(entry, name=f"{folder}/{entry.name}", labels=None)
+        for folder in recipe.unlabelled
+        for entry in open_unlabelled(data_directory() / folder).files
+    ]
+    check_disjoint(files, pairs.held_out_files)
+    color = bool(recipe.teacher_segmenter)
+    unlabelled = [entry.read(color=color) for entry in files]
+    return replace(pairs, unlabelled=unlabelled, unlabelled_files=files)
+
+
+def _real_pairs(recipe: HeadRecipe, class_set: ClassSet) -> _Pairs:
+    """Read the pairs with labels."""
     color = bool(recipe.teacher_segmenter)
     if recipe.dataset:
         root = data_directory() / recipe.dataset
@@ -386,9 +484,10 @@ def _real_pairs(recipe: HeadRecipe, class_set: ClassSet) -> tuple[Sequence[Pair]
                 f"'{published.class_set.name if published.class_set else None}', "
                 f"but class_set is '{recipe.class_set}'"
             )
-        return [files.read(class_set, color=color) for files in published.files], scored
+        train = [files.read(class_set, color=color) for files in published.files]
+        return _Pairs(train, scored, published.files, scored.files)
     if not recipe.folder:
-        return [], []
+        return _Pairs()
     root = data_directory() / recipe.folder
     train, _ = hold_out(
         read_pair_folder(
@@ -402,7 +501,7 @@ def _real_pairs(recipe: HeadRecipe, class_set: ClassSet) -> tuple[Sequence[Pair]
     )
     # Scored on every pixel, also those of low confidence.
     _, held_out = hold_out(read_pair_folder(root, labels=recipe.labels), recipe.hold_out_every)
-    return train, held_out
+    return _Pairs(train, held_out, *hold_out(list_pair_files(root), recipe.hold_out_every))
 
 
 def _scene(recipe: HeadRecipe, number: int) -> Pair:

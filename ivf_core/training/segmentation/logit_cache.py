@@ -13,6 +13,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -22,13 +23,14 @@ from ivf_core.class_sets import ClassSet
 from ivf_core.system.atomic import atomic_path, write_json
 from ivf_core.training.masks.cache import content_digest
 
-__all__ = ["LOGIT_STRIDE", "LogitCache", "LogitCacheError"]
+__all__ = ["LOGIT_STRIDE", "LogitCache", "LogitCacheError", "resize_shares"]
 
 LOGIT_STRIDE = 4
 """Pixels along each side of a cell of the log-probabilities."""
 
 _FORMAT = "ivf-logits-1"
 _ABOUT = "settings.json"
+_HASHED = ("format", "teacher", "class_set")
 _LEVELS = 16  # of one nat: a byte holds log-probabilities down to -15.9375
 
 
@@ -48,6 +50,7 @@ class LogitCache:
         directory: the folder.
         class_set: classes of the log-probabilities.
         teacher: kind and SHA-256 of the teacher.
+        notes: what else is known of it by name, such as that parts of it were random.
 
     Raises:
         LogitCacheError: the folder has no readable settings of this format.
@@ -62,27 +65,63 @@ class LogitCache:
                 raise ValueError(f"format is {about.get('format')!r}, expected {_FORMAT!r}")
             self.class_set = ClassSet.from_json(about["class_set"])
             self.teacher = dict(about["teacher"])
+            self.notes: dict[str, str] = dict(about.get("notes", {}))
         except (OSError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise LogitCacheError(
                 f"logits '{self.directory}': expected a folder that ivf train logits made: {error}"
             ) from error
-        self._key = _digest(about)
+        self._key = _digest({key: about[key] for key in _HASHED})
 
     @classmethod
     def create(
-        cls, root: str | os.PathLike[str], teacher: Mapping[str, str], class_set: ClassSet
+        cls,
+        root: str | os.PathLike[str],
+        teacher: Mapping[str, str],
+        class_set: ClassSet,
+        notes: Mapping[str, str] | None = None,
     ) -> LogitCache:
-        """Create the cache of a teacher below `root`, or open it.
+        """Create the cache of a teacher below `root`, or open it and replace its notes.
 
         Args:
             root: folder of caches.
             teacher: its `kind`, such as "sartm", and the `sha256` of its weights.
             class_set: classes of its logits.
+            notes: see `LogitCache`; they do not determine the cache's name.
         """
-        about = {"format": _FORMAT, "teacher": dict(teacher), "class_set": class_set.to_json()}
+        about: dict[str, object] = {
+            "format": _FORMAT,
+            "teacher": dict(teacher),
+            "class_set": class_set.to_json(),
+        }
         directory = Path(root) / f"{teacher['kind']}-{_digest(about).hex()[:16]}"
-        write_json(directory / _ABOUT, about)
+        write_json(directory / _ABOUT, {**about, "notes": dict(notes or {})})
         return cls(directory)
+
+    @classmethod
+    def find(cls, pattern: str) -> LogitCache:
+        """Open the cache of a recipe.
+
+        Args:
+            pattern: its folder, or a pattern that one cache matches, such as runs/logits/sartm-*.
+
+        Raises:
+            LogitCacheError: no cache or several match; the message names them.
+        """
+        path = Path(pattern)
+        root = Path(path.anchor or ".")
+        matches = sorted(root.glob(str(path.relative_to(path.anchor))))
+        found = [folder for folder in matches if (folder / _ABOUT).is_file()]
+        if len(found) != 1:
+            raise LogitCacheError(
+                f"logits '{pattern}': expected one folder that ivf train logits made, found "
+                + (", ".join(map(str, found)) or "none")
+            )
+        return cls(found[0])
+
+    @property
+    def title(self) -> str:
+        """Kind of the teacher and the first digits of the SHA-256 of its weights."""
+        return f"{self.teacher['kind']} {self.teacher['sha256'][:8]}"
 
     def path(self, visible: np.ndarray, infrared: np.ndarray) -> Path:
         """Return the path of a pair's file, which need not exist."""
@@ -147,6 +186,19 @@ class LogitCache:
     def _verification(self, visible: np.ndarray, infrared: np.ndarray) -> bytes:
         """Return a hash of the teacher and a pair, by which the pair's file is verified."""
         return hashlib.sha256(self._key + self._content(visible, infrared)).digest()
+
+
+def resize_shares(shares: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """Return the shares of cells at the size of their pair, C x H x W float32, bilinearly.
+
+    Args:
+        shares: C x ceil(H / 4) x ceil(W / 4) float32.
+        size: H and W in pixels.
+    """
+    # Cells of 4 x 4 pixels, also those that reach beyond the border.
+    whole = tuple(LOGIT_STRIDE * side for side in shares.shape[:0:-1])
+    planes = [cv2.resize(plane, whole, interpolation=cv2.INTER_LINEAR) for plane in shares]
+    return np.stack(planes)[:, : size[0], : size[1]]
 
 
 def _cells(size: tuple[int, ...]) -> tuple[int, int]:

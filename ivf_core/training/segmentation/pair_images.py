@@ -127,6 +127,6 @@ def score_pairs(
     matrix = ConfusionMatrix(len(network.class_set))
     for planes, labels in tqdm(images, desc="test", mininterval=5):
         pair = torch.from_numpy(planes).to(device).permute(2, 0, 1)[None].float() / 255
-        logits = network(pair[:, :3], pair[:, 3:]).main
+        logits = network.classify(pair[:, :3], pair[:, 3:])
         matrix.update(logits.argmax(dim=1)[0].byte().cpu().numpy(), labels)
     return matrix

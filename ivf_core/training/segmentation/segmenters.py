@@ -95,7 +95,7 @@ def open_segmenter(spec: str, class_set: ClassSet) -> Segmenter:
     if kind in _OF_PAIRS:
         raise SegmenterError(
             f"segmenter '{spec}': {kind} segments pairs of images, not the fused image; "
-            "ivf train logits asks it about pairs"
+            "ivf train logits asks it about pairs, and a head learns from it by teacher_logits"
         )
     if kind not in _OPENERS or not place:
         raise SegmenterError(

@@ -18,6 +18,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from ivf_core.class_sets import STREET, UNLABELED
@@ -35,6 +36,11 @@ from ivf_core.training.segmentation.fused_labels.flow import flow_guide, vote_al
 from ivf_core.training.segmentation.fused_labels.fusion import fuse
 from ivf_core.training.segmentation.fused_labels.options import LabelRecipe
 from ivf_core.training.segmentation.fused_labels.page import write_label_page
+from ivf_core.training.segmentation.fused_labels.pair_votes import (
+    OpenTeacher,
+    PairVoter,
+    is_pair_teacher,
+)
 from ivf_core.training.segmentation.fused_labels.predictions import CachedNetwork
 from ivf_core.training.segmentation.fused_labels.reliability import (
     Counts,
@@ -54,33 +60,42 @@ _REVISION = 4
 """Number to raise when the code of the fusion changes the labels."""
 
 
-def make_labels(recipe: LabelRecipe) -> LabelReport:
+def make_labels(recipe: LabelRecipe, open_teacher: OpenTeacher | None = None) -> LabelReport:
     """Label all images of `recipe` whose labels are not there yet, and measure the labels.
+
+    Args:
+        recipe: sets of images, teachers and options.
+        open_teacher: function that opens those teachers that segment pairs.
 
     Raises:
         ValueError: a folder, a network or a file is missing; the message names it.
     """
-    threads = cv2.getNumThreads()
+    threads, of_torch = cv2.getNumThreads(), torch.get_num_threads()
     cv2.setNumThreads(recipe.threads)
+    torch.set_num_threads(recipe.threads)
     try:
-        return _Campaign(recipe).run()
+        return _Campaign(recipe, open_teacher).run()
     finally:
         cv2.setNumThreads(threads)
+        torch.set_num_threads(of_torch)
 
 
 class _Campaign:
     """Campaign of labelling by a recipe: state that its steps share."""
 
-    def __init__(self, recipe: LabelRecipe) -> None:
+    def __init__(self, recipe: LabelRecipe, open_teacher: OpenTeacher | None) -> None:
         self.recipe = recipe
         self.origin = provenance("labels", recipe)
         data, self.output = data_directory(), Path(recipe.output)
         _check_output(self.output, recipe, data)
+        self.report = LabelReport(self.output)
+        self.pair_voters = self._open_pair_voters(open_teacher)
         self.networks = {
             name: CachedNetwork(
                 name, data / recipe.networks, self.output / "predictions", recipe.threads
             )
             for name in recipe.teachers
+            if not is_pair_teacher(name)
         }
         self.points = read_points(data / recipe.points) if recipe.points else {}
         self.sources = [
@@ -93,9 +108,20 @@ class _Campaign:
         ]  # fmt: skip
         self.counts = Counts()
         self.own: dict[tuple[str, str], Counts] = {}
-        self.report = LabelReport(self.output)
         if not (self.output / _LISTING).exists():
             write_json(self.output / _LISTING, self._about({}))  # marks the folder as ours
+
+    def _open_pair_voters(self, open_teacher: OpenTeacher | None) -> list[PairVoter]:
+        """Open the teachers that segment pairs, and note which of their parts are random."""
+        voters = []
+        for teacher in filter(is_pair_teacher, self.recipe.teachers):
+            if open_teacher is None:
+                raise ValueError(f"teachers: '{teacher}' needs a function that opens it")
+            voters.append(PairVoter(teacher, self.output / "predictions", open_teacher))
+            for part, origin in voters[-1].origin.items():
+                if part not in ("kind", "sha256"):
+                    self.report.warnings.append(f"teacher {voters[-1].name}: {part} has {origin}")
+        return voters
 
     def run(self) -> LabelReport:
         """Ask and measure the teachers, fuse, and write everything."""
@@ -122,6 +148,7 @@ class _Campaign:
         return {
             **self.origin, "class_set": json.loads(STREET.to_json()), "images": images,
             "coverage": self.report.coverage, "failed": self.report.failed,
+            "pair_teachers": {voter.name: voter.origin for voter in self.pair_voters},
         }  # fmt: skip
 
     def _ask(self) -> None:
@@ -131,10 +158,10 @@ class _Campaign:
             points = self.points.get((source.set_name, source.stem), [])
             try:
                 if not points and source.boxes is None:
-                    prepare_evidence(source, self.networks)
+                    prepare_evidence(source, self.networks, self.pair_voters)
                     readable.append(source)
                     continue
-                evidence = collect_evidence(source, self.networks)
+                evidence = collect_evidence(source, self.networks, self.pair_voters)
             except ValueError as error:
                 self._leave_out(source, error)
                 continue
@@ -186,7 +213,10 @@ class _Campaign:
         return settings_digest({
             "revision": _REVISION,
             "options": dataclasses.asdict(self.recipe.fusion),
-            "networks": {name: network.digest for name, network in self.networks.items()},
+            "networks": {
+                **{name: network.digest for name, network in self.networks.items()},
+                **{voter.name: voter.digest for voter in self.pair_voters},
+            },
             "rates": {
                 kind: {name: table.round(6).tolist() for name, table in sorted(counted.items())}
                 for kind, counted in tables.items()
@@ -201,7 +231,7 @@ class _Campaign:
         votes, boxes = counts.vote_rates(), counts.box_rates()
         pairs, facts, guides = [], [], []
         for source in sources:
-            evidence = collect_evidence(source, self.networks)
+            evidence = collect_evidence(source, self.networks, self.pair_voters)
             fused = fuse(evidence, votes, boxes, self.recipe.fusion)
             pairs.append((fused.labels, fused.confidence))
             facts.append(_facts(source, evidence))
@@ -226,7 +256,11 @@ class _Campaign:
                 path = self.output / name / "labels" / f"{source.stem}.png"
                 if not path.is_file():
                     continue
-                yield source, collect_evidence(source, self.networks), read_labels(path)
+                yield (
+                    source,
+                    collect_evidence(source, self.networks, self.pair_voters),
+                    read_labels(path),
+                )
 
 
 def _check_output(output: Path, recipe: LabelRecipe, data: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from ivf_core.class_sets import STREET, STREET_MAPPINGS, UNLABELED
 from ivf_core.images.files import read_labels
 from ivf_core.training.segmentation.fused_labels.cold_sky import find_cold_sky
 from ivf_core.training.segmentation.fused_labels.networks import Boxes
+from ivf_core.training.segmentation.fused_labels.pair_votes import CAMERAS, PairVoter
 from ivf_core.training.segmentation.fused_labels.predictions import CachedNetwork
 from ivf_core.training.segmentation.fused_labels.sources import (
     LabelSource,
@@ -79,16 +80,22 @@ def vote_labels(labels: np.ndarray, confidence: np.ndarray | None = None) -> np.
     return votes
 
 
-def collect_evidence(source: LabelSource, networks: Mapping[str, CachedNetwork]) -> Evidence:
+def collect_evidence(
+    source: LabelSource,
+    networks: Mapping[str, CachedNetwork],
+    pair_voters: Sequence[PairVoter] = (),
+) -> Evidence:
     """Read an image, and ask each network on each camera where it is of use.
 
     Segmenters see the visible image, the brightened one where it is dark, and the thermal one as
     black-hot; detectors see the thermal image as it is, too. Where dense labels by hand exist,
     only one network is asked, for riders and bicycles or cars and trucks that are one class there.
+    Networks that segment pairs are asked where there is a thermal image and no such labels.
 
     Args:
         source: the image.
         networks: by name.
+        pair_voters: networks that segment pairs.
 
     Raises:
         ValueError: a file is damaged or of another size; the message names it.
@@ -101,6 +108,9 @@ def collect_evidence(source: LabelSource, networks: Mapping[str, CachedNetwork])
             boxes[f"{name}:{camera}"] = found
         else:
             votes[f"{name}:{camera}"] = found
+    if infrared is not None and truth is None:
+        for voter in pair_voters:
+            votes[f"{voter.name}:{CAMERAS}"] = voter.votes(visible, infrared)
     for name, (class_set, path, confidence) in source.given.items():
         ids = STREET_MAPPINGS[class_set].apply(_read_ids(path, visible), f"labels '{path}'")
         sure = _read_ids(confidence, visible) if confidence else None
@@ -120,7 +130,11 @@ def collect_evidence(source: LabelSource, networks: Mapping[str, CachedNetwork])
     )
 
 
-def prepare_evidence(source: LabelSource, networks: Mapping[str, CachedNetwork]) -> None:
+def prepare_evidence(
+    source: LabelSource,
+    networks: Mapping[str, CachedNetwork],
+    pair_voters: Sequence[PairVoter] = (),
+) -> None:
     """Ask networks like `collect_evidence`, so that their answers are on disk.
 
     Raises:
@@ -129,6 +143,9 @@ def prepare_evidence(source: LabelSource, networks: Mapping[str, CachedNetwork])
     visible, infrared, truth = _read_images(source)
     for name, _, image in _questions(source, visible, infrared, truth, networks):
         networks[name].prepare(image)
+    if infrared is not None and truth is None:
+        for voter in pair_voters:
+            voter.prepare(visible, infrared)
 
 
 def _read_images(source: LabelSource) -> tuple[np.ndarray, np.ndarray | None, Truth | None]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ivf_core.class_sets import STREET, STREET_MAPPINGS
 from ivf_core.training.runs.recipe import Bounds, Recipe, option
 from ivf_core.training.segmentation.fused_labels.networks import NETWORKS
+from ivf_core.training.segmentation.fused_labels.pair_votes import check_teachers
 
 __all__ = ["FusionOptions", "GivenLabels", "LabelRecipe", "LabelSet"]
 
@@ -108,7 +109,8 @@ class LabelRecipe(Recipe):
     networks: str = option("teachers")
     """Folder of the networks' files, relative to the data directory."""
     teachers: tuple[str, ...] = option(tuple(NETWORKS))
-    """Names of the networks that vote."""
+    """Names of the networks that vote, and KIND:FILE of those that segment pairs, such as
+    sartm:runs/sartm.safetensors."""
     points: str = ""
     """File of points that measure the teachers and the labels, relative to the data directory."""
     fusion: FusionOptions = option(factory=FusionOptions)  # noqa: RUF009
@@ -120,9 +122,7 @@ class LabelRecipe(Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in self.teachers:
-            if name not in NETWORKS:
-                raise ValueError(f"teachers: '{name}', known: {', '.join(NETWORKS)}")
+        check_teachers(self.teachers)
         names = [entry.name for entry in self.sets]
         if len(set(names)) < len(names):
             raise ValueError(f"sets: names must differ, got {', '.join(names)}")

@@ -82,6 +82,7 @@ def write_label_page(
         tables=score_tables(report.scores),
         coverage={name: f"{value:.1%}" for name, value in report.coverage.items()},
         failed=report.failed,
+        warnings=report.warnings,
         legend=[
             (name, "#{:02x}{:02x}{:02x}".format(*color))
             for name, color in zip(STREET.names, STREET.colors, strict=True)

@@ -138,6 +138,7 @@ class LabelReport:
         coverage: share of pixels with a label by set.
         scores: by teacher, and of the fused labels.
         failed: a line for each image that could not be read.
+        warnings: a line for each part of a teacher that has random weights.
     """
 
     directory: Path
@@ -146,3 +147,4 @@ class LabelReport:
     coverage: dict[str, float] = field(default_factory=dict)
     scores: dict[str, LabelScores] = field(default_factory=lambda: defaultdict(LabelScores))
     failed: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)

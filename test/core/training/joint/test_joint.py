@@ -85,10 +85,10 @@ def test_crops_have_what_the_networks_take(items: list[LabelledImage]) -> None:
     crops = DamagedCrops([items], [1], (64, 96), seed=0, blind=0.5)
     found = set()
     for number in range(60):
-        visible, infrared, seen_visible, seen_infrared, chroma, labels, sure, cameras = crops[
-            number
-        ].arrays
-        for plane in (visible, infrared, seen_visible, seen_infrared):
+        *planes, chroma, labels, sure, cameras, shares = crops[number].arrays
+        _, _, seen_visible, seen_infrared = planes
+        assert shares.shape == (0, 16, 24)
+        for plane in planes:
             assert plane.shape == (1, 64, 96)
             assert plane.min() >= 0
             assert plane.max() <= 1

@@ -138,6 +138,20 @@ def test_decoder_is_that_of_sam2() -> None:
 
 
 @torch.no_grad()
+def test_classes_of_both_heads() -> None:
+    """The logarithm of the mean of their probabilities, if asked for; else the decoder's logits."""
+    network = tiny()
+    out = network(*pair())
+    assert out.auxiliary is not None
+    assert torch.equal(network.classify(*pair()), out.main)
+    network.average_heads = True
+    mean = (out.main.double().softmax(1) + out.auxiliary.double().softmax(1)) / 2
+    found = network.classify(*pair())
+    assert torch.allclose(found.double().exp(), mean, rtol=1e-5)
+    assert not torch.allclose(found.exp(), out.main.softmax(1), rtol=1e-3)
+
+
+@torch.no_grad()
 def test_a_new_network_is_sam2_on_the_mean_of_both() -> None:
     torch.manual_seed(0)
     network = Sartm(build_sam2(TINY_SAM2, 5), PST900, rank=4).eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from small_runs import recipe_of, write_pairs
 
 from ivf_core.class_sets import MFNET
@@ -20,6 +22,7 @@ from ivf_core.models.weights_files import WeightsError
 from ivf_core.training.runs.page import image_files, read_losses
 from ivf_core.training.runs.recipe import load_recipe
 from ivf_core.training.sartm.sartm import SartmLoss, SartmRecipe, learning_rate_factor, train_sartm
+from ivf_core.training.sartm.smoke import save_tiny_sam2
 from ivf_core.training.sartm.weights import load_sartm
 from ivf_core.training.segmentation.labelled import check_disjoint, open_labelled_split
 from ivf_core.training.segmentation.pair_images import ColorPairCrops, PairImages, score_pairs
@@ -100,8 +103,9 @@ def test_terms_of_no_weight_are_not_computed(root: Path, name: str) -> None:
 
 def test_options_reach_the_network(root: Path) -> None:
     options: dict[str, Any] = dict(
-        rank=3, decode="each", memory_embedding=False, per_pixel=True, thermal_normalization="none"
-    )
+        rank=3, decode="each", memory_embedding=False, per_pixel=True, thermal_normalization="none",
+        average_heads=True,
+    )  # fmt: skip
     recipe = small(root, steps=1, **options)
     train_sartm(recipe)
     network, _ = load_sartm(recipe.output)
@@ -110,6 +114,37 @@ def test_options_reach_the_network(root: Path) -> None:
             assert getattr(network, name) == value
     block: Any = network.sam2.vision_encoder.backbone.blocks[0]
     assert block.attn.qkv.down.shape[2] == 3
+
+
+def test_sam2_outside_of_the_file(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frozen tensors are read from their directory, if its SHA-256 is that of the training."""
+    whole, small_one = (
+        small(root, steps=1, self_contained=inside, output=str(root / f"runs/{inside}.safetensors"))
+        for inside in (True, False)
+    )
+    train_sartm(whole)
+    train_sartm(small_one)
+    network, metadata = load_sartm(small_one.output)
+    inside, of_whole = load_sartm(whole.output)
+    digest = hashlib.sha256((root / "sam2_tiny/model.safetensors").read_bytes()).hexdigest()
+    assert metadata["sam2_sha256"] == of_whole["sam2_sha256"] == digest
+    assert network.state_dict().keys() == inside.state_dict().keys()
+    for name, tensor in inside.state_dict().items():
+        assert torch.equal(network.state_dict()[name], tensor), name
+    stored = load_file(small_one.output)
+    assert not any("vision_encoder" in name and ".down" not in name and ".up" not in name
+                   for name in stored)  # fmt: skip
+    assert stored.keys() < load_file(whole.output).keys()
+    save_tiny_sam2(root / "sam2_tiny", seed=1)
+    load_sartm(whole.output)
+    expected = (
+        rf"False\.safetensors': does not fit: SAM2 in '.*sam2_tiny' has .*, expected {digest}"
+    )
+    with pytest.raises(WeightsError, match=expected):
+        load_sartm(small_one.output)
+    monkeypatch.setenv("IVF_DATA", str(root / "elsewhere"))
+    with pytest.raises(WeightsError, match=r"sam2_tiny': no such directory"):
+        load_sartm(small_one.output)
 
 
 def test_files_of_something_else(root: Path) -> None:
