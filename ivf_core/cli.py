@@ -8,7 +8,18 @@ import sys
 from collections.abc import Sequence
 
 from ivf_core import __version__
-from ivf_core.commands import bags, benchmark, data, evaluate, fuse, replay, train, view, weights
+from ivf_core.commands import (
+    bags,
+    benchmark,
+    calibration,
+    data,
+    evaluate,
+    fuse,
+    replay,
+    train,
+    view,
+    weights,
+)
 from ivf_core.commands.command import Command
 from ivf_core.system.interrupts import obey_interrupts
 
@@ -19,6 +30,7 @@ COMMANDS: tuple[Command, ...] = (
     *bags.COMMANDS,
     *replay.COMMANDS,
     *view.COMMANDS,
+    *calibration.COMMANDS,
     *data.COMMANDS,
     *weights.COMMANDS,
     *evaluate.COMMANDS,

@@ -44,6 +44,7 @@ _TIMINGS = (
     "wait_ms",
     "decode_ms",
     "prepare_ms",
+    "registration_ms",
     "model_ms",
     "publish_ms",
     "health_ms",

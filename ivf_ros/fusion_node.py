@@ -34,11 +34,13 @@ from rclpy.clock import Clock, ClockType
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
+from sensor_msgs.msg import CameraInfo
 from std_srvs.srv import Trigger
 
 from ivf_core.camera_choice import StampOrder
 from ivf_core.images.thermal import ThermalNormalizer
+from ivf_core.rigs.remap import AnyRegistration
 from ivf_core.system.memory import keep_freed_memory
 from ivf_core.system.user_paths import user_path
 from ivf_ros.answers import AnswerTurns
@@ -60,6 +62,7 @@ from ivf_ros.outputs import Outputs
 from ivf_ros.overload import LoadPolicy
 from ivf_ros.parameters import PARAMETERS, FusionParameters, doubles
 from ivf_ros.processing import PairMessages, PairProcessor
+from ivf_ros.registration_slot import RegistrationSlot
 from ivf_ros.snapshots import Snapshots
 from ivf_ros.synchronizer import stamp_to_seconds
 from ivf_ros.worker import Mailbox, Worker
@@ -69,6 +72,7 @@ __all__ = ["FusionNode", "main"]
 # The default keeps ten requests and loses the others silently.
 _SERVICE_QOS = QoSProfile(depth=1000, reliability=ReliabilityPolicy.RELIABLE)
 _REPLAY_QOS = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
+_STATIC_QOS = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 _DOUBLES = doubles(PARAMETERS)
 _HEALTH_SECONDS = 1.0
 _CHECK_SECONDS = {"live": 0.5, "replay": 0.05}  # the player waits for what a replay reports
@@ -112,6 +116,9 @@ class FusionNode(LifecycleNode):
         self._settings = FusionParameters(self, self._apply)
         self._normalizer = ThermalNormalizer()
         self._model = ModelSlot(self._settings, self._normalizer, self.get_logger())
+        self._registration = RegistrationSlot(
+            self._settings, self.get_logger(), self._on_registration
+        )
         self._warnings = WarningLog(self.get_logger())
         self._snapshots = Snapshots()
         self._statistics = PairStatistics()
@@ -124,6 +131,7 @@ class FusionNode(LifecycleNode):
         self._mailbox: Mailbox[PairMessages] = Mailbox(keep_all=False)
         self._worker: Worker[PairMessages] | None = None
         self._active_timers: list[Any] = []
+        self._transforms: Any = None
         self._apply()
         reject_impossible_transitions(
             self,
@@ -133,11 +141,12 @@ class FusionNode(LifecycleNode):
         )
         self._callback_errors = self._errors_before = 0
         self._turns = AnswerTurns(self)
-        # Both services wait for another thread: meanwhile others are answered, and images taken.
+        # Services wait for another thread: meanwhile others are answered, and images taken.
         group = ReentrantCallbackGroup()
         for name, callback in (
             ("reload_weights", self._on_reload_weights),
             ("save_snapshot", self._on_save_snapshot),
+            ("save_registration", self._on_save_registration),
         ):
             self.create_service(
                 Trigger, f"~/{name}", callback, qos_profile=_SERVICE_QOS, callback_group=group
@@ -179,7 +188,8 @@ class FusionNode(LifecycleNode):
 
     @_transition
     def on_configure(self, state: LifecycleState) -> None:
-        """Load the weights and create the publishers."""
+        """Read the registration, load the weights and create the publishers."""
+        self._registration.load()
         self._model.load()
         self._outputs = Outputs(self)
         self._announce_classes()
@@ -189,6 +199,7 @@ class FusionNode(LifecycleNode):
         """Subscribe and start the worker; load the model again after a deactivation."""
         assert self._outputs is not None
         if self._model.pipeline is None:
+            self._registration.load()
             self._model.load()
             self._announce_classes()
         self._normalizer.reset()
@@ -203,7 +214,8 @@ class FusionNode(LifecycleNode):
             on_frames=self._on_frames,
             on_cameras=self._health.set_cameras,
             unusable=self._health.unusable,
-            on_rgb_info=self._outputs.take_camera_info,
+            on_info=self._on_camera_info,
+            offset_seconds=lambda: self._registration.time_offset_seconds,
         )
         self._mailbox = Mailbox(keep_all=replay)
         self._load = LoadPolicy(lambda: self._settings.values, self._model, self.get_logger())
@@ -216,12 +228,17 @@ class FusionNode(LifecycleNode):
             statistics=self._statistics,
             snapshots=self._snapshots,
             health=self._health,
+            watch=self._registration.offer,
             warnings=self._warnings,
             clock=self.get_clock(),
         )
         self._outputs.encoded.start(keep_all=replay)
         self._worker = Worker(self._mailbox, processor, processor.on_error)
         self._inputs.subscribe(_REPLAY_QOS if replay else qos_profile_sensor_data)
+        if (transforms := self._registration.transforms_type()) is not None:
+            self._transforms = self.create_subscription(
+                transforms, "/tf_static", self._registration.take_transforms, _STATIC_QOS
+            )
         # On steady time: a simulation whose clock stands still is worth a report, too.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._active_timers = [
@@ -260,6 +277,7 @@ class FusionNode(LifecycleNode):
         if self._worker is not None:
             self._stop(finish=False)
             self._publish_diagnostics()
+        self._registration.close()
         self._model.free()
         if self._outputs is not None:
             self._outputs.destroy()
@@ -279,11 +297,15 @@ class FusionNode(LifecycleNode):
         for timer in self._active_timers:
             self.destroy_timer(timer)
         self._active_timers = []
+        if self._transforms is not None:
+            self.destroy_subscription(self._transforms)
+            self._transforms = None
         if self._inputs is not None:
             self._inputs.close(finish=finish)
         if self._worker is not None:
             self._statistics.drop("deactivated", self._worker.stop(discard=not finish))
             self._worker = None
+        self._registration.stop()
         if self._outputs is not None:
             self._outputs.encoded.stop(finish=finish)
         if self._load is not None:
@@ -342,6 +364,26 @@ class FusionNode(LifecycleNode):
         await self._turns.wait()
         return response
 
+    async def _on_save_registration(
+        self, _request: Trigger.Request, response: Trigger.Response
+    ) -> Trigger.Response:
+        """Write the suggested rig, or the one in use."""
+        response.success, response.message = self._registration.save()
+        await self._turns.wait()
+        return response
+
+    def _on_registration(self, registration: AnyRegistration) -> None:
+        """Use another registration for the next pairs."""
+        self._model.set_registration(registration)
+        if self._inputs is not None:
+            self._inputs.apply_parameters()  # it may have another time offset
+
+    def _on_camera_info(self, camera: str, info: CameraInfo) -> None:
+        """Hand a calibration on to the registration, and that of RGB to the outputs."""
+        self._registration.take_camera_info(camera, info)
+        if camera == "rgb" and self._outputs is not None:
+            self._outputs.take_camera_info(self._registration.published_info(info))
+
     def _announce_classes(self) -> None:
         """Publish the class set of the weights, and set the parameter with its names."""
         class_set = self._model.pipeline.class_set if self._model.pipeline is not None else None
@@ -353,6 +395,7 @@ class FusionNode(LifecycleNode):
         """End what has waited too long; in replay mode, tell the player the progress."""
         now = time.monotonic()
         self._snapshots.expire(now)
+        self._registration.check()
         if self._inputs is not None:
             self._inputs.check(now)
         if self._load is not None:
@@ -391,6 +434,7 @@ class FusionNode(LifecycleNode):
                     for camera, finding in self._inputs.camera_findings().items()
                 },
                 **self._inputs.findings(),
+                "registration": self._registration.finding(),
                 "cameras": self._health.finding(self._settings["single_camera"]),
                 "settings": (OK, "in force", settings),
                 "callbacks": self._callbacks_finding(),

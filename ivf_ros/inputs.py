@@ -47,7 +47,8 @@ class Inputs:
         on_cameras: called when other cameras are in use or silent, with the camera that is
             used alone ("" for both) and those that are silent.
         unusable: returns the cameras whose images tell nothing.
-        on_rgb_info: called with each CameraInfo of the RGB camera.
+        on_info: called with "rgb" or "thermal" and each CameraInfo of that camera.
+        offset_seconds: returns the time to add to thermal stamps.
     """
 
     def __init__(
@@ -59,7 +60,8 @@ class Inputs:
         on_frames: Callable[[Any, Any, str], None],
         on_cameras: Callable[[str, frozenset[str]], None],
         unusable: Callable[[], frozenset[str]],
-        on_rgb_info: Callable[[CameraInfo], None],
+        on_info: Callable[[str, CameraInfo], None],
+        offset_seconds: Callable[[], float],
     ) -> None:
         self._node = node
         self._parameters = parameters
@@ -67,7 +69,8 @@ class Inputs:
         self._on_frames = on_frames
         self._on_cameras = on_cameras
         self._unusable = unusable
-        self._on_rgb_info = on_rgb_info
+        self._on_info = on_info
+        self._offset_seconds = offset_seconds
         self._watches: dict[str, CameraWatch] = {}
         self._contents: dict[str, ContentWatch] = {}
         self._pairing = PairingWatch()
@@ -92,7 +95,7 @@ class Inputs:
             images["thermal"],
             tolerance_ns=self._parameters.nanoseconds("tolerance_seconds"),
             queue_size=self._parameters["queue_size"],
-            offset_ns=self._parameters.nanoseconds("offset_seconds"),
+            offset_ns=round(self._offset_seconds() * 1e9),
             minimum_interval_ns=self._parameters.nanoseconds("minimum_interval_seconds"),
         )
         self._synchronizer.registerCallback(lambda rgb, thermal: self._hand_on(rgb, thermal, ""))
@@ -105,7 +108,7 @@ class Inputs:
         if self._synchronizer is not None:
             nanoseconds = self._parameters.nanoseconds
             self._synchronizer.set_tolerance(nanoseconds("tolerance_seconds"))
-            self._synchronizer.set_offset(nanoseconds("offset_seconds"))
+            self._synchronizer.set_offset(round(self._offset_seconds() * 1e9))
             self._synchronizer.set_minimum_interval(nanoseconds("minimum_interval_seconds"))
 
     def close(self, *, finish: bool) -> None:
@@ -196,7 +199,7 @@ class Inputs:
                 self._synchronizer.counters(),
                 PairingSettings(
                     self._parameters["tolerance_seconds"],
-                    self._parameters["offset_seconds"],
+                    self._offset_seconds(),
                     self._parameters["queue_size"],
                 ),
                 {camera: watch.lost_share() for camera, watch in self._watches.items()},
@@ -310,8 +313,7 @@ class Inputs:
 
         def on_info(message: CameraInfo) -> None:
             watch.camera_info(stamp_to_seconds(message.header.stamp))
-            if camera == "rgb":
-                self._on_rgb_info(message)
+            self._on_info(camera, message)
 
         subscriber = Subscriber(
             self._node,

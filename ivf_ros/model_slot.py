@@ -15,8 +15,8 @@ from ivf_core.images.thermal import ThermalNormalizer
 from ivf_core.inference import FusionPipeline
 from ivf_core.inference.engine import describe, describe_measurements
 from ivf_core.inference.pipeline import scaled_size
+from ivf_core.rigs.remap import AnyRegistration
 from ivf_core.system.memory import return_freed_memory
-from ivf_core.system.user_paths import user_path
 from ivf_ros.overload import EngineUse
 from ivf_ros.parameters import FusionParameters
 
@@ -47,6 +47,7 @@ class ModelSlot:
         self._normalizer = normalizer
         self._logger = logger
         self.pipeline: FusionPipeline | None = None
+        self._registration: AnyRegistration = Registration()
         self._twins: dict[EngineUse, FusionPipeline] = {}
         self._is_loading = False
         self._loading: threading.Thread | None = None
@@ -55,8 +56,8 @@ class ModelSlot:
         """Load the weights that the parameters name, and warm the model up.
 
         Raises:
-            ValueError, OSError, RuntimeError: weights, registration file, engine or device
-                cannot be used; names it.
+            ValueError, OSError, RuntimeError: weights, engine or device cannot be used;
+                names it.
         """
         self.pipeline = self._build()
 
@@ -90,10 +91,22 @@ class ModelSlot:
             return False, f"{result}; the old weights stay in use"
         if self.pipeline is None:
             return False, "the node was deactivated in the meantime"
+        result.registration = self._registration
         self._twins = {}
         self.pipeline = result
         on_loaded()
         return True, f"loaded '{result.weights}'"
+
+    def set_registration(self, registration: AnyRegistration) -> None:
+        """Register the next pairs, and those of later models, in another way.
+
+        Args:
+            registration: maps thermal images onto RGB images.
+        """
+        self._registration = registration
+        for pipeline in (self.pipeline, *self._twins.values()):
+            if pipeline is not None:
+                pipeline.registration = registration
 
     def pipeline_for(self, use: EngineUse) -> FusionPipeline | None:
         """Return the pipeline for a call of the engine: a twin made for it, or the loaded one.
@@ -130,6 +143,8 @@ class ModelSlot:
         Args:
             twins: pipelines by the call that they are for.
         """
+        for pipeline in twins.values():
+            pipeline.registration = self._registration
         self._twins = {**self._twins, **twins}
 
     def free(self) -> None:
@@ -157,14 +172,11 @@ class ModelSlot:
     def _build(self) -> FusionPipeline:
         """Return a warm pipeline of the weights and settings in force."""
         values = self._parameters.values
-        registration = Registration()
-        if values["registration_file"]:
-            registration = Registration.from_yaml(user_path(values["registration_file"]))
         pipeline = FusionPipeline(
             values["weights"],
             **{name: values[name] for name in ("engine", "device", "precision", "threads")},
             normalizer=self._normalizer,
-            registration=registration,
+            registration=self._registration,
         )
         pipeline.warm_up(scaled_size((480, 640), values["fusion_scale"]))
         classes = f"{len(pipeline.class_set)} classes" if pipeline.class_set else "no masks"

@@ -109,7 +109,7 @@ PARAMETERS = (
     Parameter("thermal_transport", "raw", "raw subscribes to thermal/image_raw; compressed subscribes to thermal/image_raw/compressed.", choices=("raw", "compressed")),
     # Pairing
     Parameter("tolerance_seconds", TOLERANCE_SECONDS, "Largest difference between the stamps of a pair; 0 pairs equal stamps only.", 0.0, 10.0, changeable=True),
-    Parameter("offset_seconds", 0.0, "Time added to thermal stamps before they are compared with RGB stamps: the fixed delay between the two shutters.", -10.0, 10.0, changeable=True),
+    Parameter("offset_seconds", 0.0, "Time added to thermal stamps before they are compared with RGB stamps: the fixed delay between the two shutters; 0 takes that of the rig file.", -10.0, 10.0, changeable=True),
     Parameter("minimum_interval_seconds", MINIMUM_INTERVAL_SECONDS, "Shortest time between two frames of one camera. A partner whose stamp differs by at most half of it is accepted at once; 0 always waits until no nearer partner can arrive.", 0.0, 10.0, changeable=True),
     Parameter("queue_size", QUEUE_SIZE, "Number of frames of each camera that may wait for a partner.", 1, 1000),
     Parameter("single_camera", "fuse", "What to do while one camera is silent (no image for 0.5 s and 3 of its periods), black, saturated, unreadable or frozen for more than 2 s: fuse processes each image of the other one with an image of zeros as its partner, stop processes pairs only. Not applied in replay mode.", choices=SINGLE_CAMERA_POLICIES, changeable=True),
@@ -119,7 +119,11 @@ PARAMETERS = (
     Parameter("low_percentile", 0.5, "Percentile of the thermal counts that is mapped to black.", 0.0, 100.0, changeable=True),
     Parameter("high_percentile", 99.5, "Percentile of the thermal counts that is mapped to white; must be above low_percentile.", 0.0, 100.0, changeable=True),
     Parameter("gain_smoothing_seconds", 0.5, "Time constant with which the gain control follows the scene; 0 turns smoothing off.", 0.0, 60.0, changeable=True),
-    Parameter("registration_file", "", "YAML file with the homography from thermal to RGB pixels; if empty, the thermal image is resized to the size of the RGB image."),
+    Parameter("registration", "file", "Registration of thermal images onto RGB images: off stretches them to the size of the RGB image; file takes registration_file, and is off without one; camera_info takes the lenses from both camera_info topics, and the extrinsics from /tf_static or else from registration_file; auto starts with registration_file, estimates the registration from the first seconds without one, and keeps watching it. See docs/calibration.md.", choices=("off", "file", "camera_info", "auto")),
+    Parameter("registration_file", "", "Rig file (both cameras, or the homography from thermal to RGB pixels), see docs/calibration.md; if empty, there is none."),
+    Parameter("registration_update", "report", "With registration:=auto, what to do with later estimates: off makes none, report tells a drift in diagnostics, apply uses the corrected registration.", choices=("off", "report", "apply"), changeable=True),
+    Parameter("registration_drift_pixels", 4.0, "Mean distance in RGB pixels from which an estimate is a drift of the registration.", 0.1, 1000.0, changeable=True),
+    Parameter("registration_save_file", "~/.ros/ivf_rig.yaml", "File that ~/save_registration writes.", changeable=True),
     # Load
     Parameter("load_policy", "full", "full processes each pair as mask_interval and fusion_scale say; adaptive starts from there and computes less while the processor cannot keep up: fewer masks, then smaller images, then every n-th pair. Not applied in replay mode.", choices=LOAD_POLICIES, changeable=True),
     Parameter("mask_interval", 1, "Masks, and what is made of them, are computed on one pair in so many, and published for these only; 1 is each pair.", 1, 1000, changeable=True),
@@ -141,13 +145,14 @@ SUBSCRIBED = (
     Topic("rgb/image_raw", "sensor_msgs/msg/Image", "Colour images. With rgb_transport compressed: rgb/image_raw/compressed (sensor_msgs/msg/CompressedImage)."),
     Topic("thermal/image_raw", "sensor_msgs/msg/Image", "Thermal images, 8 or 16 bit or 32FC1. With thermal_transport compressed: thermal/image_raw/compressed."),
     Topic("rgb/camera_info", "sensor_msgs/msg/CameraInfo", "Calibration of the RGB camera, republished on ~/fused/camera_info."),
-    Topic("thermal/camera_info", "sensor_msgs/msg/CameraInfo", "Calibration of the thermal camera, used for diagnostics only: its arrival shows that the camera runs even if its images are lost."),
+    Topic("thermal/camera_info", "sensor_msgs/msg/CameraInfo", "Calibration of the thermal camera, used for diagnostics (its arrival shows that the camera runs even if its images are lost) and by registration:=camera_info."),
+    Topic("/tf_static", "tf2_msgs/msg/TFMessage", "Static transforms, with registration:=camera_info; only if tf2_msgs is installed."),
 )  # fmt: skip
 """Topics that the fusion node subscribes to."""
 
 PUBLISHED = (
     Topic("~/fused/image", "sensor_msgs/msg/Image", "Fused image, rgb8, with the size, stamp and frame of the RGB image; with stamp and frame of the thermal image while that is processed alone (single_camera). See load_policy for the pairs that an overloaded node skips."),
-    Topic("~/fused/camera_info", "sensor_msgs/msg/CameraInfo", "Calibration of the fused image: that of the RGB camera."),
+    Topic("~/fused/camera_info", "sensor_msgs/msg/CameraInfo", "Calibration of the fused image: that of the RGB camera, without distortion where the rig file says undistort_rgb."),
     Topic("~/mask/image", "sensor_msgs/msg/Image", "Class ids, mono8; 255 means unlabeled. Only for the pairs on which masks are computed: see mask_interval and load_policy."),
     Topic("~/mask/camera_info", "sensor_msgs/msg/CameraInfo", "Calibration of the mask, with each mask and confidence: that of the RGB camera, with half the size and the intrinsics of half the size if mask_size is model."),
     Topic("~/confidence/image", "sensor_msgs/msg/Image", "Confidence in the class ids, mono8, with the size of the mask and for the same pairs: the largest probability of a class times 255. Computed only while it or a topic of detections has a subscriber."),
@@ -170,6 +175,7 @@ PUBLISHED = (
 SERVICES = (
     Topic("~/reload_weights", "std_srvs/srv/Trigger", "Load the weights that the parameter `weights` names. Until they are loaded, and if that fails, pairs are fused with the old ones."),
     Topic("~/save_snapshot", "std_srvs/srv/Trigger", "Write the next pair and its results as PNG files to snapshot_directory."),
+    Topic("~/save_registration", "std_srvs/srv/Trigger", "Write the suggested rig, or else the rig in use, to registration_save_file."),
 )  # fmt: skip
 """Services of the fusion node."""
 
@@ -241,7 +247,7 @@ def _reason_to_reject(parameter: Parameter, value: Any) -> str | None:
     return None
 
 
-_PATHS = ("snapshot_directory", "registration_file")
+_PATHS = ("snapshot_directory", "registration_file", "registration_save_file")
 _BY_NAME = {parameter.name: parameter for parameter in PARAMETERS}
 
 

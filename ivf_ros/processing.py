@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from rclpy.clock import Clock
 
-from ivf_core.images.registration import Registration
 from ivf_core.inference import FusionPipeline, FusionResult, ImagePair
 from ivf_core.inference.pipeline import absent_visible, resize_image
+from ivf_core.rigs.remap import AnyRegistration
 from ivf_core.system.memory import return_freed_memory
 from ivf_ros.conversions import MessageError, to_infrared, to_visible
 from ivf_ros.diagnostics import PairStatistics, WarningLog
@@ -103,6 +103,8 @@ class PairProcessor:
         statistics: counters of the pairs.
         snapshots: requests to serve.
         health: health of the cameras, which every decoded image is added to.
+        watch: called with the RGB image as fused, the thermal image as received and the stamp
+            of each pair that was published.
         warnings: log of dropped and repaired pairs.
         clock: the node's clock, for latencies.
     """
@@ -117,6 +119,7 @@ class PairProcessor:
         statistics: PairStatistics,
         snapshots: Snapshots,
         health: HealthMonitor,
+        watch: Callable[[np.ndarray, np.ndarray, float], None],
         warnings: WarningLog,
         clock: Clock,
     ) -> None:
@@ -128,6 +131,7 @@ class PairProcessor:
         self._statistics = statistics
         self._snapshots = snapshots
         self._health = health
+        self._watch = watch
         self._steady = SteadySize()
         self._rgb_size: tuple[int, ...] | None = None  # height and width of the last RGB image
         self._next_look = 0.0
@@ -211,6 +215,7 @@ class PairProcessor:
             "wait_ms": (start - pair.arrival) * 1e3,
             "decode_ms": (decoded - start) * 1e3,
             "prepare_ms": result.prepare_ms,
+            "registration_ms": result.registration_ms,
             "model_ms": result.model_ms,
             "publish_ms": (published - held) * 1e3,
             "handling_ms": (published - pair.arrival) * 1e3,
@@ -229,9 +234,8 @@ class PairProcessor:
         )
         seconds = done - start - (held - fused)
         self._load.processed(done, plan, seconds, result.infrared.shape)
-        self._serve(
-            requests, stamp_to_ns(pair.header.stamp), given.visible, published_result, pipeline
-        )
+        visible = given.visible if published_result.visible is None else published_result.visible
+        self._serve(requests, stamp_to_ns(pair.header.stamp), visible, published_result, pipeline)
         if self._steady.is_large(size):
             del given, published_result, images
             return_freed_memory()
@@ -296,7 +300,7 @@ class PairProcessor:
         return images
 
     def _pair_of(
-        self, pair: PairMessages, images: _Images, registration: Registration
+        self, pair: PairMessages, images: _Images, registration: AnyRegistration
     ) -> ImagePair:
         """Return the images to fuse; zeros stand for a camera that is not in use."""
         if "rgb" in images:
@@ -343,10 +347,13 @@ class PairProcessor:
             names = pipeline.class_set.names
             if _PERSON in names:
                 persons = result.labels == names.index(_PERSON)
+        seconds = stamp_to_seconds(pair.thermal.header.stamp)
+        if not pair.alone and result.visible is not None:
+            self._watch(result.visible, images["thermal"], seconds)
         self._health.examine_pair(
-            images["rgb"] if pair.uses("rgb") else None,
+            result.visible if pair.uses("rgb") else None,
             result.infrared,
-            stamp_to_seconds(pair.thermal.header.stamp),
+            seconds,
             coverage=pipeline.registration.coverage(
                 images["thermal"].shape[:2], result.infrared.shape[:2]
             ),
@@ -371,6 +378,7 @@ def _at_size(result: FusionResult, size: tuple[int, ...]) -> FusionResult:
         result,
         fused=None if result.fused is None else resize_image(result.fused, size),
         infrared=resize_image(result.infrared, size),
+        visible=None if result.visible is None else resize_image(result.visible, size),
     )
 
 

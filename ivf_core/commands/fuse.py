@@ -19,11 +19,11 @@ _NAMES = ("fused", "mask", "overlay", "fused.mp4", "overlay.mp4")
 
 def _fuse(args: argparse.Namespace) -> int:
     from ivf_core.images.pair_sources import open_pairs
-    from ivf_core.images.registration import Registration
     from ivf_core.images.thermal import ThermalNormalizer
     from ivf_core.inference import FusionPipeline
     from ivf_core.inference.engine import describe
     from ivf_core.inference.fuse_files import fuse_files
+    from ivf_core.rigs.remap import read_registration
     from ivf_core.system.atomic import write_json
     from ivf_core.system.memory import keep_freed_memory
     from ivf_core.system.results import check_inputs, check_output, file_names, new_results
@@ -33,16 +33,13 @@ def _fuse(args: argparse.Namespace) -> int:
     check_inputs(args.output, inputs)
     check_output(args.output, _NAMES, _LISTING)
     source = open_pairs(args.visible, args.infrared)
-    registration = (
-        Registration.from_yaml(args.registration) if args.registration else Registration()
-    )
     pipeline = FusionPipeline(
         args.weights,
         engine=args.engine,
         device=args.device,
         precision=args.precision,
         normalizer=ThermalNormalizer(args.thermal_mode),
-        registration=registration,
+        registration=read_registration(args.registration),
     )
     with (
         new_results(args.output, _NAMES, inputs, _LISTING) as folder,
@@ -98,7 +95,9 @@ def _add_fuse(parser: argparse.ArgumentParser) -> None:
         "--thermal-mode", default="auto", choices=THERMAL_MODES, help="gain control (%(default)s)"
     )
     parser.add_argument(
-        "--registration", type=Path, help="YAML file with the homography from thermal to RGB"
+        "--registration",
+        type=Path,
+        help="rig file: both cameras, or the homography from thermal to RGB (docs/calibration.md)",
     )
     parser.add_argument(
         "--palette",

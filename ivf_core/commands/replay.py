@@ -181,7 +181,10 @@ def add_pipeline(group: argparse._ActionsContainer) -> None:
         )
     _add_seconds(group, "gain-smoothing", 0.5, "time constant of the thermal gain")
     group.add_argument(
-        "--registration", type=Path, metavar="FILE", help="YAML with the homography thermal to RGB"
+        "--registration",
+        type=Path,
+        metavar="FILE",
+        help="rig file, or YAML with the homography thermal to RGB",
     )
     group.add_argument(
         "--palette",

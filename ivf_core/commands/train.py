@@ -103,6 +103,18 @@ def _train_sartm(args: argparse.Namespace) -> int:
     return _train(args, SartmRecipe, train_sartm)
 
 
+def _train_tokens(args: argparse.Namespace) -> int:
+    from ivf_core.training.fusionsam.tokens import TokensRecipe, train_tokens
+
+    return _train(args, TokensRecipe, train_tokens)
+
+
+def _train_fusionsam(args: argparse.Namespace) -> int:
+    from ivf_core.training.fusionsam.fusionsam import FusionSamRecipe, train_fusionsam
+
+    return _train(args, FusionSamRecipe, train_fusionsam)
+
+
 def _train_teacher(args: argparse.Namespace) -> int:
     from ivf_core.training.sage.teacher import TeacherRecipe, train_teacher
 
@@ -224,6 +236,22 @@ COMMANDS = (
         "ivf train sartm --config training/sartm_fmb.yaml",
         _add_train,
         _train_sartm,
+        _BAD_RUN,
+    ),
+    Command(
+        "train tokens",
+        "train the tokenizers of FusionSAM, a VQ-GAN of each camera",
+        "ivf train tokens --config training/tokens_fmb.yaml",
+        _add_train,
+        _train_tokens,
+        _BAD_RUN,
+    ),
+    Command(
+        "train fusionsam",
+        "train FusionSAM, SAM that segments pairs of images, and test it",
+        "ivf train fusionsam --config training/fusionsam_fmb.yaml",
+        _add_train,
+        _train_fusionsam,
         _BAD_RUN,
     ),
     Command(

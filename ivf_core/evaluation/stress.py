@@ -66,6 +66,8 @@ CONDITIONS: Mapping[str, _Damage] = {
     "thermal white": lambda v, i, _: (v, np.full_like(i, 255)),
     "thermal black-hot": lambda v, i, _: (v, 255 - i),
     "thermal 10 % salt": lambda v, i, random: (v, _salt(i, random)),
+    "thermal shifted 2 px": lambda v, i, _: (v, _shift(i, 2)),
+    "thermal shifted 4 px": lambda v, i, _: (v, _shift(i, 4)),
     "thermal shifted 8 px": lambda v, i, _: (v, _shift(i, 8)),
     "thermal shifted 24 px": lambda v, i, _: (v, _shift(i, 24)),
     "thermal blurred": lambda v, i, _: (v, cv2.GaussianBlur(i, (0, 0), _BLUR_SIGMA)),

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -14,7 +15,7 @@ from ivf_core.system.atomic import atomic_path
 from ivf_core.system.short_text import short_repr, short_text
 from ivf_core.system.yaml_text import parse_yaml
 
-__all__ = ["Registration", "RegistrationError", "fill_uncovered"]
+__all__ = ["Registration", "RegistrationError", "fill_uncovered", "size_change"]
 
 _KEYS = ("homography", "thermal_size", "rgb_size")
 # Limit for the homography between unit squares; beyond it the image collapses to a line.
@@ -64,6 +65,9 @@ class Registration:
     homography: tuple[float, ...] | None = None
     thermal_size: tuple[int, int] | None = None
     rgb_size: tuple[int, int] | None = None
+
+    time_offset_seconds: ClassVar[float] = 0.0
+    """Time to add to thermal stamps, which is unknown here; a rig file may have it."""
 
     def __post_init__(self) -> None:
         given = [key for key in _KEYS if getattr(self, key) is not None]
@@ -167,6 +171,23 @@ class Registration:
             return None
         return _plan(self, tuple(infrared_shape), tuple(size)).coverage
 
+    def undistort(self, visible: np.ndarray) -> np.ndarray:
+        """Return the visible image as it is fused: itself, since no lens is known.
+
+        Args:
+            visible: H x W x 3 uint8.
+        """
+        return visible
+
+    def seen(self, infrared_shape: tuple[int, int], size: tuple[int, int]) -> np.ndarray | None:
+        """Return None: by size, the visible camera sees all thermal pixels.
+
+        Args:
+            infrared_shape: (h, w) of the thermal image.
+            size: (H, W) of the visible image.
+        """
+        return None
+
     def _checked_homography(self) -> tuple[float, ...]:
         matrix = np.array(_nine_numbers(self.homography), np.float64)
         if not np.isfinite(matrix).all():
@@ -174,9 +195,7 @@ class Registration:
         matrix = matrix.reshape(3, 3)
         assert self.thermal_size is not None
         assert self.rgb_size is not None
-        unit = (
-            _size_change(self.rgb_size, (1, 1)) @ matrix @ _size_change((1, 1), self.thermal_size)
-        )
+        unit = size_change(self.rgb_size, (1, 1)) @ matrix @ size_change((1, 1), self.thermal_size)
         if not np.linalg.cond(unit) < _LARGEST_CONDITION_NUMBER:
             raise RegistrationError("homography: singular, it does not map an area to an area")
         width, height = self.thermal_size
@@ -261,9 +280,9 @@ def _plan(
     assert registration.thermal_size is not None
     assert registration.rgb_size is not None
     homography = (
-        _size_change(registration.rgb_size, (size[1], size[0]))
+        size_change(registration.rgb_size, (size[1], size[0]))
         @ np.reshape(registration.homography, (3, 3))
-        @ _size_change((infrared_shape[1], infrared_shape[0]), registration.thermal_size)
+        @ size_change((infrared_shape[1], infrared_shape[0]), registration.thermal_size)
     )
     covered = _covered(np.linalg.inv(homography), infrared_shape, size)
     if covered.all():
@@ -285,8 +304,16 @@ def _covered(
     return (u >= low) & (u <= high[1]) & (v >= low) & (v <= high[0])
 
 
-def _size_change(old: tuple[int, int], new: tuple[int, int]) -> np.ndarray:
-    """Return the 3 x 3 matrix between pixels of images of two (width, height) sizes."""
+def size_change(old: tuple[int, int], new: tuple[int, int]) -> np.ndarray:
+    """Return the matrix between the pixels of an image and those of its resized copy.
+
+    Args:
+        old: width and height of the image.
+        new: width and height of the copy.
+
+    Returns:
+        3 x 3, which maps x to (x + 0.5) w' / w - 0.5, as `cv2.resize` does.
+    """
     sx, sy = new[0] / old[0], new[1] / old[1]
     return np.array([[sx, 0, (sx - 1) / 2], [0, sy, (sy - 1) / 2], [0, 0, 1]])
 

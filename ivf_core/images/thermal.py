@@ -114,13 +114,17 @@ class GainControl:
         self._seconds: float | None = None
         self._dtype: np.dtype | None = None
 
-    def __call__(self, image: np.ndarray, seconds: float | None = None) -> np.ndarray:
+    def __call__(
+        self, image: np.ndarray, seconds: float | None = None, seen: np.ndarray | None = None
+    ) -> np.ndarray:
         """Map one frame to 8 bits.
 
         Args:
             image: H x W uint8, uint16 or float32. Non-finite pixels are left out of the
                 percentiles and become 0.
             seconds: time stamp of the frame.
+            seen: H x W bool, pixels from which the window is measured, such as those that
+                the RGB camera sees as well; None for all of them. The others are mapped, too.
 
         Returns:
             H x W uint8.
@@ -131,7 +135,7 @@ class GainControl:
         """
         _check_frame(image)
         finite = _finite_mask(image)
-        measured = self._measure(image, finite)
+        measured = self._measure(image, _both(finite, seen))
         rate = self._follow_rate(image.dtype, seconds)
         window = self._window  # read once: another thread may reset it
         if window is None or rate == 1.0:
@@ -219,12 +223,15 @@ class ThermalNormalizer:
         """Reset the gain control, as after a jump in time."""
         self.gain.reset()
 
-    def __call__(self, image: np.ndarray, seconds: float | None = None) -> np.ndarray:
+    def __call__(
+        self, image: np.ndarray, seconds: float | None = None, seen: np.ndarray | None = None
+    ) -> np.ndarray:
         """Map one frame to 8 bits.
 
         Args:
             image: H x W uint8, uint16 or float32.
             seconds: time stamp of the frame.
+            seen: see `GainControl.__call__`.
 
         Returns:
             H x W uint8; the input itself if nothing has to be changed.
@@ -243,7 +250,7 @@ class ThermalNormalizer:
             self.repaired_pixels = _count_false(finite)
             high = 1.0 if image.dtype == np.float32 else float(np.iinfo(image.dtype).max)
             return _to_bytes(image, 0.0, high, finite)
-        mapped = self.gain(image, seconds)
+        mapped = self.gain(image, seconds, seen)
         self.repaired_pixels = self.gain.repaired_pixels
         self.left_out_pixels = self.gain.left_out_pixels
         return mapped
@@ -271,6 +278,14 @@ def _finite_mask(image: np.ndarray) -> np.ndarray | None:
     if not finite.any():
         raise ValueError("thermal frame has no finite pixel")
     return finite
+
+
+def _both(finite: np.ndarray | None, seen: np.ndarray | None) -> np.ndarray | None:
+    """Return the pixels that are finite and seen; None for all. Without any, the finite ones."""
+    if seen is None or finite is None:
+        return finite if seen is None else seen
+    both = finite & seen
+    return both if both.any() else finite
 
 
 def _count_false(mask: np.ndarray | None) -> int:

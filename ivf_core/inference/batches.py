@@ -13,6 +13,7 @@ from ivf_core.images.registration import Registration
 from ivf_core.images.thermal import ThermalNormalizer
 from ivf_core.inference.protocol import Engine
 from ivf_core.models.interface import MINIMUM_SIZE
+from ivf_core.rigs.remap import AnyRegistration
 
 __all__ = ["BatchResult", "fuse_batch"]
 
@@ -24,13 +25,13 @@ class _Pipeline(Protocol):
     """Part of `FusionPipeline` that a batch needs."""
 
     normalizer: ThermalNormalizer
-    registration: Registration
+    registration: AnyRegistration
 
     def select_engine(self, size: tuple[int, ...]) -> Engine: ...
 
     def prepare_batch(
         self, visible: np.ndarray, infrared: np.ndarray, seconds: Sequence[float] | None
-    ) -> np.ndarray: ...
+    ) -> tuple[np.ndarray, np.ndarray]: ...
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def fuse_batch(
     if tensors[0]:
         return _fuse_tensors(pipeline, visible, infrared, seconds, wanted)
     start = time.perf_counter()
-    prepared = pipeline.prepare_batch(visible, infrared, seconds)
+    visible, prepared = pipeline.prepare_batch(visible, infrared, seconds)
     ready = time.perf_counter()
     engine = pipeline.select_engine(prepared.shape[1:])
     if engine.name == "torch":
@@ -123,8 +124,8 @@ def _fuse_tensors(
     if plain:  # nothing is to be prepared: the images stay where they are
         prepared = infrared
     else:
-        images = visible.cpu().numpy(), infrared.cpu().numpy()
-        prepared = torch.from_numpy(pipeline.prepare_batch(*images, seconds)).to(visible.device)
+        arrays = pipeline.prepare_batch(visible.cpu().numpy(), infrared.cpu().numpy(), seconds)
+        visible, prepared = (torch.from_numpy(array).to(visible.device) for array in arrays)
     ready = time.perf_counter()
     parts = engine.run_tensors(visible, prepared, **wanted)
     done = time.perf_counter()

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -21,11 +21,13 @@ from ivf_core.inference.protocol import Engine
 from ivf_core.inference.selection import MeasuredEngine
 from ivf_core.models.interface import MINIMUM_SIZE
 from ivf_core.models.weights_files import WeightsFile, open_weights
+from ivf_core.rigs.remap import AnyRegistration, as_remap
 
 if TYPE_CHECKING:
     from ivf_core.models.checkpoints import FusionModel
 
 __all__ = [
+    "AlignedPair",
     "FusionPipeline",
     "FusionResult",
     "ImagePair",
@@ -55,6 +57,20 @@ class ImagePair:
     seconds: float | None = None
 
 
+class AlignedPair(NamedTuple):
+    """Images of a pair on the same pixels.
+
+    Attributes:
+        visible: H x W x 3 uint8 RGB, undistorted where the registration does that.
+        infrared: H x W uint8, with the visible luma where the thermal camera sees nothing.
+        registration_ms: time of the remap, and of that luma.
+    """
+
+    visible: np.ndarray
+    infrared: np.ndarray
+    registration_ms: float
+
+
 @dataclass(frozen=True)
 class PreparedPair:
     """Pair whose thermal image is prepared, ready for the engine.
@@ -62,7 +78,7 @@ class PreparedPair:
     Attributes:
         visible: image for the engine, h x w x 3 uint8 RGB.
         infrared_input: image for the engine, h x w uint8.
-        infrared: H x W uint8, the prepared thermal image at the size of the visible image.
+        aligned: both images at the size of the visible image.
         repaired_pixels: number of non-finite thermal pixels that were filled.
         prepare_ms: time that it took.
         left_out_pixels: number of thermal pixels that the gain control took for no scene.
@@ -70,10 +86,15 @@ class PreparedPair:
 
     visible: np.ndarray
     infrared_input: np.ndarray
-    infrared: np.ndarray
+    aligned: AlignedPair
     repaired_pixels: int
     prepare_ms: float
     left_out_pixels: int = 0
+
+    @property
+    def infrared(self) -> np.ndarray:
+        """Prepared thermal image at the size of the visible image, H x W uint8."""
+        return self.aligned.infrared
 
 
 @dataclass(frozen=True)
@@ -86,7 +107,10 @@ class FusionResult:
             model received smaller images), or None; `resize_labels` scales them to the
             size of the image.
         infrared: H x W uint8, the prepared thermal image.
+        visible: H x W x 3 uint8, the visible image that was fused: undistorted where the
+            registration does that.
         prepare_ms: time of gain control, registration and scaling.
+        registration_ms: time of the registration, a part of `prepare_ms`.
         model_ms: time of the engine, including copies to and from the device.
         repaired_pixels: number of non-finite thermal pixels that were filled.
         confidence: confidence in the class ids, uint8 at the size of `labels`: the largest
@@ -102,6 +126,8 @@ class FusionResult:
     repaired_pixels: int
     confidence: np.ndarray | None = None
     left_out_pixels: int = 0
+    visible: np.ndarray | None = None
+    registration_ms: float = 0.0
 
 
 class FusionPipeline:
@@ -117,14 +143,15 @@ class FusionPipeline:
         precision: see `create_engine`.
         threads: see `create_engine`.
         normalizer: converts thermal counts to 8 bits; the default keeps 8-bit frames.
-        registration: maps thermal images onto RGB; the default scales them to its size.
+        registration: maps thermal images onto RGB; the default scales them to its size. That of
+            a file is `ivf_core.rigs.remap.read_registration(path)`.
 
     Attributes:
         engine: the engine in use.
         weights: name of the weights.
         class_set: classes of the masks, or None if the weights have no head.
         normalizer: normalizer of the thermal images.
-        registration: registration of the thermal images.
+        registration: registration of the thermal images; another one may be set between pairs.
 
     Raises:
         ValueError: see `create_engine` and `open_weights`.
@@ -139,7 +166,7 @@ class FusionPipeline:
         precision: str = "auto",
         threads: int = 0,
         normalizer: ThermalNormalizer | None = None,
-        registration: Registration | None = None,
+        registration: AnyRegistration | None = None,
     ) -> None:
         if isinstance(weights, (str, os.PathLike)):
             weights = open_weights(weights)
@@ -150,7 +177,7 @@ class FusionPipeline:
         self.weights = weights.name
         self.class_set: ClassSet | None = weights.class_set
         self.normalizer = normalizer if normalizer is not None else ThermalNormalizer()
-        self.registration = registration if registration is not None else Registration()
+        self.registration = as_remap(registration or Registration())
 
     def twin(self, threads: int | None = None) -> FusionPipeline:
         """Return a pipeline with an engine of its own, which shares everything else.
@@ -261,8 +288,8 @@ class FusionPipeline:
 
     def prepare_batch(
         self, visible: np.ndarray, infrared: np.ndarray, seconds: Sequence[float] | None
-    ) -> np.ndarray:
-        """Prepare the thermal images of a batch; batches must come in order.
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Prepare the pairs of a batch; batches must come in order.
 
         Args:
             visible: as in `run_batch`, arrays only.
@@ -270,15 +297,14 @@ class FusionPipeline:
             seconds: as in `run_batch`.
 
         Returns:
-            N x H x W uint8.
+            Visible images, N x H x W x 3 uint8, and thermal images, N x H x W uint8.
         """
         stamps = [None] * len(visible) if seconds is None else seconds
-        return np.stack(
-            [
-                prepare(ImagePair(rgb, thermal, stamp), self.normalizer, self.registration)
-                for rgb, thermal, stamp in zip(visible, infrared, stamps, strict=True)
-            ]
-        )
+        aligned = [
+            prepare(ImagePair(rgb, thermal, stamp), self.normalizer, self.registration)
+            for rgb, thermal, stamp in zip(visible, infrared, stamps, strict=True)
+        ]
+        return np.stack([pair.visible for pair in aligned]), np.stack([p.infrared for p in aligned])
 
     def prepare(self, pair: ImagePair, scale: float = 1.0) -> PreparedPair:
         """Prepare the next pair for the engine; pairs must come in order.
@@ -291,14 +317,15 @@ class FusionPipeline:
             ValueError: see `__call__`.
         """
         start = time.perf_counter()
-        infrared = prepare(pair, self.normalizer, self.registration)
+        aligned = prepare(pair, self.normalizer, self.registration)
+        infrared = aligned.infrared
         absent = pair.infrared is None
         repaired = 0 if absent else self.normalizer.repaired_pixels
         left_out = 0 if absent else self.normalizer.left_out_pixels
         size = scaled_size(infrared.shape, scale)
-        inputs = resize_image(pair.visible, size), resize_image(infrared, size)
+        inputs = resize_image(aligned.visible, size), resize_image(infrared, size)
         duration = (time.perf_counter() - start) * 1e3
-        return PreparedPair(*inputs, infrared, repaired, duration, left_out)
+        return PreparedPair(*inputs, aligned, repaired, duration, left_out)
 
     def complete(
         self,
@@ -334,13 +361,17 @@ class FusionPipeline:
             repaired_pixels=prepared.repaired_pixels,
             confidence=result.confidence,
             left_out_pixels=prepared.left_out_pixels,
+            visible=prepared.aligned.visible,
+            registration_ms=prepared.aligned.registration_ms,
         )
 
 
 def prepare(
-    pair: ImagePair, normalizer: ThermalNormalizer, registration: Registration
-) -> np.ndarray:
-    """Prepare the thermal image for the student: 8 bits, registered onto the visible image.
+    pair: ImagePair, normalizer: ThermalNormalizer, registration: AnyRegistration
+) -> AlignedPair:
+    """Prepare a pair for the student: thermal image of 8 bits, registered onto the visible one.
+
+    The gain control measures the thermal pixels that the visible camera sees as well.
 
     Args:
         pair: the images, with the stamp of the pair.
@@ -348,24 +379,30 @@ def prepare(
         registration: maps thermal images onto visible ones.
 
     Returns:
-        H x W uint8, with the visible luma where the thermal camera sees nothing; zeros if
-        it is absent.
+        Both images; the thermal one is zeros if it is absent.
 
     Raises:
         ValueError: see `FusionPipeline.__call__`.
     """
     _check(pair)
     size = pair.visible.shape[:2]
+    start = time.perf_counter()
+    visible = registration.undistort(pair.visible)
     if pair.infrared is None:
-        return np.zeros(size, np.uint8)
-    infrared = normalizer(pair.infrared, pair.seconds)
-    coverage = registration.coverage(infrared.shape, size)
-    infrared = registration(infrared, size)
-    return infrared if coverage is None else fill_uncovered(infrared, pair.visible, coverage)
+        spent = (time.perf_counter() - start) * 1e3
+        return AlignedPair(visible, np.zeros(size, np.uint8), spent)
+    shape = pair.infrared.shape[:2]
+    coverage, seen = registration.coverage(shape, size), registration.seen(shape, size)
+    undistorted = time.perf_counter()
+    infrared = normalizer(pair.infrared, pair.seconds, seen)
+    normalized = time.perf_counter()
+    infrared = fill_uncovered(registration(infrared, size), visible, coverage)
+    spent = time.perf_counter() - normalized + undistorted - start
+    return AlignedPair(visible, infrared, spent * 1e3)
 
 
 def absent_visible(
-    infrared: np.ndarray, registration: Registration, last_size: tuple[int, ...] | None
+    infrared: np.ndarray, registration: AnyRegistration, last_size: tuple[int, ...] | None
 ) -> np.ndarray:
     """Return the visible image of zeros that stands for an absent camera.
 

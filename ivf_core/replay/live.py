@@ -88,8 +88,9 @@ class LiveGraph:
         for camera, topic in self.topics.items():
             if getattr(asked, f"{camera}_topic") is None:
                 found[f"{camera}_topic"] = topic
-        if asked.registration is None and self.parameters.get("registration_file"):
-            found["registration"] = Path(self.parameters["registration_file"])
+        file = self.parameters.get("registration_file")
+        if asked.registration is None and file and self.parameters.get("registration") != "off":
+            found["registration"] = Path(file)
         return replace(asked, **found)
 
 

@@ -15,12 +15,12 @@ from ivf_core.bags.stamps import read_stamp
 from ivf_core.bags.typestore import decode
 from ivf_core.camera_choice import Route
 from ivf_core.images.messages import MessageError, to_infrared, to_visible
-from ivf_core.images.registration import Registration
 from ivf_core.inference.pipeline import absent_visible
 from ivf_core.pairing import Pair
 from ivf_core.replay.cameras_in_use import CamerasInUse
 from ivf_core.replay.measure.pairing_log import PairingLog
 from ivf_core.replay.topic_choice import ReplayTopics
+from ivf_core.rigs.remap import AnyRegistration
 
 __all__ = ["InputPair", "PairReader"]
 
@@ -95,7 +95,7 @@ class PairReader:
         topics: ReplayTopics,
         log: PairingLog,
         cameras: CamerasInUse,
-        registration: Registration,
+        registration: AnyRegistration,
         *,
         with_messages: bool,
         with_images: bool = True,

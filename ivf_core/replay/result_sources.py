@@ -17,7 +17,6 @@ from ivf_core.bags.salvage import Bag, open_bag
 from ivf_core.bags.typestore import decode
 from ivf_core.class_sets import ClassSet
 from ivf_core.images.messages import MessageError, to_infrared, to_visible
-from ivf_core.images.registration import Registration
 from ivf_core.images.thermal import GainControl, ThermalNormalizer
 from ivf_core.inference import FusionPipeline, FusionResult, ImagePair
 from ivf_core.inference.concurrent import ConcurrentPipeline
@@ -27,6 +26,7 @@ from ivf_core.replay.live import RecordedStamps
 from ivf_core.replay.pair_reader import InputPair
 from ivf_core.replay.settings import ReplaySettings
 from ivf_core.replay.stamp_matcher import StampMatcher
+from ivf_core.rigs.remap import AnyRegistration, read_registration
 
 __all__ = ["NoResultError", "ResultSource", "build_pipeline", "open_result_source"]
 
@@ -126,14 +126,12 @@ def build_pipeline(settings: ReplaySettings) -> FusionPipeline:
     )
 
 
-def _preparation(settings: ReplaySettings) -> tuple[ThermalNormalizer, Registration]:
+def _preparation(settings: ReplaySettings) -> tuple[ThermalNormalizer, AnyRegistration]:
     """Return what prepares thermal images."""
-    registration = Registration()
-    if settings.registration is not None:
-        registration = Registration.from_yaml(settings.registration)
     gain = GainControl(
         settings.low_percentile, settings.high_percentile, settings.gain_smoothing_seconds
     )
+    registration = read_registration(settings.registration)
     return ThermalNormalizer(settings.thermal_mode, gain), registration
 
 
@@ -182,7 +180,7 @@ class _RecordedResults:
     at_once = most_started = 1
 
     def __init__(
-        self, fused: Bag, masks: Bag, normalizer: ThermalNormalizer, registration: Registration
+        self, fused: Bag, masks: Bag, normalizer: ThermalNormalizer, registration: AnyRegistration
     ) -> None:
         topics = {topic.name: topic for topic in fused.info.topics if topic.count}
         name = _ending(topics, "/fused/image")
@@ -209,24 +207,26 @@ class _RecordedResults:
         if message is None:
             raise NoResultError("not_recorded", "the recording has no result for the pair")
         try:
-            infrared = prepare(_image_pair(pair), self._normalizer, self._registration)
+            aligned = prepare(_image_pair(pair), self._normalizer, self._registration)
             labels = None if mask is None else _labels(mask)
             fused = to_visible(decode(message.message, message.type))
         except MessageError as error:
             raise NoResultError(f"recorded_{error.reason}", str(error)) from error
         except ValueError as error:
             raise NoResultError("unusable_pair", str(error)) from error
-        if fused.shape[:2] != infrared.shape:
+        if fused.shape[:2] != aligned.infrared.shape:
             raise NoResultError(
-                "recorded_size", f"fused image is {fused.shape}, RGB image {infrared.shape}"
+                "recorded_size", f"fused image is {fused.shape}, RGB image {aligned.infrared.shape}"
             )
         return FusionResult(
             fused,
             labels,
-            infrared,
+            aligned.infrared,
             prepare_ms=(time.perf_counter() - start) * 1e3,
             model_ms=float("nan"),
             repaired_pixels=self._normalizer.repaired_pixels,
+            visible=aligned.visible,
+            registration_ms=aligned.registration_ms,
         )
 
 

@@ -28,6 +28,7 @@ from ivf_core.replay.summary_warnings import (
     single_camera_warnings,
     warning,
 )
+from ivf_core.rigs.remap import AnyRegistration, RigRegistration
 
 __all__ = ["Durations", "FinishedReplay", "build_summary"]
 
@@ -43,6 +44,9 @@ class Durations(NamedTuple):
 
     seconds: float
     processor_seconds: Mapping[str, float]
+
+
+_PARALLAX_METRES = (2, 5, 10, 20, 50, 100)
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,7 @@ def build_summary(replay: FinishedReplay) -> dict[str, Any]:
         "throughput": _throughput_entry(times, replay.durations, replay.results.at_once),
         "live": live.summary if live else None,
         "registration": alignment.to_json() if alignment else None,
+        "rig": _rig_entry(read.registration),
         "notable": [
             {"frame": index, "reasons": reasons}
             for index, reasons in score.notable.frames().items()
@@ -121,7 +126,7 @@ def build_summary(replay: FinishedReplay) -> dict[str, Any]:
         "warnings": [
             *_input_warnings(replay, failed),
             *single_camera_warnings(read.cameras.to_json()),
-            *pairing_warnings(pairing, replay.used.offset_seconds),
+            *pairing_warnings(pairing, read.offset_seconds),
             *frame_warnings(columns, alignment),
             *(live_warnings(live.summary, read.counts) if live else []),
         ],
@@ -137,6 +142,23 @@ def _bag_entry(read: ReadStage) -> dict[str, Any]:
         "start_ns": info.start_ns,
         "messages": info.messages,
         "fingerprint": fingerprint(info.path),
+    }
+
+
+def _rig_entry(registration: AnyRegistration) -> dict[str, Any] | None:
+    """Return baseline, plane and parallax of a rig with both cameras, or None."""
+    if not isinstance(registration, RigRegistration) or registration.rig.homography is not None:
+        return None
+    rig = registration.rig
+    off = rig.parallax_pixels(np.array(_PARALLAX_METRES, np.float64))
+    return {
+        "baseline_m": round(rig.baseline, 4),
+        "plane": rig.plane.kind,
+        "parallax": [
+            {"distance_m": distance, "pixels": round(float(pixels), 2)}
+            for distance, pixels in zip(_PARALLAX_METRES, off, strict=True)
+            if np.isfinite(pixels)
+        ],
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,12 +16,14 @@ from ivf_core.scenes.sensors import InfraredSensor, Smoke, VisibleSensor
 from ivf_core.scenes.thing import Thing
 from ivf_core.scenes.world import CONDITIONS, DAY_HEAT, NIGHT_HEAT, SceneFrame, World
 
-__all__ = ["MINIMUM_SIZE", "SyntheticDrive", "check_size"]
+__all__ = ["MINIMUM_SIZE", "SPEED", "Air", "SyntheticDrive", "check_size"]
 
 MINIMUM_SIZE = 32
 """Smallest width and height of an image in pixels."""
 
-_SPEED = 6.0  # of the camera car in metres per second
+SPEED = 6.0
+"""Speed of the camera car in metres per second."""
+
 _VIEW = 130.0  # length of the street ahead of the camera in metres
 _FADE = 0.03  # share of the drive in which light and smoke change
 
@@ -41,6 +43,21 @@ def check_size(size: tuple[int, int]) -> tuple[int, int]:
             f"size must be (width, height) of at least {MINIMUM_SIZE} pixels each, got {size}"
         )
     return int(width), int(height)
+
+
+@dataclass(frozen=True)
+class Air:
+    """Light, heat and smoke at one moment of a drive.
+
+    Attributes:
+        light: light and haze of the visible image.
+        heat: level of heat by material, 0..255.
+        smoke: smoke in front of the visible camera.
+    """
+
+    light: Light
+    heat: dict[str, float]
+    smoke: Smoke
 
 
 class SyntheticDrive:
@@ -77,10 +94,10 @@ class SyntheticDrive:
         self.size = check_size(size)
         self.rate_hz = rate_hz
         self.seconds = seconds
-        self._world = _layout(np.random.default_rng((1, seed)), seconds)
+        self.world = _layout(np.random.default_rng((1, seed)), seconds)
         self._lamps = tuple(
             (thing.x, thing.z)
-            for thing in self._world.things
+            for thing in self.world.things
             if isinstance(thing, Lamp) and thing.arm
         )
 
@@ -102,27 +119,38 @@ class SyntheticDrive:
         if not 0 <= index < len(self):
             raise IndexError(f"frame {index} of a drive of {len(self)}")
         seconds = index / self.rate_hz
-        progress = index / len(self)
+        camera = self._camera(seconds)
+        air = self.air(index / len(self), seconds, camera.x, camera.z)
         condition = CONDITIONS[min(3 * index // len(self), 2)]
+        rng = np.random.default_rng((2, self.seed, index))
+        return self.world.render(camera, air.light, air.heat, air.smoke, seconds, condition, rng)
+
+    def air(self, progress: float, seconds: float, x: float, z: float) -> Air:
+        """Return light, heat and smoke at a moment.
+
+        Args:
+            progress: share of the drive, 0 to below 1: a third by day, by night, in smoke.
+            seconds: time since the start.
+            x: position of the headlights across the road in metres.
+            z: position of the headlights along the road in metres.
+        """
         night = _step(progress, 1 / 3) - _step(progress, 2 / 3)
         density = 0.95 * _step(progress, 2 / 3) * (0.85 + 0.15 * math.cos(0.9 * seconds))
-        camera = self._camera(seconds)
         light = Light(
             daylight=1 - night,
             day=1.0 - 0.12 * density,
             night=0.05,
             headlights=0.6,
-            lamps=tuple(lamp for lamp in self._lamps if -20 < lamp[1] - camera.z < 110),
+            lamps=tuple(lamp for lamp in self._lamps if -20 < lamp[1] - z < 110),
             sun=(0.0, 0.0) if density > 0.2 else (0.9, -0.35),
             haze=0.0012 + 0.02 * density,
             haze_color=(190.0, 196.0, 202.0),
-            x=camera.x,
-            z=camera.z,
+            x=x,
+            z=z,
         )
         heat = {key: (1 - night) * DAY_HEAT[key] + night * NIGHT_HEAT[key] for key in DAY_HEAT}
-        rng = np.random.default_rng((2, self.seed, index))
         smoke = Smoke(density, offset=(0.1 * (self.seed % 10), 0.37))
-        return self._world.render(camera, light, heat, smoke, seconds, condition, rng)
+        return Air(light, heat, smoke)
 
     def _camera(self, seconds: float) -> Camera:
         width, height = self.size
@@ -136,7 +164,7 @@ class SyntheticDrive:
             center=width * (0.5 + 0.012 * math.sin(0.45 * seconds)),
             elevation=1.5,
             x=-1.3 + 0.2 * math.sin(0.6 * seconds),
-            z=_SPEED * seconds,
+            z=SPEED * seconds,
             bend=0.0005 * math.sin(0.35 * seconds + 0.6),
         )
 
@@ -149,7 +177,7 @@ def _step(progress: float, at: float) -> float:
 
 def _layout(rng: np.random.Generator, seconds: float) -> World:
     """Generate street and traffic; the camera drives on the left, as where MFNet was recorded."""
-    stop = _SPEED * seconds + _VIEW
+    stop = SPEED * seconds + _VIEW
     street = replace(
         random_things.random_street(rng), half_road=3.7, sidewalk=3.0, markings=True, cloud=0.35,
         crossings=tuple(float(z) for z in np.arange(26, stop, 61)),
@@ -201,7 +229,7 @@ def _walkers(rng: np.random.Generator, stop: float) -> list[Thing]:
         side = float(rng.choice((-1, 1)))
         speed = rng.uniform(1.2, 1.6)
         # In the middle of the road when the camera is about 20 m away, well after the car ahead.
-        lead = (z - rng.uniform(17, 22)) / _SPEED
+        lead = (z - rng.uniform(17, 22)) / SPEED
         heading = side * math.pi / 2
         start = -side * speed * lead - side * 0.5
         things.append(random_things.random_person(rng, start, z, heading, speed))
@@ -211,18 +239,18 @@ def _walkers(rng: np.random.Generator, stop: float) -> list[Thing]:
 def _traffic(rng: np.random.Generator, seconds: float) -> list[Thing]:
     """Generate a car ahead, oncoming cars and cyclists, and cyclists to follow."""
     things: list[Thing] = [
-        random_things.random_car(rng, -1.5, 34.0, 0.0, _SPEED + 8.0 / max(seconds, 5.0), True)
+        random_things.random_car(rng, -1.5, 34.0, 0.0, SPEED + 8.0 / max(seconds, 5.0), True)
     ]
     for meeting in np.arange(rng.uniform(1.5, 2.5), seconds + 12, 3.4):
         speed = rng.uniform(6, 9)
-        start = _SPEED * meeting + speed * meeting
+        start = SPEED * meeting + speed * meeting
         things.append(random_things.random_car(rng, 1.8, start, math.pi, speed, True))
     for meeting in np.arange(rng.uniform(2, 4), seconds + 10, 4.7):
         speed = rng.uniform(3.0, 4.5)
         if rng.random() < 0.5:
-            start = (_SPEED + speed) * meeting
+            start = (SPEED + speed) * meeting
             things.append(random_things.random_cyclist(rng, 3.1, start, math.pi, speed))
         else:
-            start = (_SPEED - speed) * meeting
+            start = (SPEED - speed) * meeting
             things.append(random_things.random_cyclist(rng, -3.2, start, 0.0, speed))
     return things

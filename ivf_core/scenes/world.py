@@ -94,15 +94,7 @@ class World:
             condition: one of `CONDITIONS`, for the frame.
             rng: source of the sensors' noise; nothing else is random.
         """
-        canvas = Canvas(camera, light, heat)
-        things = [thing.at(seconds) for thing in self.things]
-        things = [thing for thing in things if _in_range(thing, camera)]
-        draw_sky(canvas, self.street)
-        draw_ground(canvas, self.street, things)
-        flat = [thing for thing in things if not thing.height]
-        upright = [thing for thing in things if thing.height]
-        for thing in (*flat, *painting_order(upright, camera.x)):
-            thing.draw(canvas)
+        canvas = self.draw(camera, light, heat, seconds)
         visible = self.visible_sensor.expose(
             cv2.cvtColor(canvas.pixels, cv2.COLOR_RGBA2RGB),
             light.daylight,
@@ -115,6 +107,26 @@ class World:
             cv2.extractChannel(canvas.pixels, 3), smoke.density, seconds, rng
         )
         return SceneFrame(visible, infrared, counts, canvas.labels, condition, seconds)
+
+    def draw(self, camera: Camera, light: Light, heat: dict[str, float], seconds: float) -> Canvas:
+        """Draw the scene at a moment, before any sensor sees it.
+
+        Args:
+            camera: see `render`.
+            light: see `render`.
+            heat: see `render`.
+            seconds: see `render`.
+        """
+        canvas = Canvas(camera, light, heat)
+        things = [thing.at(seconds) for thing in self.things]
+        things = [thing for thing in things if _in_range(thing, camera)]
+        draw_sky(canvas, self.street)
+        draw_ground(canvas, self.street, things)
+        flat = [thing for thing in things if not thing.height]
+        upright = [thing for thing in things if thing.height]
+        for thing in (*flat, *painting_order(upright, camera.x)):
+            thing.draw(canvas)
+        return canvas
 
 
 def _in_range(thing: Thing, camera: Camera) -> bool:

@@ -17,6 +17,7 @@ from ivf_core.data.datasets import open_dataset
 from ivf_core.data.pairs import PairFiles
 from ivf_core.images.files import write_image
 from ivf_core.models.pair_segmenter import PairSegmenter
+from ivf_core.training.fusionsam.weights import load_fusionsam
 from ivf_core.training.runs.recipe import Recipe, data_directory, option
 from ivf_core.training.runs.record import run_directory
 from ivf_core.training.sartm.weights import load_sartm
@@ -35,7 +36,8 @@ __all__ = [
 ]
 
 PAIR_TEACHERS: dict[str, Callable[[Path], tuple[PairSegmenter, dict[str, str]]]] = {
-    "sartm": load_sartm
+    "sartm": load_sartm,
+    "fusionsam": load_fusionsam,
 }
 """Functions that open weights of networks that segment pairs, by the kind in `KIND:FILE`."""
 
@@ -48,7 +50,7 @@ class LogitRecipe(Recipe):
     """Log-probabilities of a teacher for folders of pairs, and labels of them."""
 
     teacher: str = option(nonempty=True)
-    """Weights of a network that segments pairs: sartm:FILE."""
+    """Weights of a network that segments pairs: sartm:FILE or fusionsam:FILE."""
     folders: tuple[str, ...] = option(nonempty=True)
     """Data sets in the layouts of `ivf_core.data.datasets`, relative to the data directory."""
     split: str = ""

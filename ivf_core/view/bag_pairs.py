@@ -18,13 +18,13 @@ from ivf_core.bags.typestore import decode
 from ivf_core.camera_choice import CAMERAS
 from ivf_core.html.filters import duration, utc
 from ivf_core.images.messages import MessageError, to_infrared, to_visible
-from ivf_core.images.registration import Registration
 from ivf_core.images.symptoms import Severity
 from ivf_core.replay.cameras_in_use import CamerasInUse
 from ivf_core.replay.measure.pairing_log import PairingLog
 from ivf_core.replay.pair_reader import InputPair, PairReader
 from ivf_core.replay.settings import ReplaySettings
 from ivf_core.replay.topic_choice import choose_topics
+from ivf_core.rigs.remap import read_registration
 from ivf_core.view.sequences import BINS, SourceFrame, UnreadableFrameError
 from ivf_core.view.timeline import Timeline
 
@@ -54,6 +54,7 @@ class BagPairs:
 
     def __init__(self, path: Path, settings: ReplaySettings) -> None:
         self._path = path
+        self._registration = read_registration(settings.registration)
         self._left_out: list[str] = []
         self._close = ExitStack()
         self._bag = self._close.enter_context(open_bag(path, self._left_out))
@@ -82,7 +83,6 @@ class BagPairs:
         self._stamps = {camera: array("q") for camera in CAMERAS}
         self._times = {camera: array("q") for camera in CAMERAS}
         self._seconds = array("d")
-        self._registration = Registration()
         self._log = PairingLog(
             tolerance_seconds=settings.tolerance_seconds,
             offset_seconds=settings.offset_seconds,

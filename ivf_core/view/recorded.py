@@ -138,7 +138,10 @@ class RecordedView:
         thermal = None if frame.infrared is None else result.infrared
         if alone == "rgb" and frame.infrared is not None:  # shown as it came, not as zeros
             thermal = self._pipeline.normalizer(frame.infrared, frame.stamp)
-        images = Images(result.fused, result.labels, thermal, frame.visible, class_set)
+        rgb = frame.visible
+        if rgb is not None and alone != "thermal" and result.visible is not None:
+            rgb = result.visible  # undistorted where the registration does that
+        images = Images(result.fused, result.labels, thermal, rgb, class_set)
         facts = [list(fact) for fact in frame.facts]
         values = {
             "number": number,

@@ -17,6 +17,9 @@ from ivf_core.models.checkpoints import FusionModel, save_model
 from ivf_core.models.conv_encoder import ConvEncoder
 from ivf_core.models.student import FastStudent, FusionStudent
 from ivf_core.models.teacher import Teacher
+from ivf_core.training.fusionsam.fusionsam import FusionSamRecipe, train_fusionsam
+from ivf_core.training.fusionsam.tokens import TokensRecipe, train_tokens
+from ivf_core.training.fusionsam.weights import build_tokenizers, save_tokens
 from ivf_core.training.joint.joint import JointRecipe, train_joint
 from ivf_core.training.masks.priors import PriorRecipe, make_priors
 from ivf_core.training.runs.options import RunOptions
@@ -27,6 +30,7 @@ from ivf_core.training.sage.encoder import (
     train_encoder,
 )
 from ivf_core.training.sage.samples import Batch, Place
+from ivf_core.training.sage.smoke import save_tiny_sam
 from ivf_core.training.sage.teacher import TeacherRecipe, train_teacher
 from ivf_core.training.sage.teacher_weights import save_teacher
 from ivf_core.training.sartm.sartm import SartmRecipe, train_sartm
@@ -38,7 +42,7 @@ from ivf_core.training.students.unsupervised import UnsupervisedRecipe, train_un
 
 SIZE = (48, 56)
 COMMANDS = ("student", "fast", "unsupervised", "head", "segformer", "teacher", "distill", "encoder",
-            "joint", "sartm")  # fmt: skip
+            "joint", "sartm", "tokens", "fusionsam")  # fmt: skip
 RUN: dict[str, Any] = dict(
     folders=("pairs",), crop=(32, 32), batch_size=2, steps=6, hold_out_every=4, score_pairs=0
 )
@@ -84,6 +88,11 @@ def recipe_of(command: str, root: Path, **options: Any) -> RunOptions:
     del fields["score_pairs"]
     if command == "encoder":
         return EncoderRecipe(**{"widths": (8, 8, 8), **fields})
+    if command == "tokens":
+        defaults: dict[str, Any] = dict(
+            width=4, latent=4, codes=8, discriminator_width=4, workers=0, learning_rate=1e-2
+        )
+        return TokensRecipe(**{**defaults, **fields})
     if command in ("student", "fast"):
         fields |= {"teacher": str(root / "sage.safetensors"), "pool_size": 8}
         architecture = "fast" if command == "fast" else "sage"
@@ -104,11 +113,20 @@ def recipe_of(command: str, root: Path, **options: Any) -> RunOptions:
         for name, save in (("sam2_tiny", save_tiny_sam2), ("clip_tiny", save_tiny_clip)):
             if not (root / name).is_dir():
                 save(root / name)
-        defaults: dict[str, Any] = dict(
+        defaults = dict(
             dataset="pairs", class_set="mfnet", sam2="sam2_tiny", text="clip_tiny", rank=4,
             epochs=0, workers=0, learning_rate=1e-2,
         )  # fmt: skip
         return SartmRecipe(**{**defaults, **fields, "crop": (64, 64)})
+    if command == "fusionsam":
+        if not (root / "sam_tiny.pth").is_file():
+            write_fusionsam_parts(root)
+        defaults = dict(
+            dataset="pairs", class_set="mfnet", sam_checkpoint="sam_tiny.pth",
+            tokens=str(root / "tokens.safetensors"), channels=8, heads=2, depth=1, epochs=0,
+            workers=0, learning_rate=3e-3,
+        )  # fmt: skip
+        return FusionSamRecipe(**{**defaults, **fields, "crop": (64, 64)})
     del fields["batch_size"]
     fields |= {"student": str(root / "fast.safetensors"), "folder": "pairs", "labels": "labels"}
     fields |= {"confidence": "", "scenes": 1, "held_out_scenes": 0, "widths": (16, 16, 16)}
@@ -120,8 +138,17 @@ def run(command: str, recipe: Any) -> Any:
     functions = {"teacher": train_teacher, "distill": distill, "encoder": train_encoder,
                  "unsupervised": train_unsupervised, "head": train_head,
                  "segformer": train_segformer, "joint": train_joint,
-                 "sartm": train_sartm}  # fmt: skip
+                 "sartm": train_sartm, "tokens": train_tokens,
+                 "fusionsam": train_fusionsam}  # fmt: skip
     return functions.get(command, train_student)(recipe)
+
+
+def write_fusionsam_parts(root: Path) -> None:
+    """Write a tiny SAM, and tokenizers that say that they saw no pairs, with random weights."""
+    save_tiny_sam(root / "sam_tiny.pth")
+    torch.manual_seed(2)
+    tokenizers = build_tokenizers(4, 4, 8)
+    save_tokens(tokenizers, root / "tokens.safetensors", pairs="[]", source="random weights")
 
 
 def write_recipe(root: Path, recipe: object) -> Path:

@@ -39,6 +39,10 @@ if compat.LabelInfo is None:
         for topic in PUBLISHED
         if topic.type.startswith("vision_msgs/")
     }
+STATIC: Rights = {("subscribe", "/tf_static")}
+if compat.message_class("tf2_msgs/msg/TFMessage") is None:
+    NOT_HERE |= STATIC
+    STATIC = set()
 if os.environ.get("ROS_DISTRO") == "humble":
     NOT_HERE |= {("reply", f"/{node}/get_type_description") for node in NODES}
 
@@ -79,9 +83,9 @@ def in_graph(graph: Graph, node: str) -> Rights:
 def modes(node: str, folder: Path) -> Iterator[tuple[dict[str, Any], Rights]]:
     """Yield the parameters of each mode, with what the node does in other modes only."""
     if node == "fusion":
-        yield {}, COMPRESSED | {("subscribe", "/clock")}
+        yield {}, COMPRESSED | {("subscribe", "/clock")} | STATIC
         transports = {f"{camera}_transport": "compressed" for camera in CAMERAS}
-        yield {**transports, "use_sim_time": True}, RAW
+        yield {**transports, "use_sim_time": True, "registration": "camera_info"}, RAW
     elif node == "player":
         values = {"bag": str(write_cameras(folder / "bag")), "wait_for_subscribers_seconds": 60.0}
         yield {**values, "restamp": True}, {("publish", "/clock")}

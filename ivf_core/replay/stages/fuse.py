@@ -122,7 +122,7 @@ class FuseStage:
             frame_id=pair.frame_id,
             seconds=(pair.time_ns - self._start_ns) / 1e9,
             offset_ms=(pair.thermal_stamp_ns - pair.stamp_ns) / 1e6,
-            visible=pair.visible,
+            visible=pair.visible if result.visible is None else result.visible,
             infrared=result.infrared if pair.infrared is None else pair.infrared,
             alone=pair.alone,
             registered=result.infrared,

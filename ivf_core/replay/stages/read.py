@@ -13,7 +13,6 @@ from ivf_core.bags.info import BagError, BagInfo, BagMessage
 from ivf_core.bags.salvage import Bag, open_bag
 from ivf_core.bags.typestore import decode
 from ivf_core.images.messages import MessageError, to_infrared, to_visible
-from ivf_core.images.registration import Registration
 from ivf_core.replay.cameras_in_use import CamerasInUse
 from ivf_core.replay.measure.pairing_log import PairingLog
 from ivf_core.replay.pair_reader import InputPair, PairReader
@@ -21,6 +20,7 @@ from ivf_core.replay.settings import ReplaySettings
 from ivf_core.replay.stages.failures import Failures
 from ivf_core.replay.stamp_matcher import StampMatcher
 from ivf_core.replay.topic_choice import ReplayTopics, choose_topics
+from ivf_core.rigs.remap import read_registration
 
 __all__ = ["ReadStage"]
 
@@ -41,6 +41,8 @@ class ReadStage:
         info: summary of the bag.
         topics: topics of the bag.
         counts: images in the bag, by camera.
+        registration: map of thermal images onto RGB images.
+        offset_seconds: time added to thermal stamps: the settings', or else the rig's.
         log: all stamps, and the pairing.
         cameras: choice of the cameras in use.
         pairs: reader of the pairs, with its counters.
@@ -62,9 +64,11 @@ class ReadStage:
         self.topics = topics
         counts = {topic.name: topic.count for topic in bag.info.topics}
         self.counts = {"rgb": counts[topics.rgb], "thermal": counts[topics.thermal]}
+        self.registration = read_registration(settings.registration)
+        self.offset_seconds = settings.offset_seconds or self.registration.time_offset_seconds
         self.log = PairingLog(
             tolerance_seconds=settings.tolerance_seconds,
-            offset_seconds=settings.offset_seconds,
+            offset_seconds=self.offset_seconds,
             minimum_interval_seconds=settings.minimum_interval_seconds,
             queue_size=settings.queue_size,
             start_ns=bag.info.start_ns,
@@ -72,11 +76,8 @@ class ReadStage:
         # The node has chosen already what a recording holds.
         alone = settings.single_camera == "fuse" and settings.recorded is None
         self.cameras = CamerasInUse(enabled=alone, start_ns=bag.info.start_ns)
-        registration = Registration()
-        if settings.registration is not None:
-            registration = Registration.from_yaml(settings.registration)
         self.pairs = PairReader(
-            bag, topics, self.log, self.cameras, registration, with_messages=settings.inputs
+            bag, topics, self.log, self.cameras, self.registration, with_messages=settings.inputs
         )
         self.references = references
         self.failures = Failures()

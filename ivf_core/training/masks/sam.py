@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,11 +28,15 @@ __all__ = [
     "SamError",
     "SamMasks",
     "build_sam",
+    "load_class_sam",
     "load_sam",
+    "mark_random",
 ]
 
 SAM_MODELS = {"vit_b": (768, 12), "vit_l": (1024, 24), "vit_h": (1280, 32)}
 """Numbers of channels and blocks of the published image encoders, by model."""
+
+_RANDOM_MARK = "ivf_random_weights"
 
 # Of RGB images in 0..255; the same for all published models.
 PIXEL_MEAN, PIXEL_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -196,21 +200,7 @@ def load_sam(checkpoint: str | os.PathLike[str], model: str = "any") -> Sam:
             expected.
     """
     path = Path(checkpoint)
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise SamError(f"SAM checkpoint '{path}': no such file") from error
-    except Exception as error:  # an arbitrary file can make the unpickler raise anything
-        raise SamError(
-            f"SAM checkpoint '{path}': not a plain PyTorch state dict: "
-            f"{type(error).__name__}: {error}"
-        ) from error
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise SamError(f"SAM checkpoint '{path}': expected a state dict of tensors")
-    try:
-        architecture = SamArchitecture.from_state_dict(state)
-    except (LookupError, ValueError) as error:
-        raise SamError(f"SAM checkpoint '{path}': not the tensors of a SAM: {error}") from error
+    state, architecture = _read_state(path)
     found = (architecture.channels, architecture.blocks)
     if model != "any" and found != SAM_MODELS[model]:
         known = next((name for name, size in SAM_MODELS.items() if size == found), "none of these")
@@ -224,6 +214,64 @@ def load_sam(checkpoint: str | os.PathLike[str], model: str = "any") -> Sam:
     except RuntimeError as error:
         raise SamError(f"SAM checkpoint '{path}': does not fit SAM: {error}") from error
     return sam.requires_grad_(False)
+
+
+def load_class_sam(checkpoint: str | os.PathLike[str], outputs: int) -> tuple[Sam, bool]:
+    """Load a SAM whose decoder has another number of masks, such as one for each class.
+
+    The tokens of the masks, the networks that read them, and the last layer of the prediction of
+    the IoU are new: random.
+
+    Args:
+        checkpoint: see `load_sam`.
+        outputs: number of masks for a prompt.
+
+    Returns:
+        The model, and whether its checkpoint says that all its weights are random.
+
+    Raises:
+        SamError: see `load_sam`.
+    """
+    path = Path(checkpoint)
+    state, architecture = _read_state(path)
+    renewed = (
+        "mask_decoder.mask_tokens.",
+        "mask_decoder.output_hypernetworks_mlps.",
+        f"mask_decoder.iou_prediction_head.layers.{architecture.quality_layers - 1}.",
+    )
+    sam = build_sam(replace(architecture, outputs=outputs))
+    new = {name: tensor for name, tensor in sam.state_dict().items() if name.startswith(renewed)}
+    kept = {name: tensor for name, tensor in state.items() if not name.startswith(renewed)}
+    try:
+        sam.load_state_dict({**kept, **new})
+    except RuntimeError as error:
+        raise SamError(f"SAM checkpoint '{path}': does not fit SAM: {error}") from error
+    marks: Any = getattr(state, "_metadata", {})
+    return sam, bool(marks.get("", {}).get(_RANDOM_MARK))
+
+
+def mark_random(state: dict[str, Any]) -> None:
+    """Mark a state dict of a SAM as random, in the metadata that PyTorch saves with it."""
+    state._metadata[""][_RANDOM_MARK] = True  # type: ignore[attr-defined]
+
+
+def _read_state(path: Path) -> tuple[dict[str, Tensor], SamArchitecture]:
+    """Read the tensors of a SAM and infer its sizes; raise SamError naming the file."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise SamError(f"SAM checkpoint '{path}': no such file") from error
+    except Exception as error:  # an arbitrary file can make the unpickler raise anything
+        raise SamError(
+            f"SAM checkpoint '{path}': not a plain PyTorch state dict: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise SamError(f"SAM checkpoint '{path}': expected a state dict of tensors")
+    try:
+        return state, SamArchitecture.from_state_dict(state)
+    except (LookupError, ValueError) as error:
+        raise SamError(f"SAM checkpoint '{path}': not the tensors of a SAM: {error}") from error
 
 
 class SamMasks:

@@ -8,12 +8,14 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from ivf_core.models.weights_files import WeightsError
 from ivf_core.system.atomic import atomic_path
+from ivf_core.system.short_text import short_text
 
 __all__ = ["load_network", "save_network"]
 
@@ -88,10 +90,13 @@ def load_network(
     try:
         options = json.loads(entries[f"ivf_{kind}"])
         tensors = {**supply(options), **tensors}
+        # Without memory first: a file may claim any sizes.
+        with torch.device("meta"):
+            build(**options).load_state_dict({k: t.to("meta") for k, t in tensors.items()})
         network = build(**options)
         network.load_state_dict(tensors)
     except (LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise WeightsError(f"{kind} '{path}': does not fit: {error}") from error
+        raise WeightsError(f"{kind} '{path}': does not fit: {short_text(error, 1000)}") from error
     return network.eval(), {k: v for k, v in entries.items() if not k.startswith("ivf_")}
 
 

@@ -22,6 +22,7 @@ __all__ = [
     "FusedImages",
     "check_disjoint",
     "open_labelled_split",
+    "pair_digests",
     "read_fused_folders",
     "replace_by_fused",
 ]
@@ -86,6 +87,15 @@ def check_disjoint(training: Sequence[PairFiles], test: Sequence[PairFiles]) -> 
                 f"image as '{other.visible}', which is trained on: expected splits without a "
                 "common pair; take it out of one of them"
             )
+
+
+def pair_digests(files: Sequence[PairFiles]) -> dict[str, PairFiles]:
+    """Return pairs by digests of the content of both images, 16 hexadecimal digits each.
+
+    Args:
+        files: pairs, whatever their files are called.
+    """
+    return {hashlib.sha256(_content(pair)).hexdigest()[:16]: pair for pair in files}
 
 
 def _sizes(pair: PairFiles) -> tuple[int, ...]:

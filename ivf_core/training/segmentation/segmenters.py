@@ -204,7 +204,7 @@ class ClipsegSegmenter(Segmenter):
 
 
 _REST = ("unlabeled", "background")
-_OF_PAIRS = ("sartm",)
+_OF_PAIRS = ("sartm", "fusionsam")
 
 
 def luma(images: Tensor) -> Tensor:

@@ -20,12 +20,12 @@ from ivf_core.bags.reader import BagReader
 from ivf_core.bags.salvage import open_bag
 from ivf_core.images.files import read_infrared, read_labels, read_visible
 from ivf_core.images.pair_sources import open_pairs
-from ivf_core.images.registration import Registration
 from ivf_core.images.videos import VideoWriter
 from ivf_core.inference import FusionPipeline, ImagePair
 from ivf_core.models.checkpoints import load_model
 from ivf_core.models.weights_files import open_weights
 from ivf_core.replay.compare.thresholds import read_thresholds
+from ivf_core.rigs.remap import read_registration
 from ivf_core.training.masks.priors import PriorRecipe
 from ivf_core.training.runs.recipe import load_recipe
 from ivf_core.training.sage.teacher import TeacherRecipe
@@ -36,6 +36,13 @@ _REGISTRATION = """
 homography: [[1.25, 0.01, -8.0], [0.0, 1.26, -6.5], [0.0, 0.0, 1.0]]
 thermal_size: [64, 51]
 rgb_size: [128, 72]
+"""
+_RIG = """
+rgb: {size: [128, 72], focal: [90, 90], center: [63.5, 35.5]}
+thermal: {size: [64, 51], focal: [50, 50], center: [31.5, 25], distortion: [-0.4, 0.1, 0, 0]}
+translation: [0.05, 0.0, 0.0]
+plane: {kind: ground, height: 1.6, pitch_degrees: 4}
+time_offset_seconds: 0.01
 """
 _THRESHOLDS = "qabf: {min_difference: -0.01, by: estimate}\nmiou: {min_ratio: 0.9}\n"
 _FRAMES = 20  # a damaged video may announce any number
@@ -75,7 +82,8 @@ def samples(folder: Path, weights: Path) -> dict[str, list[Sample]]:
         "bags": _bags(folder),
         "weights": _weights(folder, weights),
         "registrations": [
-            _text(folder / "registration.yaml", _REGISTRATION, _read_registration)
+            _text(folder / "registration.yaml", _REGISTRATION, _read_registration),
+            _text(folder / "rig.yaml", _RIG, _read_registration),
         ],
         "recipes": _recipes(folder),
     }  # fmt: skip
@@ -172,7 +180,7 @@ def _fuse(path: Path) -> None:
 
 
 def _read_registration(path: Path) -> None:
-    Registration.from_yaml(path)(np.zeros((51, 64), np.uint8), (72, 128))
+    read_registration(path)(np.zeros((51, 64), np.uint8), (72, 128))
 
 
 def _recipes(folder: Path) -> list[Sample]:

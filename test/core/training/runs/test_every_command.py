@@ -48,6 +48,14 @@ def subcommand(command: str) -> str:
     return "student" if command == "fast" else command
 
 
+def need_packages(command: str) -> None:
+    """Skip where a package is missing that the command needs."""
+    if command in ("segformer", "sartm"):
+        pytest.importorskip("transformers")
+    if command == "fusionsam":
+        pytest.importorskip("segment_anything")
+
+
 def weights_of(recipe: Any) -> dict[str, Tensor]:
     """Tensors that a run has written, also those in its record."""
     output, directory = Path(recipe.output), run_directory(recipe.output)
@@ -60,8 +68,7 @@ def weights_of(recipe: Any) -> dict[str, Tensor]:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_killed_run_is_resumed_to_the_bit(command: str, root: Path, one_thread: None) -> None:
     """SIGKILL after four steps, a checkpoint after two: weights and losses are as without."""
-    if command in ("segformer", "sartm"):
-        pytest.importorskip("transformers")
+    need_packages(command)
     recipe = recipe_of(command, root, steps=5, checkpoint_every=2)
     run(command, recipe)
     whole, losses = weights_of(recipe), read_losses(run_directory(recipe.output))
@@ -91,8 +98,7 @@ def test_a_killed_run_is_resumed_to_the_bit(command: str, root: Path, one_thread
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_loss_that_is_not_finite_stops_a_run(command: str, root: Path) -> None:
     """With one type of error, which names step, loss and files."""
-    if command in ("segformer", "sartm"):
-        pytest.importorskip("transformers")
+    need_packages(command)
     names = ("student_learning_rate", "teacher_learning_rate")
     rates = dict.fromkeys(names if command == "distill" else ("learning_rate",), 1e30)
     recipe = recipe_of(command, root, **rates)
@@ -101,7 +107,11 @@ def test_a_loss_that_is_not_finite_stops_a_run(command: str, root: Path) -> None
     assert not Path(recipe.output).exists()
 
 
-@pytest.mark.parametrize("command", ["student", "fast", "head", "unsupervised", "encoder", "sartm"])
+@pytest.mark.parametrize(
+    "command",
+    ["student", "fast", "head", "unsupervised", "encoder", "sartm",
+     *(pytest.param(command, marks=pytest.mark.slow) for command in ("tokens", "fusionsam"))],
+)  # fmt: skip
 def test_two_processes_learn_as_one(
     command: str, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,6 +119,7 @@ def test_two_processes_learn_as_one(
 
     Half of the digits agree.
     """
+    need_packages(command)
     smooth_adam.use(monkeypatch.setattr)
     bound = torch.finfo(torch.float32).eps ** 0.5
     options = {"real_per_batch": 3, "synthetic_per_batch": 1} if command == "head" else {}

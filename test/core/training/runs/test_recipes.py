@@ -27,6 +27,8 @@ from ivf_core.models.checkpoints import FusionModel, load_model, save_model
 from ivf_core.models.student import FusionStudent
 from ivf_core.models.weights_files import shipped_weights
 from ivf_core.system.revision import git_revision
+from ivf_core.training.fusionsam.fusionsam import FusionSamRecipe
+from ivf_core.training.fusionsam.tokens import TokensRecipe
 from ivf_core.training.joint.joint import JointRecipe
 from ivf_core.training.masks.priors import PriorRecipe
 from ivf_core.training.runs.page import image_files, read_losses
@@ -60,6 +62,8 @@ KINDS: dict[str, Any] = {
     "joint": JointRecipe,
     "labels": LabelRecipe,
     "sartm": SartmRecipe,
+    "tokens": TokensRecipe,
+    "fusionsam": FusionSamRecipe,
     "logits": LogitRecipe,
 }
 

@@ -1,0 +1,1 @@
+"""Rigs of a visible and a thermal camera: lenses, extrinsics, files, and the remap onto RGB."""

@@ -1,0 +1,1 @@
+"""FusionSAM: tokenizers, SAM on fused images, and their training."""
