@@ -140,6 +140,7 @@ setup(
             "fusion_node = ivf_ros.fusion_node:main",
             "player_node = ivf_ros.player_node:main",
             "recorder_node = ivf_ros.recorder_node:main",
+            "view_node = ivf_ros.view_node:main",
             "ivf = ivf_core.cli:main",
         ]
     },

@@ -17,6 +17,7 @@ from ivf_core.commands import (
     fuse,
     replay,
     train,
+    view,
     weights,
 )
 from ivf_core.commands.command import Command
@@ -28,6 +29,7 @@ COMMANDS: tuple[Command, ...] = (
     *fuse.COMMANDS,
     *bags.COMMANDS,
     *replay.COMMANDS,
+    *view.COMMANDS,
     *calibration.COMMANDS,
     *data.COMMANDS,
     *weights.COMMANDS,

@@ -13,7 +13,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ivf_ros import player_node, recorder_node
+from ivf_ros import player_node, recorder_node, view_node
 from ivf_ros.launch_arguments import (
     FUSION_ARGUMENTS,
     LIFECYCLE_ARGUMENTS,
@@ -73,6 +73,7 @@ def interfaces_markdown() -> str:
         _section("Parameters of `fusion_node`", _parameters(PARAMETERS)),
         _section("Parameters of `player_node`", _parameters(player_node.PARAMETERS)),
         _section("Parameters of `recorder_node`", _parameters(recorder_node.PARAMETERS)),
+        _section("Parameters of `view_node`", _parameters(view_node.PARAMETERS)),
         _section("Arguments of `fusion.launch.py`", _arguments(FUSION_ARGUMENTS)),
         _section("Arguments of `replay.launch.py`", _arguments(REPLAY_ARGUMENTS)),
         _section("Arguments of `two_rigs.launch.py`", _further(TWO_RIGS_ARGUMENTS, "namespace")),

@@ -65,6 +65,7 @@ __all__ = [
     "require_package",
     "rviz",
     "switch",
+    "view_node",
 ]
 
 START_SECONDS = 300.0
@@ -138,6 +139,8 @@ def check_arguments(
         rate(context)
     for name in {"loop", "rviz", "use_sim_time"}.intersection(names):
         switch(context, name)
+    if "view_port" in names:
+        _view_port(context)
     if "rviz" in names and switch(context, "rviz"):
         require_package("rviz2", "rviz:=true")
     existing(context, "params_file")
@@ -332,6 +335,24 @@ def recorder_node(context: LaunchContext, output: str) -> Node:
         log_level="info",
         sigterm_timeout="30",
     )
+
+
+def view_node(context: LaunchContext, topics: Mapping[str, TopicInfo] | None = None) -> list[Node]:
+    """Create the node that shows the fusion node in a browser, if `view` asks for it.
+
+    Args:
+        context: context of the launch file.
+        topics: topics of the bag that is played, from `bag_topics`.
+    """
+    if not switch(context, "view"):
+        return []
+    remappings, _ = _sources(context, topics or {})
+    values = {
+        "node": given(context, "name") or NODE_NAME,
+        "host": given(context, "view_host"),
+        "port": _view_port(context),
+    }
+    return [_node(context, "view_node", "view", values, log_level="info", remappings=remappings)]
 
 
 def replay_report(
@@ -551,6 +572,14 @@ def _typed(context: LaunchContext, parameter: Parameter) -> Value:
         return kind(text)
     except ValueError:
         raise ValueError(f"{parameter.name}:={text}: expected {kind.__name__}") from None
+
+
+def _view_port(context: LaunchContext) -> int:
+    """Return the port of the page, or raise ValueError."""
+    text = given(context, "view_port")
+    if not text.isdecimal() or int(text) > 65535:
+        raise ValueError(f"view_port:={text}: expected a port, 0 to 65535")
+    return int(text)
 
 
 def _info_beside(image_topic: str) -> str:

@@ -73,7 +73,7 @@ _COMMON = (
     LaunchArgument("rgb_camera_info_topic", "", "Topic of the RGB camera's calibration. If empty, rgb/camera_info, or camera_info in the namespace of rgb_topic."),
     LaunchArgument("thermal_camera_info_topic", "", "Topic of the thermal camera's calibration. If empty, thermal/camera_info, or camera_info in the namespace of thermal_topic."),
     LaunchArgument("log_level", "info", "Lowest severity of the messages that are logged.", ("debug", "info", "warn", "error", "fatal")),
-    LaunchArgument("enclave", "", "Path of the SROS2 enclaves: /ivf_ros gives /ivf_ros/fusion, /ivf_ros/player and /ivf_ros/recorder, those of config/sros2_policy.xml. If empty, all nodes use the enclave /."),
+    LaunchArgument("enclave", "", "Path of the SROS2 enclaves: /ivf_ros gives /ivf_ros/fusion, /ivf_ros/player, /ivf_ros/recorder and /ivf_ros/view, those of config/sros2_policy.xml. If empty, all nodes use the enclave /."),
     LaunchArgument("fastdds_profile", "true", "true applies config/fastdds.xml, false applies no profile, a path applies that profile. A profile, transport or middleware chosen in the environment takes precedence."),
 )  # fmt: skip
 
@@ -87,6 +87,9 @@ FUSION_ARGUMENTS = (
     LaunchArgument("rate", "1.0", "Factor of the recorded speed at which the bag or video is played."),
     LaunchArgument("loop", "false", "true repeats the bag or video until interrupted."),
     LaunchArgument("rviz", "false", "true starts RViz with config/fusion.rviz: both cameras, the fused image and the overlay, under the names of this launch. It needs the package rviz2."),
+    LaunchArgument("view", "false", "true shows the results in a browser: a node `view` serves the page at view_host and view_port.", ("true", "false")),
+    LaunchArgument("view_host", "127.0.0.1", "Address of the page. The default shows it on this machine only, 0.0.0.0 to everybody in the network."),
+    LaunchArgument("view_port", "8642", "Port of the page; 0 takes a free one, which the log names."),
     *_of_parameters(PARAMETERS),
 )  # fmt: skip
 """Arguments of launch/fusion.launch.py."""

@@ -24,6 +24,7 @@ def _runs_a_node() -> bool:
         "fusion_node",
         "player_node",
         "recorder_node",
+        "view_node",
     }
 
 

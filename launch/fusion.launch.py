@@ -3,6 +3,7 @@
 ros2 launch ivf_ros fusion.launch.py rgb_topic:=/camera/image_raw thermal_topic:=/lepton/image_raw
 ros2 launch ivf_ros fusion.launch.py bag:=drive.mcap palette:=ironbow rviz:=true
 ros2 launch ivf_ros fusion.launch.py visible:=rgb.mp4 infrared:=thermal.mp4 loop:=true
+ros2 launch ivf_ros fusion.launch.py bag:=drive.mcap loop:=true view:=true
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from ivf_ros.launch_actions import (
     rate,
     rviz,
     switch,
+    view_node,
 )
 from ivf_ros.launch_arguments import FUSION_ARGUMENTS
 
@@ -58,7 +60,7 @@ def start(context: LaunchContext) -> list[Action]:
         return [*actions, *play_videos(context, visible, infrared)]
     if bag:
         return [*actions, *play(context, bag)]
-    return [*actions, fusion_node(context), *rviz(context)]
+    return [*actions, fusion_node(context), *rviz(context), *view_node(context)]
 
 
 def play(context: LaunchContext, bag: str) -> list[Action]:
@@ -81,6 +83,7 @@ def play(context: LaunchContext, bag: str) -> list[Action]:
         fusion,
         source,
         *rviz(context, topics),
+        *view_node(context, topics),
     ]
 
 

@@ -73,14 +73,16 @@ class Rosbag2:
     def __exit__(self, *_error: object) -> None:
         self._close.close()
 
-    def messages(self, topics: set[tuple[str, str]]) -> Iterator[BagMessage]:
+    def messages(self, topics: set[tuple[str, str]], since_ns: int = 0) -> Iterator[BagMessage]:
         """Yield messages in the order of their times, as they are stored.
 
         Args:
             topics: name and type of the topics.
+            since_ns: time of recording before which messages are left out.
         """
         for group in self._groups:
-            yield from heapq.merge(*(_messages(file, topics) for file in group), key=_time)
+            late = [file for file in group if file.storage.end_ns >= since_ns]
+            yield from heapq.merge(*(_messages(file, topics, since_ns) for file in late), key=_time)
 
     def cdr(self, data: bytes, _msgtype: str) -> bytes:
         """Return the CDR bytes of a stored message."""
@@ -170,7 +172,7 @@ class Rosbag2:
             last = max(last, file.storage.end_ns)
 
 
-def _messages(file: _File, topics: set[tuple[str, str]]) -> Iterator[BagMessage]:
+def _messages(file: _File, topics: set[tuple[str, str]], since_ns: int) -> Iterator[BagMessage]:
     chosen = {
         topic.id: topic
         for topic in file.storage.topics
@@ -178,7 +180,7 @@ def _messages(file: _File, topics: set[tuple[str, str]]) -> Iterator[BagMessage]
     }
     if not chosen:
         return
-    for number, time_ns, data in file.storage.messages(chosen):
+    for number, time_ns, data in file.storage.messages(chosen, since_ns):
         yield BagMessage(chosen[number].name, chosen[number].type, time_ns, data)
 
 

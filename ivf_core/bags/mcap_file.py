@@ -79,22 +79,23 @@ class McapFile:
         """Close the file."""
         self._file.close()
 
-    def messages(self, topics: Collection[int]) -> Iterator[StoredMessage]:
+    def messages(self, topics: Collection[int], since_ns: int = 0) -> Iterator[StoredMessage]:
         """Yield messages in the order of their times; chunks that overlap are in memory together.
 
         Args:
             topics: numbers of the topics.
+            since_ns: time of recording before which messages are left out, and chunks unread.
 
         Raises:
             BagError: a chunk is damaged.
         """
         waiting: list[tuple[int, int, StoredMessage]] = []
         number = 0
-        for piece in sorted(self._pieces):
+        for piece in sorted(piece for piece in self._pieces if piece.end_ns >= since_ns):
             while waiting and waiting[0][0] <= piece.start_ns:
                 yield heapq.heappop(waiting)[2]
             for message in self._piece(piece):
-                if message.topic in topics:
+                if message.topic in topics and message.time_ns >= since_ns:
                     heapq.heappush(waiting, (message.time_ns, number, message))
                     number += 1
         while waiting:

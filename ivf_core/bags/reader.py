@@ -102,13 +102,14 @@ class BagReader:
                 decoded = self._bag.decode(message.message, message.type)
             yield message._replace(message=decoded)
 
-    def raw(self, topics: Iterable[str] | None = None) -> Iterator[BagMessage]:
+    def raw(self, topics: Iterable[str] | None = None, since_ns: int = 0) -> Iterator[BagMessage]:
         """Yield messages as CDR bytes, undecoded, in the order of their times.
 
         rosbag1 messages are converted to ROS 2's layout byte by byte.
 
         Args:
             topics: names to read; by default all whose type `has_cdr`.
+            since_ns: time of recording before which messages are left out, and hardly read.
 
         Raises:
             BagError: a topic is unknown, or its type has no CDR form.
@@ -121,7 +122,7 @@ class BagReader:
                     "name other topics"
                 )
             selected = {(name, kind) for name, kind in selected if kind not in without}
-        for message in self._read(selected):
+        for message in self._read(selected, since_ns):
             with self._errors_named(f"{message.topic} at {message.time_ns} ns: "):
                 cdr = self._bag.cdr(message.message, message.type)
             yield message._replace(message=cdr)
@@ -149,9 +150,9 @@ class BagReader:
             )
         return {(name, kind) for name, kind in have if name in wanted}
 
-    def _read(self, topics: set[tuple[str, str]]) -> Iterator[BagMessage]:
+    def _read(self, topics: set[tuple[str, str]], since_ns: int = 0) -> Iterator[BagMessage]:
         with self._errors_named():
-            yield from self._bag.messages(topics)
+            yield from self._bag.messages(topics, since_ns)
 
     @contextmanager
     def _errors_named(self, where: str = "") -> Iterator[None]:
@@ -224,11 +225,11 @@ class _Rosbag1:
     def __exit__(self, *_error: object) -> None:
         self._reader.close()
 
-    def messages(self, topics: set[tuple[str, str]]) -> Iterator[BagMessage]:
+    def messages(self, topics: set[tuple[str, str]], since_ns: int = 0) -> Iterator[BagMessage]:
         chosen = [c for c in self._reader.connections if (c.topic, c.msgtype) in topics]
         if not chosen:  # rosbags would take this for "all"
             return
-        for connection, time_ns, data in self._reader.messages(connections=chosen):
+        for connection, time_ns, data in self._reader.messages(chosen, start=since_ns):
             yield BagMessage(connection.topic, connection.msgtype, time_ns, data)
 
     def cdr(self, data: bytes, msgtype: str) -> bytes:

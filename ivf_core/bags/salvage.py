@@ -51,8 +51,8 @@ class Bag(Protocol):
 
     info: BagInfo
 
-    def raw(self, topics: list[str]) -> Iterator[BagMessage]:
-        """Yield messages of these topics as CDR bytes."""
+    def raw(self, topics: list[str], since_ns: int = 0) -> Iterator[BagMessage]:
+        """Yield messages of these topics as CDR bytes, from a time of recording on."""
         ...
 
 
@@ -106,11 +106,11 @@ class _PartlySalvagedBag:
         self._reader = reader
         self._left_out = left_out
 
-    def raw(self, topics: list[str]) -> Iterator[BagMessage]:
-        """Yield messages of these topics as CDR bytes."""
+    def raw(self, topics: list[str], since_ns: int = 0) -> Iterator[BagMessage]:
+        """Yield messages of these topics as CDR bytes, from a time of recording on."""
         last: dict[str, int] = {}
         try:
-            for message in self._reader.raw(topics):
+            for message in self._reader.raw(topics, since_ns):
                 last[message.topic] = message.time_ns
                 yield message
             return
@@ -119,7 +119,7 @@ class _PartlySalvagedBag:
         with ExitStack() as stack:
             rest = _salvage(self.info.path, self._left_out, damage, stack)
             known = {topic.name for topic in rest.info.topics}
-            for message in rest.raw([topic for topic in topics if topic in known]):
+            for message in rest.raw([topic for topic in topics if topic in known], since_ns):
                 if message.time_ns > last.get(message.topic, -1):
                     yield message
 
@@ -156,11 +156,12 @@ class SalvagedBag:
         self._format = FORMATS[storage_suffix(_storage_files(path)[0])]
         self.info = self._read_info(left_out.append)
 
-    def raw(self, topics: list[str]) -> Iterator[BagMessage]:
+    def raw(self, topics: list[str], since_ns: int = 0) -> Iterator[BagMessage]:
         """Yield messages of these topics as CDR bytes, in the order in which they are stored.
 
         Args:
             topics: names of the topics.
+            since_ns: time of recording before which messages are left out.
 
         Raises:
             BagError: a topic is not in the bag.
@@ -168,7 +169,7 @@ class SalvagedBag:
         if unknown := set(topics) - {topic.name for topic in self.info.topics}:
             raise BagError(f"bag '{self._path}': no topic {', '.join(sorted(unknown))}")
         for message in self._messages(lambda _: None):
-            if message.topic not in topics:
+            if message.topic not in topics or message.time_ns < since_ns:
                 continue
             try:
                 cdr = self._cdr(message)

@@ -77,11 +77,12 @@ class SqliteFile:
         """Close the database."""
         self._database.close()
 
-    def messages(self, topics: Collection[int]) -> Iterator[StoredMessage]:
+    def messages(self, topics: Collection[int], since_ns: int = 0) -> Iterator[StoredMessage]:
         """Yield messages in the order of their times.
 
         Args:
             topics: numbers of the topics.
+            since_ns: time of recording before which messages are left out.
 
         Raises:
             sqlite3.Error: the database is damaged.
@@ -89,9 +90,12 @@ class SqliteFile:
         marks = ",".join("?" * len(topics))
         # sqlite3 reads a row ahead, and drops a row if the next one is damaged: rows of numbers
         # only are read so.
-        order = f"SELECT id FROM messages WHERE topic_id IN ({marks}) ORDER BY timestamp, id"
+        order = (
+            f"SELECT id FROM messages WHERE topic_id IN ({marks}) AND timestamp >= ? "
+            "ORDER BY timestamp, id"
+        )
         one = "SELECT topic_id, timestamp, data FROM messages WHERE id = ?"
-        for number in self._database.execute(order, tuple(topics)):
+        for number in self._database.execute(order, (*topics, since_ns)):
             yield StoredMessage(*self._database.execute(one, number).fetchone())
 
     def _read(self) -> None:

@@ -62,11 +62,12 @@ class Storage(Protocol):
     start_ns: int
     end_ns: int
 
-    def messages(self, topics: Collection[int]) -> Iterator[StoredMessage]:
+    def messages(self, topics: Collection[int], since_ns: int = 0) -> Iterator[StoredMessage]:
         """Yield messages in the order of their times.
 
         Args:
             topics: numbers of the topics.
+            since_ns: time of recording before which messages are left out.
         """
         ...
 

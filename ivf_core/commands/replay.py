@@ -22,7 +22,7 @@ from ivf_core.defaults import (
 if TYPE_CHECKING:
     from ivf_core.replay.settings import ReplaySettings
 
-__all__ = ["COMMANDS"]
+__all__ = ["COMMANDS", "add_pairing", "add_pipeline"]
 
 
 def _replay(args: argparse.Namespace) -> int:
@@ -128,8 +128,8 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
         "--output", required=True, type=Path, metavar="DIR", help="folder for the results"
     )
     _add_topics(parser.add_argument_group("topics, guessed from types and names by default"))
-    _add_pipeline(parser.add_argument_group("pipeline, like the node's parameters"))
-    _add_pairing(parser.add_argument_group("pairing, like the node's parameters"))
+    add_pipeline(parser.add_argument_group("pipeline, like the node's parameters"))
+    add_pairing(parser.add_argument_group("pairing, like the node's parameters"))
     _add_comparison(parser.add_argument_group("comparison"))
     _add_results(parser.add_argument_group("results"))
     _add_fleet(
@@ -155,7 +155,8 @@ def _add_topics(group: argparse._ActionsContainer) -> None:
     )
 
 
-def _add_pipeline(group: argparse._ActionsContainer) -> None:
+def add_pipeline(group: argparse._ActionsContainer) -> None:
+    """Add the options of the pipeline, which are fields of `ReplaySettings`."""
     from ivf_core.images.overlay import OVERLAY_PALETTES
     from ivf_core.images.thermal import THERMAL_MODES
 
@@ -199,7 +200,8 @@ def _add_pipeline(group: argparse._ActionsContainer) -> None:
     )
 
 
-def _add_pairing(group: argparse._ActionsContainer) -> None:
+def add_pairing(group: argparse._ActionsContainer) -> None:
+    """Add the options of pairing, which are fields of `ReplaySettings`."""
     for name, default, text in (
         ("tolerance", TOLERANCE_SECONDS, "largest difference of stamps within a pair"),
         ("offset", 0.0, "added to thermal stamps"),

@@ -23,8 +23,9 @@ def _weights(_args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from ivf_core.models.weights_files import GRAPH_SUFFIX, find_weights
+    from ivf_core.models.weights_files import GRAPH_SUFFIX, find_weights, is_graph
     from ivf_core.system.atomic import atomic_path
+    from ivf_core.system.results import check_file
 
     try:
         from ivf_core.inference.export import export_onnx
@@ -37,7 +38,9 @@ def _export(args: argparse.Namespace) -> int:
             "--no-fused, --no-labels, --no-confidence and --int8 need --output: "
             "engines choose these"
         )
-    output = args.output or find_weights(args.weights).with_suffix(GRAPH_SUFFIX)
+    source = find_weights(args.weights)
+    output = args.output or source.with_suffix(GRAPH_SUFFIX)
+    check_file(output, [source], is_graph, "graph that ivf export has written")
     model = load_model(args.weights)
     content = export_onnx(
         model,
@@ -46,9 +49,16 @@ def _export(args: argparse.Namespace) -> int:
         confidence=not args.no_confidence,
         int8=args.int8,
     )
+    report = f"{output}: {len(content) / 1e6:.1f} MB, weights '{model.name}'"
+    if args.check:
+        try:
+            from ivf_core.inference.export_check import check_export
+        except ModuleNotFoundError as error:
+            raise ValueError(f"--check needs another package: pip install {error.name}") from error
+        report += f"\n  {check_export(content, model, int8=args.int8)}"
     with atomic_path(output) as temporary:
         temporary.write_bytes(content)
-    print(f"{output}: {len(content) / 1e6:.1f} MB, weights '{model.name}'")
+    print(report)
     return 0
 
 
@@ -67,14 +77,24 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--int8", action="store_true", help="use 8-bit convolutions; needs calibrated weights"
     )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="run the graph with ONNX Runtime, compare it with PyTorch, and write it only if both "
+        "agree",
+    )
 
 
 def _calibrate(args: argparse.Namespace) -> int:
     from ivf_core.data.pairs import read_pair_folder
     from ivf_core.models.checkpoints import load_model, save_model
+    from ivf_core.models.weights_files import find_weights, is_weights
+    from ivf_core.system.results import check_file
     from ivf_core.training.runs.calibration import calibrate
     from ivf_core.training.runs.sensitivity import Bound
 
+    inputs = [find_weights(args.weights), *args.pairs]
+    check_file(args.output, inputs, is_weights, "weights file of this package")
     bound = Bound(args.max_deviation, 1 - args.min_label_agreement)
     pairs = [pair for folder in args.pairs for pair in read_pair_folder(folder, color=True)]
     calibration = calibrate(load_model(args.weights), pairs, bound)

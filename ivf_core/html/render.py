@@ -13,22 +13,32 @@ from markupsafe import Markup
 from ivf_core.html.filters import FILTERS
 from ivf_core.system.atomic import atomic_path
 
-__all__ = ["write_page"]
+__all__ = ["render", "write_page"]
 
 _FOLDER = resources.files("ivf_core.html") / "templates"
+
+
+def render(template: str, **values: Any) -> str:
+    """Render a template.
+
+    Foreign text is escaped, also inside JSON that `tojson` writes.
+
+    Args:
+        template: name of a file in `html/templates`.
+        values: variables of the template; each one that it uses must be given.
+    """
+    return _environment().get_template(template).render(**values)
 
 
 def write_page(path: Path, template: str, **values: Any) -> None:
     """Render a template into a file that opens offline.
 
-    Foreign text is escaped, also inside JSON that `tojson` writes.
-
     Args:
         path: file to write; its folder is created where it is missing.
-        template: name of a file in `html/templates`.
-        values: variables of the template; each one that it uses must be given.
+        template: as for `render`.
+        values: as for `render`.
     """
-    html = _environment().get_template(template).render(**values)
+    html = render(template, **values)
     with atomic_path(path) as temporary:
         temporary.write_text(html, encoding="utf-8")
 

@@ -11,7 +11,14 @@ import numpy as np
 from ivf_core.class_sets import ClassSet
 from ivf_core.images.palettes import PALETTES, apply_palette
 
-__all__ = ["OVERLAY_PALETTES", "color_labels", "draw_overlay", "side_by_side", "stack_rows"]
+__all__ = [
+    "OVERLAY_PALETTES",
+    "color_labels",
+    "draw_overlay",
+    "overlay_colors",
+    "side_by_side",
+    "stack_rows",
+]
 
 OVERLAY_PALETTES = ("natural", *PALETTES)
 """Base images of an overlay: the fused image's own colours, or false colours of its luma."""
@@ -65,6 +72,19 @@ def draw_overlay(
     tint = cv2.applyColorMap(labels, colors[:, None])
     tint = cv2.addWeighted(base, 1 - opacity, tint, opacity, 0)
     return cv2.copyTo(tint, cv2.LUT(labels, tinted), base)
+
+
+def overlay_colors(class_set: ClassSet) -> np.ndarray:
+    """Return the colours that `draw_overlay` tints with, by class id.
+
+    Args:
+        class_set: names and colours of the ids.
+
+    Returns:
+        256 x 3 uint8 RGB, black for ids that are not tinted.
+    """
+    colors, tinted = _overlay_tables(class_set)
+    return colors * tinted[:, None]
 
 
 def color_labels(labels: np.ndarray, class_set: ClassSet) -> np.ndarray:

@@ -6,6 +6,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -77,13 +78,15 @@ class PairSource(ABC):
 
     @abstractmethod
     def frames(
-        self, on_error: Callable[[ImageFileError], None] | None = None
+        self, on_error: Callable[[ImageFileError], None] | None = None, start: int = 0
     ) -> Iterator[PairFrame]:
         """Read the pairs in order.
 
         Args:
             on_error: called with the error if an image cannot be read; its pair is left
                 out. Without it the error is raised.
+            start: number of the first pair to read. Of videos at a constant rate it is the
+                number of a period; of others, all before it is decoded.
 
         Yields:
             One `PairFrame` for each pair that can be read.
@@ -132,9 +135,9 @@ class _ImagePairs(PairSource):
         self._pairs = pairs
 
     def frames(
-        self, on_error: Callable[[ImageFileError], None] | None = None
+        self, on_error: Callable[[ImageFileError], None] | None = None, start: int = 0
     ) -> Iterator[PairFrame]:
-        for name, (visible, infrared) in self._pairs.items():
+        for name, (visible, infrared) in islice(self._pairs.items(), start, None):
             try:
                 frame = PairFrame(name, None, read_visible(visible), read_infrared(infrared))
             except ImageFileError as error:
@@ -185,15 +188,21 @@ class _VideoPairs(PairSource):
         self._tolerance = 0.5 / min(rates)
 
     def frames(
-        self, on_error: Callable[[ImageFileError], None] | None = None
+        self, on_error: Callable[[ImageFileError], None] | None = None, start: int = 0
     ) -> Iterator[PairFrame]:
+        if not self.constant_rate:
+            yield from islice(self._frames_from(0), start, None)
+            return
+        yield from self._frames_from(start)
+
+    def _frames_from(self, start: int) -> Iterator[PairFrame]:
         # A frame that cannot be decoded ends the video, see `_missing`.
         sides = [
-            _Frames(video_frames(path, timing, infrared=path is self._paths[1]))
+            _Frames(video_frames(path, timing, infrared=path is self._paths[1], start=start))
             for path, timing in zip(self._paths, self._timings, strict=True)
         ]
         visible, infrared = sides
-        index = 0
+        index = start
         try:
             while visible.head is not None and infrared.head is not None:
                 late = visible.surplus(infrared, self._tolerance)
@@ -210,7 +219,8 @@ class _VideoPairs(PairSource):
                 index += 1
                 visible.advance()
                 infrared.advance()
-            self.unmatched = self._missing(sides)
+            if not start:
+                self.unmatched = self._missing(sides)
         finally:
             for side in sides:
                 side.close()

@@ -142,7 +142,7 @@ def video_timing(path: Path) -> VideoTiming:
 
 
 def video_frames(
-    path: Path, timing: VideoTiming, *, infrared: bool
+    path: Path, timing: VideoTiming, *, infrared: bool, start: int = 0
 ) -> Iterator[tuple[float, np.ndarray]]:
     """Yield the frames of a video with their times in seconds since its start.
 
@@ -153,12 +153,14 @@ def video_frames(
         path: the video.
         timing: from `video_timing`.
         infrared: yield thermal frames, H x W uint8 or uint16; else H x W x 3 uint8 RGB.
+        start: number of the period of the first frame, of a video at a constant rate.
 
     Raises:
         ImageFileError: the video cannot be opened.
     """
-    index, last = 0, -1.0
+    first = (start - 0.5) / timing.rate_hz
     with open_video(path, keep_depth=infrared) as video:
+        index, last = start if _seek(video, start, timing) else 0, -1.0
         while (frame := video.read()[1]) is not None:
             seconds = video.get(cv2.CAP_PROP_POS_MSEC) / 1e3
             nearest = round(seconds * timing.rate_hz) / timing.rate_hz
@@ -167,6 +169,9 @@ def video_frames(
             if seconds <= last:
                 seconds = index / timing.rate_hz if index / timing.rate_hz > last else last
             last = seconds
+            if start and seconds < first:
+                index += 1
+                continue
             if not infrared:
                 yield seconds, cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
             else:
@@ -174,6 +179,22 @@ def video_frames(
                     warn_if_colored(frame, path)
                 yield seconds, to_grey_frame(frame)
             index += 1
+
+
+def _seek(video: cv2.VideoCapture, start: int, timing: VideoTiming) -> bool:
+    """Move a video to a frame, or one before it, and return whether it moved.
+
+    OpenCV seeks by the number of the frame, and in some files comes out after it: these are
+    read from their beginning.
+    """
+    if not start:
+        return False
+    video.set(cv2.CAP_PROP_POS_FRAMES, start)
+    if video.grab() and video.get(cv2.CAP_PROP_POS_MSEC) / 1e3 < (start + 0.5) / timing.rate_hz:
+        video.set(cv2.CAP_PROP_POS_FRAMES, start)
+        return True
+    video.set(cv2.CAP_PROP_POS_FRAMES, 0)
+    return False
 
 
 def announced_frames(video: cv2.VideoCapture) -> int:

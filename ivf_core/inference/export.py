@@ -30,6 +30,31 @@ _OLD_EXPORTER: dict[str, Any] = (
 )
 
 
+_LICENSE = "Apache-2.0"  # of this package; weights of one's own may have another
+_PORTS = {
+    "visible": {
+        "layout": "N x H x W x 3", "dtype": "uint8", "range": "0..255",
+        "meaning": "RGB image, zeros for an absent camera",
+    },
+    "infrared": {
+        "layout": "N x H x W", "dtype": "uint8", "range": "0..255",
+        "meaning": "thermal image, warm is bright, registered and of the visible image's size",
+    },
+    "fused": {
+        "layout": "N x H x W x 3", "dtype": "uint8", "range": "0..255", "meaning": "RGB image",
+    },
+    "labels": {
+        "layout": "N x H/2 x W/2", "dtype": "uint8", "range": "0..classes - 1",
+        "meaning": "class id of each block of 2 x 2 pixels",
+    },
+    "confidence": {
+        "layout": "N x H/2 x W/2", "dtype": "uint8", "range": "0..255",
+        "meaning": "largest probability of a class, times 255",
+    },
+}  # fmt: skip
+"""Description of each input and output, for the metadata."""
+
+
 class _Outputs(nn.Module):
     """Fusion graph with a fixed choice of outputs, which an export needs."""
 
@@ -57,10 +82,10 @@ def export_onnx(
     Inputs are `visible`, N x H x W x 3 uint8 RGB, and `infrared`, N x H x W uint8;
     outputs are `fused`, N x H x W x 3 uint8, `labels` and `confidence`, N x H/2 x W/2 uint8
     each (see `OutputChoice`). N, height and width are dynamic, height and width at least
-    `MINIMUM_SIZE`. The metadata contain
-    the name, digest and notes of the weights, the class set as JSON and the stride of the
-    labels. The weights of a convolution have its name in the model, such as
-    "graph.student.stages.1.0.weight".
+    `MINIMUM_SIZE`. The metadata contain the version, the name, digest, licence and notes of the
+    weights, layout, dtype and range of each input and output as JSON, the class set, its names
+    and colours as JSON, and the stride of the labels. The weights of a convolution have its name
+    in the model, such as "graph.student.stages.1.0.weight".
 
     Args:
         model: the networks, which are not changed.
@@ -107,7 +132,11 @@ def export_onnx(
             **_OLD_EXPORTER,
         )
     exported = onnx.load_model_from_string(buffer.getvalue())
-    onnx.helper.set_model_props(exported, _metadata(model, choice.labels))
+    exported.producer_name, exported.producer_version = "ivf_ros", __version__
+    exported.doc_string = f"Fusion of a visible and a thermal image by the weights {model.name}."
+    for entry in (*exported.graph.input, *exported.graph.output):
+        entry.doc_string = "{layout}, {dtype} {range}: {meaning}".format(**_PORTS[entry.name])
+    onnx.helper.set_model_props(exported, _metadata(model, names))
     return exported.SerializeToString()
 
 
@@ -116,9 +145,13 @@ def _axes(name: str) -> dict[int, str]:
     return {0: "batch", 1: f"height{suffix}", 2: f"width{suffix}"}
 
 
-def _metadata(model: FusionModel, labels: bool) -> dict[str, str]:
+def _metadata(model: FusionModel, names: list[str]) -> dict[str, str]:
     entries = {
         "producer": f"ivf_ros {__version__}",
+        "version": __version__,
+        "license": _LICENSE,
+        "inputs": json.dumps({name: _PORTS[name] for name in INPUT_NAMES}),
+        "outputs": json.dumps({name: _PORTS[name] for name in names}),
         "format": GRAPH_FORMAT,
         "digest": model.digest(),
         "weights": model.name,
@@ -127,6 +160,11 @@ def _metadata(model: FusionModel, labels: bool) -> dict[str, str]:
     }
     if model.metadata:
         entries["notes"] = json.dumps(model.metadata)
-    if labels and model.class_set is not None:
-        entries |= {"class_set": model.class_set.to_json(), "label_stride": str(LABEL_STRIDE)}
+    if "labels" in names and model.class_set is not None:
+        entries |= {
+            "class_set": model.class_set.to_json(),
+            "class_names": json.dumps(model.class_set.names),
+            "class_colors": json.dumps(model.class_set.colors),
+            "label_stride": str(LABEL_STRIDE),
+        }
     return entries

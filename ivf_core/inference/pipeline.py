@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from ivf_core.class_sets import ClassSet
 from ivf_core.images.registration import Registration, fill_uncovered
 from ivf_core.images.thermal import ThermalNormalizer
+from ivf_core.inference.batches import BatchResult, fuse_batch
 from ivf_core.inference.engine import create_engine
 from ivf_core.inference.protocol import Engine
 from ivf_core.inference.selection import MeasuredEngine
@@ -250,6 +251,60 @@ class FusionPipeline:
         """
         prepared = self.prepare(pair, scale)
         return self.complete(prepared, fused=fused, labels=labels, confidence=confidence)
+
+    def run_batch(
+        self,
+        visible: Any,
+        infrared: Any,
+        *,
+        seconds: Sequence[float] | None = None,
+        fused: bool = True,
+        labels: bool = True,
+        confidence: bool = False,
+    ) -> BatchResult:
+        """Fuse a batch of pairs of one size, given as NumPy arrays or PyTorch tensors.
+
+        The engine torch takes a batch at once, the others one pair after another. Tensors need
+        the engine torch; results are tensors on the same device. 8-bit thermal tensors of the
+        size of the visible ones stay on it; others are prepared on the CPU.
+
+        Args:
+            visible: N x H x W x 3 uint8 RGB.
+            infrared: N x h x w uint8, uint16 or float32, of the same kind and device.
+            seconds: N stamps, for the smoothing of the gain control; None adapts it to each
+                image alone.
+            fused: see `__call__`.
+            labels: see `__call__`.
+            confidence: see `__call__`.
+
+        Raises:
+            ValueError: another shape, dtype or device, or tensors where the engine is another;
+                names what was found and what was expected.
+        """
+        return fuse_batch(
+            self, visible, infrared, seconds=seconds,
+            fused=fused, labels=labels, confidence=confidence,
+        )  # fmt: skip
+
+    def prepare_batch(
+        self, visible: np.ndarray, infrared: np.ndarray, seconds: Sequence[float] | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Prepare the pairs of a batch; batches must come in order.
+
+        Args:
+            visible: as in `run_batch`, arrays only.
+            infrared: as in `run_batch`, arrays only.
+            seconds: as in `run_batch`.
+
+        Returns:
+            Visible images, N x H x W x 3 uint8, and thermal images, N x H x W uint8.
+        """
+        stamps = [None] * len(visible) if seconds is None else seconds
+        aligned = [
+            prepare(ImagePair(rgb, thermal, stamp), self.normalizer, self.registration)
+            for rgb, thermal, stamp in zip(visible, infrared, stamps, strict=True)
+        ]
+        return np.stack([pair.visible for pair in aligned]), np.stack([p.infrared for p in aligned])
 
     def prepare(self, pair: ImagePair, scale: float = 1.0) -> PreparedPair:
         """Prepare the next pair for the engine; pairs must come in order.

@@ -76,6 +76,8 @@ class TorchEngine:
 
     def __init__(self, weights: WeightsFile | FusionModel, options: EngineOptions) -> None:
         self._device = choose_device(options.device)
+        if self._device.type == "cuda" and self._device.index is None:
+            self._device = torch.device("cuda", torch.cuda.current_device())
         self.device = str(self._device)
         self.precision = options.precision
         if self.precision not in _DTYPES:
@@ -120,6 +122,35 @@ class TorchEngine:
         with torch.inference_mode():
             out = self._graph(self._upload(visible), self._upload(infrared), *choice)
         return EngineResult(*(None if part is None else part[0].cpu().numpy() for part in out))
+
+    @property
+    def torch_device(self) -> torch.device:
+        """Device of the networks."""
+        return self._device
+
+    @torch.inference_mode()
+    def run_tensors(
+        self,
+        visible: torch.Tensor,
+        infrared: torch.Tensor,
+        *,
+        fused: bool = True,
+        labels: bool = True,
+        confidence: bool = False,
+    ) -> tuple[torch.Tensor | None, ...]:
+        """Fuse and segment a batch of tensors on the engine's device.
+
+        Args:
+            visible: N x H x W x 3 uint8 RGB.
+            infrared: N x H x W uint8.
+            fused: see `Engine`.
+            labels: see `Engine`.
+            confidence: see `Engine`.
+
+        Returns:
+            Fused images, class ids and confidence as in `FusionGraph`, on the same device.
+        """
+        return self._graph(visible, infrared, fused, labels, confidence)
 
     def _recording(self, size: tuple[int, ...], choice: OutputChoice) -> RecordedGraph | None:
         """Return the CUDA graph for a size and choice of outputs, or None without one."""

@@ -41,7 +41,9 @@ __all__ = [
     "calibrated_ranges",
     "digest_networks",
     "find_weights",
+    "is_graph",
     "is_graph_of",
+    "is_weights",
     "open_weights",
     "shipped_weights",
 ]
@@ -132,6 +134,28 @@ class WeightsFile:
         except OSError:
             return None
         return content if is_graph_of(content, self.digest) else None
+
+
+def is_graph(path: Path) -> bool:
+    """Return whether a file is a graph that `ivf export` has written, of any version.
+
+    Args:
+        path: existing file.
+    """
+    entries = _graph_metadata(path.read_bytes())
+    return entries.get("format", "").startswith(GRAPH_FORMAT.rstrip("0123456789"))
+
+
+def is_weights(path: Path) -> bool:
+    """Return whether a file is a weights file of this package, of any version.
+
+    Args:
+        path: existing file.
+    """
+    try:
+        return "ivf_format" in read_metadata(path)
+    except (OSError, ValueError):  # no safetensors
+        return False
 
 
 def is_graph_of(content: bytes, digest: str) -> bool:

@@ -170,9 +170,9 @@ class RecordedStamps:
             recorded, published = decode(message.message, message.type).data[:2]
             self._stamps[int(published)] = int(recorded)
 
-    def raw(self, topics: list[str]) -> Iterator[BagMessage]:
+    def raw(self, topics: list[str], since_ns: int = 0) -> Iterator[BagMessage]:
         """Yield messages of these topics as CDR bytes, with the stamps restored."""
-        for message in self._recording.raw(topics):
+        for message in self._recording.raw(topics, since_ns):
             with suppress(ValueError):  # too short for a stamp
                 stamp = read_stamp(message.message)
                 if stamp in self._stamps:

@@ -36,6 +36,7 @@ class InputPair:
         stamp_ns: stamp of the RGB image, as paired; of the thermal image where it is alone.
         thermal_stamp_ns: stamp of the thermal image, as paired.
         time_ns: time of recording of the image that has the stamp.
+        thermal_time_ns: time of recording of the thermal image; as `time_ns` where one is alone.
         frame_id: frame id of that image.
         visible: H x W x 3 uint8 RGB; None where it failed; zeros for the thermal camera alone.
         infrared: h x w uint8, uint16 or float32; None where one of both failed, and for the
@@ -58,6 +59,7 @@ class InputPair:
     detail: str = ""
     references: dict[str, np.ndarray] = field(default_factory=dict)
     alone: str = ""
+    thermal_time_ns: int = 0
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,8 @@ class PairReader:
         cameras: chooses the cameras in use, and takes every image.
         registration: maps thermal images onto RGB; tells the size of an absent RGB image.
         with_messages: yield the messages of both cameras as well.
+        with_images: decode the images; without, pairs have stamps alone, and the cameras'
+            health is not known.
 
     Attributes:
         left_out: number of messages that could not be used, by topic and reason.
@@ -94,6 +98,7 @@ class PairReader:
         registration: AnyRegistration,
         *,
         with_messages: bool,
+        with_images: bool = True,
     ) -> None:
         self._bag = bag
         self._topics = topics
@@ -103,6 +108,7 @@ class PairReader:
         self._rgb_size: tuple[int, ...] | None = None
         self._beside: _WaitingImage | None = None  # latest of a camera that is not in use
         self._with_messages = with_messages
+        self._with_images = with_images
         self._index = 0
         self.left_out: Counter[tuple[str, str]] = Counter()
         self.unstamped: Counter[str] = Counter()
@@ -137,7 +143,7 @@ class PairReader:
         if route is Route.BESIDE:
             self._beside = image
         else:
-            if self._beside is not None:
+            if self._beside is not None and self._with_images:
                 with suppress(MessageError):  # its health was noted
                     self._decode("thermal" if camera == "rgb" else "rgb", self._beside)
                 self._beside = None
@@ -157,7 +163,11 @@ class PairReader:
     def _decoded(self, pair: Pair) -> InputPair:
         rgb, thermal = pair.visible, pair.infrared
         decoded = InputPair(
-            self._index, pair.visible_stamp, pair.infrared_stamp, rgb.message.time_ns
+            self._index,
+            pair.visible_stamp,
+            pair.infrared_stamp,
+            rgb.message.time_ns,
+            thermal_time_ns=thermal.message.time_ns,
         )
         self._index += 1
         for camera, image in (("rgb", rgb), ("thermal", thermal)):
@@ -167,8 +177,10 @@ class PairReader:
         return decoded
 
     def _decoded_alone(self, camera: str, image: _WaitingImage) -> InputPair:
-        stamp = image.stamp
-        decoded = InputPair(self._index, stamp, stamp, image.message.time_ns, alone=camera)
+        stamp, time_ns = image.stamp, image.message.time_ns
+        decoded = InputPair(
+            self._index, stamp, stamp, time_ns, alone=camera, thermal_time_ns=time_ns
+        )
         self._index += 1
         self._fill(decoded, camera, image)
         if decoded.infrared is not None:
@@ -181,6 +193,8 @@ class PairReader:
 
     def _fill(self, pair: InputPair, camera: str, image: _WaitingImage) -> None:
         """Put a decoded image into a pair, or the reason why it fails."""
+        if not self._with_images:
+            return
         try:
             decoded, frame_id = self._decode(camera, image)
         except MessageError as error:

@@ -28,7 +28,7 @@ from ivf_core.replay.settings import ReplaySettings
 from ivf_core.replay.stamp_matcher import StampMatcher
 from ivf_core.rigs.remap import AnyRegistration, read_registration
 
-__all__ = ["NoResultError", "ResultSource", "open_result_source"]
+__all__ = ["NoResultError", "ResultSource", "build_pipeline", "open_result_source"]
 
 _STRING_TYPE = "std_msgs/msg/String"
 
@@ -90,12 +90,8 @@ def open_result_source(settings: ReplaySettings, bag: Path) -> Iterator[ResultSo
     Raises:
         ValueError: weights, engine, registration or recording cannot be used; names it.
     """
-    registration = read_registration(settings.registration)
-    gain = GainControl(
-        settings.low_percentile, settings.high_percentile, settings.gain_smoothing_seconds
-    )
-    normalizer = ThermalNormalizer(settings.thermal_mode, gain)
     if settings.recorded is not None:
+        normalizer, registration = _preparation(settings)
         with (
             open_bag(Path(settings.recorded or bag), []) as first,
             open_bag(Path(settings.recorded or bag), []) as second,
@@ -103,7 +99,23 @@ def open_result_source(settings: ReplaySettings, bag: Path) -> Iterator[ResultSo
             fused, masks = RecordedStamps(first), RecordedStamps(second)
             yield _RecordedResults(fused, masks, normalizer, registration)
         return
-    pipeline = FusionPipeline(
+    pipeline = build_pipeline(settings)
+    with ConcurrentPipeline(pipeline, settings.threads) as concurrent:
+        concurrent.warm_up()
+        yield _PipelineResults(concurrent)
+
+
+def build_pipeline(settings: ReplaySettings) -> FusionPipeline:
+    """Build the pipeline of these settings.
+
+    Args:
+        settings: settings of a replay.
+
+    Raises:
+        ValueError: weights, engine or registration cannot be used; names it.
+    """
+    normalizer, registration = _preparation(settings)
+    return FusionPipeline(
         settings.weights,
         engine=settings.engine,
         device=settings.device,
@@ -112,9 +124,15 @@ def open_result_source(settings: ReplaySettings, bag: Path) -> Iterator[ResultSo
         normalizer=normalizer,
         registration=registration,
     )
-    with ConcurrentPipeline(pipeline, settings.threads) as concurrent:
-        concurrent.warm_up()
-        yield _PipelineResults(concurrent)
+
+
+def _preparation(settings: ReplaySettings) -> tuple[ThermalNormalizer, AnyRegistration]:
+    """Return what prepares thermal images."""
+    gain = GainControl(
+        settings.low_percentile, settings.high_percentile, settings.gain_smoothing_seconds
+    )
+    registration = read_registration(settings.registration)
+    return ThermalNormalizer(settings.thermal_mode, gain), registration
 
 
 class _PipelineResults:

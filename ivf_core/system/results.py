@@ -11,7 +11,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
@@ -21,6 +21,7 @@ __all__ = [
     "LISTING",
     "OutputError",
     "add_listed",
+    "check_file",
     "check_inputs",
     "check_output",
     "file_names",
@@ -53,8 +54,31 @@ def check_inputs(output: Path, inputs: Iterable[Path]) -> None:
         if path.resolve().is_relative_to(place):
             relation = "is" if path.resolve() == place else "contains"
             raise OutputError(
-                f"output '{output}': it {relation} the input '{path}'; choose another folder"
+                f"output '{output}': it {relation} the input '{path}'; choose another place"
             )
+
+
+def check_file(
+    output: Path, inputs: Iterable[Path], is_ours: Callable[[Path], bool], kind: str
+) -> None:
+    """Raise if a file to write is an input, or would replace something that is not of its kind.
+
+    Args:
+        output: file to write, which may be missing.
+        inputs: files and folders.
+        is_ours: tells of an existing file whether this package has written it.
+        kind: what the file is, in words, for the message.
+
+    Raises:
+        OutputError: it is or would; names the file.
+    """
+    check_inputs(output, inputs)
+    if output.is_dir():
+        raise OutputError(f"output '{output}': it is a folder, expected a file to write")
+    if os.path.lexists(output) and not (output.is_file() and is_ours(output)):
+        raise OutputError(
+            f"output '{output}': it is there already, and no {kind}; choose another name"
+        )
 
 
 def check_output(output: Path, names: Iterable[str], listing: str = LISTING) -> None:

@@ -11,7 +11,7 @@ pytest.importorskip("rclpy")
 
 import itertools
 
-from ivf_ros import player_node, recorder_node
+from ivf_ros import player_node, recorder_node, view_node
 from ivf_ros.launch_arguments import (
     FUSION_ARGUMENTS,
     LIFECYCLE_ARGUMENTS,
@@ -32,6 +32,7 @@ NODES = {
     "fusion_node": PARAMETERS,
     "player_node": player_node.PARAMETERS,
     "recorder_node": recorder_node.PARAMETERS,
+    "view_node": view_node.PARAMETERS,
 }
 FUSION = {parameter.name: parameter for parameter in PARAMETERS}
 # Read-only, and declared without a default.

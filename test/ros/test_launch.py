@@ -78,7 +78,7 @@ def prefix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Make an install space whose executables report the arguments of their start."""
     reports = tmp_path / "reports"
     reports.mkdir()
-    for name in ("fusion_node", "player_node", "recorder_node", "ivf"):
+    for name in ("fusion_node", "player_node", "recorder_node", "view_node", "ivf"):
         install_spy(tmp_path, "ivf_ros", name)
     monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path / "prefix"))
     monkeypatch.setenv("REPORTS", str(reports))
@@ -291,6 +291,18 @@ def test_end_of_the_node_ends_the_launch(
     assert status == 0  # long before the player's end
 
 
+def test_page_is_shown_when_asked_for(prefix: Path) -> None:
+    _, reports = launch(prefix, "fusion")
+    assert "view_node" not in reports
+    arguments = {"view": "true", "view_port": "0", "name": "night", "namespace": "left"}
+    _, reports = launch(prefix, "fusion", rgb_topic="/cam/image_raw", **arguments)
+    page = reports["view_node"]
+    assert page["parameters"] == {"node": "night", "host": "127.0.0.1", "port": 0}
+    names = remappings(page)
+    assert (names["__ns"], names["__node"]) == ("/left", "view")
+    assert names["rgb/image_raw"] == "/cam/image_raw"
+
+
 def test_enclaves(prefix: Path, bag: Path, player_first: None) -> None:
     _, reports = launch(prefix, "fusion", bag=bag, enclave="/ivf_ros")
     for name in ("fusion", "player"):
@@ -461,6 +473,7 @@ def test_replay_ends_with_the_report(
         ("fusion", {"rate": "fast", "bag": "{bag}"}, "rate:=fast: expected float"),
         ("fusion", {"rate": "0", "bag": "{bag}"}, "rate:=0: expected 0.01 to 100"),
         ("fusion", {"rate": "inf", "bag": "{bag}"}, "rate:=inf: expected 0.01 to 100"),
+        ("fusion", {"view_port": "99999"}, "view_port:=99999: expected a port"),
         ("fusion", {"params_file": "/nowhere.yaml"}, "params_file:=/nowhere.yaml"),
         ("fusion", {"fastdds_profile": "/nowhere.xml"}, "/nowhere.xml"),
         ("fusion", {"bag": "/nowhere"}, "bag:=/nowhere: no such file or folder"),

@@ -14,7 +14,7 @@ import pytest
 import ivf_core
 
 ROOT = Path(__file__).resolve().parents[2]
-EXECUTABLES = ("fusion_node", "ivf", "player_node", "recorder_node")
+EXECUTABLES = ("fusion_node", "ivf", "player_node", "recorder_node", "view_node")
 
 
 def files_of_the_tree() -> list[str]:

@@ -100,6 +100,20 @@ class PairingLog:
         """Number of times that the stamps went back, by camera."""
         return {camera: self._pairer.jumps[_STREAMS[camera]] for camera in CAMERAS}
 
+    @property
+    def received(self) -> dict[str, int]:
+        """Number of images so far, by camera."""
+        return {camera: len(self._stamps[camera]) for camera in CAMERAS}
+
+    @property
+    def unmatched(self) -> dict[str, dict[str, int]]:
+        """Number of images without a partner, by camera and reason."""
+        found: dict[str, dict[str, int]] = {camera: {} for camera in CAMERAS}
+        for key, count in sorted(self._pairer.dropped.items()):
+            reason, _, stream = key.rpartition("_")
+            found["rgb" if stream == "visible" else "thermal"][reason] = count
+        return found
+
     def clock_difference_seconds(self) -> float:
         """Estimate the thermal clock minus the RGB clock from the times of recording.
 
@@ -132,15 +146,11 @@ class PairingLog:
         Args:
             motion_lag: delay between the motion in both cameras' images, where known.
         """
-        unmatched: dict[str, dict[str, int]] = {camera: {} for camera in CAMERAS}
-        for key, count in sorted(self._pairer.dropped.items()):
-            reason, _, stream = key.rpartition("_")
-            unmatched["rgb" if stream == "visible" else "thermal"][reason] = count
         suggestion = self.suggestion(motion_lag)
         return {
-            "received": {camera: len(self._stamps[camera]) for camera in CAMERAS},
+            "received": self.received,
             "pairs": self.pairs,
-            "unmatched": unmatched,
+            "unmatched": self.unmatched,
             "offset_histogram": self._histogram(),
             "suggested_offset_seconds": suggestion.seconds if suggestion else None,
             "suggested_offset_basis": suggestion.basis if suggestion else None,

@@ -83,9 +83,14 @@ class MaskCache:
             settings: values for JSON. "source" and "count", the largest number of masks of an
                 image, must be among them.
             notes: texts to store with the settings. They do not determine the cache's name.
+
+        Raises:
+            MaskCacheError: the folder is there already, and no cache of these settings.
         """
         digest = settings_digest(settings).hex()
         directory = Path(root) / f"{settings['source']}-{digest[:16]}"
+        if directory.is_dir() and any(directory.iterdir()):
+            cls(directory)
         about = {"format": _FORMAT, "settings": dict(settings), "notes": dict(notes or {})}
         write_json(directory / _ABOUT, about)
         for path in directory.glob(".*.npz"):

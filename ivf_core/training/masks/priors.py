@@ -28,6 +28,7 @@ from tqdm import tqdm
 from ivf_core.class_sets import ClassSet
 from ivf_core.data.datasets import open_dataset
 from ivf_core.data.pairs import PairFiles
+from ivf_core.system.results import check_inputs
 from ivf_core.training.masks.cache import MaskCache, MaskCacheError
 from ivf_core.training.masks.sources import CropMasks, LabelMasks, MaskSource, SuperpixelMasks
 from ivf_core.training.runs.recipe import Recipe, data_directory, option, provenance
@@ -174,11 +175,13 @@ def make_priors(recipe: PriorRecipe) -> PriorReport:
     kind, running the same recipe again makes only the missing ones.
 
     Raises:
+        OutputError: the output is or contains one of the folders.
         ValueError: a folder has no pairs or labels, a checkpoint does not fit, or a device does
             not exist.
         RuntimeError: a worker process died, or the memory of its device is too small.
     """
     origin = provenance("priors", recipe)
+    check_inputs(Path(recipe.output), [data_directory() / folder for folder in recipe.folders])
     pairs = _list_pairs(recipe)
     devices = _devices(recipe)
     cache = MaskCache.create(recipe.output, _settings(recipe), origin)

@@ -7,12 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from replays import drive as frames
 from replays import write_drive
 from small_bags import write_rosbag1
 
 from ivf_core.bags.reader import bag_info
 from ivf_core.cli import build_parser, main
+from ivf_core.commands import train
+from ivf_core.commands.command import Command
+from ivf_core.images.files import write_image
 from ivf_core.images.videos import VideoWriter
+
+ROOT = Path(__file__).parents[3]
 
 
 def choices(*words: str) -> list[tuple[str, str]]:
@@ -52,12 +58,13 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def check(
     words: list[object], option: str, output: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Run a command; an engine or a precision may be missing here, with an error of one line."""
+    """Run a command; what the weights or this machine lack is an error of one line."""
     status = main([str(word) for word in words])
     error = capsys.readouterr().err
     assert "Traceback" not in error
     assert "unexpected" not in error
-    if option in ("--engine", "--precision") and status == 1:
+    may_lack = ("--engine", "--precision")
+    if option in may_lack and status == 1:
         assert error.strip().splitlines()[-1].startswith("ivf: ")
         return
     assert status == 0, error
@@ -106,6 +113,81 @@ def test_choices_of_from_video(
     words = ["bag", "from-video", "--visible", video, "--infrared", video, "--output", output]
     check([*words, option, choice], option, output, capsys)
     assert bag_info(output).format == f"rosbag2 {choice}"
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of two pairs with class ids."""
+    root = tmp_path_factory.mktemp("pairs")
+    for number, frame in enumerate(frames(2)):
+        for kind, image in (
+            ("visible", frame.visible),
+            ("infrared", frame.infrared),
+            ("labels", frame.labels),
+        ):
+            write_image(root / kind / f"{number}.png", image[:80, :96])
+    return root
+
+
+# Engines are run above, and other class sets only raise: the weights have MFNet's.
+RUN_ABOVE = ("--engine", "--precision")
+CLASS_SETS = ("--classes", "--mask-classes")
+
+
+@pytest.mark.parametrize(
+    ("option", "choice"),
+    [
+        (option, choice)
+        for option, choice in choices("evaluate")
+        if option not in RUN_ABOVE and (option not in CLASS_SETS or choice == "mfnet")
+    ],
+)
+def test_choices_of_evaluate(
+    option: str,
+    choice: str,
+    pairs: Path,
+    weights: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("matplotlib")
+    output = tmp_path / "out"
+    words = [
+        "evaluate", "--visible", pairs / "visible", "--infrared", pairs / "infrared",
+        "--weights", weights, "--metrics", "EN", "--output", output, "--examples", "0",
+        "--engine", "torch", "--precision", "fp32",
+    ]  # fmt: skip
+    if option in ("--labels-are", "--classes", "--mask-classes"):
+        words += ["--labels", pairs / "labels"]
+    if option == "--mask-classes":
+        words += ["--fused", f"other={pairs / 'visible'}", "--masks", f"other={pairs / 'labels'}"]
+    check([*words, option, choice], option, output / "summary.json", capsys)
+
+
+@pytest.mark.parametrize("option", RUN_ABOVE)
+def test_engines_of_evaluate_are_those_of_replay(option: str) -> None:
+    """Compare the choices; those of replay are run end to end above."""
+    assert [c for c in choices("evaluate") if c[0] == option] == [
+        c for c in choices("replay") if c[0] == option
+    ]
+
+
+@pytest.mark.parametrize("command", [c for c in train.COMMANDS if c.words != "train smoke"])
+def test_commands_of_train_read_their_recipe(
+    command: Command, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The example of each reaches the recipe of the right kind, with every option of the help."""
+    pytest.importorskip("torch")
+    words = command.example.partition("ivf ")[2].split()
+    monkeypatch.chdir(ROOT)
+    options = ["--set", "no_such_option=1", "--resume"]
+    assert main([*words, *options]) == 1
+    error = capsys.readouterr().err
+    assert "no_such_option" in error
+    assert error.count("\n") == 1
+    parsed = build_parser().parse_args([*words, *options])
+    assert parsed.resume
+    assert Path(parsed.config).is_file()
 
 
 class TestOutputs:

@@ -26,12 +26,14 @@ _VALID = {
     "bag from-video": (*_PAIR, "--output", "out", "--rate", "10"),
     "bag info": ("bag",),
     "replay": ("bag", "--output", "out", *_TINY),
+    "view": ("bag",),
     "data check": ("pairs",),
     "weights": (),
     "evaluate": (*_PAIR, "--fused", "v", "--output", "out"),
 }
-# Words that come last: such a run is long, writes elsewhere, or replaces the process.
+# Words that come last: such a run is long or endless, writes elsewhere, or replaces the process.
 _LAST = {
+    "view": ("--weights", "damaged.safetensors", "--no-browser", "--port", "0"),
     "export": ("--weights", "damaged.safetensors", "--output", "out.onnx"),
     "calibrate": ("--weights", "damaged.safetensors", "--pairs", "pairs", "--output", "out"),
     "benchmark": ("--weights", "damaged.safetensors"),

@@ -9,10 +9,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -22,6 +24,7 @@ from tqdm import tqdm
 from ivf_core.class_sets import STREET, UNLABELED
 from ivf_core.images.files import read_labels
 from ivf_core.system.atomic import write_json
+from ivf_core.system.results import OutputError, check_inputs
 from ivf_core.training.masks.cache import settings_digest
 from ivf_core.training.runs.recipe import data_directory, provenance
 from ivf_core.training.segmentation.fused_labels.evidence import (
@@ -50,6 +53,8 @@ from ivf_core.training.segmentation.fused_labels.sources import LabelSource, lis
 from ivf_core.training.segmentation.fused_labels.store import LabelStore, digest_files
 
 __all__ = ["make_labels"]
+
+_LISTING = "labels.json"
 
 _REVISION = 4
 """Number to raise when the code of the fusion changes the labels."""
@@ -82,6 +87,7 @@ class _Campaign:
         self.recipe = recipe
         self.origin = provenance("labels", recipe)
         data, self.output = data_directory(), Path(recipe.output)
+        _check_output(self.output, recipe, data)
         self.report = LabelReport(self.output)
         self.pair_voters = self._open_pair_voters(open_teacher)
         self.networks = {
@@ -102,6 +108,8 @@ class _Campaign:
         ]  # fmt: skip
         self.counts = Counts()
         self.own: dict[tuple[str, str], Counts] = {}
+        if not (self.output / _LISTING).exists():
+            write_json(self.output / _LISTING, self._about({}))  # marks the folder as ours
 
     def _open_pair_voters(self, open_teacher: OpenTeacher | None) -> list[PairVoter]:
         """Open the teachers that segment pairs, and note which of their parts are random."""
@@ -130,14 +138,18 @@ class _Campaign:
             work.update(len(sources))
         work.close()
         self.report.coverage = {name: float(np.mean(values)) for name, values in labelled.items()}
-        write_json(self.output / "labels.json", {
-            **self.origin, "class_set": json.loads(STREET.to_json()),
-            "images": {name: len(values) for name, values in labelled.items()},
-            "coverage": self.report.coverage, "failed": self.report.failed,
-            "pair_teachers": {voter.name: voter.origin for voter in self.pair_voters},
-        })  # fmt: skip
+        images = {name: len(values) for name, values in labelled.items()}
+        write_json(self.output / _LISTING, self._about(images))
         write_label_page(self.output / "index.html", self.report, self._sample())
         return self.report
+
+    def _about(self, images: Mapping[str, int]) -> dict[str, Any]:
+        """Return the content of labels.json."""
+        return {
+            **self.origin, "class_set": json.loads(STREET.to_json()), "images": images,
+            "coverage": self.report.coverage, "failed": self.report.failed,
+            "pair_teachers": {voter.name: voter.origin for voter in self.pair_voters},
+        }  # fmt: skip
 
     def _ask(self) -> None:
         """Ask the teachers for each image, and count where they are right."""
@@ -249,6 +261,31 @@ class _Campaign:
                     collect_evidence(source, self.networks, self.pair_voters),
                     read_labels(path),
                 )
+
+
+def _check_output(output: Path, recipe: LabelRecipe, data: Path) -> None:
+    """Raise OutputError if labels would be written into a folder of something else."""
+    folders = [f for one in recipe.sets for f in (*one.visible, one.infrared, one.videos) if f]
+    check_inputs(output, [data / folder for folder in folders])
+    if output.exists() and not output.is_dir():
+        raise OutputError(f"output '{output}': it is a file, expected a folder")
+    if _is_listing(output / _LISTING) or any(output.glob("predictions/*/settings.json")):
+        return
+    for name in (_LISTING, "index.html", "predictions", *(entry.name for entry in recipe.sets)):
+        if os.path.lexists(output / name):
+            raise OutputError(
+                f"output '{output}': {name} is there already, and no {_LISTING} of an earlier "
+                "run; choose another folder"
+            )
+
+
+def _is_listing(path: Path) -> bool:
+    """Return whether a file is the labels.json of a campaign."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and {"class_set", "images"} <= content.keys()
 
 
 def _units(sources: Sequence[LabelSource]) -> Iterator[list[LabelSource]]:
