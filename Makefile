@@ -22,8 +22,8 @@ endif
 # The wheels bring Fast DDS only.
 unexport RMW_IMPLEMENTATION
 
-# Tests run in several processes, one more than processors since many wait for nodes, of about 2 GB each.
-TEST_PROCESSES ?= $(shell n=$$(nproc); echo $$((n < 4 ? n + 1 : 4)))
+# Tests run in several processes, each with its share of the processors and about 2 GB.
+TEST_PROCESSES ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
 TEST_OPTIONS ?=
 
 # Packages of PyPI beside those of a ROS distribution: see package.xml and docs/distributions.md.
