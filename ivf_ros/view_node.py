@@ -23,7 +23,6 @@ from rclpy.exceptions import ParameterException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
-from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
 
@@ -32,6 +31,7 @@ from ivf_core.images.symptoms import Severity
 from ivf_core.system.memory import keep_freed_memory
 from ivf_core.view.live import LiveView
 from ivf_core.view.server import DEFAULT_HOST, DEFAULT_PORT, ViewServer
+from ivf_ros.compat import initialize
 from ivf_ros.conversions import MessageError, to_infrared, to_visible
 from ivf_ros.diagnostics import WarningLog, by_reason
 from ivf_ros.parameters import Parameter, declare
@@ -242,8 +242,9 @@ def main(args: list[str] | None = None) -> int:
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
+    if not initialize("view_node", args):
+        return 1
     try:
-        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
         node = ViewNode()
     except (ParameterException, ValueError, RuntimeError) as error:
         print(f"view_node: {' '.join(str(error).split())}", file=sys.stderr)

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-NODES = ["fusion_node", "player_node", "recorder_node"]
+NODES = ["fusion_node", "player_node", "recorder_node", "view_node"]
 
 
 @pytest.mark.parametrize(
