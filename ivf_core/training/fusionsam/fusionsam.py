@@ -7,7 +7,6 @@ count, no test image is trained on, and the weights of the last step are tested,
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -21,7 +20,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler
 from tqdm import tqdm
 
-from ivf_core.class_sets import CLASS_SETS, UNLABELED
+from ivf_core.class_sets import UNLABELED
 from ivf_core.data.pairs import PairFiles
 from ivf_core.images.overlay import color_labels
 from ivf_core.models.color import luma_chroma
@@ -35,10 +34,11 @@ from ivf_core.training.masks.sam import load_class_sam
 from ivf_core.training.runs.batches import Batch
 from ivf_core.training.runs.devices import gather_over_processes
 from ivf_core.training.runs.loop import Scores, SingleTask, StepGuard, run_task
-from ivf_core.training.runs.options import RunOptions
 from ivf_core.training.runs.recipe import data_directory, option
-from ivf_core.training.segmentation.labelled import open_labelled_split, pair_digests
+from ivf_core.training.runs.weights_origin import weights_origin
+from ivf_core.training.segmentation.labelled import pair_digests
 from ivf_core.training.segmentation.pair_images import ColorPairCrops, PairImages, score_pairs
+from ivf_core.training.segmentation.pair_options import PairSegmenterOptions
 from ivf_core.training.segmentation.segmenters import scores_by_class
 
 __all__ = ["FusionSamLoss", "FusionSamRecipe", "train_fusionsam"]
@@ -62,18 +62,9 @@ class FusionSamLoss:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FusionSamRecipe(RunOptions):
+class FusionSamRecipe(PairSegmenterOptions):
     """Training of a FusionSAM on labelled pairs, and its score on the test split."""
 
-    dataset: str = option(nonempty=True)
-    """Data set with labels, in a layout of `ivf_core.data.datasets`, relative to the data
-    directory; its splits train and test are used."""
-    labels: str = ""
-    """Folder of class ids in a plain folder, if it has another name than labels."""
-    class_set: str = option("", choices=("", *CLASS_SETS))
-    """Classes of a plain folder: mfnet, fmb or pst900."""
-    hold_out_every: int = option(7, minimum=2)
-    """Without splits, every n-th pair is held out of training and tested on."""
     tokens: str = option(nonempty=True)
     """Tokenizers of both cameras, a file that `ivf train tokens` wrote."""
     sam_checkpoint: str = option(nonempty=True)
@@ -148,12 +139,7 @@ class FusionSamTask(SingleTask[FusionSamRecipe]):
     def __init__(self, recipe: FusionSamRecipe, fabric: Any) -> None:
         super().__init__(recipe, fabric)
         root = data_directory()
-        both = open_labelled_split(
-            root / recipe.dataset,
-            recipe.hold_out_every,
-            labels=recipe.labels or None,
-            class_set=CLASS_SETS[recipe.class_set] if recipe.class_set else None,
-        )
+        both = recipe.open_split()
         assert both[0].class_set is not None
         self.class_set = both[0].class_set
         self.training, self.test = (PairImages(part.files, self.class_set) for part in both)
@@ -163,8 +149,8 @@ class FusionSamTask(SingleTask[FusionSamRecipe]):
         check_unseen(origin, self.test.files, f"tokens '{recipe.tokens}'")
         sam, self.random = load_class_sam(root / recipe.sam_checkpoint, len(self.class_set))
         self.notes = {
-            "sam": _describe(root / recipe.sam_checkpoint, self.random),
-            "tokens": f"{_describe(Path(recipe.tokens))}, {origin.get('source', 'unknown')}",
+            "sam": weights_origin(root / recipe.sam_checkpoint, self.random),
+            "tokens": f"{weights_origin(Path(recipe.tokens))}, {origin.get('source', 'unknown')}",
         }
         prompt = FusionPrompt(
             tokenizers[0].latent,  # type: ignore[arg-type]
@@ -296,17 +282,6 @@ def check_unseen(metadata: Mapping[str, str], test: Sequence[PairFiles], what: s
             f"{what} was trained on '{found[both[0]].visible}', which is to be tested on: expected "
             "a file of the training split alone"
         )
-
-
-def _describe(path: Path, random: bool = False) -> str:
-    """Return name and content of a file of weights, for metadata."""
-    if random:
-        return f"random weights ({path.name})"
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return f"{path.name} (SHA-256 {digest.hexdigest()})"
 
 
 def _to_bytes(plane: Tensor) -> np.ndarray:

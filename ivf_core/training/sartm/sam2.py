@@ -6,7 +6,6 @@ built or loaded.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import dataclass
 from operator import attrgetter
@@ -29,7 +28,6 @@ __all__ = [
     "build_sam2",
     "open_sam2",
     "published_tensors",
-    "weights_digest",
 ]
 
 _TYPES = ("sam2", "sam2_video")  # published weights are those of the model for videos
@@ -216,17 +214,6 @@ def published_tensors(sam2: nn.Module) -> set[str]:
     return {
         name for name in sam2.state_dict() if name not in trained and not name.startswith(_RENEWED)
     }
-
-
-def weights_digest(path: Path) -> str:
-    """Return the SHA-256 of a file, or of all safetensors of a directory in order of names."""
-    files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 def _check_structure(config: Any, root: Path) -> None:

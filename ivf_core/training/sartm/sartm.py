@@ -20,7 +20,6 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from ivf_core.class_sets import CLASS_SETS
 from ivf_core.images.overlay import color_labels
 from ivf_core.models.sartm import DECODES, THERMAL_NORMALIZATIONS, Sartm
 from ivf_core.training.losses import Total, at_least_float32, ohem_cross_entropy
@@ -28,8 +27,8 @@ from ivf_core.training.runs.batch_norm import restore_norm, synchronize_norm
 from ivf_core.training.runs.batches import Batch
 from ivf_core.training.runs.devices import gather_over_processes
 from ivf_core.training.runs.loop import Scores, SingleTask, StepGuard, run_task
-from ivf_core.training.runs.options import RunOptions
 from ivf_core.training.runs.recipe import data_directory, option
+from ivf_core.training.runs.weights_origin import weights_digest, weights_origin
 from ivf_core.training.sartm.language import similarity_to_json, text_similarity
 from ivf_core.training.sartm.prototypes import (
     Prototypes,
@@ -37,10 +36,10 @@ from ivf_core.training.sartm.prototypes import (
     mask_average_pool,
     relation_loss,
 )
-from ivf_core.training.sartm.sam2 import open_sam2, weights_digest
+from ivf_core.training.sartm.sam2 import open_sam2
 from ivf_core.training.sartm.weights import save_sartm
-from ivf_core.training.segmentation.labelled import open_labelled_split
 from ivf_core.training.segmentation.pair_images import ColorPairCrops, PairImages, score_pairs
+from ivf_core.training.segmentation.pair_options import PairSegmenterOptions
 from ivf_core.training.segmentation.segmenters import scores_by_class
 
 __all__ = ["SartmLoss", "SartmRecipe", "train_sartm"]
@@ -64,18 +63,9 @@ class SartmLoss:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SartmRecipe(RunOptions):
+class SartmRecipe(PairSegmenterOptions):
     """Training of a SARTM on labelled pairs, and its score on the test split."""
 
-    dataset: str = option(nonempty=True)
-    """Data set with labels, in a layout of `ivf_core.data.datasets`, relative to the data
-    directory; its splits train and test are used."""
-    labels: str = ""
-    """Folder of class ids in a plain folder, if it has another name than labels."""
-    class_set: str = option("", choices=("", *CLASS_SETS))
-    """Classes of a plain folder: mfnet, fmb or pst900."""
-    hold_out_every: int = option(7, minimum=2)
-    """Without splits, every n-th pair is held out of training and tested on."""
     sam2: str = option(nonempty=True)
     """Directory of SAM2's weights, relative to the data directory, in safetensors as
     `save_pretrained` writes it: such as facebook/sam2-hiera-base-plus."""
@@ -157,12 +147,7 @@ class SartmTask(SingleTask[SartmRecipe]):
     def __init__(self, recipe: SartmRecipe, fabric: Any) -> None:
         super().__init__(recipe, fabric)
         root = data_directory()
-        both = open_labelled_split(
-            root / recipe.dataset,
-            recipe.hold_out_every,
-            labels=recipe.labels or None,
-            class_set=CLASS_SETS[recipe.class_set] if recipe.class_set else None,
-        )
+        both = recipe.open_split()
         assert both[0].class_set is not None
         self.class_set = both[0].class_set
         self.training, self.test = (PairImages(part.files, self.class_set) for part in both)
@@ -171,7 +156,7 @@ class SartmTask(SingleTask[SartmRecipe]):
         sam2, random = open_sam2(root / recipe.sam2, len(self.class_set))
         self.random = ["SAM2"] if random else []
         self.notes = {
-            "sam2": _origin(root / recipe.sam2, random),
+            "sam2": weights_origin(root / recipe.sam2, random),
             "sam2_sha256": weights_digest(root / recipe.sam2),
         }
         self.similarity = self._similarity(root)
@@ -204,7 +189,7 @@ class SartmTask(SingleTask[SartmRecipe]):
         path = root / self.recipe.text
         similarity, random = text_similarity(path, self.class_set)
         self.random += ["CLIP"] if random else []
-        self.notes["text"] = _origin(path, random)
+        self.notes["text"] = weights_origin(path, random)
         self.notes["text_similarity"] = similarity_to_json(similarity, self.class_set)
         return similarity.to(self.device)
 
@@ -303,10 +288,3 @@ def _optimizer(network: nn.Module, recipe: SartmRecipe) -> torch.optim.AdamW:
         for decays, decay in ((True, recipe.weight_decay), (False, 0.0))
     ]
     return torch.optim.AdamW(groups, lr=recipe.learning_rate)
-
-
-def _origin(path: Path, random: bool) -> str:
-    """Return name and content of a directory of weights, or of a file, for metadata."""
-    if random:
-        return f"random weights ({path.name})"
-    return f"{path.name} (SHA-256 {weights_digest(path)})"

@@ -18,12 +18,12 @@ from ivf_core.models.lora import ModalLora
 from ivf_core.models.sartm import Sartm
 from ivf_core.training.runs.network_files import load_network, save_network
 from ivf_core.training.runs.recipe import data_directory
+from ivf_core.training.runs.weights_origin import weights_digest
 from ivf_core.training.sartm.sam2 import (
     Sam2Architecture,
     build_sam2,
     open_sam2,
     published_tensors,
-    weights_digest,
 )
 
 __all__ = ["load_sartm", "save_sartm"]
