@@ -13,7 +13,6 @@ import torch
 from networks import small_head, small_student
 
 from ivf_core.class_sets import STREET
-from ivf_core.defaults import ENGINES
 from ivf_core.inference.engine import create_engine
 from ivf_core.inference.export import export_onnx
 from ivf_core.models.absent_cameras import ABSENCES, absent_cameras
@@ -90,8 +89,16 @@ def test_dusk_is_between_day_and_night() -> None:
     assert max(np.diff(day)) < 0.06
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [
+        ("torch", "fp32"),
+        ("torch", "bf16"),
+        ("onnxruntime", "fp32"),
+        ("openvino", "fp32"),
+        ("openvino", "int8"),
+    ],
+)
 def test_every_engine_adds_the_offsets(
     name: str, precision: str, plain: FusionModel, model: FusionModel
 ) -> None:
@@ -100,12 +107,9 @@ def test_every_engine_adds_the_offsets(
         grey = pairs()[1]
         ranges = observe_ranges(plain.student, plain.head, [(grey[0], grey[3])])
         plain, model = replace(plain, ranges=ranges), replace(model, ranges=ranges)
-    try:
-        engines = [
-            create_engine(m, engine=name, device="cpu", precision=precision) for m in (plain, model)
-        ]
-    except ValueError as error:
-        pytest.skip(f"{name} has no {precision} here: {error}")
+    engines = [
+        create_engine(m, engine=name, device="cpu", precision=precision) for m in (plain, model)
+    ]
     for index, (visible, infrared) in enumerate(zip(*pairs(), strict=True)):
         old, new = (e(visible, infrared, confidence=True) for e in engines)
         assert old.labels is not None
