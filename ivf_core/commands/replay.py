@@ -151,7 +151,8 @@ def _add_topics(group: argparse._ActionsContainer) -> None:
         "--labels-classes",
         default="",
         choices=CLASS_SETS,
-        help="class set of the true class ids (that of the weights)",
+        help="class set of the true class ids (that on the topic `classes` beside them, or else "
+        "that of the weights)",
     )
 
 

@@ -250,6 +250,10 @@ def _input_warnings(replay: FinishedReplay, failed: Counter[str]) -> list[dict[s
                 pixels.frames,
             )
         )
+    if replay.score.not_compared:
+        found.append(
+            warning("labels_classes", f"Masks are not scored: {replay.score.not_compared}")
+        )
     if replay.results.class_set is None:
         found.append(warning("no_head", "The weights have no segmentation head: no masks"))
     return found
