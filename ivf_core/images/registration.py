@@ -186,6 +186,14 @@ class Registration:
         """
         return visible
 
+    def undistort_labels(self, labels: np.ndarray) -> np.ndarray:
+        """Return class ids of the visible image as it is fused: themselves.
+
+        Args:
+            labels: H x W uint8.
+        """
+        return labels
+
     def seen(self, infrared_shape: tuple[int, int], size: tuple[int, int]) -> np.ndarray | None:
         """Return None: by size, the visible camera sees all thermal pixels.
 
@@ -258,7 +266,7 @@ def covered_rectangle(
     blocks = coverage[: rows * step, : columns * step].reshape(rows, step, columns, step)
     best, area = None, 0
     heights = np.zeros(columns + 1, int)  # of the covered blocks above, with a last one of 0
-    for bottom, row in enumerate(blocks.all(axis=(1, 3)), start=1):
+    for bottom, row in enumerate(np.asarray(blocks.all(axis=(1, 3))), start=1):
         heights[:columns] = np.where(row, heights[:columns] + 1, 0)
         rising: list[tuple[int, int]] = []  # first column and height of rectangles that are open
         for right, height in enumerate(heights.tolist()):

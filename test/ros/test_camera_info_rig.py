@@ -54,7 +54,7 @@ def test_extrinsics_are_those_of_the_poses_in_a_common_frame() -> None:
     ],
 )
 def test_frames_that_tell_no_extrinsics(names: tuple[str, str], text: str) -> None:
-    """They are an error, not cameras at one place; the extrinsics of a file are used."""
+    """Expect an error, not cameras at one place; the extrinsics of a file are used."""
     without = _both(CameraInfoRig(), *names)
     assert without.rig is None
     assert without.problem.startswith(text)

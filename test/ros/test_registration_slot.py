@@ -26,6 +26,7 @@ from ivf_ros.diagnostics import OK, WARN
 from ivf_ros.registration_slot import RegistrationSlot
 from ivf_ros.registration_watch import RegistrationWatch
 
+
 class Settings:
     """Values of parameters by name, as `FusionParameters` gives them."""
 
