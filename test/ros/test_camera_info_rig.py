@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from harness import Graph
 from rig_messages import RGB, RIG, THERMAL, Transforms, camera_info, transform
 from sensor_msgs.msg import CameraInfo
+from small_bags import JAZZY
 
 from ivf_core.rigs.rig import Plane, Rig
 from ivf_ros import camera_info_rig
 from ivf_ros.camera_info_rig import CameraInfoRig
 from ivf_ros.compat import message_class
+from ivf_ros.diagnostics import WARN
 
 # A quarter turn about y, and one about x: from a mast's x ahead, z up to an optical frame.
 OPTICAL = (-0.5, 0.5, -0.5, 0.5)
@@ -69,6 +73,26 @@ def _homography() -> Any:
     from ivf_core.images.registration import Registration
 
     return Registration((1, 0, 0, 0, 1, 0, 0, 0, 1), (200, 160), (320, 240))
+
+
+def test_fields_are_those_of_the_upstream_definition() -> None:
+    """Take a message of the definition in geometry2, by way of its CDR bytes."""
+    types = JAZZY.types
+    stamped = types["geometry_msgs/msg/TransformStamped"](
+        types["std_msgs/msg/Header"](types["builtin_interfaces/msg/Time"](0, 0), "rgb"), "thermal",
+        types["geometry_msgs/msg/Transform"](
+            types["geometry_msgs/msg/Vector3"](0.05, 0.01, -0.02),
+            types["geometry_msgs/msg/Quaternion"](0.0, 0.0, np.sqrt(0.5), np.sqrt(0.5)),
+        ),
+    )  # fmt: skip
+    kind = "tf2_msgs/msg/TFMessage"
+    data = JAZZY.serialize_cdr(types[kind]([stamped]), kind)
+    rig = _both(CameraInfoRig())
+    assert rig.take_transforms(JAZZY.deserialize_cdr(data, kind)) == []
+    assert rig.rig is not None
+    assert rig.rig.translation == pytest.approx((0.05, 0.01, -0.02))
+    expected = [[0, -1, 0], [1, 0, 0], [0, 0, 1]]  # a quarter turn about z, child to parent
+    np.testing.assert_allclose(np.reshape(rig.rig.rotation, (3, 3)), expected, atol=1e-12)
 
 
 def test_missing_tf2_msgs_is_named_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,3 +200,30 @@ def test_bins_larger_than_the_image_are_rejected() -> None:
     rig = CameraInfoRig(RIG)
     rig.take_info("rgb", info)
     assert "rgb/camera_info: binning: 400 x 1 of 320 x 240 pixels" in rig.problem
+
+
+@pytest.mark.dds
+def test_diagnostics_of_the_node_name_what_is_missing(graph: Graph, tiny_weights: Path) -> None:
+    topics = {
+        camera: graph.node.create_publisher(CameraInfo, f"/{camera}/camera_info", 10)
+        for camera in ("rgb", "thermal")
+    }
+    graph.start_fusion(tiny_weights, registration="camera_info")
+
+    def shown(text: str) -> bool:
+        status = graph.status("registration")
+        return status is not None and status.level == WARN and text in status.message
+
+    def send(camera: str, info: CameraInfo, text: str) -> None:
+        graph.until(lambda: topics[camera].publish(info) or shown(text))
+
+    graph.until(lambda: shown("waits for rgb/camera_info and thermal/camera_info"))
+    uncalibrated = CameraInfo(width=320, height=240)
+    uncalibrated.header.frame_id = "rgb"
+    send("rgb", uncalibrated, "rgb/camera_info: not calibrated")
+    send("rgb", camera_info(RGB, "rgb"), "waits for thermal/camera_info")
+    missing = "install ros-DISTRO-tf2-msgs"
+    if message_class("tf2_msgs/msg/TFMessage") is not None:
+        missing = "no static transform from frame 'thermal' to 'rgb'"
+    send("thermal", camera_info(THERMAL, "thermal"), missing)
+    assert shown("thermal images are stretched")
