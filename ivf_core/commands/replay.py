@@ -185,7 +185,7 @@ def add_pipeline(group: argparse._ActionsContainer) -> None:
         "--registration",
         type=Path,
         metavar="FILE",
-        help="rig file, or YAML with the homography thermal to RGB",
+        help="rig file: both cameras, or a homography from thermal to RGB (docs/calibration.md)",
     )
     group.add_argument(
         "--palette",

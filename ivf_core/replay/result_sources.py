@@ -225,6 +225,7 @@ class _RecordedResults:
             repaired_pixels=self._normalizer.repaired_pixels,
             visible=aligned.visible,
             registration_ms=aligned.registration_ms,
+            coverage=aligned.coverage,
         )
 
 

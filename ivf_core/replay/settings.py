@@ -44,7 +44,7 @@ class ReplaySettings:
         low_percentile: low end of the gain, as in `GainControl`.
         high_percentile: high end of the gain, as in `GainControl`.
         gain_smoothing_seconds: time constant of the gain, as in `GainControl`.
-        registration: YAML file with the homography from thermal to RGB, or None.
+        registration: rig file, or None to stretch thermal images to the size of RGB images.
         tolerance_seconds: largest difference of stamps within a pair.
         offset_seconds: added to thermal stamps.
         minimum_interval_seconds: least time between two pairs.

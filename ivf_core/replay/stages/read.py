@@ -153,4 +153,9 @@ class ReadStage:
             if role == "truth" and image.dtype != np.uint8:
                 self.failures.add("truth_not_8_bit", f"{message.topic}: labels are {image.dtype}")
                 continue
-            pair.references[role] = image
+            straighten = (
+                self.registration.undistort_labels
+                if role == "truth"
+                else self.registration.undistort
+            )
+            pair.references[role] = straighten(image)
