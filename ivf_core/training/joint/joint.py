@@ -282,6 +282,7 @@ class JointTask(SingleTask[JointRecipe]):
                 raise ValueError(f"init_from '{recipe.init_from}': expected street with a head")
             student = self._with_decoder(model.student)
             model.head.feature_channels = student.feature_channels
+            model.head.absent_offsets = None  # they were chosen for the logits as they were
             return student.requires_grad_(True), model.head.requires_grad_(True)
         student = StreetStudent(decoder_widths=recipe.decoder_widths)
         head = StreetHead(len(self.class_set), student.feature_channels)
