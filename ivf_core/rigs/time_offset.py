@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,7 @@ _LEAST_FRAMES = 20
 _STEP = 0.005  # seconds between offsets that are tried
 _FINEST_BAND = 0.35  # intervals of the slower camera
 _FAR_SECONDS = 0.1  # between peaks that are two
+_NEAR_SECONDS = 0.02  # around the clearest peak, in which the offset is
 _PARTS = 4
 _REACH_SECONDS = 0.06  # around the offset, in which that of a part of the recording is sought
 _CERTAIN_SECONDS = 0.005
@@ -57,12 +58,14 @@ class _Band(NamedTuple):
     """Turns of both cameras within a band of frequencies, at S shifts and in N intervals.
 
     Attributes:
-        independent: number of independent values.
+        independent: 2, number of values in both directions whose motion is independent.
+        measured: number of values whose noise is independent.
         slow: S x N x 2, of the slower camera; 0 where that of the faster one is unknown.
         fast: S x N x 2.
     """
 
-    independent: float
+    independent: np.ndarray
+    measured: float
     slow: np.ndarray
     fast: np.ndarray
 
@@ -113,11 +116,12 @@ def _best_offset(slow: ImageMotion, fast: ImageMotion, largest: float) -> TimeOf
     count = round(largest / _STEP)
     shifts = np.arange(-count, count + 1) * _STEP
     bands = _bands(slow, *_turned(slow, fast, shifts))
-    scores = _scores(bands)
+    # Which peak it is, the motion tells; where it is, all values do, whose noise is independent.
+    scores = _scores(bands, [band.independent for band in bands], slice(None), slice(None))
     best = int(scores.argmax())
     if not 0 < best < 2 * count or scores[best] <= 0:
         return _NOTHING
-    offset = shifts[best] + _vertex(scores[best - 1 : best + 2]) * _STEP
+    offset = shifts[0] + _peak(bands, best, _NEAR_SECONDS, slice(None)) * _STEP
     far = np.abs(shifts - shifts[best]) > _FAR_SECONDS
     lead = scores[best] - float(scores[far].max(initial=0.0))
     spread = _spread(bands, best)
@@ -183,23 +187,44 @@ def _bands(slow: ImageMotion, fast_rates: np.ndarray, known: np.ndarray) -> list
             fine = gaussian_means(times, fine, width)
         kernel = fine - coarse
         changes = np.tensordot(kernel, both, 1).swapaxes(0, 1) * shown
-        bands.append(_Band(float((kernel**2).sum()), changes[..., :2], changes[..., 2:]))
+        both_turns = changes[..., :2], changes[..., 2:]
+        count = _independent(*(turns[len(turns) // 2] for turns in both_turns))
+        measured = float((kernel**2).sum())
+        bands.append(_Band(np.minimum(count, measured), measured, *both_turns))
         coarse = fine
     return bands
 
 
-def _scores(
-    bands: list[_Band], part: slice = slice(None), among: slice = slice(None)
-) -> np.ndarray:
+def _independent(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return how many independent values two N x 2 series have for their correlation (Bartlett).
+
+    A vibration of one frequency is long, but tells little: above half of the cameras' rate it looks
+    like a slower one, and the two cameras then agree at a wrong offset.
+    """
+    size = 2 * len(first)
+    powers = [np.abs(np.fft.rfft(turns - turns.mean(axis=0), size, axis=0)) ** 2
+              for turns in (first, second)]  # fmt: skip
+    one, other = (np.fft.irfft(power, size, axis=0) for power in powers)
+    alike = (one * other).sum(axis=0) / np.maximum(one[0] * other[0], 1e-30)
+    return len(first) / np.maximum(alike, 1.0)
+
+
+def _scores(bands: list[_Band], counts: list[Any], part: slice, among: slice) -> np.ndarray:
     """Return the log-likelihood ratio of correlated against independent turns at each shift.
 
     A direction or a band in which nothing moves adds nothing.
+
+    Args:
+        bands: turns.
+        counts: number of independent values in each band, or 2 of them.
+        part: intervals to use.
+        among: shifts to use.
     """
     total: np.ndarray = np.zeros(len(bands[0].slow[among]))
-    for band in bands:
+    for band, count in zip(bands, counts, strict=True):
         slow, fast = band.slow[among, part], band.fast[among, part]
         correlation = _correlations(slow, fast)
-        information = -np.log(np.maximum(1 - correlation**2, 1e-6)) * band.independent
+        information = -np.log(np.maximum(1 - correlation**2, 1e-6)) * count
         # Few intervals that are known at a shift correlate by chance.
         shown = (fast != 0).any(axis=-1).sum(axis=-1) / band.slow.shape[1]
         total += (np.sign(correlation) * information).sum(axis=-1) * shown
@@ -216,17 +241,23 @@ def _correlations(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 def _spread(bands: list[_Band], best: int) -> float:
     """Return the standard error of the offset from parts of the recording."""
-    shifts, count, _ = bands[0].slow.shape
-    reach = round(_REACH_SECONDS / _STEP)
-    first = max(best - reach, 0)
-    edges = np.linspace(0, count, _PARTS + 1).astype(int)
-    found = []
-    for start, stop in itertools.pairwise(edges):
-        # The part's own offset, near the one of the whole.
-        scores = _scores(bands, slice(start, stop), slice(first, min(best + reach + 1, shifts)))
-        peak = int(np.clip(scores.argmax(), 1, len(scores) - 2))
-        found.append((peak + _vertex(scores[peak - 1 : peak + 2])) * _STEP)
+    edges = np.linspace(0, bands[0].slow.shape[1], _PARTS + 1).astype(int)
+    # The parts' own offsets, near the one of the whole.
+    found = [
+        _peak(bands, best, _REACH_SECONDS, slice(start, stop)) * _STEP
+        for start, stop in itertools.pairwise(edges)
+    ]
     return float(np.std(found, ddof=1) / np.sqrt(len(found)))
+
+
+def _peak(bands: list[_Band], near: int, reach: float, part: slice) -> float:
+    """Return the index of the shift, to a fraction, at which a part agrees best near another."""
+    steps = round(reach / _STEP)
+    first = max(near - steps, 0)
+    among = slice(first, min(near + steps + 1, len(bands[0].slow)))
+    scores = _scores(bands, [band.measured for band in bands], part, among)
+    peak = int(np.clip(scores.argmax(), 1, len(scores) - 2))
+    return first + peak + _vertex(scores[peak - 1 : peak + 2])
 
 
 def _vertex(values: np.ndarray) -> float:
