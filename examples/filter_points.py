@@ -9,13 +9,16 @@ The cloud must be in the camera's optical frame (tf2's do_transform_cloud); dist
 from __future__ import annotations
 
 import json
+import signal
+import threading
 from typing import Any
 
 import numpy as np
 import rclpy
-from rclpy.executors import ExternalShutdownException
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import String
 
@@ -69,11 +72,19 @@ class PointFilter(Node):
 
 def main() -> None:
     """Run the node until Ctrl-C."""
-    rclpy.init()
-    try:
-        rclpy.spin(PointFilter())
-    except (KeyboardInterrupt, ExternalShutdownException):
-        rclpy.try_shutdown()
+    # A flag, since an exception inside rclpy's compiled calls can be lost there; and without
+    # rclpy's own handlers, which end the context in a thread of their own, beside this one.
+    stopping = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopping.set())
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    node, executor = PointFilter(), SingleThreadedExecutor()
+    executor.add_node(node)
+    while not stopping.is_set():
+        executor.spin_once(timeout_sec=0.2)
+    executor.shutdown()
+    node.destroy_node()
+    rclpy.shutdown()
 
 
 if __name__ == "__main__":

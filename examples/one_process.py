@@ -14,7 +14,6 @@ runs one of all these threads at a time, but for the time that NumPy, OpenCV and
 
 from __future__ import annotations
 
-import signal
 import sys
 import threading
 
@@ -26,6 +25,7 @@ from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import Image
 
+from ivf_core.system.interrupts import interrupt_flag
 from ivf_ros.compat import initialize, spin_once
 from ivf_ros.fusion_node import FusionNode
 
@@ -49,9 +49,7 @@ class MaskWatcher(Node):
 
 def main() -> int:
     """Run both nodes until SIGINT or SIGTERM; return the exit status."""
-    ending = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ending.set())
+    ending = interrupt_flag()
     # Without rclpy's handlers: they would end the context while the model's thread publishes.
     if not initialize("one_process", None):
         return 1

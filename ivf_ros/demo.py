@@ -23,9 +23,7 @@ from ivf_core.bags.convert import from_video, write_drive_bag
 from ivf_core.bags.info import BagInfo
 from ivf_core.bags.reader import BagReader, bag_info
 from ivf_core.bags.topics import first_kinds, guess_camera_topics
-from ivf_core.class_sets import MFNET, mapping_between
 from ivf_core.defaults import DEFAULT_WEIGHTS, LOAD_POLICIES
-from ivf_core.models.weights_files import open_weights
 from ivf_core.replay.directory import OUTPUTS
 from ivf_core.replay.run import replay_bag
 from ivf_core.replay.settings import ReplaySettings
@@ -40,7 +38,7 @@ from ivf_core.system.results import (
 from ivf_ros.demo_results import print_summary
 from ivf_ros.processes import NodeWatcher, guarded, node_process, use_image_transport, watching
 
-__all__ = ["main", "truth_settings"]
+__all__ = ["main"]
 
 _DRIVE_RATE_HZ = 30.0
 _QUIET_SECONDS = 1.2  # two reports of the node, and before it reports that the cameras are silent
@@ -98,7 +96,6 @@ def _run(args: argparse.Namespace) -> int:
         raise ValueError("VISIBLE and INFRARED go together: give both or neither")
     if args.bag is not None and args.visible is not None:
         raise ValueError("give BAG, or VISIBLE and INFRARED, not both")
-    truth = truth_settings(args.weights) if args.bag is None and args.visible is None else {}
     check_inputs(args.output, [p for p in (args.bag, args.visible, args.infrared) if p is not None])
     check_output(args.output, OUTPUTS)
     args.output.mkdir(parents=True, exist_ok=True)
@@ -115,7 +112,7 @@ def _run(args: argparse.Namespace) -> int:
         if failure is not None:
             print(f"demo: {failure}", file=sys.stderr)
         print("[3/4] scoring the results, writing images, the video and the report")
-        settings = ReplaySettings(*cameras, recorded=str(recording), video=True, **truth)
+        settings = ReplaySettings(*cameras, recorded=str(recording), video=True)
         with _progress() as bar:
             summary = replay_bag(
                 bag.path, args.output, settings, lambda n, total: _show(bar, n, total)
@@ -123,25 +120,6 @@ def _run(args: argparse.Namespace) -> int:
     add_listed(args.output, [f"bag/{name}" for name in file_names(recording)])
     print_summary(summary, args.output)
     return 0 if summary["live"]["pairs_out"] and failure is None else 1
-
-
-def truth_settings(weights: str) -> dict[str, Any]:
-    """Return the settings of a replay for the true class ids of a synthetic drive, MFNet's.
-
-    Args:
-        weights: name of shipped weights, or path of a file.
-
-    Returns:
-        Fields of `ReplaySettings`: ids that map onto the weights' classes are compared with
-        the masks, others are left out, with a message.
-    """
-    classes = open_weights(weights).class_set
-    try:
-        mapping_between(MFNET, classes or MFNET)
-    except ValueError as error:
-        print(f"demo: masks are not scored: {error}", file=sys.stderr)
-        return {"labels_topic": ""}
-    return {"labels_classes": MFNET.name}
 
 
 def _input_bag(args: argparse.Namespace, scratch: Path) -> BagInfo:

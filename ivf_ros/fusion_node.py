@@ -19,9 +19,7 @@ import ivf_ros.quiet_interrupt  # noqa: F401  first: importing the rest takes se
 
 # isort: split
 import functools
-import signal
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -41,6 +39,7 @@ from std_srvs.srv import Trigger
 from ivf_core.camera_choice import StampOrder
 from ivf_core.images.thermal import ThermalNormalizer
 from ivf_core.rigs.remap import AnyRegistration
+from ivf_core.system.interrupts import interrupt_flag
 from ivf_core.system.memory import keep_freed_memory
 from ivf_core.system.user_paths import user_path
 from ivf_ros.answers import AnswerTurns
@@ -459,9 +458,7 @@ def main(args: list[str] | None = None) -> int:
         The exit status: 1 if the node cannot start.
     """
     keep_freed_memory()
-    stopping = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopping.set())
+    stopping = interrupt_flag()
     if not initialize("fusion_node", args):
         return 1
     try:

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import rclpy
@@ -18,7 +18,7 @@ from rclpy.exceptions import (
     InvalidTopicNameException,
     ParameterException,
 )
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.logging import get_logger
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -28,8 +28,9 @@ from std_msgs.msg import UInt64
 from ivf_core.bags.info import BagError, TopicInfo
 from ivf_core.bags.reader import BagReader
 from ivf_core.bags.topics import first_kinds, guess_camera_topics
+from ivf_core.system.interrupts import interrupt_flag
 from ivf_core.system.memory import keep_freed_memory
-from ivf_ros.compat import initialize, message_class
+from ivf_ros.compat import initialize, message_class, spin_once
 from ivf_ros.parameters import Parameter, declare
 from ivf_ros.player_pacing import Schedule, Window
 from ivf_ros.player_reader import ReadAhead
@@ -130,8 +131,8 @@ class Player(Node):
 
     Topics have the names of the bag, with the node's namespace in front.
 
-    `play` runs in a thread of its own (the main one, in `main`), while the executor's
-    thread takes in the progress of the receiver. Any thread may call `stop`.
+    `play` runs in a thread of its own, while the executor's thread (the main one, in `main`)
+    takes in the progress of the receiver. Any thread may call `stop`.
 
     Args:
         **kwargs: arguments of `rclpy.node.Node`, without the name.
@@ -325,40 +326,37 @@ def main(args: list[str] | None = None) -> int:
         The exit status: 1 if the bag or a parameter cannot be used.
     """
     keep_freed_memory()
-    # rclpy's handlers would end the context while this thread still publishes: instead,
-    # both signals raise KeyboardInterrupt in this thread. A job in the background of a script
-    # would ignore SIGINT, with which launch ends its processes.
     if not initialize("player_node", args):
         return 1
     executor = SingleThreadedExecutor()
-    spinner = threading.Thread(target=_spin, args=(executor,), name="spin", daemon=True)
     player = None
     try:
+        # A bag without an index takes long to open, in Python: there both signals end it at once.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.default_int_handler)
         player = Player()
+        interrupted = interrupt_flag()
         executor.add_node(player)
-        spinner.start()
-        player.play()
+        with ThreadPoolExecutor(1, "play") as pool:
+            playing = pool.submit(player.play)
+            playing.add_done_callback(lambda _: executor.wake())
+            try:
+                while not (playing.done() or interrupted.is_set()):
+                    spin_once(executor, 0.1)
+            finally:
+                player.stop()
+        playing.result()
     except (ValueError, ParameterException) as error:  # BagError is a ValueError
         get_logger("player").fatal(str(error))
         return 1
-    except (KeyboardInterrupt, ExternalShutdownException):
+    except KeyboardInterrupt:
         pass
     finally:
         executor.shutdown()
-        if spinner.is_alive():
-            spinner.join()
         if player is not None:
             player.destroy_node()
         rclpy.try_shutdown()
     return 0
-
-
-def _spin(executor: SingleThreadedExecutor) -> None:
-    """Spin until the executor or the context is shut down."""
-    with suppress(ExternalShutdownException):
-        executor.spin()
 
 
 def _is_ros_name(topic: str) -> bool:

@@ -354,9 +354,7 @@ class PairProcessor:
             result.visible if pair.uses("rgb") else None,
             result.infrared,
             seconds,
-            coverage=pipeline.registration.coverage(
-                images["thermal"].shape[:2], result.infrared.shape[:2]
-            ),
+            coverage=result.coverage,
             persons=persons,
         )
 

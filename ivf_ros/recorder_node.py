@@ -7,7 +7,6 @@ this node.
 from __future__ import annotations
 
 import queue
-import signal
 import sys
 import threading
 import time
@@ -22,6 +21,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
 from ivf_core.bags.info import BagError
 from ivf_core.bags.writer import BagWriter
+from ivf_core.system.interrupts import interrupt_flag
 from ivf_core.system.memory import keep_freed_memory
 from ivf_ros.compat import initialize, message_class
 from ivf_ros.parameters import Parameter, declare
@@ -142,9 +142,7 @@ def main(args: list[str] | None = None) -> int:
     keep_freed_memory()
     if not initialize("recorder_node", args):
         return 1
-    stopping = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopping.set())
+    stopping = interrupt_flag()
     failures: list[Exception] = []
     try:
         recorder = Recorder()

@@ -6,20 +6,16 @@ import copy
 import math
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from sensor_msgs.msg import CameraInfo
 
 from ivf_core.images.registration import Registration
-from ivf_core.rigs.calibration_files import camera_from_info
-from ivf_core.rigs.camera import CameraModel
 from ivf_core.rigs.remap import AnyRegistration, RigRegistration, read_registration
 from ivf_core.rigs.rig import Rig
 from ivf_core.rigs.rig_files import rig_text, write_rig
-from ivf_core.rigs.transforms import FrameTree
 from ivf_core.system.user_paths import user_path
-from ivf_ros.compat import message_class
+from ivf_ros.camera_info_rig import CameraInfoRig
 from ivf_ros.diagnostics import OK, WARN, Finding
 from ivf_ros.parameters import FusionParameters
 from ivf_ros.registration_watch import Outcome, RegistrationWatch
@@ -55,14 +51,11 @@ class RegistrationSlot:
         self._logger = logger
         self._on_change = on_change
         self.registration: AnyRegistration = Registration()
-        self._file: AnyRegistration = Registration()
         self._origin = ""
-        self._problem = ""
         self._watch = RegistrationWatch(_WATCH_SECONDS)
         self._suggested: tuple[Outcome, float] | None = None  # and the time of its estimate
         self._last: Outcome | None = None
-        self._infos: dict[str, tuple[CameraModel, str]] = {}  # and the frame id
-        self._frames = FrameTree()
+        self._topics: CameraInfoRig | None = None  # with registration:=camera_info
 
     def load(self) -> None:
         """Read the file that the parameters name, and start with it.
@@ -72,18 +65,16 @@ class RegistrationSlot:
         """
         path = self._parameters["registration_file"]
         mode = self._parameters["registration"]
-        self._suggested = self._last = None
-        self._problem = ""
-        self._infos, self._frames = {}, FrameTree()
+        self._suggested = self._last = self._topics = None
         self._watch.reset()
-        self._file = Registration()
+        self.registration = Registration()
+        self._origin = "by the sizes of the images"
         if path and mode != "off":
-            self._file = read_registration(user_path(path))
-        self._origin = f"file {path}" if path and mode != "off" else "by the sizes of the images"
-        self.registration = self._file
+            self.registration = read_registration(user_path(path))
+            self._origin = f"file {path}"
         if mode == "camera_info":
-            self.registration = Registration()
-            self._problem = "waits for the camera_info of both cameras"
+            self._topics = CameraInfoRig(_rig(self.registration))
+            self.registration, self._origin = Registration(), "by the sizes of the images"
         self._on_change(self.registration)
 
     @property
@@ -93,13 +84,13 @@ class RegistrationSlot:
 
     def transforms_type(self) -> Any:
         """Return the class of the messages on /tf_static if they are needed, or None."""
-        if self._parameters["registration"] != "camera_info":
+        if self._topics is None:
             return None
-        found = message_class("tf2_msgs/msg/TFMessage")
+        found = self._topics.transforms_type()
         if found is None:
             self._logger.warning(
                 "registration:=camera_info without tf2_msgs: transforms cannot be received; the "
-                "extrinsics come from registration_file"
+                "extrinsics come from registration_file (or install ros-DISTRO-tf2-msgs)"
             )
         return found
 
@@ -109,16 +100,11 @@ class RegistrationSlot:
         Args:
             message: tf2_msgs/TFMessage.
         """
-        for stamped in message.transforms:
-            t, q = stamped.transform.translation, stamped.transform.rotation
-            try:
-                self._frames.add(
-                    stamped.header.frame_id, stamped.child_frame_id,
-                    (t.x, t.y, t.z), (q.x, q.y, q.z, q.w),
-                )  # fmt: skip
-            except ValueError as error:
-                self._logger.warning(f"/tf_static: {error}")
-        self._build_from_infos()
+        if self._topics is None:
+            return
+        for error in self._topics.take_transforms(message):
+            self._logger.warning(f"/tf_static: {error}")
+        self._use_topics(self._topics)
 
     def take_camera_info(self, camera: str, info: CameraInfo) -> None:
         """Take the calibration of a camera; nothing happens while it is the same.
@@ -127,17 +113,10 @@ class RegistrationSlot:
             camera: "rgb" or "thermal".
             info: message of that camera.
         """
-        if self._parameters["registration"] != "camera_info":
+        if self._topics is None:
             return
-        try:
-            taken = _camera_of(info), info.header.frame_id
-        except ValueError as error:
-            self._infos.pop(camera, None)
-            self._problem = f"{camera}/camera_info: {error}"
-            return
-        if self._infos.get(camera) != taken:
-            self._infos[camera] = taken
-            self._build_from_infos()
+        self._topics.take_info(camera, info)
+        self._use_topics(self._topics)
 
     def published_info(self, info: CameraInfo) -> CameraInfo:
         """Return the calibration of the fused image: without distortion if that is removed.
@@ -178,7 +157,16 @@ class RegistrationSlot:
         self._watch.offer(visible, infrared, seconds, self.registration)
 
     def check(self) -> None:
-        """Take the outcome of an estimate: use it, or keep it as a suggestion."""
+        """Take the outcome of an estimate: use it, or keep it as a suggestion.
+
+        A suggestion is used, too, once `registration_update` becomes "apply".
+        """
+        update = self._parameters["registration_update"]
+        suggestion = self._suggestion()
+        if suggestion is not None and update == "apply":
+            self._correct(suggestion)
+        elif update == "off":
+            self._suggested = None
         outcome = self._watch.take()
         if outcome is None or self._parameters["registration"] != "auto":
             return
@@ -196,8 +184,8 @@ class RegistrationSlot:
         if outcome.drift_pixels <= limit:
             self._suggested = None
             return
-        if self._parameters["registration_update"] == "apply":
-            self._use(outcome, f"corrected by {outcome.drift_pixels:.1f} pixels")
+        if update == "apply":
+            self._correct(outcome)
             return
         if self._suggested is None:
             self._logger.warning(
@@ -220,7 +208,7 @@ class RegistrationSlot:
             write_rig(registration.rig, path)
         except (OSError, ValueError) as error:
             return False, f"registration_save_file: {error}"
-        kind = "suggested rig" if self._suggested is not None else "rig in use"
+        kind = "suggested rig" if self._suggestion() is not None else "rig in use"
         return True, f"{kind} written to {path}; use it with registration_file:={path}"
 
     def finding(self) -> Finding:
@@ -240,17 +228,16 @@ class RegistrationSlot:
                 values["estimate.drift_pixels"] = f"{self._last.drift_pixels:.2f}"
             if self._last.text:
                 values["estimate.problem"] = self._last.text
-        if self._problem:
-            return WARN, f"{self._origin}; {self._problem}", values
-        if self._suggested is not None:
-            outcome, since = self._suggested
-            if time.monotonic() - since < _FORGET_SECONDS:
-                assert outcome.registration is not None
-                values["suggested"] = rig_text(outcome.registration.rig)
-                return WARN, (
-                    f"off by {outcome.drift_pixels:.1f} pixels (confidence "
-                    f"{outcome.confidence:.2f}): ~/save_registration writes the suggested rig file"
-                ), values  # fmt: skip
+        if self._topics is not None and self._topics.problem:
+            return WARN, f"{self._origin}; {self._topics.problem}", values
+        outcome = self._suggestion()
+        if outcome is not None:
+            assert outcome.registration is not None
+            values["suggested"] = rig_text(outcome.registration.rig)
+            return WARN, (
+                f"off by {outcome.drift_pixels:.1f} pixels (confidence "
+                f"{outcome.confidence:.2f}): ~/save_registration writes the suggested rig file"
+            ), values  # fmt: skip
         return OK, self._origin, values
 
     def stop(self) -> None:
@@ -261,10 +248,21 @@ class RegistrationSlot:
         """Wait for a running estimate: a process that ends before its thread may abort."""
         self._watch.close()
 
+    def _suggestion(self) -> Outcome | None:
+        """Return the suggestion unless it is old: the cameras may have moved again since."""
+        if self._suggested is None or time.monotonic() - self._suggested[1] > _FORGET_SECONDS:
+            return None
+        return self._suggested[0]
+
     def _to_save(self) -> RigRegistration | None:
-        if self._suggested is not None:
-            return self._suggested[0].registration
+        suggestion = self._suggestion()
+        if suggestion is not None:
+            return suggestion.registration
         return self.registration if isinstance(self.registration, RigRegistration) else None
+
+    def _correct(self, outcome: Outcome) -> None:
+        """Use the corrected registration of an outcome."""
+        self._use(outcome, f"corrected by {outcome.drift_pixels:.1f} pixels")
 
     def _use(self, outcome: Outcome, origin: str) -> None:
         """Use the registration of an outcome."""
@@ -275,53 +273,19 @@ class RegistrationSlot:
         self._logger.info(f"registration: {self._origin}")
         self._on_change(self.registration)
 
-    def _build_from_infos(self) -> None:
-        """Make a rig from both calibrations and the extrinsics of TF, or else of the file."""
-        if set(self._infos) != {"rgb", "thermal"}:
+    def _use_topics(self, topics: CameraInfoRig) -> None:
+        """Use the rig of the topics if it is another one."""
+        if topics.rig is None or topics.rig == _rig(self.registration):
             return
-        (rgb, rgb_frame), (thermal, thermal_frame) = self._infos["rgb"], self._infos["thermal"]
-        given = self._file.rig if isinstance(self._file, RigRegistration) else None
-        has_extrinsics = given is not None and given.rgb is not None
-        between = self._frames.between(thermal_frame, rgb_frame)
-        if between is None and not has_extrinsics:
-            self._problem = (
-                f"no static transform from frame '{thermal_frame}' to '{rgb_frame}' on /tf_static, "
-                "and no extrinsics in registration_file: thermal images are stretched"
-            )
-            return
-        base = given if has_extrinsics and given is not None else Rig(rgb, thermal)
-        try:
-            rig = replace(base, rgb=rgb, thermal=thermal, correction=None)
-            if between is not None:
-                rotation, translation = between
-                rig = replace(rig, rotation=tuple(rotation.ravel()), translation=tuple(translation))
-        except ValueError as error:
-            self._problem = f"camera_info and /tf_static: {error}"
-            return
-        self._problem = ""
-        if isinstance(self.registration, RigRegistration) and self.registration.rig == rig:
-            return
-        source = "/tf_static" if between is not None else "registration_file"
-        self._origin = f"camera_info of both cameras, extrinsics of {source}"
-        self.registration = RigRegistration(rig)
+        self._origin = f"camera_info of both cameras, extrinsics of {topics.source}"
+        self.registration = RigRegistration(topics.rig)
         self._logger.info(f"registration: {self._origin}")
         self._on_change(self.registration)
 
 
-def _camera_of(info: CameraInfo) -> CameraModel:
-    """Return the camera that a message describes, of the images as they are sent.
-
-    Raises:
-        ValueError: it is not calibrated, or its lens is not supported.
-    """
-    camera = camera_from_info((info.width, info.height), info.k, info.distortion_model, info.d)
-    roi = info.roi
-    if roi.width and roi.height:
-        camera = camera.cropped(roi.x_offset, roi.y_offset, roi.width, roi.height)
-    bins = max(info.binning_x, 1), max(info.binning_y, 1)
-    if bins == (1, 1):
-        return camera
-    return camera.resized((max(camera.size[0] // bins[0], 1), max(camera.size[1] // bins[1], 1)))
+def _rig(registration: AnyRegistration) -> Rig | None:
+    """Return the rig of a registration, or None of one by size."""
+    return registration.rig if isinstance(registration, RigRegistration) else None
 
 
 def _described(rig: Rig) -> dict[str, str]:

@@ -15,7 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ivf_core.images.registration import Registration, size_change
+from ivf_core.images.registration import Registration, covered_rectangle, size_change
 from ivf_core.images.thermal import ThermalNormalizer
 from ivf_core.rigs.estimation import EstimationError, HomographyEstimate, estimate_homography
 from ivf_core.rigs.remap import AnyRegistration, RigRegistration
@@ -183,12 +183,14 @@ def estimate_outcome(
         matrix = grow @ found.homography @ size_change(thermal_size, thermal)
         rig = Rig(homography=Registration(tuple(matrix.ravel()), thermal_size, rgb_size))
         return Outcome(ready(rig, sizes), float("nan"), found.confidence)
-    found, corner = _correction(pairs, registration)
+    coverage = registration.coverage(pairs[0][1].shape[:2], (small[1], small[0]))
+    found, corner = _correction(pairs, registration, coverage)
     move = np.array([[1, 0, corner[0]], [0, 1, corner[1]], [0, 0, 1.0]])
-    matrix = grow @ move @ found.homography @ np.linalg.inv(grow @ move)
+    matrix = move @ found.homography @ np.linalg.inv(move)
+    drift = _mean_motion(matrix, small, coverage) * rgb_size[0] / small[0]
     rig = registration.rig.resized(rgb_size, registration.rig.thermal_size)
-    rig = rig.corrected(matrix)
-    return Outcome(ready(rig, sizes), _mean_motion(matrix, rgb_size), found.confidence)
+    rig = rig.corrected(grow @ matrix @ np.linalg.inv(grow))
+    return Outcome(ready(rig, sizes), drift, found.confidence)
 
 
 def ready(rig: Rig, sizes: tuple[tuple[int, ...], ...]) -> RigRegistration:
@@ -204,39 +206,37 @@ def ready(rig: Rig, sizes: tuple[tuple[int, ...], ...]) -> RigRegistration:
 
 
 def _correction(
-    pairs: list[_Pair], registration: RigRegistration
+    pairs: list[_Pair], registration: RigRegistration, coverage: np.ndarray | None
 ) -> tuple[HomographyEstimate, tuple[int, int]]:
-    """Estimate the motion that is left after registration, in the part that both cameras see."""
-    size = pairs[0][0].shape[:2]
-    coverage = registration.coverage(pairs[0][1].shape[:2], (size[0], size[1]))
-    rows, columns = _inside(coverage, size)
+    """Estimate the motion that is left after registration, in the part that both cameras see.
+
+    Returns the estimate, and the corner (x, y) of that part.
+    """
+    size = pairs[0][0].shape[0], pairs[0][0].shape[1]
+    part = covered_rectangle(coverage, size)
+    if part is None:
+        raise EstimationError("the view that both cameras share is too small")
     normalizer = ThermalNormalizer("percentile")
-    cut = []
-    for visible, infrared in pairs:
-        aligned = registration(normalizer(infrared), (size[0], size[1]))
-        cut.append((visible[rows, columns], aligned[rows, columns]))
-    return estimate_homography(cut, initial=np.eye(3)), (columns.start, rows.start)
+    cut = [
+        (visible[part], registration(normalizer(infrared), size)[part])
+        for visible, infrared in pairs
+    ]
+    return estimate_homography(cut, initial=np.eye(3)), (part[1].start, part[0].start)
 
 
-def _inside(coverage: np.ndarray | None, size: tuple[int, ...]) -> tuple[slice, slice]:
-    """Return rows and columns of a large rectangle that is covered."""
-    top, bottom, left, right = 0, size[0], 0, size[1]
-    while coverage is not None and not coverage[top:bottom, left:right].all():
-        part = coverage[top:bottom, left:right]
-        if min(part.shape) <= 2:
-            raise EstimationError("the view that both cameras share is too small")
-        shares = part[0].mean(), part[-1].mean(), part[:, 0].mean(), part[:, -1].mean()
-        worst = int(np.argmin(shares))
-        top, bottom = top + (worst == 0), bottom - (worst == 1)
-        left, right = left + (worst == 2), right - (worst == 3)
-    return slice(top, bottom), slice(left, right)
+def _mean_motion(
+    homography: np.ndarray, size: tuple[int, int], coverage: np.ndarray | None
+) -> float:
+    """Return the mean distance in pixels by which a homography moves covered points.
 
-
-def _mean_motion(homography: np.ndarray, size: tuple[int, int]) -> float:
-    """Return the mean distance in pixels by which a homography moves the points of an image."""
+    Where the thermal camera sees nothing, the estimate is an extrapolation.
+    """
     x, y = (np.linspace(0, n - 1, _GRID) for n in size)
-    points = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 1, 2)
-    moved: Any = cv2.perspectiveTransform(points, homography)
+    points = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
+    if coverage is not None:
+        column, row = points.round().astype(int).T
+        points = points[coverage[row, column]]
+    moved: Any = cv2.perspectiveTransform(points[:, None], homography)[:, 0]
     return float(np.linalg.norm(moved - points, axis=-1).mean())
 
 

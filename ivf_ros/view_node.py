@@ -10,9 +10,7 @@ import ivf_ros.quiet_interrupt  # noqa: F401  first: importing the rest takes se
 
 # isort: split
 import json
-import signal
 import sys
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +26,7 @@ from std_msgs.msg import String
 
 from ivf_core.class_sets import ClassSet
 from ivf_core.images.symptoms import Severity
+from ivf_core.system.interrupts import interrupt_flag
 from ivf_core.system.memory import keep_freed_memory
 from ivf_core.view.live import LiveView
 from ivf_core.view.server import DEFAULT_HOST, DEFAULT_PORT, ViewServer
@@ -239,9 +238,7 @@ def main(args: list[str] | None = None) -> int:
         The exit status: 1 if a parameter is rejected or the port is taken.
     """
     keep_freed_memory()
-    stopping = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopping.set())
+    stopping = interrupt_flag()
     if not initialize("view_node", args):
         return 1
     try:

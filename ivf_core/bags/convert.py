@@ -10,11 +10,14 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from ivf_core.bags.info import BagError
+from ivf_core.bags.typestore import message
 from ivf_core.bags.writer import BagWriter
+from ivf_core.class_sets import MFNET, ClassSet
 from ivf_core.images.encodings import thermal_encoding
 from ivf_core.images.pair_sources import open_pairs
 
 __all__ = [
+    "CLASSES_TOPIC",
     "LABELS_TOPIC",
     "RGB_TOPIC",
     "START_NS",
@@ -27,6 +30,7 @@ __all__ = [
 RGB_TOPIC = "/rgb/image_raw"
 THERMAL_TOPIC = "/thermal/image_raw"
 LABELS_TOPIC = "/ground_truth/labels"
+CLASSES_TOPIC = "/ground_truth/classes"
 
 START_NS = 1_700_000_000_000_000_000
 """Stamp of the first frame of bags made from sources without a clock; 0 would mean "no stamp"."""
@@ -65,12 +69,14 @@ def write_drive_bag(
     *,
     start_ns: int = START_NS,
     storage: str = "mcap",
+    class_set: ClassSet = MFNET,
     progress: Progress | None = None,
 ) -> int:
     """Write frames with their ground truth to a bag.
 
     Frame k is stamped start_ns + k / rate_hz on `RGB_TOPIC` (rgb8),
-    `THERMAL_TOPIC` (mono8) and, where it has labels, `LABELS_TOPIC` (mono8).
+    `THERMAL_TOPIC` (mono8) and, where it has labels, `LABELS_TOPIC` (mono8). With the first
+    labels, `CLASSES_TOPIC` gets their class set as JSON, as the node publishes its own.
 
     Args:
         path: folder to create.
@@ -78,6 +84,7 @@ def write_drive_bag(
         rate_hz: frames per second.
         start_ns: stamp of the first frame.
         storage: "mcap" or "sqlite3".
+        class_set: class set of the labels; by default that of synthetic scenes.
         progress: called after each frame.
 
     Returns:
@@ -88,13 +95,17 @@ def write_drive_bag(
     """
     _check_rate(rate_hz)
     total = len(frames) if isinstance(frames, Sequence) else None
-    count = 0
+    count, announced = 0, False
     with BagWriter(path, storage) as writer:
         for count, frame in enumerate(frames, start=1):
             stamp = start_ns + round((count - 1) * 1e9 / rate_hz)
             writer.write_image(RGB_TOPIC, stamp, frame.visible, "rgb8", _RGB_FRAME)
             writer.write_image(THERMAL_TOPIC, stamp, frame.infrared, "mono8", _THERMAL_FRAME)
             if frame.labels is not None:
+                if not announced:
+                    text = message("std_msgs/msg/String", data=class_set.to_json())
+                    writer.write(CLASSES_TOPIC, "std_msgs/msg/String", stamp, text, latched=True)
+                    announced = True
                 writer.write_image(LABELS_TOPIC, stamp, frame.labels, "mono8", _RGB_FRAME)
             if progress is not None:
                 progress(count, total)

@@ -151,7 +151,8 @@ def _add_topics(group: argparse._ActionsContainer) -> None:
         "--labels-classes",
         default="",
         choices=CLASS_SETS,
-        help="class set of the true class ids (that of the weights)",
+        help="class set of the true class ids (that on the topic `classes` beside them, or else "
+        "that of the weights)",
     )
 
 
@@ -184,7 +185,7 @@ def add_pipeline(group: argparse._ActionsContainer) -> None:
         "--registration",
         type=Path,
         metavar="FILE",
-        help="rig file, or YAML with the homography thermal to RGB",
+        help="rig file: both cameras, or a homography from thermal to RGB (docs/calibration.md)",
     )
     group.add_argument(
         "--palette",

@@ -6,6 +6,7 @@ import argparse
 import signal
 import sys
 import threading
+import time
 import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,8 +59,8 @@ def _view(args: argparse.Namespace) -> int:
                 )
             if args.browser:
                 _open_browser(server.url)
-            while not stopping.wait(0.5):  # a wait without an end could not be interrupted
-                pass
+            while not stopping.is_set():  # `wait` holds the lock that the signal handler takes
+                time.sleep(0.5)
     finally:
         server.close()
         view.close()

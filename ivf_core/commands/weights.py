@@ -1,4 +1,4 @@
-"""Commands `ivf weights`, `ivf export` and `ivf calibrate`."""
+"""Commands `ivf weights`, `ivf export`, `ivf calibrate` and `ivf offsets`."""
 
 from __future__ import annotations
 
@@ -131,6 +131,108 @@ def _add_calibrate(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _offsets(args: argparse.Namespace) -> int:
+    import json
+
+    from ivf_core.data.boxes import find_box_files
+    from ivf_core.data.pairs import hold_out
+    from ivf_core.data.points import read_points
+    from ivf_core.evaluation.absent_offsets import choose_absent_offsets
+    from ivf_core.evaluation.box_scores import BoxFiles
+    from ivf_core.evaluation.pair_lists import match_folders
+    from ivf_core.evaluation.stress import CameraBoxes
+    from ivf_core.models.checkpoints import load_model, save_model
+    from ivf_core.models.weights_files import find_weights, is_weights
+    from ivf_core.system.results import check_file
+
+    given = (args.boxes, args.boxes_visible, args.boxes_infrared)
+    inputs = [find_weights(args.weights), args.pairs, *(path for path in given if path)]
+    check_file(args.output, inputs, is_weights, "weights file of this package")
+    pairs, _ = match_folders(args.pairs / "visible", args.pairs / "infrared")
+    names = [pair.name for pair in pairs]
+    pointed = read_points(args.points, names) if args.points else {}
+    pairs = [pair for pair in hold_out(pairs, args.hold_out_every)[0] if pair.name not in pointed]
+    boxes = CameraBoxes(
+        *(BoxFiles(find_box_files(path, names)) if path else None for path in given)
+    )
+    model, chosen = choose_absent_offsets(
+        load_model(args.weights), pairs, boxes, args.classes, args.min_precision, args.max_offset
+    )
+    left_out = f"1 pair of {args.hold_out_every}" + (" and those with points" if pointed else "")
+    origin = {
+        "offsets": {f"{one.absence}, {one.name}": one.value for one in chosen},
+        "chosen_on": f"{len(pairs)} pairs of {args.pairs.resolve().name}, without {left_out}",
+        "min_precision": args.min_precision,
+        "max_offset": args.max_offset,
+    }
+    save_model(model, args.output, absent_offsets=json.dumps(origin))
+    print(f"{args.output}: weights '{model.name}'", *chosen, sep="\n  ")
+    return 0
+
+
+def _add_offsets(parser: argparse.ArgumentParser) -> None:
+    add_weights(parser)
+    parser.add_argument(
+        "--pairs",
+        required=True,
+        type=Path,
+        metavar="FOLDER",
+        help="folder with visible/ and infrared/, matched by file name: pairs that the weights "
+        "were trained on",
+    )
+    parser.add_argument(
+        "--boxes",
+        required=True,
+        type=Path,
+        metavar="DIR",
+        help="boxes of what both cameras show, NAME.txt (YOLO) or NAME.xml (Pascal VOC)",
+    )
+    parser.add_argument(
+        "--boxes-visible",
+        type=Path,
+        metavar="DIR",
+        help="boxes of what the visible images show, for the recall without a thermal image",
+    )
+    parser.add_argument(
+        "--boxes-infrared",
+        type=Path,
+        metavar="DIR",
+        help="boxes of what the infrared images show, for the recall without a visible image",
+    )
+    parser.add_argument("--output", required=True, type=Path, help="safetensors file to write")
+    parser.add_argument(
+        "--points", type=Path, metavar="FILE", help="leave out pairs with points in this CSV file"
+    )
+    parser.add_argument(
+        "--hold-out-every",
+        type=int,
+        default=7,
+        metavar="N",
+        help="leave out each N-th pair, as training does (%(default)s)",
+    )
+    parser.add_argument(
+        "--classes",
+        nargs="+",
+        default=["person"],
+        metavar="CLASS",
+        help="classes to raise (person)",
+    )
+    parser.add_argument(
+        "--min-precision",
+        type=float,
+        default=0.8,
+        metavar="SHARE",
+        help="precision of pixels that a raised class keeps, 0..1 (%(default)s)",
+    )
+    parser.add_argument(
+        "--max-offset",
+        type=float,
+        default=3.0,
+        metavar="LOGITS",
+        help="largest offset of a class's logits (%(default)s)",
+    )
+
+
 COMMANDS = (
     Command("weights", "list the shipped weights", "ivf weights", no_arguments, _weights),
     Command(
@@ -146,5 +248,12 @@ COMMANDS = (
         "ivf calibrate --weights mine.safetensors --pairs msrs --output mine_int8.safetensors",
         _add_calibrate,
         _calibrate,
+    ),
+    Command(
+        "offsets",
+        "choose what masks add to classes while a camera is absent",
+        "ivf offsets --pairs msrs --boxes msrs/boxes/fusion --output mine.safetensors",
+        _add_offsets,
+        _offsets,
     ),
 )

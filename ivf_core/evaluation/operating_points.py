@@ -6,7 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
@@ -19,6 +19,9 @@ from ivf_core.evaluation.folders import PairImages
 from ivf_core.evaluation.grid import Cell, Grid, Share
 from ivf_core.evaluation.methods import Method
 from ivf_core.metrics.detection import FOUND_SHARE, pixel_slices
+
+if TYPE_CHECKING:
+    from ivf_core.models.checkpoints import FusionModel
 
 __all__ = ["TARGET_PRECISIONS", "MarginCounts", "OperatingPointScorer", "logit_function"]
 
@@ -175,11 +178,11 @@ class OperatingPointScorer:
         return [grid]
 
 
-def logit_function(weights: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+def logit_function(weights: str | FusionModel) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """Return a function that computes the class logits of a pair with PyTorch.
 
     Args:
-        weights: shipped name or a file, of a network with a head.
+        weights: shipped name, a file, or networks in memory; with a head.
 
     Returns:
         Function of H x W x 3 uint8 RGB and H x W uint8 thermal images that returns
@@ -201,7 +204,7 @@ def logit_function(weights: str) -> Callable[[np.ndarray, np.ndarray], np.ndarra
             """Return the logits."""
             return self.head(*inputs).permute(0, 2, 3, 1)
 
-    graph = FusionGraph(load_model(weights))
+    graph = FusionGraph(load_model(weights) if isinstance(weights, str) else weights)
     assert graph.head is not None
     graph.head = LogitHead(graph.head)  # type: ignore[assignment]
 

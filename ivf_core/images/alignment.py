@@ -1,9 +1,10 @@
-"""Measure the misalignment of the thermal and the visible image, and suggest a homography.
+"""Measure how far the thermal image is off the visible one.
 
 Both cameras see the outlines of things, so gradient magnitudes correlate where grey
 levels do not. Phase correlation (Kuglin and Hines, 1975) of single images is weak
 across modalities. The cameras of a rig do not move relative to each other, so the
-spectra of all frames are added up before their peak is located.
+spectra of all frames are added up before their peak is located. `ivf register` estimates the
+motion itself.
 """
 
 from __future__ import annotations
@@ -25,10 +26,7 @@ _LEAST_SINGLE_PEAK = 7.0
 _LEAST_TILES = 6
 _LEAST_FRAMES = 3
 _LEAST_SHARE = 0.3
-_LEAST_AFFINE_SHARE = 0.5
-_INLIER = 1.5
-_LARGEST_DISAGREEMENT = 1.0  # pixels at full size, between halves of the frames
-_LEAST_GAIN = 1.0  # pixels at full size by which a suggestion must be better
+_LEAST_SHIFT = 1.0  # pixels at the compared width from which images are off
 
 
 @dataclass(frozen=True)
@@ -36,31 +34,24 @@ class Alignment:
     """Result of an alignment check.
 
     Attributes:
-        homography: 3 x 3, from the registered thermal image to the visible one, both at
-            the visible size; None if nothing reliable was found, or nothing is off.
         median_px: median length of the tiles' shifts, in visible pixels; None if they are
             unclear.
-        confidence: share of tiles whose shift is clear and agrees with the others',
-            0 to 1.
+        confidence: share of tiles whose shift is clear, 0 to 1.
         frames: number of frames measured.
-        size: width and height of the visible images.
+        is_off: whether the images are apart by more than what is measured of registered ones.
     """
 
-    homography: np.ndarray | None
     median_px: float | None
     confidence: float
     frames: int
-    size: tuple[int, int]
+    is_off: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return `registration` of summary.json."""
-        matrix = self.homography
         return {
-            "suggested_homography": None if matrix is None else np.round(matrix, 6).tolist(),
             "median_px": None if self.median_px is None else round(self.median_px, 2),
             "confidence": round(self.confidence, 3),
             "frames": self.frames,
-            "size": list(self.size),
         }
 
 
@@ -68,87 +59,44 @@ class AlignmentMeter:
     """Sum of the cross-power spectra of a bag's frames."""
 
     def __init__(self) -> None:
-        self._sums: np.ndarray | None = None
-        self._places: list[tuple[int, int]] = []
+        self._sum: np.ndarray | None = None
+        self._shape: tuple[int, ...] | None = None
         self._scale = 1.0
-        self._shape: tuple[int, int] | None = None
         self._frames = 0
 
-    def add(self, grey: np.ndarray, infrared: np.ndarray) -> float:
+    def add(self, grey: np.ndarray, infrared: np.ndarray, width: int | None = None) -> float:
         """Add a frame; frames of another size than the first are left out.
 
         Args:
-            grey: H x W uint8, the visible luma.
-            infrared: H x W uint8, the registered thermal image.
+            grey: H x W uint8, the visible luma where both cameras see.
+            infrared: H x W uint8, the registered thermal image there.
+            width: width of the whole image in pixels; None if these are whole.
 
         Returns:
             The shift of the whole image in pixels; NaN if it is unclear.
         """
         if self._shape is None:
-            self._shape = grey.shape[0], grey.shape[1]
-            self._scale = grey.shape[1] / _WIDTH
+            self._shape = grey.shape
         if grey.shape != self._shape:
             return float("nan")
-        self._places, spectra = _tile_spectra(grey, infrared)
-        if self._sums is None:
-            self._sums = np.zeros((2, *spectra.shape), spectra.dtype)
-        self._sums[self._frames % 2] += spectra
+        self._scale = _scale(grey.shape, width)
+        spectra = _tile_spectra(grey, infrared, self._scale)
+        self._sum = spectra if self._sum is None else self._sum + spectra
         self._frames += 1
-        shift, peak = _peak(spectra.sum(axis=0))
-        return float(np.hypot(*shift)) * self._scale if peak >= _LEAST_SINGLE_PEAK else float("nan")
+        return _length(spectra.sum(axis=0)) / self._scale
 
     def result(self) -> Alignment | None:
         """Return the alignment over all frames; None without frames."""
-        if self._sums is None or self._shape is None:
+        if self._sum is None:
             return None
-        size = self._shape[1], self._shape[0]
-        start, to = self._shifts(self._sums.sum(axis=0))
-        if len(to) < _LEAST_TILES or self._frames < _LEAST_FRAMES:
-            return Alignment(None, None, 0.0, self._frames, size)
-        moved, agreeing = _motion(start, to)
-        share = float(agreeing.sum()) / len(self._places)
-        if agreeing.sum() < _LEAST_TILES:
-            return Alignment(None, None, share, self._frames, size)
-        shifts = np.linalg.norm((to - start)[agreeing], axis=1) * self._scale
-        gain = np.linalg.norm(_moved(moved, to) - to, axis=1).mean() * self._scale
-        # An affine motion has more parameters that can be wrong than a shift.
-        needed = _LEAST_SHARE if np.array_equal(moved[:2, :2], np.eye(2)) else _LEAST_AFFINE_SHARE
-        reliable = share >= needed and gain >= _LEAST_GAIN and self._halves_agree()
-        return Alignment(
-            self._at_full_size(moved) if reliable else None,
-            float(np.median(shifts)),
-            share,
-            self._frames,
-            size,
-        )
-
-    def _halves_agree(self) -> bool:
-        """Return whether the even and the odd frames give the same motion."""
-        assert self._sums is not None
-        corners = np.array([place[::-1] for place in self._places]) + (_TILE - 1) / 2
-        moved = []
-        for sums in self._sums:
-            start, to = self._shifts(sums)
-            if len(to) < _LEAST_TILES:
-                return False
-            moved.append(_moved(_motion(start, to)[0], corners))
-        off = np.linalg.norm(moved[0] - moved[1], axis=1).mean() * self._scale
-        return bool(off <= _LARGEST_DISAGREEMENT)
-
-    def _shifts(self, spectra: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the centres (x, y) of the tiles with a clear shift, now and after alignment."""
-        found = [_peak(spectrum) for spectrum in spectra]
-        clear = [k for k, (_, peak) in enumerate(found) if peak >= _LEAST_PEAK]
-        if not clear:
-            return np.zeros((0, 2)), np.zeros((0, 2))
-        to = np.array([self._places[k] for k in clear])[:, ::-1] + (_TILE - 1) / 2
-        return to - np.array([found[k][0] for k in clear]), to
-
-    def _at_full_size(self, matrix: np.ndarray) -> np.ndarray:
-        """Convert a motion from the compared size to the full size."""
-        s = self._scale
-        grow = np.array([[s, 0, (s - 1) / 2], [0, s, (s - 1) / 2], [0, 0, 1]])
-        return grow @ matrix @ np.linalg.inv(grow)
+        found = [_peak(spectrum) for spectrum in self._sum]
+        shifts = [np.hypot(*shift) for shift, peak in found if peak >= _LEAST_PEAK]
+        share = len(shifts) / len(found)
+        if len(shifts) < min(_LEAST_TILES, len(found)) or self._frames < _LEAST_FRAMES:
+            return Alignment(None, share, self._frames)
+        median = float(np.median(shifts))
+        is_off = share >= _LEAST_SHARE and median >= _LEAST_SHIFT
+        return Alignment(median / self._scale, share, self._frames, is_off)
 
 
 class ShiftMeter:
@@ -170,16 +118,13 @@ class ShiftMeter:
         self._sum = np.zeros((_TILE, _TILE // 2 + 1), np.complex128)
         self._shape: tuple[int, ...] | None = None
 
-    def add(
-        self, grey: np.ndarray, infrared: np.ndarray, coverage: np.ndarray | None = None
-    ) -> float:
+    def add(self, grey: np.ndarray, infrared: np.ndarray, width: int | None = None) -> float:
         """Add a frame; one of another size than the frame before starts again.
 
         Args:
-            grey: H x W uint8, the visible luma.
-            infrared: H x W uint8, the registered thermal image.
-            coverage: H x W bool, the pixels that the thermal camera sees; only these are
-                compared. None if it sees all of them.
+            grey: H x W uint8, the visible luma where both cameras see.
+            infrared: H x W uint8, the registered thermal image there.
+            width: width of the whole image in pixels; None if these are whole.
 
         Returns:
             The shift in pixels, found up to a sixteenth of the width along either axis; NaN if
@@ -188,40 +133,20 @@ class ShiftMeter:
         if grey.shape != self._shape:
             self.reset()
             self._shape = grey.shape
-        places, spectra = _tile_spectra(grey, infrared)
-        if coverage is not None:
-            size = _compared_size(grey.shape)
-            inside = cv2.resize(coverage.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
-            seen = [bool(inside[y : y + _TILE, x : x + _TILE].all()) for y, x in places]
-            spectra = spectra[seen]
-        self._sum = self._memory * self._sum + spectra.sum(axis=0)
-        shift, peak = _peak(self._sum)
-        if peak < _LEAST_SINGLE_PEAK:
-            return float("nan")
-        return float(np.hypot(*shift)) * grey.shape[1] / _WIDTH
+        scale = _scale(grey.shape, width)
+        self._sum = self._memory * self._sum + _tile_spectra(grey, infrared, scale).sum(axis=0)
+        return _length(self._sum) / scale
 
 
-def _motion(start: np.ndarray, to: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Fit the simplest motion that explains points: a shift, or else an affine motion.
-
-    Returns the 3 x 3 matrix, and a mask of the points that agree with it. An affine motion
-    is tried where a shift leaves out more than a fifth of the points.
-    """
-    shift = np.median(to - start, axis=0)
-    agree_shift = np.linalg.norm(to - start - shift, axis=1) <= _INLIER
-    shifted = np.array([[1, 0, shift[0]], [0, 1, shift[1]], [0, 0, 1.0]])
-    if agree_shift.mean() >= 0.8:
-        return shifted, agree_shift
-    cv2.setRNGSeed(0)
-    affine, inliers = cv2.estimateAffine2D(start, to, ransacReprojThreshold=_INLIER)
-    if affine is None or inliers.sum() < agree_shift.sum() + 2:
-        return shifted, agree_shift
-    return np.vstack((affine, (0, 0, 1))), inliers[:, 0].astype(bool)
+def _length(spectrum: np.ndarray) -> float:
+    """Return the length of a shift in compared pixels; NaN if it is unclear."""
+    shift, peak = _peak(spectrum)
+    return float(np.hypot(*shift)) if peak >= _LEAST_SINGLE_PEAK else float("nan")
 
 
-def _moved(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Apply a 3 x 3 affine motion to N x 2 points."""
-    return points @ matrix[:2, :2].T + matrix[:2, 2]
+def _scale(shape: tuple[int, ...], width: int | None) -> float:
+    """Return the scale at which images are compared: a part has room for a tile."""
+    return max(_WIDTH / (width or shape[1]), _TILE / shape[1])
 
 
 def _gradients(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -238,27 +163,19 @@ def _gradients(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return magnitude - cv2.blur(magnitude, (_TILE // 2 + 1, _TILE // 2 + 1))
 
 
-def _compared_size(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Return width and height to which images of a shape are resized."""
-    return _WIDTH, max(_TILE, round(shape[0] * _WIDTH / shape[1]))
-
-
-def _tile_spectra(
-    grey: np.ndarray, infrared: np.ndarray
-) -> tuple[list[tuple[int, int]], np.ndarray]:
-    """Return the corners (y, x) of the tiles, and the cross-power spectrum of each."""
-    size = _compared_size(grey.shape)
+def _tile_spectra(grey: np.ndarray, infrared: np.ndarray, scale: float) -> np.ndarray:
+    """Return the cross-power spectrum of each tile of images that are scaled."""
+    size = round(grey.shape[1] * scale), max(_TILE, round(grey.shape[0] * scale))
     visible, thermal = (_gradients(image, size) for image in (grey, infrared))
-    places = _places(visible.shape)
     window = _window(_TILE)
     spectra = [
         _cross_power(
             visible[y : y + _TILE, x : x + _TILE] * window,
             thermal[y : y + _TILE, x : x + _TILE] * window,
         )
-        for y, x in places
+        for y, x in _places(visible.shape)
     ]
-    return places, np.stack(spectra)
+    return np.stack(spectra)
 
 
 def _places(shape: tuple[int, ...]) -> list[tuple[int, int]]:

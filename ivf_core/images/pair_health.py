@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from ivf_core.images.alignment import ShiftMeter
+from ivf_core.images.registration import covered_rectangle
 from ivf_core.images.symptoms import HealthRecord, Lasting, Severity, Symptom
 
 __all__ = ["PairHealth", "PolarityMeter"]
@@ -96,6 +97,8 @@ class PairHealth:
     def __init__(self) -> None:
         self._polarity = PolarityMeter()
         self._shift = ShiftMeter()
+        self._coverage: np.ndarray | None = None  # and its rectangle
+        self._part: tuple[slice, slice] | None = None
         self.reset()
 
     def reset(self) -> None:
@@ -129,15 +132,20 @@ class PairHealth:
         if self._last is not None and not 0 <= seconds - self._last <= _GAP_SECONDS:
             self.reset()
         self._last = seconds
-        if seconds >= self._next_polarity:
+        part = self._covered(coverage, infrared)
+        if part is not None and seconds >= self._next_polarity:
             self._next_polarity = seconds + _POLARITY_SECONDS
-            self._values["polarity"] = self._polarity.add(infrared, seconds, persons)
-        if visible is not None and seconds >= self._next_shift:
+            if persons is not None and coverage is not None:
+                size = infrared.shape[1], infrared.shape[0]
+                mask = persons.astype(np.uint8)
+                persons = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)[part]
+            self._values["polarity"] = self._polarity.add(infrared[part], seconds, persons)
+        if part is not None and visible is not None and seconds >= self._next_shift:
             self._next_shift = seconds + _ALIGNMENT_SECONDS
-            grey = cv2.cvtColor(visible, cv2.COLOR_RGB2GRAY)
-            shift = self._shift.add(grey, infrared, coverage)
+            grey = cv2.cvtColor(visible[part], cv2.COLOR_RGB2GRAY)
+            shift = self._shift.add(grey, infrared[part], infrared.shape[1])
             self._values["shift_px"] = shift
-            self._limit = _MISREGISTERED_SHARE * grey.shape[1]
+            self._limit = _MISREGISTERED_SHARE * infrared.shape[1]
             self._misregistered.update(None if math.isnan(shift) else shift > self._limit, seconds)
         found = []
         if self._polarity.suspected:
@@ -149,6 +157,20 @@ class PairHealth:
             found.append(Symptom("misregistered", Severity.FAULT, f"misregistered{measured}"))
         known = {name: value for name, value in self._values.items() if not math.isnan(value)}
         return HealthRecord.of(seconds, found, known)
+
+    def _covered(
+        self, coverage: np.ndarray | None, infrared: np.ndarray
+    ) -> tuple[slice, slice] | None:
+        """Return the part of an image that both cameras see; None without one.
+
+        Elsewhere the prepared thermal image shows the visible luma.
+        """
+        if coverage is None:
+            return slice(None), slice(None)
+        if coverage is not self._coverage:
+            size = infrared.shape[0], infrared.shape[1]
+            self._coverage, self._part = coverage, covered_rectangle(coverage, size)
+        return self._part
 
 
 def _evidence(infrared: np.ndarray, persons: np.ndarray | None) -> float:

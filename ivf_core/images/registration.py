@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,12 +16,19 @@ from ivf_core.system.atomic import atomic_path
 from ivf_core.system.short_text import short_repr, short_text
 from ivf_core.system.yaml_text import parse_yaml, read_small_text
 
-__all__ = ["Registration", "RegistrationError", "fill_uncovered", "size_change"]
+__all__ = [
+    "Registration",
+    "RegistrationError",
+    "covered_rectangle",
+    "fill_uncovered",
+    "size_change",
+]
 
 _KEYS = ("homography", "thermal_size", "rgb_size")
 # Limit for the homography between unit squares; beyond it the image collapses to a line.
 _LARGEST_CONDITION_NUMBER = 1e6
 _LARGEST_SIDE = 1 << 16  # pixels
+_BLOCKS = 160  # along the longer side, of which a covered rectangle is made
 
 
 class RegistrationError(ValueError):
@@ -178,6 +186,14 @@ class Registration:
         """
         return visible
 
+    def undistort_labels(self, labels: np.ndarray) -> np.ndarray:
+        """Return class ids of the visible image as it is fused: themselves.
+
+        Args:
+            labels: H x W uint8.
+        """
+        return labels
+
     def seen(self, infrared_shape: tuple[int, int], size: tuple[int, int]) -> np.ndarray | None:
         """Return None: by size, the visible camera sees all thermal pixels.
 
@@ -227,6 +243,43 @@ def fill_uncovered(
         return infrared
     luma = cv2.cvtColor(visible, cv2.COLOR_RGB2GRAY)
     return cv2.copyTo(infrared, coverage.view(np.uint8), luma)
+
+
+def covered_rectangle(
+    coverage: np.ndarray | None, size: tuple[int, int]
+) -> tuple[slice, slice] | None:
+    """Return rows and columns of the largest rectangle that both cameras see.
+
+    It is made of blocks of a 160th of the longer side.
+
+    Args:
+        coverage: H x W bool as `Registration.coverage` returns it.
+        size: (H, W) of the visible image.
+
+    Returns:
+        Rows and columns, the whole image if `coverage` is None; None without a covered block.
+    """
+    if coverage is None or coverage.all():
+        return slice(0, size[0]), slice(0, size[1])
+    step = math.ceil(max(size) / _BLOCKS)
+    rows, columns = size[0] // step, size[1] // step
+    blocks = coverage[: rows * step, : columns * step].reshape(rows, step, columns, step)
+    best, area = None, 0
+    heights = np.zeros(columns + 1, int)  # of the covered blocks above, with a last one of 0
+    for bottom, row in enumerate(np.asarray(blocks.all(axis=(1, 3))), start=1):
+        heights[:columns] = np.where(row, heights[:columns] + 1, 0)
+        rising: list[tuple[int, int]] = []  # first column and height of rectangles that are open
+        for right, height in enumerate(heights.tolist()):
+            left = right
+            while rising and rising[-1][1] >= height:
+                left, tall = rising.pop()
+                if tall * (right - left) > area:
+                    area, best = tall * (right - left), (bottom - tall, bottom, left, right)
+            rising.append((left, height))
+    if best is None:
+        return None
+    top, bottom, left, right = (edge * step for edge in best)
+    return slice(top, bottom), slice(left, right)
 
 
 def _read_yaml(path: Path) -> object:

@@ -31,7 +31,7 @@ REMEDIES = {
     "blurred": "clean the lens and check its focus",
     "frozen": "a flat-field correction ends by itself; otherwise restart the camera's driver",
     "low_contrast": "normal for fog, smoke, a wall or a closed shutter; otherwise clean the lens",
-    "misregistered": "calibrate again and set registration_file, or check the mount of the rig",
+    "misregistered": "make a rig file with ivf register, or check the mount of the cameras",
     "noise": "raise the light or lower the gain of the camera",
     "salt": "check cable and sensor, or repair dead pixels in the driver",
     "saturated": "lower exposure or gain of the camera, or turn it away from the sun",

@@ -64,11 +64,13 @@ class AlignedPair(NamedTuple):
         visible: H x W x 3 uint8 RGB, undistorted where the registration does that.
         infrared: H x W uint8, with the visible luma where the thermal camera sees nothing.
         registration_ms: time of the remap, and of that luma.
+        coverage: H x W bool, the pixels that the thermal camera sees; None for all.
     """
 
     visible: np.ndarray
     infrared: np.ndarray
     registration_ms: float
+    coverage: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,7 @@ class FusionResult:
             registration does that.
         prepare_ms: time of gain control, registration and scaling.
         registration_ms: time of the registration, a part of `prepare_ms`.
+        coverage: H x W bool, the pixels of `infrared` that the thermal camera sees; None for all.
         model_ms: time of the engine, including copies to and from the device.
         repaired_pixels: number of non-finite thermal pixels that were filled.
         confidence: confidence in the class ids, uint8 at the size of `labels`: the largest
@@ -128,6 +131,7 @@ class FusionResult:
     left_out_pixels: int = 0
     visible: np.ndarray | None = None
     registration_ms: float = 0.0
+    coverage: np.ndarray | None = None
 
 
 class FusionPipeline:
@@ -363,6 +367,7 @@ class FusionPipeline:
             left_out_pixels=prepared.left_out_pixels,
             visible=prepared.aligned.visible,
             registration_ms=prepared.aligned.registration_ms,
+            coverage=prepared.aligned.coverage,
         )
 
 
@@ -398,7 +403,7 @@ def prepare(
     normalized = time.perf_counter()
     infrared = fill_uncovered(registration(infrared, size), visible, coverage)
     spent = time.perf_counter() - normalized + undistorted - start
-    return AlignedPair(visible, infrared, spent * 1e3)
+    return AlignedPair(visible, infrared, spent * 1e3, coverage)
 
 
 def absent_visible(

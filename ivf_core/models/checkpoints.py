@@ -140,9 +140,7 @@ def save_model(model: FusionModel, path: str | os.PathLike[str], **metadata: str
     if model.ranges:
         entries["ivf_ranges"] = json.dumps(model.ranges)
     if model.head is not None and model.class_set is not None:
-        entries["ivf_head"] = json.dumps(
-            {"feature_channels": model.head.feature_channels, "widths": model.head.widths}
-        )
+        entries["ivf_head"] = json.dumps(model.head.options())
         entries["ivf_class_set"] = model.class_set.to_json()
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.tensors().items()}
     with atomic_path(path) as temporary:

@@ -8,12 +8,13 @@ an export is a single file.
 from __future__ import annotations
 
 import copy
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from ivf_core.models.absent_cameras import absent_cameras
 from ivf_core.models.checkpoints import FusionModel
 from ivf_core.models.color import luma_chroma, recolor, small_chroma
 from ivf_core.models.interface import LABEL_STRIDE
@@ -49,6 +50,7 @@ class FusionGraph(nn.Module):
         self.head: SegmentationHead | StreetHead | None = None
         if model.head is not None:
             self.head = fold_batch_norm(model.head).to(dtype)
+        self.has_absent_offsets = getattr(model.head, "absent_offsets", None) is not None
         if int8:
             quantize_convolutions(self, calibrated_ranges(model))
         self.requires_grad_(False)
@@ -79,13 +81,16 @@ class FusionGraph(nn.Module):
         rgb = visible.permute(0, 3, 1, 2).float()  # N x 3 x H x W
         luma, cr, cb = luma_chroma(rgb)  # N x 1 x H x W each
         thermal = infrared.unsqueeze(1).float() / 255  # N x 1 x H x W
-        out = self.student((luma / 255).to(self.dtype), thermal.to(self.dtype))
+        scaled = luma / 255
+        out = self.student(scaled.to(self.dtype), thermal.to(self.dtype))
         fused = labels = confidence = None
         if want_fused:
             fused = recolor(out.fused.float(), cr, cb).to(torch.uint8).permute(0, 2, 3, 1)
             fused = fused.contiguous()  # N x H x W x 3; here all threads share the copying
         if self.head is not None and (want_labels or want_confidence):
-            seen = out.features, small_chroma(cr, cb, self.dtype)
+            seen: tuple[Any, ...] = out.features, small_chroma(cr, cb, self.dtype)
+            if self.has_absent_offsets:
+                seen = (*seen, absent_cameras(scaled, thermal))
             if want_confidence:
                 labels, confidence = self.head.class_ids_and_confidence(*seen)
                 confidence = _whole_blocks(confidence, infrared)

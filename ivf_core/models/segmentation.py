@@ -117,6 +117,10 @@ class SegmentationHead(nn.Module):
             self.decode2 = _conv_unit(half, half)
             self.classify = nn.Conv2d(half, num_classes, 1)
 
+    def options(self) -> dict[str, object]:
+        """Return the arguments to build it again, for weights files."""
+        return {"feature_channels": self.feature_channels, "widths": self.widths}
+
     def forward(self, features: Sequence[Tensor], chroma: Tensor | None = None) -> Tensor:
         """Compute the logits of a batch.
 

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ivf_core.models.absent_cameras import ABSENCES
 from ivf_core.models.segmentation import largest, largest_and_confidence, raise_bias
 from ivf_core.models.student import FeatureLayout, StudentOutput
 
@@ -228,10 +229,17 @@ class StreetHead(nn.Module):
         feature_channels: channels of the student's five features.
         widths: channels at 1/8, 1/16 and 1/32, and of the last layers at 1/4.
         layout: scales of the student's features.
+        absent_offsets: whether there are offsets for absent cameras.
+
+    Attributes:
+        absent_offsets: what is added to the logits of each class while a camera is absent,
+            `ABSENCES` x num_classes, or None.
 
     Raises:
         ValueError: `num_classes` is below 2.
     """
+
+    absent_offsets: Tensor | None
 
     def __init__(
         self,
@@ -239,6 +247,7 @@ class StreetHead(nn.Module):
         feature_channels: Sequence[int] = (16, 32, 48, 24, 8),
         widths: Sequence[int] = (64, 128, 256, 48),
         layout: FeatureLayout = StreetStudent.layout,
+        absent_offsets: bool = False,
     ) -> None:
         super().__init__()
         if num_classes < 2:
@@ -267,47 +276,75 @@ class StreetHead(nn.Module):
         self.merge4 = _Merge(c8, quarter, last)
         self.decode4 = depthwise_unit(last, last)
         self.classify = nn.Conv2d(last, _FOLDED * num_classes, 1)
+        offsets = torch.zeros(len(ABSENCES), num_classes) if absent_offsets else None
+        self.register_buffer("absent_offsets", offsets)
 
-    def forward(self, features: Sequence[Tensor], chroma: Tensor | None = None) -> Tensor:
+    def options(self) -> dict[str, object]:
+        """Return the arguments to build it again, for weights files."""
+        options: dict[str, object] = {
+            "feature_channels": self.feature_channels,
+            "widths": self.widths,
+        }
+        if self.absent_offsets is not None:  # earlier releases read files without
+            options["absent_offsets"] = True
+        return options
+
+    def forward(
+        self,
+        features: Sequence[Tensor],
+        chroma: Tensor | None = None,
+        absent: Tensor | None = None,
+    ) -> Tensor:
         """Compute the logits of a batch.
 
         Args:
             features: the five features of a `StreetStudent`.
             chroma: Cr and Cb of the visible image less 0.5, N x 2 x H/4 x W/4 float, sizes
                 rounded up; None is an image without colour.
+            absent: which cameras are absent, from `absent_cameras`; None adds no offsets.
 
         Returns:
             N x num_classes x H/2 x W/2 float, sizes rounded up.
         """
         height, width = features[4].shape[-2:]
-        return F.pixel_shuffle(self._logits(features, chroma), 2)[..., :height, :width]
+        return F.pixel_shuffle(self._logits(features, chroma, absent), 2)[..., :height, :width]
 
-    def class_ids(self, features: Sequence[Tensor], chroma: Tensor | None = None) -> Tensor:
+    def class_ids(
+        self,
+        features: Sequence[Tensor],
+        chroma: Tensor | None = None,
+        absent: Tensor | None = None,
+    ) -> Tensor:
         """Return the class with the largest logit, the first one if there are several.
 
         Args:
             features: see `forward`.
             chroma: see `forward`.
+            absent: see `forward`.
 
         Returns:
             N x H/2 x W/2 uint8, sizes rounded up.
         """
-        return _plane(largest(self._by_class(features, chroma)), features)
+        return _plane(largest(self._by_class(features, chroma, absent)), features)
 
     def class_ids_and_confidence(
-        self, features: Sequence[Tensor], chroma: Tensor | None = None
+        self,
+        features: Sequence[Tensor],
+        chroma: Tensor | None = None,
+        absent: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return the class ids, and the confidence in them.
 
         Args:
             features: see `forward`.
             chroma: see `forward`.
+            absent: see `forward`.
 
         Returns:
             The ids and the results of `largest_and_confidence`, each N x H/2 x W/2 uint8,
             sizes rounded up.
         """
-        ids, confidence = largest_and_confidence(self._by_class(features, chroma))
+        ids, confidence = largest_and_confidence(self._by_class(features, chroma, absent))
         return _plane(ids, features), _plane(confidence, features)
 
     @torch.no_grad()
@@ -320,11 +357,16 @@ class StreetHead(nn.Module):
         """
         raise_bias(self.classify, self.num_classes, class_id, offset)
 
-    def _by_class(self, features: Sequence[Tensor], chroma: Tensor | None) -> Tensor:
+    def _by_class(
+        self, features: Sequence[Tensor], chroma: Tensor | None, absent: Tensor | None
+    ) -> Tensor:
         """Compute N x num_classes x 4 x H/4 x W/4 logits."""
-        return self._logits(features, chroma).unflatten(1, (self.num_classes, _FOLDED))
+        logits = self._logits(features, chroma, absent)
+        return logits.unflatten(1, (self.num_classes, _FOLDED))
 
-    def _logits(self, features: Sequence[Tensor], chroma: Tensor | None) -> Tensor:
+    def _logits(
+        self, features: Sequence[Tensor], chroma: Tensor | None, absent: Tensor | None
+    ) -> Tensor:
         """Compute N x 4 num_classes x H/4 x W/4 logits."""
         x4 = features[1]
         x4 = self.stage4(x4 if chroma is None else x4 + self.color(chroma))
@@ -333,7 +375,11 @@ class StreetHead(nn.Module):
         x32 = self.lateral32(self.stage32(self.pool32(self.down32(x16))))
         y16 = self.lateral16(self.merge16(torch.cat((_enlarge(x32, x16), x16), dim=1)))
         y8 = self.merge8(torch.cat((_enlarge(y16, x8), x8), dim=1))
-        return self.classify(self.decode4(self.merge4(y8, x4)))
+        logits = self.classify(self.decode4(self.merge4(y8, x4)))
+        if absent is None or self.absent_offsets is None:
+            return logits
+        offsets = absent.to(logits.dtype) @ self.absent_offsets.repeat_interleave(_FOLDED, dim=1)
+        return logits + offsets[..., None, None]
 
 
 def _plane(x: Tensor, features: Sequence[Tensor]) -> Tensor:

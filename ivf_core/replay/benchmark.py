@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ivf_core.bags.convert import LABELS_TOPIC, RGB_TOPIC, THERMAL_TOPIC, write_drive_bag
-from ivf_core.class_sets import MFNET
 from ivf_core.inference import FusionPipeline, ImagePair
 from ivf_core.inference.engine import describe
 from ivf_core.replay.run import replay_bag
@@ -165,7 +164,6 @@ def _run_replay(choice: ReplaySettings, bag: Path) -> dict[str, float]:
             rgb_topic=RGB_TOPIC,
             thermal_topic=THERMAL_TOPIC,
             labels_topic=LABELS_TOPIC,
-            labels_classes=MFNET.name,
         )
         summary = replay_bag(bag, Path(folder) / "replay", settings)
     throughput = summary["throughput"]

@@ -20,7 +20,8 @@ class FusedFrame:
         frame_id: frame id of the RGB image.
         seconds: time of recording since the first message of the bag.
         offset_ms: thermal stamp minus RGB stamp.
-        visible: H x W x 3 uint8 RGB.
+        visible: H x W x 3 uint8 RGB, undistorted where the registration does that; `truth` and
+            `other` as well.
         infrared: h x w uint8, uint16 or float32, as the camera sent it.
         registered: H x W uint8, the thermal image as the model saw it.
         fused: H x W x 3 uint8 RGB, or None.
@@ -30,6 +31,7 @@ class FusedFrame:
         stage_ms: duration of each stage so far in ms, by column of timings.csv.
         alone: camera whose image is fused alone, "rgb" or "thermal"; the images of the other one
             are zeros then, and stamp, time and frame id those of this one. "" for a pair.
+        coverage: H x W bool, the pixels that the thermal camera sees; None for all.
     """
 
     index: int
@@ -47,3 +49,4 @@ class FusedFrame:
     other: np.ndarray | None = None
     stage_ms: dict[str, float] = field(default_factory=dict)
     alone: str = ""
+    coverage: np.ndarray | None = None

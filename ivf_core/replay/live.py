@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,8 @@ from ivf_core.bags.stamps import read_stamp, shift_stamp
 from ivf_core.bags.typestore import decode
 from ivf_core.replay.settings import ReplaySettings
 from ivf_core.replay.summary_warnings import warning
+from ivf_core.system.short_text import short_text
+from ivf_core.system.user_paths import is_file, user_path
 
 __all__ = ["LiveGraph", "RecordedStamps", "live_warnings", "read_live"]
 
@@ -70,7 +71,7 @@ class LiveGraph:
             asked: settings as given; topics and registration that it names stay.
 
         Raises:
-            ValueError: a parameter cannot be read; names it.
+            ValueError: a parameter cannot be read, or the node's rig file is not here; names it.
         """
         found: dict[str, Any] = {}
         for name, kind in _SETTINGS.items():
@@ -90,8 +91,31 @@ class LiveGraph:
                 found[f"{camera}_topic"] = topic
         file = self.parameters.get("registration_file")
         if asked.registration is None and file and self.parameters.get("registration") != "off":
-            found["registration"] = Path(file)
+            found["registration"] = user_path(file)
+            if not is_file(found["registration"]):
+                raise ValueError(
+                    f"the recorded node registered by '{short_text(file)}', which is not here: "
+                    "name a copy with --registration"
+                )
         return replace(asked, **found)
+
+    def registration_warnings(self, asked: ReplaySettings) -> list[dict[str, Any]]:
+        """Return a warning if the node had a rig that is not in the recording.
+
+        Args:
+            asked: settings as given.
+        """
+        mode = self.parameters.get("registration")
+        if asked.registration is not None or mode not in ("auto", "camera_info"):
+            return []
+        return [
+            warning(
+                "registration",
+                f"The node ran with registration:={mode}, and its rig is not in the recording: "
+                "metrics may compare with thermal images in another place; save the rig with "
+                "~/save_registration and name it with --registration",
+            )
+        ]
 
 
 def read_live(recording: Bag) -> LiveGraph | None:

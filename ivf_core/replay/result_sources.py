@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from ivf_core.inference import FusionPipeline, FusionResult, ImagePair
 from ivf_core.inference.concurrent import ConcurrentPipeline
 from ivf_core.inference.engine import describe
 from ivf_core.inference.pipeline import prepare
+from ivf_core.replay.announced_classes import read_class_set
 from ivf_core.replay.live import RecordedStamps
 from ivf_core.replay.pair_reader import InputPair
 from ivf_core.replay.settings import ReplaySettings
@@ -29,8 +29,6 @@ from ivf_core.replay.stamp_matcher import StampMatcher
 from ivf_core.rigs.remap import AnyRegistration, read_registration
 
 __all__ = ["NoResultError", "ResultSource", "build_pipeline", "open_result_source"]
-
-_STRING_TYPE = "std_msgs/msg/String"
 
 
 class NoResultError(ValueError):
@@ -188,7 +186,7 @@ class _RecordedResults:
             raise BagError(f"bag '{fused.info.path}': no topic ends in /fused/image")
         self._fused = StampMatcher(fused, name)
         mask = _ending(topics, "/mask/image")
-        self.class_set = _class_set(fused, _ending(topics, "/labels"))
+        self.class_set = read_class_set(fused, _ending(topics, "/labels"))
         self._mask = StampMatcher(masks, mask) if mask and self.class_set is not None else None
         self._normalizer = normalizer
         self._registration = registration
@@ -227,6 +225,7 @@ class _RecordedResults:
             repaired_pixels=self._normalizer.repaired_pixels,
             visible=aligned.visible,
             registration_ms=aligned.registration_ms,
+            coverage=aligned.coverage,
         )
 
 
@@ -246,14 +245,3 @@ def _image_pair(pair: InputPair) -> ImagePair:
 def _ending(topics: Iterable[str], ending: str) -> str | None:
     """Return the first topic by name with this ending, or None."""
     return next((name for name in sorted(topics) if name.endswith(ending)), None)
-
-
-def _class_set(bag: Bag, topic: str | None) -> ClassSet | None:
-    """Read the class set that the node announced, or return None."""
-    if topic is None:
-        return None
-    message = next(iter(bag.raw([topic])), None)
-    if message is None or message.type != _STRING_TYPE:
-        return None
-    text = decode(message.message, message.type).data
-    return ClassSet.from_json(text) if json.loads(text)["names"] else None

@@ -30,8 +30,8 @@ class ReplaySettings:
         rgb_topic: topic of the RGB camera; None: guessed.
         thermal_topic: topic of the thermal camera; None: guessed.
         labels_topic: images of true class ids, mono8; None: guessed, "": none.
-        labels_classes: class set of the true class ids, a key of `CLASS_SETS`; "": that of the
-            weights.
+        labels_classes: class set of the true class ids, a key of `CLASS_SETS`; "": that which
+            the bag announces on the topic `classes` beside them, or else that of the weights.
         fused_topic: fused images of another method; None: guessed, "": none.
         recorded: bag with the node's fused and mask topics, which are scored in place
             of running the pipeline; "": the replayed bag itself; None runs the pipeline.
@@ -44,7 +44,7 @@ class ReplaySettings:
         low_percentile: low end of the gain, as in `GainControl`.
         high_percentile: high end of the gain, as in `GainControl`.
         gain_smoothing_seconds: time constant of the gain, as in `GainControl`.
-        registration: YAML file with the homography from thermal to RGB, or None.
+        registration: rig file, or None to stretch thermal images to the size of RGB images.
         tolerance_seconds: largest difference of stamps within a pair.
         offset_seconds: added to thermal stamps.
         minimum_interval_seconds: least time between two pairs.

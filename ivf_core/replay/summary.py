@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,9 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ivf_core.class_sets import ClassSet
+from ivf_core.images.alignment import Alignment
 from ivf_core.metrics.fusion import FUSION_METRICS
 from ivf_core.replay.live import LiveGraph, live_warnings
-from ivf_core.replay.measure.scorer import OTHER
+from ivf_core.replay.measure.scorer import OTHER, Scorer
 from ivf_core.replay.provenance import fingerprint, versions
 from ivf_core.replay.result_sources import ResultSource
 from ivf_core.replay.saved_replay import FORMAT
@@ -117,8 +119,8 @@ def build_summary(replay: FinishedReplay) -> dict[str, Any]:
         },
         "throughput": _throughput_entry(times, replay.durations, replay.results.at_once),
         "live": live.summary if live else None,
-        "registration": alignment.to_json() if alignment else None,
-        "rig": _rig_entry(read.registration),
+        "registration": _alignment_entry(replay, alignment) if alignment else None,
+        "rig": _rig_entry(read.registration, scorer),
         "notable": [
             {"frame": index, "reasons": reasons}
             for index, reasons in score.notable.frames().items()
@@ -129,6 +131,7 @@ def build_summary(replay: FinishedReplay) -> dict[str, Any]:
             *pairing_warnings(pairing, read.offset_seconds),
             *frame_warnings(columns, alignment),
             *(live_warnings(live.summary, read.counts) if live else []),
+            *(live.registration_warnings(replay.asked) if live else []),
         ],
     }
 
@@ -145,13 +148,48 @@ def _bag_entry(read: ReadStage) -> dict[str, Any]:
     }
 
 
-def _rig_entry(registration: AnyRegistration) -> dict[str, Any] | None:
-    """Return baseline, plane and parallax of a rig with both cameras, or None."""
-    if not isinstance(registration, RigRegistration) or registration.rig.homography is not None:
-        return None
+def _alignment_entry(replay: FinishedReplay, alignment: Alignment) -> dict[str, Any]:
+    """Return the registration check, with the commands that mend it where images are off."""
+    bag = shlex.quote(replay.read.info.path.name)
+    topics = [
+        f" --{camera}-topic {shlex.quote(topic)}"
+        for camera in ("rgb", "thermal")
+        if (topic := getattr(replay.asked, f"{camera}_topic"))
+    ]
+    file = replay.used.registration
+    rig = "" if file is None else f" --rig {shlex.quote(str(file))}"
+    commands = [
+        f"ivf register {bag}{rig}{''.join(topics)} --output rig",
+        f"ivf replay {bag} --registration rig/rig.yaml{''.join(topics)} --output registered",
+    ]
+    return {**alignment.to_json(), "commands": commands if alignment.is_off else []}
+
+
+def _rig_entry(registration: AnyRegistration, scorer: Scorer) -> dict[str, Any]:
+    """Return how thermal images were registered, and how much of the images both cameras see."""
+    entry: dict[str, Any] = {
+        "kind": "sizes",
+        "seen_share": _share(scorer.seen_share),
+        "scored_share": _share(scorer.scored_share),
+    }
+    if not isinstance(registration, RigRegistration):
+        return entry
     rig = registration.rig
+    entry |= {
+        "kind": "homography",
+        "rgb_size": list(rig.rgb_size),
+        "thermal_size": list(rig.thermal_size),
+        "time_offset_seconds": rig.time_offset_seconds,
+    }
+    if rig.rgb is None or rig.thermal is None:
+        return entry
     off = rig.parallax_pixels(np.array(_PARALLAX_METRES, np.float64))
     return {
+        **entry,
+        "kind": "cameras",
+        "lenses": {"rgb": rig.rgb.distortion_model, "thermal": rig.thermal.distortion_model},
+        "undistort_rgb": rig.undistort_rgb,
+        "corrected": rig.correction is not None,
         "baseline_m": round(rig.baseline, 4),
         "plane": rig.plane.kind,
         "parallax": [
@@ -160,6 +198,10 @@ def _rig_entry(registration: AnyRegistration) -> dict[str, Any] | None:
             if np.isfinite(pixels)
         ],
     }
+
+
+def _share(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
 
 
 def _classes_entry(class_set: ClassSet | None) -> dict[str, Any]:
@@ -249,6 +291,10 @@ def _input_warnings(replay: FinishedReplay, failed: Counter[str]) -> list[dict[s
                 "out of the gain control",
                 pixels.frames,
             )
+        )
+    if replay.score.not_compared:
+        found.append(
+            warning("labels_classes", f"Masks are not scored: {replay.score.not_compared}")
         )
     if replay.results.class_set is None:
         found.append(warning("no_head", "The weights have no segmentation head: no masks"))

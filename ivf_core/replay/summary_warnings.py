@@ -90,12 +90,12 @@ def frame_warnings(
         for code, where, text in faults
         if where.any()
     ]
-    if alignment is not None and alignment.homography is not None:
+    if alignment is not None and alignment.is_off:
         found.append(
             warning(
                 "misregistered",
                 f"The thermal image is {alignment.median_px:.1f} px off the RGB image; "
-                "a homography that aligns them is under `registration`",
+                "`ivf register` estimates a rig file: the command is under `registration`",
             )
         )
     return found

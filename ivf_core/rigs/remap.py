@@ -13,6 +13,7 @@ from typing import TypeVar
 import cv2
 import numpy as np
 
+from ivf_core.class_sets import UNLABELED
 from ivf_core.images.registration import Registration
 from ivf_core.rigs.rig import Rig
 from ivf_core.rigs.rig_files import read_rig
@@ -121,9 +122,29 @@ class RigRegistration:
         """
         if not self.rig.undistort_rgb:
             return visible
-        size = visible.shape[:2]
-        maps = self._kept(self._lenses, size, lambda: _lens(self.rig, size)).maps
+        maps = self._lens(visible.shape[:2]).maps
         return cv2.remap(visible, *maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+
+    def undistort_labels(self, labels: np.ndarray) -> np.ndarray:
+        """Return class ids of the RGB image as it is fused.
+
+        Args:
+            labels: H x W uint8, for the RGB image of the camera.
+
+        Returns:
+            H x W uint8: undistorted by nearest neighbour if the rig says so, unlabeled where the
+            lens shows nothing; otherwise the ids themselves.
+        """
+        if not self.rig.undistort_rgb:
+            return labels
+        maps = self._lens(labels.shape[:2]).nearest
+        return cv2.remap(
+            labels, *maps, cv2.INTER_NEAREST,
+            borderMode=cv2.BORDER_CONSTANT, borderValue=UNLABELED,
+        )  # fmt: skip
+
+    def _lens(self, size: tuple[int, ...]) -> _Lens:
+        return self._kept(self._lenses, size, lambda: _lens(self.rig, size))
 
     def _plan(self, infrared_shape: tuple[int, ...], size: tuple[int, ...]) -> _Plan:
         key = (tuple(infrared_shape), tuple(size))
@@ -195,9 +216,15 @@ class _Plan:
 
 @dataclass(frozen=True)
 class _Lens:
-    """Maps that undistort RGB images of one size."""
+    """Maps that undistort RGB images of one size.
+
+    Attributes:
+        maps: maps for `cv2.remap`.
+        nearest: maps to whole pixels for class ids: with fixed-point ones, OpenCV 4 rounds down.
+    """
 
     maps: tuple[np.ndarray, np.ndarray]
+    nearest: tuple[np.ndarray, np.ndarray]
 
 
 def _plan(rig: Rig, infrared_shape: tuple[int, ...], size: tuple[int, ...]) -> _Plan:
@@ -238,7 +265,9 @@ def _lens(rig: Rig, size: tuple[int, ...]) -> _Lens:
     camera = rig.rgb.resized((size[1], size[0]))
     flat = camera.undistorted()
     pixels = _on_grid(size, lambda points: camera.project(flat.unproject(points)))
-    return _Lens(_maps(np.nan_to_num(pixels, nan=-10.0)))
+    pixels = np.nan_to_num(pixels, nan=-10.0)
+    x, y = (np.ascontiguousarray(np.rint(pixels[..., axis]), np.float32) for axis in (0, 1))
+    return _Lens(_maps(pixels), (x, y))
 
 
 def _on_grid(size: tuple[int, ...], function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:

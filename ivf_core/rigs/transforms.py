@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ivf_core.system.short_text import short_text
+
 __all__ = ["FrameTree", "matrix_of_quaternion"]
 
 _MOST_FRAMES = 10_000
@@ -62,16 +64,24 @@ class FrameTree:
             quaternion: x, y, z, w.
 
         Raises:
-            ValueError: values that are no transform, or more frames than 10,000.
+            ValueError: values or names that are no transform, or more frames than 10,000; names
+                both frames.
         """
+        parent, child = parent.lstrip("/"), child.lstrip("/")
+        name = f"transform from '{short_text(parent, 80)}' to '{short_text(child, 80)}'"
+        if not parent or not child or parent == child:
+            raise ValueError(f"{name}: expected the names of two frames")
         pose = np.eye(4)
-        pose[:3, :3] = matrix_of_quaternion(quaternion)
+        try:
+            pose[:3, :3] = matrix_of_quaternion(quaternion)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
         pose[:3, 3] = translation
         if not np.isfinite(pose).all():
-            raise ValueError(f"translation of {child}: not finite")
+            raise ValueError(f"{name}: translation is not finite")
         if child not in self._parents and len(self._parents) >= _MOST_FRAMES:
             raise ValueError(f"more than {_MOST_FRAMES} frames")
-        self._parents[child.lstrip("/")] = parent.lstrip("/"), pose
+        self._parents[child] = parent, pose
 
     def between(self, source: str, target: str) -> tuple[np.ndarray, np.ndarray] | None:
         """Return rotation and translation that map points of one frame to another.

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["atomic_path", "write_json"]
+__all__ = ["atomic_path", "holds_files", "write_json"]
 
 _PathLike = str | os.PathLike[str]
 
@@ -39,6 +39,11 @@ def atomic_path(path: _PathLike) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def holds_files(folder: Path) -> bool:
+    """Return whether a folder is there and holds more than temporary files of `atomic_path`."""
+    return folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
 
 
 def write_json(path: _PathLike, value: object) -> None:

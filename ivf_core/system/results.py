@@ -22,6 +22,7 @@ __all__ = [
     "OutputError",
     "add_listed",
     "check_file",
+    "check_folder",
     "check_inputs",
     "check_output",
     "file_names",
@@ -81,6 +82,21 @@ def check_file(
         )
 
 
+def check_folder(output: Path, inputs: Iterable[Path]) -> None:
+    """Raise if a folder to write into is a file, or is or contains an input.
+
+    Args:
+        output: directory of the results, which may be missing.
+        inputs: files and folders.
+
+    Raises:
+        OutputError: it is one or does; names both.
+    """
+    check_inputs(output, inputs)
+    if output.exists() and not output.is_dir():
+        raise OutputError(f"output '{output}': it is a file, expected a folder")
+
+
 def check_output(output: Path, names: Iterable[str], listing: str = LISTING) -> None:
     """Raise if a result would replace something that no earlier run has made.
 
@@ -93,8 +109,7 @@ def check_output(output: Path, names: Iterable[str], listing: str = LISTING) -> 
     Raises:
         OutputError: it would; names the file.
     """
-    if output.exists() and not output.is_dir():
-        raise OutputError(f"output '{output}': it is a file, expected a folder")
+    check_folder(output, ())
     ours = _listed(output, listing)
     for name in (*names, listing):
         path = output / name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from collections.abc import Callable
@@ -17,9 +16,11 @@ from ivf_core.data.datasets import open_dataset
 from ivf_core.data.pairs import PairFiles
 from ivf_core.images.files import write_image
 from ivf_core.models.pair_segmenter import PairSegmenter
+from ivf_core.system.results import check_folder
 from ivf_core.training.fusionsam.weights import load_fusionsam
 from ivf_core.training.runs.recipe import Recipe, data_directory, option
 from ivf_core.training.runs.record import run_directory
+from ivf_core.training.runs.weights_origin import file_digest
 from ivf_core.training.sartm.weights import load_sartm
 from ivf_core.training.segmentation.asked_teacher import AskedTeacher
 from ivf_core.training.segmentation.head import HeadRecipe
@@ -122,7 +123,7 @@ def open_asked_teacher(
         _log.warning("teacher '%s': %s has %s", spec, part, origin)
     about = {
         "kind": spec.partition(":")[0],
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "sha256": file_digest(path),
     }
     cache = LogitCache.create(root, about, network.class_set, random)
     return AskedTeacher(network.to(device), cache)
@@ -134,8 +135,11 @@ def make_logits(recipe: LogitRecipe) -> LogitReport:
     Broken pairs are left out. Damaged files are made again.
 
     Raises:
-        ValueError: the teacher or a data set cannot be opened, or the device is missing.
+        OutputError: the output is a file, or is or contains one of the folders.
+        ValueError: the teacher or a data set cannot be opened, the device is missing, or the
+            teacher's folder in the output holds something else.
     """
+    check_folder(Path(recipe.output), [data_directory() / folder for folder in recipe.folders])
     teacher = open_asked_teacher(recipe.teacher, recipe.output, recipe.accelerator)
     report = LogitReport(teacher.cache.directory)
     for folder in recipe.folders:

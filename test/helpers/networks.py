@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from ivf_core.class_sets import ClassSet
 from ivf_core.models.architectures import HEADS, Head, Student
+from ivf_core.models.checkpoints import FusionModel, save_model
+from ivf_core.models.segmentation import SegmentationHead
 from ivf_core.models.street import StreetStudent
 from ivf_core.models.student import FastStudent, FusionStudent
 
@@ -23,3 +28,10 @@ def small_head(architecture: str, student: Student, num_classes: int, width: int
     """Build a head with few channels for a student of an architecture in `HEADS`."""
     widths = (width,) * (4 if architecture == "street" else 3)
     return HEADS[architecture](num_classes, student.feature_channels, widths, student.layout)
+
+
+def tiny_with(classes: ClassSet, tiny_model: FusionModel, path: Path) -> Path:
+    """Write weights whose head has these classes."""
+    head = SegmentationHead(len(classes), tiny_model.student.feature_channels, (8, 8, 8))
+    save_model(FusionModel(tiny_model.student, head.eval(), classes), path)
+    return path

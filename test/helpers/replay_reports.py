@@ -146,9 +146,10 @@ def _summary(
         "throughput": {"pairs_per_second": 52.1},
         "live": None,
         "registration": {
-            "suggested_homography": [[1.0, 0.0, 3.0], [0.0, 1.0, -1.0], [0.0, 0.0, 1.0]],
-            "median_px": 3.2, "confidence": 0.8, "frames": count, "size": [160, 120],
+            "median_px": 3.2, "confidence": 0.8, "frames": count,
+            "commands": ["ivf register synthetic_drive --output rig"],
         },
+        "rig": {"kind": "sizes", "seen_share": 1.0, "scored_share": 1.0},
         "notable": [{"frame": last, "reasons": ["lowest VIF of the drive"]},
                     {"frame": 3, "reasons": ["largest jump of SD", "3 % more pixels flip"]}],
         "warnings": [{"code": "unmatched", "text": "2 RGB images found no partner.",

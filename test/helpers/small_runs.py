@@ -12,6 +12,8 @@ import numpy as np
 import torch
 import yaml
 
+from ivf_core.class_sets import MFNET
+from ivf_core.data.pairs import list_pair_files
 from ivf_core.images.files import write_image
 from ivf_core.models.checkpoints import FusionModel, save_model
 from ivf_core.models.conv_encoder import ConvEncoder
@@ -36,6 +38,7 @@ from ivf_core.training.sage.teacher_weights import save_teacher
 from ivf_core.training.sartm.sartm import SartmRecipe, train_sartm
 from ivf_core.training.sartm.smoke import save_tiny_clip, save_tiny_sam2
 from ivf_core.training.segmentation.head import HeadRecipe, train_head
+from ivf_core.training.segmentation.logit_cache import LogitCache
 from ivf_core.training.segmentation.segformer import SegformerRecipe, train_segformer
 from ivf_core.training.students.student import StudentRecipe, train_student
 from ivf_core.training.students.unsupervised import UnsupervisedRecipe, train_unsupervised
@@ -48,22 +51,39 @@ RUN: dict[str, Any] = dict(
 )
 
 
-def write_pairs(root: Path, count: int = 6) -> None:
-    """Smooth pairs with labels of two classes below `root`/pairs, and their masks."""
-    random = np.random.default_rng(0)
+def write_folder(folder: Path, count: int, seed: int) -> None:
+    """Smooth pairs with labels of two classes."""
+    random = np.random.default_rng(seed)
     for number in range(count):
         name = f"{number}.png"
         noise = random.integers(0, 256, (5, 7, 4), np.uint8)
         image = cv2.resize(noise, SIZE[::-1], interpolation=cv2.INTER_CUBIC)
-        write_image(root / "pairs/visible" / name, image[..., :3])
-        write_image(root / "pairs/infrared" / name, image[..., 3])
-        write_image(root / "pairs/labels" / name, (image[..., 3] > 128).astype(np.uint8))
+        write_image(folder / "visible" / name, image[..., :3])
+        write_image(folder / "infrared" / name, image[..., 3])
+        write_image(folder / "labels" / name, (image[..., 3] > 128).astype(np.uint8))
+
+
+def write_pairs(root: Path, count: int = 6) -> None:
+    """Pairs below `root`/pairs, and their masks."""
+    write_folder(root / "pairs", count, seed=0)
     make_priors(
         PriorRecipe(
             folders=("pairs",), output=str(root / "priors"), source="crops", count=3,
             crop_sides=(0.5, 0.9),
         )
     )  # fmt: skip
+
+
+def write_answers(root: Path) -> dict[str, Any]:
+    """Write more pairs, and a pair teacher's answers to all; return the options to learn from."""
+    write_folder(root / "more", 2, seed=1)
+    cache = LogitCache.create(root / "logits", {"kind": "sartm", "sha256": "0"}, MFNET)
+    generator = torch.Generator().manual_seed(0)
+    for folder in ("pairs", "more"):
+        for files in list_pair_files(root / folder):
+            logits = 2 * torch.randn(len(MFNET), *SIZE, generator=generator)
+            cache.write(files.read_visible(), files.read_infrared(), logits)
+    return {"teacher_logits": str(cache.directory), "unlabelled": ("more",)}
 
 
 def write_networks(root: Path) -> None:

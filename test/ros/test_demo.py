@@ -10,14 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
+from networks import tiny_with
 
 from ivf_core.bags.convert import START_NS
 from ivf_core.bags.reader import bag_info
-from ivf_core.class_sets import PST900, STREET, ClassSet
-from ivf_core.defaults import DEFAULT_WEIGHTS, ENGINES
-from ivf_core.models.checkpoints import FusionModel, save_model
-from ivf_core.models.segmentation import SegmentationHead
-from ivf_ros.demo import truth_settings
+from ivf_core.class_sets import STREET
+from ivf_core.defaults import ENGINES
+from ivf_core.models.checkpoints import FusionModel
 
 pytestmark = pytest.mark.dds
 
@@ -25,13 +24,6 @@ pytestmark = pytest.mark.dds
 def run_demo(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "ivf_ros.demo", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
-
-
-def tiny_with(classes: ClassSet, tiny_model: FusionModel, path: Path) -> Path:
-    """Write weights whose head has these classes."""
-    head = SegmentationHead(len(classes), tiny_model.student.feature_channels, (8, 8, 8))
-    save_model(FusionModel(tiny_model.student, head.eval(), classes), path)
-    return path
 
 
 def test_demo(tmp_path: Path, tiny_model: FusionModel) -> None:
@@ -71,15 +63,6 @@ def test_demo(tmp_path: Path, tiny_model: FusionModel) -> None:
     assert "pairs a second" in done.stdout
     assert str(output / "report.html") in done.stdout
     assert "The live graph" in (output / "report.html").read_text()
-
-
-def test_truth_of_other_classes_is_left_out(
-    tmp_path: Path, tiny_model: FusionModel, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert truth_settings(DEFAULT_WEIGHTS) == truth_settings("clear") == {"labels_classes": "mfnet"}
-    other = tiny_with(PST900, tiny_model, tmp_path / "pst900.safetensors")
-    assert truth_settings(str(other)) == {"labels_topic": ""}
-    assert "labels of 'mfnet' cannot be compared with masks of 'pst900'" in capsys.readouterr().err
 
 
 def test_demo_rejects_a_single_video(tmp_path: Path) -> None:

@@ -9,15 +9,14 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from geometry_msgs.msg import TransformStamped
 from harness import START_NS, Graph, smooth_image
+from rig_messages import RGB, RIG, THERMAL, Transforms, camera_info, transform
 from sensor_msgs.msg import CameraInfo, Image
 
 from ivf_core.bags.writer import BagWriter
 from ivf_core.images.registration import Registration
 from ivf_core.inference import FusionPipeline, ImagePair
 from ivf_core.models.checkpoints import load_model
-from ivf_core.rigs.camera import CameraModel
 from ivf_core.rigs.remap import RigRegistration, read_registration
 from ivf_core.rigs.rig import Plane, Rig
 from ivf_core.rigs.rig_files import read_rig, write_rig
@@ -26,12 +25,6 @@ from ivf_ros.conversions import to_visible
 from ivf_ros.diagnostics import OK, WARN
 from ivf_ros.registration_slot import RegistrationSlot
 from ivf_ros.registration_watch import RegistrationWatch
-
-RGB = CameraModel((320, 240), (260.0, 260.0), (160.0, 123.0), "plumb_bob",
-                  (-0.2, 0.05, 0.001, 0.0))  # fmt: skip
-THERMAL = CameraModel((200, 160), (190.0, 191.0), (98.0, 79.0), "equidistant",
-                      (0.01, -0.01, 0.0, 0.0))  # fmt: skip
-RIG = Rig(RGB, THERMAL, (1, 0, 0, 0, 1, 0, 0, 0, 1), (0.05, 0.0, 0.0))
 
 
 class Settings:
@@ -61,39 +54,17 @@ def _slot(**values: Any) -> tuple[RegistrationSlot, list[Any]]:
     return slot, used
 
 
-def _info(camera: CameraModel, frame: str) -> CameraInfo:
-    info = CameraInfo(width=camera.size[0], height=camera.size[1])
-    info.header.frame_id = frame
-    info.k = camera.camera_matrix.ravel().tolist()
-    info.distortion_model, info.d = camera.distortion_model, list(camera.distortion)
-    return info
-
-
-class Transforms:
-    """Message of static transforms, whose package the wheels lack."""
-
-    def __init__(self, *transforms: TransformStamped) -> None:
-        self.transforms = transforms
-
-
-def _transform(parent: str, child: str, x: float) -> TransformStamped:
-    stamped = TransformStamped(child_frame_id=child)
-    stamped.header.frame_id = parent
-    stamped.transform.translation.x = x
-    stamped.transform.rotation.w = 1.0
-    return stamped
-
-
 def test_lenses_of_camera_info_and_extrinsics_of_tf() -> None:
     slot, used = _slot(registration="camera_info")
     assert slot.finding()[0] == WARN
-    slot.take_camera_info("rgb", _info(RGB, "rgb_optical"))
-    slot.take_camera_info("thermal", _info(THERMAL, "thermal_optical"))
+    slot.take_camera_info("rgb", camera_info(RGB, "rgb_optical"))
+    slot.take_camera_info("thermal", camera_info(THERMAL, "thermal_optical"))
     level, text, _ = slot.finding()
     assert level == WARN
-    assert "no static transform from frame 'thermal_optical' to 'rgb_optical'" in text
+    assert "thermal images are stretched" in text
     mast = Transforms(
-        _transform("mast", "rgb_optical", 0.1), _transform("mast", "thermal_optical", 0.15)
+        transform("mast", "rgb_optical", (0.1, 0.0, 0.0)),
+        transform("mast", "thermal_optical", (0.15, 0.0, 0.0)),
     )
     slot.take_transforms(mast)
     rig = used[-1].rig
@@ -102,7 +73,7 @@ def test_lenses_of_camera_info_and_extrinsics_of_tf() -> None:
     level, _, values = slot.finding()
     assert (level, values["kind"], values["plane"]) == (OK, "two cameras", "infinity")
     count = len(used)
-    slot.take_camera_info("rgb", _info(RGB, "rgb_optical"))  # sent with every image
+    slot.take_camera_info("rgb", camera_info(RGB, "rgb_optical"))  # sent with every image
     slot.take_transforms(mast)
     assert len(used) == count
 
@@ -111,26 +82,15 @@ def test_extrinsics_of_the_file_without_tf(tmp_path: Path) -> None:
     given = replace(RIG, rgb=RGB.resized((640, 480)), plane=Plane("distance", distance=9.0))
     write_rig(given, tmp_path / "rig.yaml")
     slot, used = _slot(registration="camera_info", registration_file=tmp_path / "rig.yaml")
-    slot.take_camera_info("rgb", _info(RGB, "a"))
+    slot.take_camera_info("rgb", camera_info(RGB, "a"))
     slot.take_camera_info("thermal", CameraInfo(width=200, height=160))
     assert "thermal/camera_info: not calibrated" in slot.finding()[1]
-    slot.take_camera_info("thermal", _info(THERMAL, "b"))
+    slot.take_camera_info("thermal", camera_info(THERMAL, "b"))
     assert used[-1].rig == replace(given, rgb=RGB)
 
 
-def test_binned_and_cut_images_have_the_camera_of_their_pixels() -> None:
-    slot, used = _slot(registration="camera_info")
-    info = _info(RGB.resized((640, 480)), "f")
-    info.binning_x = info.binning_y = 2
-    slot.take_camera_info("rgb", info)
-    cut = _info(THERMAL.cropped(-10, -20, 300, 300), "f")
-    cut.roi.x_offset, cut.roi.y_offset, cut.roi.width, cut.roi.height = 10, 20, 200, 160
-    slot.take_camera_info("thermal", cut)
-    assert used[-1].rig == replace(RIG, translation=(0.0, 0.0, 0.0))
-
-
 def test_published_calibration_has_no_distortion_where_it_is_removed(tmp_path: Path) -> None:
-    info = _info(RGB, "rgb")
+    info = camera_info(RGB, "rgb")
     write_rig(RIG, tmp_path / "rig.yaml")
     assert _slot(registration_file=tmp_path / "rig.yaml")[0].published_info(info) is info
     write_rig(replace(RIG, undistort_rgb=True), tmp_path / "flat.yaml")
@@ -239,7 +199,7 @@ def test_node_with_a_rig_file(graph: Graph, tiny_weights: Path, tmp_path: Path) 
     graph.start_fusion(tiny_weights, mode="replay", registration_file=str(tmp_path / "rig.yaml"),
                        registration_save_file=str(saved))  # fmt: skip
     graph.until(lambda: publisher.get_subscription_count() > 0)
-    info = _info(RGB, "rgb_0")
+    info = camera_info(RGB, "rgb_0")
     info.header.stamp.sec, info.header.stamp.nanosec = divmod(START_NS, 10**9)
     publisher.publish(info)
     graph.spin(0.5)

@@ -12,6 +12,7 @@ import numpy as np
 
 from ivf_core.class_sets import UNLABELED, ClassSet, mapping_between
 from ivf_core.images.alignment import AlignmentMeter
+from ivf_core.images.registration import covered_rectangle
 from ivf_core.metrics.fusion import FUSION_METRICS, fusion_metrics
 from ivf_core.metrics.segmentation import ConfusionMatrix
 from ivf_core.replay.frames import FusedFrame
@@ -23,11 +24,15 @@ __all__ = ["OTHER", "Scorer", "one_thread"]
 OTHER = "other_"
 """Prefix of the columns with the metrics of another method's images."""
 
+_LEAST_SIDE = 32  # pixels of the rectangle that both cameras see
 _STRIDE = 4  # pixels are subsampled by this where all of them would tell no more
 
 
 class Scorer:
     """Meter of the frames of a bag, one after the other.
+
+    What compares both cameras is measured in the largest rectangle that both see: elsewhere the
+    prepared thermal image is a copy of the visible luma. True class ids count where both see.
 
     Args:
         class_set: class set of the labels, or None.
@@ -46,6 +51,8 @@ class Scorer:
         alignment: sums for the registration of both cameras.
         motion_lag: sums for the delay between both cameras.
         confusion: confusion matrix of all pairs with true class ids, or None.
+        seen_share: share of the RGB image that both cameras see, of the last pair; None without.
+        scored_share: share of it that is compared.
     """
 
     def __init__(
@@ -67,6 +74,10 @@ class Scorer:
         self._every = score_every
         self._flips = FlipMeter()
         self._before: np.ndarray | None = None
+        self._coverage: np.ndarray | None = None
+        self._part: tuple[slice, slice] | None = None
+        self.seen_share: float | None = None
+        self.scored_share: float | None = None
         self.alignment = AlignmentMeter()
         self.motion_lag = MotionLagMeter()
         self.skipped: Counter[str] = Counter()
@@ -107,16 +118,42 @@ class Scorer:
             "infrared_frozen": float(self._is_frozen(frame.infrared)),
             "rgb_dark": float(cv2.mean(grey)[0]),
         }
-        small = [_quarter(image) for image in (grey, frame.registered)]
+        values |= self._of_labels(frame, grey)
+        part = self._compared(frame.coverage, (grey.shape[0], grey.shape[1]))
+        if part is None:
+            self.skipped["the view that both cameras share is too small"] += 1
+            return _finite(values)
+        both = grey[part], frame.registered[part]
+        small = [_quarter(image) for image in both]
         thermal_ns = frame.stamp_ns + round(frame.offset_ms * 1e6)
         self.motion_lag.add(small[0], small[1], frame.stamp_ns, thermal_ns)
-        values |= self._of_labels(frame, grey)
         if frame.index % self._every == 0:
-            values["misregistration_px"] = self.alignment.add(grey, frame.registered)
+            values["misregistration_px"] = self.alignment.add(*both, grey.shape[1])
             for prefix, image in (("", frame.fused), (OTHER, frame.other)):
-                if image is not None:
-                    values |= self._metrics(prefix, grey, frame.registered, image)
+                if image is None:
+                    continue
+                if image.shape[:2] == grey.shape:
+                    values |= self._metrics(prefix, *both, image[part])
+                    continue
+                name = "another method's" if prefix else "fused"
+                self.skipped[f"{name} image of another size than the RGB image"] += 1
         return _finite(values)
+
+    def _compared(
+        self, coverage: np.ndarray | None, size: tuple[int, int]
+    ) -> tuple[slice, slice] | None:
+        """Return rows and columns in which both cameras are compared; None if there are few."""
+        if coverage is None or coverage is not self._coverage:
+            part = covered_rectangle(coverage, size)
+            share = 0.0
+            if part is not None:
+                sides = [edge.stop - edge.start for edge in part]
+                share = sides[0] * sides[1] / (size[0] * size[1])
+                part = None if coverage is not None and min(sides) < _LEAST_SIDE else part
+            self._coverage, self._part = coverage, part
+            self.seen_share = 1.0 if coverage is None else float(coverage.mean())
+            self.scored_share = share if part is not None else 0.0
+        return self._part
 
     def segmentation(self) -> dict[str, Any] | None:
         """Return `segmentation` of summary.json, or None without true class ids."""
@@ -143,7 +180,7 @@ class Scorer:
         values = {**_shares(frame.labels, self._class_set)}
         values["flip_share"] = self._flips(grey, frame.labels)
         if frame.truth is not None and self.confusion is not None:
-            values["miou"] = self._compare(frame.labels, frame.truth)
+            values["miou"] = self._compare(frame.labels, _seen(frame.truth, frame.coverage))
         return values
 
     def _is_frozen(self, infrared: np.ndarray) -> bool:
@@ -154,10 +191,6 @@ class Scorer:
         self, prefix: str, grey: np.ndarray, registered: np.ndarray, image: np.ndarray
     ) -> dict[str, float]:
         """Return the fusion metrics of a fused image, by column with this prefix."""
-        if image.shape[:2] != grey.shape:
-            name = "another method's" if prefix else "fused"
-            self.skipped[f"{name} image of another size than the RGB image"] += 1
-            return {}
         luma = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
         try:
             found = fusion_metrics(grey, registered, luma)
@@ -208,6 +241,15 @@ def one_thread() -> Iterator[None]:
 
 def _finite(values: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in values.items() if np.isfinite(value)}
+
+
+def _seen(truth: np.ndarray, coverage: np.ndarray | None) -> np.ndarray:
+    """Return true class ids, unlabeled where the thermal camera sees nothing."""
+    if coverage is None:
+        return truth
+    size = truth.shape[1], truth.shape[0]
+    seen = cv2.resize(coverage.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+    return np.where(seen > 0, truth, np.uint8(UNLABELED))
 
 
 def _shares(labels: np.ndarray, class_set: ClassSet) -> Mapping[str, float]:

@@ -125,6 +125,7 @@ class FuseStage:
             visible=pair.visible if result.visible is None else result.visible,
             infrared=result.infrared if pair.infrared is None else pair.infrared,
             alone=pair.alone,
+            coverage=result.coverage,
             registered=result.infrared,
             fused=result.fused,
             labels=result.labels,

@@ -12,7 +12,9 @@ import numpy as np
 from ivf_core.bags.info import BagError, BagInfo, BagMessage
 from ivf_core.bags.salvage import Bag, open_bag
 from ivf_core.bags.typestore import decode
+from ivf_core.class_sets import ClassSet
 from ivf_core.images.messages import MessageError, to_infrared, to_visible
+from ivf_core.replay.announced_classes import announced_classes
 from ivf_core.replay.cameras_in_use import CamerasInUse
 from ivf_core.replay.measure.pairing_log import PairingLog
 from ivf_core.replay.pair_reader import InputPair, PairReader
@@ -35,6 +37,7 @@ class ReadStage:
         topics: topics of the bag.
         settings: settings of the replay.
         references: matcher of each reference topic, "truth" and "other".
+        true_classes: class set that the bag announces for true class ids, or None.
         left_out: takes a line for each part of the bag that cannot be read.
 
     Attributes:
@@ -47,6 +50,7 @@ class ReadStage:
         cameras: choice of the cameras in use.
         pairs: reader of the pairs, with its counters.
         references: matcher of each reference topic.
+        true_classes: class set that the bag announces for true class ids, or None.
         failures: reference images that cannot be used.
         left_out: lines on parts of the bag that cannot be read.
         processor_seconds: processor time of the stage, once it has ended.
@@ -58,6 +62,7 @@ class ReadStage:
         topics: ReplayTopics,
         settings: ReplaySettings,
         references: Mapping[str, StampMatcher],
+        true_classes: ClassSet | None,
         left_out: list[str],
     ) -> None:
         self.info: BagInfo = bag.info
@@ -80,6 +85,7 @@ class ReadStage:
             bag, topics, self.log, self.cameras, self.registration, with_messages=settings.inputs
         )
         self.references = references
+        self.true_classes = true_classes
         self.failures = Failures()
         self.left_out = left_out
         self.processor_seconds = 0.0
@@ -108,7 +114,8 @@ class ReadStage:
                 for role, name in names.items()
                 if name is not None
             }
-            yield cls(bag, topics, settings, references, left_out)
+            classes = announced_classes(bag, topics.labels)
+            yield cls(bag, topics, settings, references, classes, left_out)
 
     @property
     def most_pairs(self) -> int:
@@ -146,4 +153,9 @@ class ReadStage:
             if role == "truth" and image.dtype != np.uint8:
                 self.failures.add("truth_not_8_bit", f"{message.topic}: labels are {image.dtype}")
                 continue
-            pair.references[role] = image
+            straighten = (
+                self.registration.undistort_labels
+                if role == "truth"
+                else self.registration.undistort
+            )
+            pair.references[role] = straighten(image)

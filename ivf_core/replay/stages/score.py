@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from ivf_core.class_sets import CLASS_SETS, ClassSet
+from ivf_core.class_sets import CLASS_SETS, ClassSet, mapping_between
 from ivf_core.replay.frames import FusedFrame
 from ivf_core.replay.measure.notable import NotableFrames
 from ivf_core.replay.measure.scorer import Scorer, one_thread
@@ -82,6 +82,7 @@ class ScoreStage:
         folder: folder of the outputs.
         sampling: choice of the pairs that are scored, and of those with images.
         scorer: measures, with the sums over all pairs.
+        not_compared: why true class ids are not compared with the masks, or "".
         notable: frames to look at.
         processor_seconds: processor time of the stage, once it has ended.
     """
@@ -96,12 +97,19 @@ class ScoreStage:
         self.folder = folder
         self._most_pairs = read.most_pairs
         self.sampling = Sampling.of(read.most_pairs, settings.score_every)
+        given = _class_set(settings.labels_classes)
+        self.not_compared = ""
+        if class_set is not None and given is None and read.true_classes is not None:
+            try:
+                mapping_between(read.true_classes, class_set)
+            except ValueError as error:
+                self.not_compared = str(error)
         self.scorer = Scorer(
             class_set,
             score_every=self.sampling.score_every,
             with_other="other" in read.references,
-            with_truth="truth" in read.references,
-            truth_classes=_class_set(settings.labels_classes),
+            with_truth="truth" in read.references and not self.not_compared,
+            truth_classes=given or read.true_classes,
         )
         self.notable = NotableFrames()
         self._images = ImageOutput(folder / "images", class_set, settings.opacity, settings.palette)

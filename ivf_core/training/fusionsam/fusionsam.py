@@ -8,7 +8,6 @@ count, no test image is trained on, and the weights of the last step are tested,
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler
-from tqdm import tqdm
 
 from ivf_core.class_sets import UNLABELED
 from ivf_core.data.pairs import PairFiles
@@ -33,20 +31,17 @@ from ivf_core.training.losses import Total, at_least_float32, segmentation_loss
 from ivf_core.training.masks.sam import load_class_sam
 from ivf_core.training.runs.batches import Batch
 from ivf_core.training.runs.devices import gather_over_processes
-from ivf_core.training.runs.loop import Scores, SingleTask, StepGuard, run_task
+from ivf_core.training.runs.loop import Scores, StepGuard, run_task
 from ivf_core.training.runs.recipe import data_directory, option
 from ivf_core.training.runs.weights_origin import weights_origin
 from ivf_core.training.segmentation.labelled import pair_digests
-from ivf_core.training.segmentation.pair_images import ColorPairCrops, PairImages, score_pairs
 from ivf_core.training.segmentation.pair_options import PairSegmenterOptions
-from ivf_core.training.segmentation.segmenters import scores_by_class
+from ivf_core.training.segmentation.pair_task import PairSegmenterTask
 
 __all__ = ["FusionSamLoss", "FusionSamRecipe", "train_fusionsam"]
 
 SCHEDULES = ("constant", "cosine")
 """Words for `schedule`."""
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +90,6 @@ class FusionSamRecipe(PairSegmenterOptions):
     """Crops of a batch, of all processes together."""
     crop: tuple[int, int] = option((480, 640), minimum=32, multiple_of=32)
     """Height and width of a crop in pixels; SAM's encoder sees it at SAM's own size."""
-    scales: tuple[float, float] = option((0.5, 2.0), above=0, ascending=True)
-    """Range of the factor by which pairs are resized before they are cut."""
     learning_rate: float = option(1e-4, above=0)
     """Highest learning rate of Adam."""
     weight_decay: float = option(1e-3, minimum=0)
@@ -109,10 +102,6 @@ class FusionSamRecipe(PairSegmenterOptions):
     """Distance of reconstructions in loss.tokens."""
     commitment: float = option(0.25, minimum=0)
     """Weight of the distance of latents from their codes in loss.tokens."""
-    workers: int = option(4, minimum=0, changeable=True)
-    """Processes that draw crops, for each device; 0 draws them in the training process."""
-    checkpoint_every: int = option(1000, minimum=1, changeable=True)
-    """Steps from one checkpoint to the next."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -133,23 +122,20 @@ def train_fusionsam(recipe: FusionSamRecipe) -> Scores:
     return run_task("fusionsam", recipe, FusionSamTask)
 
 
-class FusionSamTask(SingleTask[FusionSamRecipe]):
+class FusionSamTask(PairSegmenterTask[FusionSamRecipe]):
     """Training of a FusionSAM on crops of labelled pairs."""
+
+    system = "FusionSAM"
 
     def __init__(self, recipe: FusionSamRecipe, fabric: Any) -> None:
         super().__init__(recipe, fabric)
         root = data_directory()
-        both = recipe.open_split()
-        assert both[0].class_set is not None
-        self.class_set = both[0].class_set
-        self.training, self.test = (PairImages(part.files, self.class_set) for part in both)
-        self.names = [files.name for files in self.training.files]
-        self.steps = recipe.count_steps(len(self.training))
         tokenizers, origin = load_tokens(recipe.tokens)
         check_unseen(origin, self.test.files, f"tokens '{recipe.tokens}'")
-        sam, self.random = load_class_sam(root / recipe.sam_checkpoint, len(self.class_set))
+        sam, random = load_class_sam(root / recipe.sam_checkpoint, len(self.class_set))
+        self.random = ["SAM"] if random else []
         self.notes = {
-            "sam": weights_origin(root / recipe.sam_checkpoint, self.random),
+            "sam": weights_origin(root / recipe.sam_checkpoint, random),
             "tokens": f"{weights_origin(Path(recipe.tokens))}, {origin.get('source', 'unknown')}",
         }
         prompt = FusionPrompt(
@@ -179,20 +165,6 @@ class FusionSamTask(SingleTask[FusionSamRecipe]):
         if recipe.schedule == "cosine":
             schedule = CosineAnnealingLR(optimizer, max(1, self.steps))
         self.trained = self.learner("fusionsam", self.network, optimizer, schedule)
-
-    def start(self, first: int) -> None:
-        """Read the pairs and open their crops."""
-        recipe = self.recipe
-        if self.random:
-            _log.warning(
-                "SAM has random weights: the run shows that training works, its scores say "
-                "nothing about FusionSAM"
-            )
-        images = list(tqdm(self.training, desc="read pairs", mininterval=5))
-        crops = ColorPairCrops(
-            images, self.names, recipe.crop, scales=recipe.scales, seed=recipe.seed
-        )
-        self.batches = self.open_batches(crops, recipe.batch_size, first)
 
     def update(self, step: int) -> dict[str, float]:
         """Take a step; with train_tokens, move the codes, too."""
@@ -231,21 +203,17 @@ class FusionSamTask(SingleTask[FusionSamRecipe]):
 
     def images(self, step: int) -> dict[str, np.ndarray]:
         """Return a crop, the fused luma with its points, the mask prompt, labels and classes."""
-        visible, infrared, labels = (x[0].cpu() for x in self.batches[step].tensors)
         with torch.no_grad():
             plane = self.network.prompt.prompt(self.out.features.float())[0, 0]
         low, high = plane.aminmax()
         plane = (plane - low) / (high - low).clamp_min(1e-6)
-        size = visible.shape[1:]
         fused = _mark(_to_bytes(self.out.fused[0, 0]), self.out.features[:1], self.recipe.points)
-        large = torch.nn.functional.interpolate(plane[None, None], size, mode="nearest")
+        large = torch.nn.functional.interpolate(plane[None, None], self.recipe.crop, mode="nearest")
         ids = self.out.main[0].detach().argmax(dim=0).byte().cpu().numpy()
         return {
-            "visible": (visible * 255).round().byte().permute(1, 2, 0).numpy(),
-            "infrared": _to_bytes(infrared[0]),
+            **self.first_crop(step),
             "fused, points": fused,
             "mask prompt": _to_bytes(large[0, 0]),
-            "labels": color_labels(labels.byte().numpy(), self.class_set),
             "fusionsam": color_labels(ids, self.class_set),
         }
 
@@ -254,8 +222,7 @@ class FusionSamTask(SingleTask[FusionSamRecipe]):
         network = self.network.eval()
         source = f"{self.steps} steps on the training split of {self.recipe.dataset}"
         save_fusionsam(network, self.recipe.output, source=source, **self.notes, **origin)
-        matrix = score_pairs(network, self.test, self.device)
-        return scores_by_class(matrix, self.class_set)
+        return self.scores(network)
 
 
 def check_unseen(metadata: Mapping[str, str], test: Sequence[PairFiles], what: str) -> None:

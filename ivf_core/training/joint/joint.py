@@ -41,6 +41,7 @@ from ivf_core.training.masks.cache import content_digest
 from ivf_core.training.runs.batch_norm import restore_norm, synchronize_norm, train_mode
 from ivf_core.training.runs.batches import Batch, pair_chroma, pair_tensors
 from ivf_core.training.runs.calibration import calibrate
+from ivf_core.training.runs.devices import gather_over_processes
 from ivf_core.training.runs.loop import Scores, SingleTask, StepGuard, run_task
 from ivf_core.training.runs.optimizers import one_cycle
 from ivf_core.training.runs.options import PRECISIONS, RunOptions
@@ -281,6 +282,7 @@ class JointTask(SingleTask[JointRecipe]):
                 raise ValueError(f"init_from '{recipe.init_from}': expected street with a head")
             student = self._with_decoder(model.student)
             model.head.feature_channels = student.feature_channels
+            model.head.absent_offsets = None  # they were chosen for the logits as they were
             return student.requires_grad_(True), model.head.requires_grad_(True)
         student = StreetStudent(decoder_widths=recipe.decoder_widths)
         head = StreetHead(len(self.class_set), student.feature_channels)
@@ -377,7 +379,10 @@ class JointTask(SingleTask[JointRecipe]):
             network.eval()
 
     def loss(self, step: int, batch: Batch, guard: StepGuard) -> Total:
-        """Return the weighted parts of the loss."""
+        """Return the weighted parts of the loss, which but for the noise are of the whole batch.
+
+        Most are quotients of sums over crops, and which parts there are depends on the crops.
+        """
         visible, infrared, seen_visible, seen_infrared, chroma, labels, sure, cameras, shares = (
             batch.tensors
         )
@@ -387,15 +392,22 @@ class JointTask(SingleTask[JointRecipe]):
             out = student(seen_visible, seen_infrared)
             logits = None
             if self.recipe.part != "fusion":
-                logits = head(out.features, chroma).float()
-        losses = {} if logits is None else self._mask_losses(logits, labels, sure)
+                logits = gather_over_processes(head(out.features, chroma).float())
+        labels = gather_over_processes(labels)
+        losses = {}
+        if logits is not None:
+            losses = self._mask_losses(logits, labels, gather_over_processes(sure))
         if logits is not None and self.cached is not None:
-            divergence = soft_label_loss(logits, shares, temperature=self.recipe.temperature)
+            divergence = soft_label_loss(
+                logits, gather_over_processes(shares), temperature=self.recipe.temperature
+            )
             losses["distillation"] = self.recipe.distillation_weight * divergence
         if self.recipe.part == "masks":
             return Total(torch.stack([*losses.values()]).sum(), losses)
-        fused = 255 * out.fused.float()
-        losses |= self._fusion_losses(255 * visible, 255 * infrared, fused, labels, cameras[:, 0])
+        visible, infrared, fused, cameras = (
+            gather_over_processes(x) for x in (visible, infrared, out.fused.float(), cameras[:, 0])
+        )
+        losses |= self._fusion_losses(255 * visible, 255 * infrared, 255 * fused, labels, cameras)
         if self.recipe.noise_weight:
             losses["noise"] = self.recipe.noise_weight * self._flicker(
                 student, seen_visible, seen_infrared, step

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from ivf_core.system.atomic import atomic_path, write_json
+from ivf_core.system.atomic import atomic_path, holds_files, write_json
 
 __all__ = ["MaskCache", "MaskCacheError", "content_digest", "settings_digest"]
 
@@ -89,7 +89,7 @@ class MaskCache:
         """
         digest = settings_digest(settings).hex()
         directory = Path(root) / f"{settings['source']}-{digest[:16]}"
-        if directory.is_dir() and any(directory.iterdir()):
+        if holds_files(directory):
             cls(directory)
         about = {"format": _FORMAT, "settings": dict(settings), "notes": dict(notes or {})}
         write_json(directory / _ABOUT, about)

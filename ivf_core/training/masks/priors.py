@@ -8,7 +8,6 @@ the cache and all weights that are trained on them say so.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import logging
 import multiprocessing
@@ -28,10 +27,11 @@ from tqdm import tqdm
 from ivf_core.class_sets import ClassSet
 from ivf_core.data.datasets import open_dataset
 from ivf_core.data.pairs import PairFiles
-from ivf_core.system.results import check_inputs
+from ivf_core.system.results import check_folder
 from ivf_core.training.masks.cache import MaskCache, MaskCacheError
 from ivf_core.training.masks.sources import CropMasks, LabelMasks, MaskSource, SuperpixelMasks
 from ivf_core.training.runs.recipe import Recipe, data_directory, option, provenance
+from ivf_core.training.runs.weights_origin import file_digest
 
 if TYPE_CHECKING:
     from multiprocessing.queues import Queue
@@ -175,13 +175,13 @@ def make_priors(recipe: PriorRecipe) -> PriorReport:
     kind, running the same recipe again makes only the missing ones.
 
     Raises:
-        OutputError: the output is or contains one of the folders.
+        OutputError: the output is a file, or is or contains one of the folders.
         ValueError: a folder has no pairs or labels, a checkpoint does not fit, or a device does
             not exist.
         RuntimeError: a worker process died, or the memory of its device is too small.
     """
     origin = provenance("priors", recipe)
-    check_inputs(Path(recipe.output), [data_directory() / folder for folder in recipe.folders])
+    check_folder(Path(recipe.output), [data_directory() / folder for folder in recipe.folders])
     pairs = _list_pairs(recipe)
     devices = _devices(recipe)
     cache = MaskCache.create(recipe.output, _settings(recipe), origin)
@@ -274,23 +274,15 @@ def _settings(recipe: PriorRecipe) -> dict[str, object]:
     names = {"source": "source", **_DECISIVE[recipe.source]}
     chosen = {name: options[option] for name, option in names.items()}
     if recipe.source == "sam":
-        chosen["weights_sha256"] = _file_digest(data_directory() / recipe.checkpoint)
+        path = data_directory() / recipe.checkpoint
+        try:
+            chosen["weights_sha256"] = file_digest(path)
+        except OSError as error:
+            raise ValueError(
+                f"SAM checkpoint '{path}': {error.strerror}; "
+                "without one, set source to crops, labels or superpixels"
+            ) from error
     return chosen
-
-
-def _file_digest(path: Path) -> str:
-    """Return the SHA-256 of SAM's weights as hexadecimal digits, or raise ValueError."""
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    except OSError as error:
-        raise ValueError(
-            f"SAM checkpoint '{path}': {error.strerror}; "
-            "without one, set source to crops, labels or superpixels"
-        ) from error
-    return digest.hexdigest()
 
 
 def _list_pairs(recipe: PriorRecipe) -> list[_Pair]:

@@ -7,7 +7,6 @@ distilled with it is not SAM-guided, and its metadata say so.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -30,6 +29,7 @@ from ivf_core.training.runs.optimizers import adam_with_cosine
 from ivf_core.training.runs.page import read_losses
 from ivf_core.training.runs.recipe import data_directory, option
 from ivf_core.training.runs.record import run_directory
+from ivf_core.training.runs.weights_origin import file_digest
 from ivf_core.training.sage.options import PairOptions, find_sources
 from ivf_core.training.sage.samples import Batch, MaskedPairs, open_stream
 
@@ -213,13 +213,12 @@ def open_encoder(
         _log.warning(
             "encoder '%s' is not SAM's: a student distilled with it is not SAM-guided", path
         )
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return OpenedEncoder(
         encode.eval().requires_grad_(False),
         {
             "encoder": words,
             "encoder_sam_guided": json.dumps(spec == "sam"),
-            "encoder_sha256": digest,
+            "encoder_sha256": file_digest(path),
         },
     )
 

@@ -9,7 +9,6 @@ the published code keeps the best epoch on the test split. Crops are not resized
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from ivf_core.images.overlay import color_labels
 from ivf_core.models.sartm import DECODES, THERMAL_NORMALIZATIONS, Sartm
@@ -26,7 +24,7 @@ from ivf_core.training.losses import Total, at_least_float32, ohem_cross_entropy
 from ivf_core.training.runs.batch_norm import restore_norm, synchronize_norm
 from ivf_core.training.runs.batches import Batch
 from ivf_core.training.runs.devices import gather_over_processes
-from ivf_core.training.runs.loop import Scores, SingleTask, StepGuard, run_task
+from ivf_core.training.runs.loop import Scores, StepGuard, run_task
 from ivf_core.training.runs.recipe import data_directory, option
 from ivf_core.training.runs.weights_origin import weights_digest, weights_origin
 from ivf_core.training.sartm.language import similarity_to_json, text_similarity
@@ -38,14 +36,12 @@ from ivf_core.training.sartm.prototypes import (
 )
 from ivf_core.training.sartm.sam2 import open_sam2
 from ivf_core.training.sartm.weights import save_sartm
-from ivf_core.training.segmentation.pair_images import ColorPairCrops, PairImages, score_pairs
 from ivf_core.training.segmentation.pair_options import PairSegmenterOptions
-from ivf_core.training.segmentation.segmenters import scores_by_class
+from ivf_core.training.segmentation.pair_task import PairSegmenterTask
 
 __all__ = ["SartmLoss", "SartmRecipe", "train_sartm"]
 
 _WARMUP_START = 0.1  # share of the learning rate at the first step
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,8 +94,6 @@ class SartmRecipe(PairSegmenterOptions):
     """Crops of a batch, of all processes together."""
     crop: tuple[int, int] = option((800, 800), minimum=32, multiple_of=32)
     """Height and width of a crop in pixels."""
-    scales: tuple[float, float] = option((0.5, 2.0), above=0, ascending=True)
-    """Range of the factor by which pairs are resized before they are cut."""
     learning_rate: float = option(1e-4, above=0)
     """Highest learning rate of AdamW."""
     weight_decay: float = option(0.01, minimum=0)
@@ -119,10 +113,6 @@ class SartmRecipe(PairSegmenterOptions):
     """Probability of the true class up to which a pixel is hard."""
     ohem_keep_share: float = option(1 / 16, above=0, maximum=1)
     """Smallest share of the labelled pixels that count, the hardest."""
-    workers: int = option(4, minimum=0, changeable=True)
-    """Processes that draw crops, for each device; 0 draws them in the training process."""
-    checkpoint_every: int = option(1000, minimum=1, changeable=True)
-    """Steps from one checkpoint to the next."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -141,18 +131,14 @@ def train_sartm(recipe: SartmRecipe) -> Scores:
     return run_task("sartm", recipe, SartmTask)
 
 
-class SartmTask(SingleTask[SartmRecipe]):
+class SartmTask(PairSegmenterTask[SartmRecipe]):
     """Training of a SARTM on crops of labelled pairs."""
+
+    system = "SARTM"
 
     def __init__(self, recipe: SartmRecipe, fabric: Any) -> None:
         super().__init__(recipe, fabric)
         root = data_directory()
-        both = recipe.open_split()
-        assert both[0].class_set is not None
-        self.class_set = both[0].class_set
-        self.training, self.test = (PairImages(part.files, self.class_set) for part in both)
-        self.names = [files.name for files in self.training.files]
-        self.steps = recipe.count_steps(len(self.training))
         sam2, random = open_sam2(root / recipe.sam2, len(self.class_set))
         self.random = ["SAM2"] if random else []
         self.notes = {
@@ -193,21 +179,6 @@ class SartmTask(SingleTask[SartmRecipe]):
         self.notes["text_similarity"] = similarity_to_json(similarity, self.class_set)
         return similarity.to(self.device)
 
-    def start(self, first: int) -> None:
-        """Read the pairs and open their crops."""
-        recipe = self.recipe
-        for name in self.random:
-            _log.warning(
-                "%s has random weights: the run shows that training works, its scores say "
-                "nothing about SARTM",
-                name,
-            )
-        images = list(tqdm(self.training, desc="read pairs", mininterval=5))
-        crops = ColorPairCrops(
-            images, self.names, recipe.crop, scales=recipe.scales, seed=recipe.seed
-        )
-        self.batches = self.open_batches(crops, recipe.batch_size, first)
-
     def loss(self, step: int, batch: Batch, guard: StepGuard) -> Total:
         """Return the weighted terms of equation (15), of the whole batch."""
         weights = self.recipe.loss
@@ -239,15 +210,12 @@ class SartmTask(SingleTask[SartmRecipe]):
 
     def images(self, step: int) -> dict[str, np.ndarray]:
         """Return both images of the first crop, its labels, and the classes of both heads."""
-        visible, infrared, labels = (x[0].cpu() for x in self.batches[step].tensors)
         main, auxiliary = (
             x[0].detach().argmax(dim=0).byte().cpu().numpy()
             for x in (self.out.main, self.out.auxiliary)
         )
         return {
-            "visible": (visible * 255).round().byte().permute(1, 2, 0).numpy(),
-            "infrared": (infrared[0] * 255).round().byte().numpy(),
-            "labels": color_labels(labels.byte().numpy(), self.class_set),
+            **self.first_crop(step),
             "sartm": color_labels(main, self.class_set),
             "second head": color_labels(auxiliary, self.class_set),
         }
@@ -258,8 +226,7 @@ class SartmTask(SingleTask[SartmRecipe]):
         source = f"{self.steps} steps on the training split of {self.recipe.dataset}"
         outside = None if self.recipe.self_contained else self.recipe.sam2
         save_sartm(network, self.recipe.output, outside, source=source, **self.notes, **origin)
-        matrix = score_pairs(network, self.test, self.device)
-        return scores_by_class(matrix, self.class_set)
+        return self.scores(network)
 
 
 def learning_rate_factor(steps: int, warmup: float, power: float) -> Callable[[int], float]:

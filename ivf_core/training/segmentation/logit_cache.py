@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ivf_core.class_sets import ClassSet
-from ivf_core.system.atomic import atomic_path, write_json
+from ivf_core.system.atomic import atomic_path, holds_files, write_json
 from ivf_core.training.masks.cache import content_digest
 
 __all__ = ["LOGIT_STRIDE", "LogitCache", "LogitCacheError", "resize_shares"]
@@ -87,6 +87,9 @@ class LogitCache:
             teacher: its `kind`, such as "sartm", and the `sha256` of its weights.
             class_set: classes of its logits.
             notes: see `LogitCache`; they do not determine the cache's name.
+
+        Raises:
+            LogitCacheError: the folder is there already, and no cache.
         """
         about: dict[str, object] = {
             "format": _FORMAT,
@@ -94,6 +97,8 @@ class LogitCache:
             "class_set": class_set.to_json(),
         }
         directory = Path(root) / f"{teacher['kind']}-{_digest(about).hex()[:16]}"
+        if holds_files(directory):
+            cls(directory)
         write_json(directory / _ABOUT, {**about, "notes": dict(notes or {})})
         return cls(directory)
 

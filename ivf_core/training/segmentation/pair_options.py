@@ -15,7 +15,7 @@ __all__ = ["PairSegmenterOptions"]
 
 @dataclass(frozen=True, kw_only=True)
 class PairSegmenterOptions(RunOptions):
-    """Options of the data of a network that segments pairs."""
+    """Options of the data of a network that segments pairs, and of crops of them."""
 
     dataset: str = option(nonempty=True)
     """Data set with labels, in a layout of `ivf_core.data.datasets`, relative to the data
@@ -26,6 +26,14 @@ class PairSegmenterOptions(RunOptions):
     """Classes of a plain folder: mfnet, fmb or pst900."""
     hold_out_every: int = option(7, minimum=2)
     """Without splits, every n-th pair is held out of training and tested on."""
+    crop: tuple[int, int] = option(minimum=32, multiple_of=32)
+    """Height and width of a crop in pixels."""
+    scales: tuple[float, float] = option((0.5, 2.0), above=0, ascending=True)
+    """Range of the factor by which pairs are resized before they are cut."""
+    workers: int = option(4, minimum=0, changeable=True)
+    """Processes that draw crops, for each device; 0 draws them in the training process."""
+    checkpoint_every: int = option(1000, minimum=1, changeable=True)
+    """Steps from one checkpoint to the next."""
 
     def open_split(self) -> tuple[PairDataset, PairDataset]:
         """Open the pairs of training and test; see `open_labelled_split`."""

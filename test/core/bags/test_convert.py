@@ -8,6 +8,7 @@ import pytest
 from small_bags import STORAGES, drive_frames, pixels, random_image, stamp_ns
 
 from ivf_core.bags.convert import (
+    CLASSES_TOPIC,
     LABELS_TOPIC,
     RGB_TOPIC,
     START_NS,
@@ -27,13 +28,14 @@ def test_drive_bag_round_trip_keeps_pixels_stamps_and_order(tmp_path: Path, stor
 
     info = bag_info(tmp_path / "drive")
     assert info.format == f"rosbag2 {storage}"
-    assert info.messages == 15
+    assert info.messages == 16
     assert info.start_ns == START_NS
     assert info.duration_seconds == pytest.approx(4 / 30, abs=1e-8)
     assert {(t.name, t.type, t.count) for t in info.topics} == {
-        (name, IMAGE_TYPE, 5) for name in (RGB_TOPIC, THERMAL_TOPIC, LABELS_TOPIC)
+        *((name, IMAGE_TYPE, 5) for name in (RGB_TOPIC, THERMAL_TOPIC, LABELS_TOPIC)),
+        (CLASSES_TOPIC, "std_msgs/msg/String", 1),
     }
-    assert all(t.rate_hz == pytest.approx(30.0) for t in info.topics)
+    assert all(t.rate_hz == pytest.approx(30.0) for t in info.topics if t.is_image)
 
     with BagReader(tmp_path / "drive") as reader:
         messages = list(reader.messages())

@@ -74,7 +74,7 @@ def test_rosbag1_with_a_custom_type(tmp_path: Path) -> None:
 def test_unknown_topics_are_rejected(tmp_path: Path) -> None:
     write_drive_bag(tmp_path / "drive", drive_frames(1), 10.0)
     with BagReader(tmp_path / "drive") as reader:
-        with pytest.raises(BagError, match=r"no topic /lidar; it has: /ground_truth/labels"):
+        with pytest.raises(BagError, match=r"no topic /lidar; it has: /ground_truth/classes"):
             list(reader.raw(["/lidar"]))
         assert list(reader.raw([])) == []
 

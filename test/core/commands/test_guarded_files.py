@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 from small_runs import write_pairs
 
+from ivf_core.class_sets import MFNET
 from ivf_core.cli import main
+from ivf_core.models.sartm import Sartm
 from ivf_core.system.results import OutputError
 from ivf_core.training.masks.cache import MaskCacheError
 from ivf_core.training.masks.priors import PriorRecipe, make_priors
+from ivf_core.training.sartm.sam2 import TINY_SAM2, build_sam2
+from ivf_core.training.sartm.weights import save_sartm
 from ivf_core.training.segmentation.fused_labels.campaign import make_labels
 from ivf_core.training.segmentation.fused_labels.options import LabelRecipe, LabelSet
+from ivf_core.training.segmentation.logit_cache import LogitCacheError
+from ivf_core.training.teacher_logits import LogitRecipe, make_logits
 
 
 @pytest.fixture
@@ -68,6 +75,42 @@ def test_export_beside_the_weights_spares_another_graph(
         assert main(["export", "--weights", str(weights)]) == 0
 
 
+def files_in(folder: Path) -> dict[str, bytes]:
+    """Content of all files by path."""
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+class TestLogits:
+    def recipe(self, root: Path, output: Path) -> LogitRecipe:
+        return LogitRecipe(
+            teacher=f"sartm:{root}/sartm.safetensors", folders=("pairs",), output=str(output)
+        )
+
+    @pytest.mark.parametrize("place", ["pairs", "."])
+    def test_output_with_the_input(self, root: Path, place: str) -> None:
+        with pytest.raises(OutputError, match="the input"):
+            make_logits(self.recipe(root, root / place))
+
+    def test_files_and_folders_of_others_stay(self, root: Path) -> None:
+        """A file in place of the output, and a folder of the name that a teacher's has."""
+        pytest.importorskip("transformers")
+        (root / "notes").write_text("mine")
+        with pytest.raises(OutputError, match="notes': it is a file, expected a folder"):
+            make_logits(self.recipe(root, root / "notes"))
+        network = Sartm(build_sam2(TINY_SAM2, len(MFNET)), MFNET, rank=2)
+        save_sartm(network, root / "sartm.safetensors")
+        directory = make_logits(self.recipe(root, root / "logits")).directory
+        assert make_logits(self.recipe(root, root / "logits")).kept == 2
+        for name, content in (("settings.json", '{"mine": true}'), ("thesis.txt", "mine")):
+            shutil.rmtree(directory)
+            directory.mkdir()
+            (directory / name).write_text(content)
+            before = files_in(root)
+            with pytest.raises(LogitCacheError, match="expected a folder that ivf train logits"):
+                make_logits(self.recipe(root, root / "logits"))
+            assert files_in(root) == before
+
+
 class TestPriors:
     def recipe(self, output: Path) -> PriorRecipe:
         return PriorRecipe(folders=("pairs",), output=str(output), source="crops", count=2)
@@ -76,6 +119,9 @@ class TestPriors:
     def test_output_with_the_input(self, root: Path, place: str) -> None:
         with pytest.raises(OutputError, match="the input"):
             make_priors(self.recipe(root / place))
+        (root / "notes").write_text("mine")
+        with pytest.raises(OutputError, match="notes': it is a file, expected a folder"):
+            make_priors(self.recipe(root / "notes"))
 
     def test_a_folder_of_the_same_name_stays(self, root: Path) -> None:
         directory = make_priors(self.recipe(root / "masks")).directory

@@ -269,6 +269,21 @@ class TestPair:
             record = health.add(visible, filled, k / RATE, coverage=coverage)
         assert record.names == ("misregistered",)
 
+    def test_a_bright_sky_that_only_the_rgb_camera_sees_is_no_polarity(
+        self, drive: list[tuple[np.ndarray, np.ndarray]]
+    ) -> None:
+        """Above its view, the prepared thermal image is the visible luma."""
+        coverage = np.zeros((240, 320), bool)
+        coverage[80:] = True
+        health = PairHealth()
+        for k, (visible, infrared) in enumerate(drive):
+            filled = np.where(coverage, infrared, 250).astype(np.uint8)
+            record = health.add(visible, filled, k / RATE, coverage=coverage)
+        alone = PairHealth()
+        for k, (_, infrared) in enumerate(drive):
+            expected = alone.add(None, infrared[80:], k / RATE)
+        assert record.values["polarity"] == expected.values["polarity"]
+
 
 @pytest.mark.data
 @pytest.mark.parametrize("folder", ["msrs", "roadscene"])

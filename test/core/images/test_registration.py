@@ -8,7 +8,12 @@ import cv2
 import numpy as np
 import pytest
 
-from ivf_core.images.registration import Registration, RegistrationError, fill_uncovered
+from ivf_core.images.registration import (
+    Registration,
+    RegistrationError,
+    covered_rectangle,
+    fill_uncovered,
+)
 
 IDENTITY = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
 
@@ -233,3 +238,37 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
 def test_incomplete_arguments_are_rejected() -> None:
     with pytest.raises(RegistrationError, match="missing thermal_size, rgb_size"):
         Registration(homography=(1, 0, 0, 0, 1, 0, 0, 0, 1))
+
+
+def _largest_area(mask: np.ndarray) -> int:
+    height, width = mask.shape
+    return max(
+        (bottom - top) * (right - left)
+        for top in range(height)
+        for bottom in range(top + 1, height + 1)
+        for left in range(width)
+        for right in range(left + 1, width + 1)
+        if mask[top:bottom, left:right].all()
+    )
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_covered_rectangle_is_the_largest_one(seed: int) -> None:
+    mask = np.random.default_rng(seed).random((9, 12)) < 0.8
+    part = covered_rectangle(mask, mask.shape)
+    assert part is not None
+    assert mask[part].all()
+    assert mask[part].size == _largest_area(mask)
+
+
+def test_covered_rectangle_of_large_images_loses_less_than_a_block_a_side() -> None:
+    mask = np.zeros((720, 1280), bool)
+    mask[101:611, 333:1277] = True
+    part = covered_rectangle(mask, mask.shape)
+    assert part is not None
+    assert mask[part].all()
+    assert mask[part].shape >= (510 - 2 * 8, 944 - 2 * 8)
+    whole = (slice(0, 720), slice(0, 1280))
+    assert covered_rectangle(None, (720, 1280)) == whole
+    assert covered_rectangle(np.ones((720, 1280), bool), (720, 1280)) == whole
+    assert covered_rectangle(np.zeros((720, 1280), bool), (720, 1280)) is None

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from random_pairs import SIZE, random_pair, size_of, thermal_pairs
 
 from ivf_core.class_sets import CLASS_SETS, PST900, ClassSet
 from ivf_core.models.color import luma_chroma, recolor_unrounded
@@ -21,8 +21,6 @@ from ivf_core.training.sage.smoke import TINY_SAM
 
 pytest.importorskip("segment_anything")
 
-SIZE = (64, 96)
-
 
 def tiny(
     class_set: ClassSet = PST900, sam: SamArchitecture = TINY_SAM, **options: Any
@@ -33,15 +31,6 @@ def tiny(
     prompt = FusionPrompt(8, 16, 2, 1, 8)
     parts: Any = (first, second)
     return FusionSam(parts, prompt, build_sam(architecture), class_set, **options)
-
-
-def pair(seed: int = 0, count: int = 2, size: tuple[int, int] = SIZE) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return tuple(torch.rand(count, n, *size, generator=generator) for n in (3, 1))  # type: ignore[return-value]
-
-
-def count(parameters: Any) -> int:
-    return sum(p.numel() for p in parameters)
 
 
 def published(model: str, outputs: int) -> SamArchitecture:
@@ -61,9 +50,9 @@ def published(model: str, outputs: int) -> SamArchitecture:
 def test_sizes_of_sam(model: str, encoder: int) -> None:
     with torch.device("meta"):
         sam = build_sam(published(model, 3))
-    assert count(sam.image_encoder.parameters()) == encoder
-    assert count(sam.prompt_encoder.parameters()) == 6_220
-    assert count(sam.mask_decoder.parameters()) == 4_058_340
+    assert size_of(sam.image_encoder.parameters()) == encoder
+    assert size_of(sam.prompt_encoder.parameters()) == 6_220
+    assert size_of(sam.mask_decoder.parameters()) == 4_058_340
 
 
 @pytest.mark.parametrize(
@@ -76,20 +65,20 @@ def test_sizes_of_fusionsam(name: str, decoder: int) -> None:
         parts: Any = tuple(build_tokenizers(32, 64, 1024))
         sam = build_sam(published("vit_b", len(classes)))
         network = FusionSam(parts, FusionPrompt(64), sam, classes)
-    assert count(sam.mask_decoder.parameters()) == decoder
-    assert count(network.prompt.parameters()) == 1_015_307
-    tokens = count(network.tokenizers.parameters())
+    assert size_of(sam.mask_decoder.parameters()) == decoder
+    assert size_of(network.prompt.parameters()) == 1_015_307
+    tokens = size_of(network.tokenizers.parameters())
     assert tokens == 2 * (534_400 + 1_133_825 + 16_576)
-    assert count(network.parameters()) == 89_670_912 + 6_220 + decoder + 1_015_307 + tokens
+    assert size_of(network.parameters()) == 89_670_912 + 6_220 + decoder + 1_015_307 + tokens
     frozen = (sam.mask_decoder.iou_prediction_head, sam.mask_decoder.output_hypernetworks_mlps[0])
-    unused = sum(count(part.parameters()) for part in frozen)
-    trained = count(p for p in network.parameters() if p.requires_grad)
+    unused = sum(size_of(part.parameters()) for part in frozen)
+    trained = size_of(p for p in network.parameters() if p.requires_grad)
     assert trained == 6_220 + decoder - unused + 1_015_307
 
 
 @pytest.mark.parametrize("size", [(32, 32), (60, 90), (130, 41)])
 def test_shapes(size: tuple[int, int]) -> None:
-    out = tiny()(*pair(size=size))
+    out = tiny()(*random_pair(size=size))
     assert out.main.shape == (2, 5, *size)
     assert out.auxiliary is None
     assert out.fused is not None
@@ -104,7 +93,7 @@ def test_shapes(size: tuple[int, int]) -> None:
 def test_masks_are_those_of_sam(box: bool) -> None:
     """The package's own `Sam` gives these logits for the fused image and the prompts."""
     network = tiny(box=box).eval()
-    visible, infrared = pair()
+    visible, infrared = random_pair()
     _, cr, cb = luma_chroma((visible * 255).round())
     out = network.segment(visible, infrared)
     assert out.fused is not None
@@ -157,7 +146,7 @@ def test_prompts_are_placed_in_pixels_of_sam() -> None:
 
 def test_thermal_reaches_the_logits() -> None:
     network = tiny()
-    visible, infrared = pair()
+    visible, infrared = random_pair()
     infrared.requires_grad_(True)
     out = network(visible, infrared)
     for part in (out.main, out.fused):
@@ -176,7 +165,7 @@ def test_only_what_is_named_learns(train_tokens: bool, through_encoder: bool) ->
     assert network.prompt.training
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     optimizer = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=1e-2)
-    visible, infrared = pair()
+    visible, infrared = random_pair()
     out = network(visible, infrared)
     assert out.fused is not None
     (out.main.square().mean() + out.fused.square().mean()).backward()
@@ -194,7 +183,7 @@ def test_only_what_is_named_learns(train_tokens: bool, through_encoder: bool) ->
 
 @torch.no_grad()
 def test_training_and_test_take_the_same_path() -> None:
-    network, images = tiny(), pair()
+    network, images = tiny(), random_pair()
     trained, tested = network.train()(*images), network.eval()(*images)
     for a, b in zip(trained, tested, strict=True):
         assert (a is b is None) or torch.equal(a, b)
@@ -202,9 +191,24 @@ def test_training_and_test_take_the_same_path() -> None:
 
 @torch.no_grad()
 def test_options_of_the_latents_and_prompts() -> None:
-    base = tiny()(*pair()).main
+    base = tiny()(*random_pair()).main
     for options in ({"quantized": False}, {"points": 0}, {"box": True}):
-        assert not torch.equal(tiny(**options)(*pair()).main, base)  # type: ignore[arg-type]
+        assert not torch.equal(tiny(**options)(*random_pair()).main, base)  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+def test_latents_are_codes() -> None:
+    """With the same code for all latents nothing but rounding is left of the thermal image."""
+    visible, infrared = random_pair()
+    changes = []
+    for quantized in (True, False):
+        network = tiny(quantized=quantized, points=0)  # peaks of even features are rounding
+        for tokenizer in network.tokenizers:
+            embedding: Any = tokenizer.codebook.embedding  # type: ignore[union-attr]
+            embedding.copy_(embedding[:1].expand_as(embedding))
+        before, after = (network(visible, x).main for x in (infrared, 1 - infrared))
+        changes.append((after - before).abs().max())
+    assert changes[0] < 1e-3 * changes[1]
 
 
 def test_parts_that_do_not_fit() -> None:
@@ -222,16 +226,7 @@ def test_parts_that_do_not_fit() -> None:
 def test_it_learns_what_only_the_thermal_camera_shows(shown: bool) -> None:
     """Image encoder and tokenizers random and frozen; with a black thermal image it does not."""
     network = tiny(sam=replace(TINY_SAM, patch=8, grid=8))
-    generator = torch.Generator().manual_seed(1)
-    visible = F.interpolate(torch.rand(2, 3, 4, 6, generator=generator), SIZE, mode="bicubic")
-    infrared = F.interpolate(torch.rand(2, 1, 4, 6, generator=generator), SIZE, mode="bicubic")
-    visible = visible[:1].expand(2, -1, -1, -1).clamp(0, 1)  # the same for both labels
-    infrared = infrared.clamp(0, 1)
-    labels = (infrared[:, 0] > infrared[:1].median()).long()
-    labels[1] = 1 - labels[0]
-    infrared[1] = 1 - infrared[0]
-    if not shown:
-        infrared = torch.zeros_like(infrared)
+    visible, infrared, labels = thermal_pairs(shown)
     luma = luma_chroma((visible * 255).round())[0] / 255
     for tokenizer, plane in zip(network.tokenizers, (luma, infrared), strict=True):
         tokenizer.codebook.start(tokenizer.encode(plane))  # type: ignore[operator, union-attr]

@@ -271,6 +271,10 @@ def test_the_mask_encoders_see_the_image_inside_each_mask() -> None:
     fused = patched(visible, infrared, visible_masks, infrared_masks).fused
     assert torch.equal(fused, bare(visible, infrared, *patches).fused)
     assert not torch.allclose(fused, bare(visible, infrared, visible_masks, infrared_masks).fused)
+    empty = (0 * visible_masks, 0 * infrared_masks)
+    assert torch.equal(
+        patched(visible, infrared, *empty).fused, bare(visible, infrared, *empty).fused
+    )
 
 
 def test_ablated_teachers_have_the_same_shapes_and_other_results() -> None:

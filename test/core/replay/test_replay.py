@@ -119,7 +119,7 @@ class TestOutputs:
         summary = summary_of(replayed)
         assert summary["format"] == 1
         assert summary["bag"]["path"] == "drive"
-        assert summary["bag"]["messages"] == 3 * COUNT
+        assert summary["bag"]["messages"] == 3 * COUNT + 1  # and the class set
         assert summary["topics"]["guessed"]
         assert summary["topics"]["rgb"] == RGB_TOPIC
         assert summary["topics"]["labels"] == LABELS_TOPIC

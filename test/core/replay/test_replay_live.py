@@ -133,6 +133,25 @@ def test_recorded_parameter_that_cannot_be_read_is_named(tmp_path: Path) -> None
         live.settings(ReplaySettings())
 
 
+def test_rig_of_the_node_that_the_recording_lacks_is_named(tmp_path: Path) -> None:
+    path = live_bag(tmp_path / "bag", [], {})
+    with BagReader(path) as reader:
+        live = read_live(reader)
+    assert live is not None
+    rig = tmp_path / "rig.yaml"
+    live.parameters = {"registration": "file", "registration_file": str(rig)}
+    with pytest.raises(ValueError, match=r"registered by '.*rig.yaml', which is not here"):
+        live.settings(ReplaySettings())
+    rig.touch()
+    assert live.settings(ReplaySettings()).registration == rig
+    assert live.registration_warnings(ReplaySettings()) == []
+    live.parameters = {"registration": "auto", "registration_file": str(rig)}
+    (found,) = live.registration_warnings(ReplaySettings())
+    assert "registration:=auto" in found["text"]
+    assert "~/save_registration" in found["text"]
+    assert live.registration_warnings(ReplaySettings(registration=rig)) == []
+
+
 def test_recording_without_diagnostics_has_no_reports(tmp_path: Path) -> None:
     with BagReader(record(tmp_path / "bag", [0])) as reader:
         assert read_live(reader) is None

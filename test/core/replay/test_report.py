@@ -19,7 +19,6 @@ from ivf_core.html.chart_data import numbers
 from ivf_core.html.embedding import embed_images
 from ivf_core.html.filters import utc
 from ivf_core.images.files import write_image
-from ivf_core.images.registration import Registration
 from ivf_core.inference import FusionPipeline
 from ivf_core.models.checkpoints import FusionModel
 from ivf_core.replay.report.charts import report_data
@@ -208,12 +207,12 @@ def test_charts_zoom_together_and_back(opened: Opened) -> None:
     cursor.wait_for(state="visible")
 
 
-def test_the_suggested_registration_is_a_valid_file(opened: Opened, tmp_path: Path) -> None:
-    path = tmp_path / "registration.yaml"
-    path.write_text(opened.page.inner_text("#registration pre"))
-    found = Registration.from_yaml(path)
-    assert found.homography == (1, 0, 3, 0, 1, -1, 0, 0, 1)
-    assert found.thermal_size == found.rgb_size == (160, 120)
+def test_registration_and_the_command_that_mends_it(opened: Opened) -> None:
+    text = opened.page.inner_text("#registration")
+    assert "No registration: thermal images were stretched" in text
+    assert "displaced by 3.2 px" in text
+    command = opened.page.inner_text("#registration pre")
+    assert command.strip() == "ivf register synthetic_drive --output rig"
 
 
 def test_foreign_text_is_escaped(opened: Opened) -> None:
@@ -245,7 +244,7 @@ def test_a_replay_without_pairs_has_a_page(browser: Any, copy: Path) -> None:
     summary["pairing"] |= {"pairs": 0, "received": {"rgb": 0, "thermal": 5}, "rate": {},
                            "offset_histogram": {}, "suggested_offset_seconds": None}  # fmt: skip
     summary |= {"metrics": {}, "other": None, "segmentation": None, "registration": None,
-                "notable": [], "timings": {}, "throughput": None}  # fmt: skip
+                "rig": None, "notable": [], "timings": {}, "throughput": None}  # fmt: skip
     (copy / "summary.json").write_text(json.dumps(summary))
     page = browser.new_page(offline=True)
     complaints: list[str] = []

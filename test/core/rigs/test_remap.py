@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -138,6 +139,26 @@ def test_uncovered_pixels_are_filled_with_the_undistorted_luma() -> None:
 def test_raw_rgb_images_are_not_copied() -> None:
     visible = np.zeros((240, 320, 3), np.uint8)
     assert RigRegistration(RIG).undistort(visible) is visible
+    labels = np.zeros((240, 320), np.uint8)
+    assert RigRegistration(RIG).undistort_labels(labels) is labels
+
+
+def test_labels_are_undistorted_without_new_ids() -> None:
+    """Unlabeled pixels are where the lens shows nothing: here in the corners of a pincushion."""
+    rig = RigRegistration(Rig(replace(RGB, distortion=(0.2, 0.0, 0.0, 0.0)), THERMAL,
+                              undistort_rgb=True))  # fmt: skip
+    image = _image((240, 320))
+    labels = np.where(image > 127, np.uint8(7), np.uint8(2))
+    flat = rig.undistort_labels(labels)
+    assert flat.dtype == np.uint8
+    assert set(np.unique(flat)) == {2, 7, 255}
+    assert (flat[:2, :2] == 255).all()
+    assert (flat[40:200, 50:270] != 255).all()
+    undistorted = rig.undistort(cv2.cvtColor(image, cv2.COLOR_GRAY2RGB))[..., 0]
+    inner = cv2.erode((flat != 255).astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+    clear = (np.abs(undistorted.astype(int) - 127) > 40) & inner
+    assert clear.mean() > 0.01
+    np.testing.assert_array_equal(flat[clear] == 7, undistorted[clear] > 127)
 
 
 def test_cameras_that_look_apart_are_an_error() -> None:

@@ -43,3 +43,6 @@ def test_frames_without_connection_and_circles_end() -> None:
 def test_bad_transforms_are_rejected() -> None:
     with pytest.raises(ValueError, match="not finite"):
         FrameTree().add("a", "b", (float("inf"), 0, 0), (0, 0, 0, 1))
+    for parent, child in (("a", "a"), ("/a", "a"), ("", "a"), ("a", "/")):  # as tf2 does
+        with pytest.raises(ValueError, match="expected the names of two frames"):
+            FrameTree().add(parent, child, (0, 0, 0), (0, 0, 0, 1))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ivf_core.system.atomic import atomic_path, write_json
+from ivf_core.system.atomic import atomic_path, holds_files, write_json
 
 
 def test_atomic_path_keeps_the_old_file_after_an_error(tmp_path: Path) -> None:
@@ -40,3 +40,12 @@ def test_value_that_is_no_json_leaves_the_old_file(tmp_path: Path) -> None:
         write_json(path, {"path": path})
     assert path.read_text(encoding="utf-8") == "1\n"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_holds_more_than_temporary_files(tmp_path: Path) -> None:
+    folder = tmp_path / "new"
+    assert not holds_files(folder)
+    with atomic_path(folder / "record.json"):
+        assert list(folder.iterdir())
+        assert not holds_files(folder)
+    assert holds_files(folder)

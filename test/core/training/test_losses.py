@@ -57,6 +57,16 @@ def test_ohem_counts_only_hard_pixels() -> None:
     assert easiest.item() == pytest.approx(-math.log(0.2))
 
 
+@pytest.mark.parametrize(("hard", "counted"), [((), (0.8,)), ((0.6, 0.3), (0.6, 0.3))])
+def test_ohem_of_sixteen_pixels(hard: tuple[float, ...], counted: tuple[float, ...]) -> None:
+    """SARTM's equation (11): those of less than 0.7, and at least the hardest sixteenth."""
+    probability = [*hard, 0.8, *[0.9] * (15 - len(hard))]
+    logits = torch.tensor([[math.log(p), math.log(1 - p)] for p in probability])
+    logits = logits.T.reshape(1, 2, 4, 4)
+    loss = ohem_cross_entropy(logits, torch.zeros(1, 4, 4, dtype=torch.int64))
+    assert loss.item() == pytest.approx(-np.log(counted).mean(), rel=1e-5)
+
+
 def test_ohem_weighs_classes() -> None:
     logits = torch.zeros(1, 2, 1, 2)
     labels = torch.tensor([[[0, 1]]])

@@ -9,13 +9,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
-from small_runs import write_pairs
+from safetensors.torch import load_file
+from small_runs import recipe_of, run, write_networks, write_pairs, write_recipe
 
 from ivf_core.class_sets import MFNET, PST900
 from ivf_core.cli import main
 from ivf_core.data.datasets import open_dataset
 from ivf_core.images.files import read_labels, write_image
+from ivf_core.models.checkpoints import load_model
 from ivf_core.models.sartm import Sartm
+from ivf_core.training.runs.record import run_directory
+from ivf_core.training.runs.weights_origin import file_digest
 from ivf_core.training.sartm.sam2 import TINY_SAM2, build_sam2
 from ivf_core.training.sartm.weights import save_sartm
 from ivf_core.training.segmentation.fused_labels.options import GivenLabels, LabelSet
@@ -148,6 +152,23 @@ def test_labels_are_a_teacher_of_train_labels(root: Path) -> None:
         assert ids.is_file()
         assert sure is not None
         assert sure.is_file()
+
+
+def test_a_head_asks_its_teacher_first(root: Path) -> None:
+    """`ivf train head` with a file learns what it learns from the folder of its answers."""
+    write_networks(root)
+    teacher = root / "sartm.safetensors"
+    recipe = recipe_of("head", root, teacher_logits=f"sartm:{teacher}", steps=1, hold_out_every=3)
+    assert main(["train", "head", "--config", str(write_recipe(root, recipe))]) == 0
+    (folder,) = (run_directory(recipe.output) / "logits").iterdir()
+    assert len(list(folder.glob("*.npz"))) == 3
+    asked, model = load_file(recipe.output), load_model(recipe.output)
+    assert file_digest(teacher) in model.metadata["head_teacher"]
+    run("head", recipe_of("head", root, teacher_logits=str(folder), steps=1, hold_out_every=3))
+    read = load_file(recipe.output)
+    assert asked.keys() == read.keys()
+    for name, tensor in asked.items():
+        assert torch.equal(tensor, read[name]), name
 
 
 def test_command(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

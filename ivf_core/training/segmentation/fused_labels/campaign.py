@@ -24,7 +24,7 @@ from tqdm import tqdm
 from ivf_core.class_sets import STREET, UNLABELED
 from ivf_core.images.files import read_labels
 from ivf_core.system.atomic import write_json
-from ivf_core.system.results import OutputError, check_inputs
+from ivf_core.system.results import OutputError, check_folder
 from ivf_core.training.masks.cache import settings_digest
 from ivf_core.training.runs.recipe import data_directory, provenance
 from ivf_core.training.segmentation.fused_labels.evidence import (
@@ -266,9 +266,7 @@ class _Campaign:
 def _check_output(output: Path, recipe: LabelRecipe, data: Path) -> None:
     """Raise OutputError if labels would be written into a folder of something else."""
     folders = [f for one in recipe.sets for f in (*one.visible, one.infrared, one.videos) if f]
-    check_inputs(output, [data / folder for folder in folders])
-    if output.exists() and not output.is_dir():
-        raise OutputError(f"output '{output}': it is a file, expected a folder")
+    check_folder(output, [data / folder for folder in folders])
     if _is_listing(output / _LISTING) or any(output.glob("predictions/*/settings.json")):
         return
     for name in (_LISTING, "index.html", "predictions", *(entry.name for entry in recipe.sets)):

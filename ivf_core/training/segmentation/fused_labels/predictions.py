@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping
 from functools import cached_property
@@ -14,6 +13,7 @@ import numpy as np
 from ivf_core.class_sets import STREET
 from ivf_core.system.atomic import atomic_path, write_json
 from ivf_core.training.masks.cache import content_digest, settings_digest
+from ivf_core.training.runs.weights_origin import file_digest
 from ivf_core.training.segmentation.fused_labels.networks import (
     NETWORKS,
     Boxes,
@@ -116,10 +116,9 @@ def _write(path: Path, arrays: Mapping[str, Any]) -> None:
 def _digest_of(path: str | os.PathLike[str]) -> str:
     """Return the SHA-256 of a network's file, and of the weights beside an OpenVINO file."""
     path = Path(path)
-    digest = hashlib.sha256(path.read_bytes())
     weights = path.with_suffix(".bin")
-    if path.suffix == ".xml":
-        if not weights.is_file():
-            raise NetworkError(f"network '{weights}': no such file")
-        digest.update(weights.read_bytes())
-    return digest.hexdigest()
+    if path.suffix != ".xml":
+        return file_digest(path)
+    if not weights.is_file():
+        raise NetworkError(f"network '{weights}': no such file")
+    return file_digest(path, weights)

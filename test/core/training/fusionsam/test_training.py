@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small_runs import recipe_of, write_pairs
+from small_runs import recipe_of
 
 from ivf_core.class_sets import MFNET
 from ivf_core.cli import main
-from ivf_core.images.files import write_image
 from ivf_core.models.weights_files import WeightsError
 from ivf_core.training.fusionsam.fusionsam import FusionSamLoss, FusionSamRecipe, train_fusionsam
 from ivf_core.training.fusionsam.tokens import TokensRecipe, train_tokens
@@ -32,13 +31,6 @@ from ivf_core.training.teacher_logits import LogitRecipe, make_logits
 pytest.importorskip("segment_anything")
 
 RECIPES = Path(__file__).parents[4] / "training"
-
-
-@pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("IVF_DATA", str(tmp_path))
-    write_pairs(tmp_path)
-    return tmp_path
 
 
 def tokens(root: Path, **options: Any) -> TokensRecipe:
@@ -326,37 +318,6 @@ def test_recipes_in_published_sizes(name: str, crop: tuple[int, int]) -> None:
     assert of_tokens.folders == (recipe.dataset,)
     assert (of_tokens.width, of_tokens.latent, of_tokens.codes) == (32, 64, 1024)
     assert (of_tokens.batch_size, of_tokens.crop) == (8, (256, 256))
-
-
-LAYOUTS = {
-    "fmb": ("FMB/{split}/Visible", "FMB/{split}/Infrared", "FMB/{split}/Label"),
-    "pst900": ("PST900/{split}/rgb", "PST900/{split}/thermal", "PST900/{split}/labels"),
-}
-
-
-@pytest.mark.parametrize("name", ["fmb", pytest.param("pst900", marks=pytest.mark.slow)])
-def test_published_recipes_run(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """On random images in the published layout, with tiny networks, by the commands."""
-    monkeypatch.setenv("IVF_DATA", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    save_tiny_sam(tmp_path / "sam_tiny.pth")
-    random = np.random.default_rng(0)
-    for split, stems in (("train", "ab"), ("test", "c")):
-        for stem in stems:
-            image = random.integers(0, 255, (50, 70, 4), np.uint8)
-            planes = (image[..., :3], image[..., 3], (image[..., 0] // 64).astype(np.uint8))
-            for folder, plane in zip(LAYOUTS[name], planes, strict=True):
-                write_image(tmp_path / folder.format(split=split) / f"{stem}.png", plane)
-    short = ["steps=1", "epochs=0", "crop=[64, 64]", "batch_size=2", "workers=0"]
-    run("tokens", name, [*short, "width=4", "latent=4", "codes=8", "discriminator_width=4"])
-    assert "perplexity" in capsys.readouterr().out
-    small_prompt = ["sam_checkpoint=sam_tiny.pth", "channels=8", "heads=2", "depth=1"]
-    run("fusionsam", name, [*short, *small_prompt])
-    assert "IoU on the test split" in capsys.readouterr().out
-    metadata = load_fusionsam(f"runs/fusionsam_{name}.safetensors")[1]
-    assert json.loads(metadata["fusionsam_recipe"])["crop"] == [64, 64]
 
 
 def run(command: str, name: str, changes: list[str]) -> None:

@@ -8,18 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_runs import teacher_recipe, write_pairs
+from small_runs import teacher_recipe
 
 from ivf_core.training.runs.batches import BatchStream
 from ivf_core.training.sage.options import find_priors, find_sources
 from ivf_core.training.sage.samples import Batch, CropOrder, MaskedPairs, Place, join
-
-
-@pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("IVF_DATA", str(tmp_path))
-    write_pairs(tmp_path)
-    return tmp_path
 
 
 def open_pairs(root: Path, *, labels: bool = True, in_memory: bool = False) -> MaskedPairs:

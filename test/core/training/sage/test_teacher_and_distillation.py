@@ -24,7 +24,6 @@ from small_runs import (
     teacher_recipe,
     without_segmentation,
     write_networks,
-    write_pairs,
     write_recipe,
 )
 from torch import Tensor, nn
@@ -48,11 +47,9 @@ ROOT = Path(__file__).parents[4]
 
 
 @pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("IVF_DATA", str(tmp_path))
-    write_pairs(tmp_path)
-    write_networks(tmp_path)
-    return tmp_path
+def root(root: Path) -> Path:
+    write_networks(root)
+    return root
 
 
 # Steps

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from random_pairs import random_pair, size_of, thermal_pairs
 
 from ivf_core.class_sets import CLASS_SETS, MFNET, PST900, ClassSet
 from ivf_core.models.lora import lora_parameters
@@ -24,8 +24,6 @@ from ivf_core.training.segmentation.pretrained import PretrainedError, save_rand
 
 transformers = pytest.importorskip("transformers")
 
-SIZE = (64, 96)
-
 
 def tiny(class_set: ClassSet = PST900, seed: int = 0, **options: Any) -> Sartm:
     """A tiny SARTM whose LoRA, fusion and decoder are not at their starting point."""
@@ -37,15 +35,6 @@ def tiny(class_set: ClassSet = PST900, seed: int = 0, **options: Any) -> Sartm:
         for part in network.fusion:
             part.fuse.norm.weight.fill_(1)  # type: ignore[union-attr, operator]
     return network.eval()
-
-
-def pair(seed: int = 0, count: int = 2, size: tuple[int, int] = SIZE) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return tuple(torch.rand(count, n, *size, generator=generator) for n in (3, 1))  # type: ignore[return-value]
-
-
-def count(parameters: Any) -> int:
-    return sum(p.numel() for p in parameters)
 
 
 @pytest.mark.parametrize(
@@ -62,11 +51,11 @@ def test_sizes_of_sam2(model: str, total: int, backbone: int, neck: int, lora: i
     with torch.device("meta"):
         sam2 = build_sam2(SAM2_MODELS[model], 3)
         encoder = sam2.vision_encoder
-        found = [count(part.parameters()) for part in (sam2, encoder.backbone, encoder.neck)]
+        found = [size_of(part.parameters()) for part in (sam2, encoder.backbone, encoder.neck)]
         network = Sartm(build_sam2(SAM2_MODELS[model], 5), PST900)
     assert found == [total, backbone, neck]
-    assert count(sam2.mask_decoder.parameters()) == 4_215_109
-    assert count(lora_parameters(network)) == 2 * lora
+    assert size_of(sam2.mask_decoder.parameters()) == 4_215_109
+    assert size_of(lora_parameters(network)) == 2 * lora
     assert Sam2Architecture.from_config(sam2.config) == SAM2_MODELS[model]
 
 
@@ -78,25 +67,25 @@ def test_sizes_of_sartm(name: str, decoder: int) -> None:
     class_set = CLASS_SETS[name]
     with torch.device("meta"):
         network = Sartm(build_sam2(SAM2_MODELS["base_plus"], len(class_set)), class_set)
-    assert count(network.sam2.mask_decoder.parameters()) == decoder
-    assert count(network.fusion.parameters()) == 3_050_534 + 6
-    assert count(network.auxiliary.parameters()) == 8_448 + 16_640 + 2_305 * len(class_set)
+    assert size_of(network.sam2.mask_decoder.parameters()) == decoder
+    assert size_of(network.fusion.parameters()) == 3_050_534 + 6
+    assert size_of(network.auxiliary.parameters()) == 8_448 + 16_640 + 2_305 * len(class_set)
     if name == "mfnet":
         trained = (p for p in network.parameters() if p.requires_grad)
-        assert count(trained) == 9_213_493
+        assert size_of(trained) == 9_213_493
 
 
 def test_sizes_of_the_tiny_one() -> None:
     sam2 = build_sam2(TINY_SAM2, 5)
-    assert count(sam2.parameters()) == 129_123
+    assert size_of(sam2.parameters()) == 129_123
     network = Sartm(sam2, PST900, rank=4)
-    assert count(lora_parameters(network)) == 3_968
-    assert count(network.parameters()) - count(network.auxiliary.parameters()) == 182_115
+    assert size_of(lora_parameters(network)) == 3_968
+    assert size_of(network.parameters()) - size_of(network.auxiliary.parameters()) == 182_115
 
 
 def test_shapes() -> None:
     network = tiny()
-    visible, infrared = pair()
+    visible, infrared = random_pair()
     features = network.encode(visible, infrared)
     shapes = [(4, 16, 24), (8, 8, 12), (32, 4, 6)]
     assert [tuple(x.shape[1:]) for own in zip(*features, strict=True) for x in own] == 2 * shapes
@@ -104,13 +93,15 @@ def test_shapes() -> None:
     assert low.main.shape == (2, 5, 16, 24)
     assert low.auxiliary is not None
     assert low.auxiliary.shape == (2, 5, 16, 24)
-    out = network(*pair(size=(60, 90)))
+    out = network(*random_pair(size=(60, 90)))
     assert out.main.shape == (2, 5, 60, 90)
     assert out.auxiliary is not None
     assert out.auxiliary.shape == (2, 5, 60, 90)
     assert out.features is not None
     assert out.features.shape == (2, 32, 4, 6)
     assert out.fused is None
+    whole = network(*(F.pad(x, (0, 6, 0, 4), mode="reflect") for x in random_pair(size=(60, 90))))
+    assert torch.equal(whole.main[..., :60, :90], out.main)
 
 
 @torch.no_grad()
@@ -122,7 +113,7 @@ def test_decoder_is_that_of_sam2() -> None:
     config.prompt_encoder_config.image_size = 64
     sam2 = transformers.Sam2Model(config).eval()
     torch.nn.init.normal_(sam2.no_memory_embedding)
-    visible, infrared = pair(size=(64, 64))
+    visible, infrared = random_pair(size=(64, 64))
     pixels = (visible - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)) / torch.tensor(
         [0.229, 0.224, 0.225]
     ).view(3, 1, 1)
@@ -141,12 +132,12 @@ def test_decoder_is_that_of_sam2() -> None:
 def test_classes_of_both_heads() -> None:
     """The logarithm of the mean of their probabilities, if asked for; else the decoder's logits."""
     network = tiny()
-    out = network(*pair())
+    out = network(*random_pair())
     assert out.auxiliary is not None
-    assert torch.equal(network.classify(*pair()), out.main)
+    assert torch.equal(network.classify(*random_pair()), out.main)
     network.average_heads = True
     mean = (out.main.double().softmax(1) + out.auxiliary.double().softmax(1)) / 2
-    found = network.classify(*pair())
+    found = network.classify(*random_pair())
     assert torch.allclose(found.double().exp(), mean, rtol=1e-5)
     assert not torch.allclose(found.exp(), out.main.softmax(1), rtol=1e-3)
 
@@ -155,14 +146,14 @@ def test_classes_of_both_heads() -> None:
 def test_a_new_network_is_sam2_on_the_mean_of_both() -> None:
     torch.manual_seed(0)
     network = Sartm(build_sam2(TINY_SAM2, 5), PST900, rank=4).eval()
-    features = network.encode(*pair())
+    features = network.encode(*random_pair())
     mean = [0.5 * visible + 0.5 * infrared for visible, infrared in features]
-    assert torch.equal(network.segment(*pair()).main, network.decode_features(*mean))
+    assert torch.equal(network.segment(*random_pair()).main, network.decode_features(*mean))
 
 
 @torch.no_grad()
 def test_the_same_image_gives_the_same_features_until_lora_learns() -> None:
-    visible, infrared = pair()
+    visible, infrared = random_pair()
     grey = infrared.expand(-1, 3, -1, -1)
     torch.manual_seed(0)
     network = Sartm(build_sam2(TINY_SAM2, 5), PST900, rank=4).eval()
@@ -180,7 +171,7 @@ def test_the_same_image_gives_the_same_features_until_lora_learns() -> None:
 def test_thermal_reaches_the_logits(decode: str) -> None:
     """Both heads see the infrared image of their pair, not its neighbours in the batch."""
     network = tiny(decode=decode)
-    visible, infrared = pair()
+    visible, infrared = random_pair()
     infrared.requires_grad_(True)
     out = network(visible, infrared)
     assert out.auxiliary is not None
@@ -193,12 +184,12 @@ def test_thermal_reaches_the_logits(decode: str) -> None:
 
 
 def test_options_of_the_decoding_differ() -> None:
-    fused, each = (tiny(decode=word)(*pair()) for word in ("fused", "each"))
+    fused, each = (tiny(decode=word)(*random_pair()) for word in ("fused", "each"))
     assert not torch.allclose(fused.main, each.main)
     assert fused.auxiliary is not None
     assert each.auxiliary is not None
     assert torch.equal(fused.auxiliary, each.auxiliary)
-    plain = tiny(thermal_normalization="none")(*pair())
+    plain = tiny(thermal_normalization="none")(*random_pair())
     assert not torch.allclose(fused.main, plain.main)
     for option in ("decode", "thermal_normalization"):
         with pytest.raises(ValueError, match="'both': expected"):
@@ -208,7 +199,7 @@ def test_options_of_the_decoding_differ() -> None:
 def test_only_what_is_named_learns() -> None:
     """Neither the encoder, nor the prompts, nor the decoder's unused parts."""
     network = tiny()
-    out = network(*pair())
+    out = network(*random_pair())
     assert out.auxiliary is not None
     (out.main.square().mean() + out.auxiliary.square().mean()).backward()
     learned = {n for n, p in network.named_parameters() if p.grad is not None}
@@ -224,7 +215,7 @@ def test_only_what_is_named_learns() -> None:
 def test_the_second_head_is_part_of_the_network() -> None:
     """Logits are the same in each pass, and its weights are saved."""
     network = tiny()
-    first, second = network(*pair()), network(*pair())
+    first, second = network(*random_pair()), network(*random_pair())
     assert first.auxiliary is not None
     assert second.auxiliary is not None
     assert torch.equal(first.auxiliary, second.auxiliary)
@@ -236,16 +227,7 @@ def test_it_learns_what_only_the_thermal_camera_shows(shown: bool) -> None:
     """Encoder random and frozen; with a black thermal image it does not."""
     torch.manual_seed(0)
     network = Sartm(build_sam2(TINY_SAM2, 5), PST900, rank=4)
-    generator = torch.Generator().manual_seed(1)
-    visible = F.interpolate(torch.rand(2, 3, 4, 6, generator=generator), SIZE, mode="bicubic")
-    infrared = F.interpolate(torch.rand(2, 1, 4, 6, generator=generator), SIZE, mode="bicubic")
-    visible = visible[:1].expand(2, -1, -1, -1).clamp(0, 1)  # the same for both labels
-    infrared = infrared.clamp(0, 1)
-    labels = (infrared[:, 0] > infrared[:1].median()).long()
-    labels[1] = 1 - labels[0]
-    infrared[1] = 1 - infrared[0]
-    if not shown:
-        infrared = torch.zeros_like(infrared)
+    visible, infrared, labels = thermal_pairs(shown)
     optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=1e-2)
     for _ in range(60):
         optimizer.zero_grad()
@@ -280,7 +262,7 @@ def test_weights_from_a_directory(tmp_path: Path, model_type: str) -> None:
     for name, value in sam2.state_dict().items():
         if not any(part in name for part in renewed):
             assert torch.equal(value, source[name]), name
-    assert Sartm(sam2, MFNET)(*pair(size=(32, 32))).main.shape == (2, 9, 32, 32)
+    assert Sartm(sam2, MFNET)(*random_pair(size=(32, 32))).main.shape == (2, 9, 32, 32)
 
 
 def test_weights_of_the_model_for_videos(tmp_path: Path) -> None:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 import torch
+from published_layouts import write_four_channels
 from safetensors.torch import load_file
-from small_runs import recipe_of, write_pairs
+from small_runs import recipe_of
 
 from ivf_core.class_sets import MFNET
 from ivf_core.cli import main
@@ -30,19 +29,6 @@ from ivf_core.training.segmentation.pair_images import ColorPairCrops, PairImage
 pytest.importorskip("transformers")
 
 RECIPES = Path(__file__).parents[4] / "training"
-
-
-@pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("IVF_DATA", str(tmp_path))
-    write_pairs(tmp_path)
-    return tmp_path
-
-
-def write_four_channels(path: Path, image: np.ndarray) -> None:
-    """Write RGB and thermal as MFNet's PNG files have them."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    assert cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGBA2BGRA))
 
 
 def small(root: Path, **options: Any) -> SartmRecipe:
@@ -255,46 +241,6 @@ def test_recipes_in_published_sizes(name: str, crop: tuple[int, int]) -> None:
     assert (recipe.epochs, recipe.batch_size, recipe.crop) == (500, 8, crop)
     assert (recipe.learning_rate, recipe.weight_decay, recipe.power) == (1e-4, 0.01, 0.9)
     assert (recipe.rank, recipe.warmup_ratio * recipe.epochs) == (16, 10)
-
-
-LAYOUTS = {
-    "fmb": ("FMB/{split}/Visible", "FMB/{split}/Infrared", "FMB/{split}/Label"),
-    "pst900": ("PST900/{split}/rgb", "PST900/{split}/thermal", "PST900/{split}/labels"),
-    "mfnet": ("MFNet/images", "", "MFNet/labels"),
-}
-
-
-@pytest.mark.parametrize("name", LAYOUTS)
-def test_published_recipes_run(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """On random images in the published layout, with tiny networks, by the command."""
-    monkeypatch.setenv("IVF_DATA", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    recipe_of("sartm", tmp_path)  # writes the networks
-    random = np.random.default_rng(0)
-    visible, infrared, labels = LAYOUTS[name]
-    for split, stems in (("train", "ab"), ("test", "c"), ("val", "d")):
-        for stem in stems:
-            image = random.integers(0, 255, (50, 70, 4), np.uint8)
-            place = f"{{}}/{stem}.png"
-            if infrared:
-                write_image(tmp_path / place.format(infrared.format(split=split)), image[..., 3])
-                image = image[..., :3]
-            write = write_image if infrared else write_four_channels
-            write(tmp_path / place.format(visible.format(split=split)), image)
-            ids = (image[..., 0] // 64).astype(np.uint8)
-            write_image(tmp_path / place.format(labels.format(split=split)), ids)
-        if not infrared:
-            (tmp_path / f"MFNet/{split}.txt").write_text("\n".join(stems))
-    changes = ["sam2=sam2_tiny", "text=clip_tiny", "crop=[64, 64]", "epochs=1", "batch_size=2",
-               "workers=0"]  # fmt: skip
-    options = [word for change in changes for word in ("--set", change)]
-    config = str(RECIPES / f"sartm_{name}.yaml")
-    assert main(["train", "sartm", "--config", config, *options]) == 0
-    assert "IoU on the test split" in capsys.readouterr().out
-    metadata = load_sartm(f"runs/sartm_{name}.safetensors")[1]
-    assert json.loads(metadata["sartm_recipe"])["crop"] == [64, 64]
 
 
 def test_smoke_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
