@@ -15,11 +15,12 @@ from ivf_core.calibration.recordings import CAMERAS, Recording
 from ivf_core.calibration.registration_page import write_registration_page
 from ivf_core.images.registration import Registration, RegistrationError
 from ivf_core.rigs.estimation import HomographyEstimate, estimate_homography
+from ivf_core.rigs.image_motion import MotionRecorder
 from ivf_core.rigs.orientation_fields import thermal_grey
 from ivf_core.rigs.remap import RigRegistration
 from ivf_core.rigs.rig import Rig
 from ivf_core.rigs.rig_files import write_rig
-from ivf_core.rigs.time_offset import MotionRecorder, TimeOffsetEstimate, estimate_time_offset
+from ivf_core.rigs.time_offset import TimeOffsetEstimate, estimate_time_offset
 from ivf_core.system.atomic import write_json
 from ivf_core.system.results import file_names, new_results
 

@@ -20,7 +20,13 @@ import numpy as np
 
 from ivf_core.images.registration import size_change
 from ivf_core.rigs.coarse_search import coarse_candidates
-from ivf_core.rigs.motion_fit import MOTION_MODELS, clear_peaks, fit_motion, motion_of_points
+from ivf_core.rigs.motion_fit import (
+    MOTION_MODELS,
+    clear_peaks,
+    fit_motion,
+    from_half_widths,
+    motion_of_points,
+)
 from ivf_core.rigs.pair_stack import PairStack, TileSurfaces
 
 __all__ = ["MAX_PAIRS", "EstimationError", "HomographyEstimate", "estimate_homography"]
@@ -217,11 +223,22 @@ def _refine(
         if len(surfaces.centres) < _LEAST_TILES:
             return homography, -1.0, surfaces
         motion, score = fit_motion(
-            surfaces.centres, surfaces.total(), model, surfaces.size, level.blur, seed
+            surfaces.centres,
+            surfaces.total(),
+            model,
+            surfaces.size,
+            level.blur,
+            seed,
+            _base(stack, homography, surfaces.size),
         )
         grow = size_change(surfaces.size, stack.rgb_size)
         homography = grow @ motion @ np.linalg.inv(grow) @ homography
     return homography, score, surfaces
+
+
+def _base(stack: PairStack, homography: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return the map of thermal images, in half widths, to RGB images of a size."""
+    return size_change(stack.rgb_size, size) @ homography @ from_half_widths(stack.thermal_size)
 
 
 def _distance(stack: PairStack, first: np.ndarray, second: np.ndarray) -> float:
@@ -250,15 +267,16 @@ def _assess(
     centres, size = surfaces.centres, surfaces.size
     total, halves = surfaces.total(), surfaces.halves()
     # The last round began within a fraction of a pixel of its result.
+    base = _base(stack, homography, size)
     holdout, maps = [], []
     if min(len(tiles) for tiles, _ in halves) >= _LEAST_TILES:
         for (tiles, half), (others, other) in (halves, halves[::-1]):
-            motion, _ = fit_motion(centres[tiles], half, model, size, level.blur, seed)
+            motion, _ = fit_motion(centres[tiles], half, model, size, level.blur, seed, base)
             found, peaks = clear_peaks(other, _CLEAR_PEAK)
             expected = motion_of_points(centres[others[found]], motion)
             holdout.append(np.linalg.norm(peaks - expected, axis=1))
             maps.append(motion_of_points(centres, motion))
-    final, score = fit_motion(centres, total, model, size, level.blur, seed)
+    final, score = fit_motion(centres, total, model, size, level.blur, seed, base)
     found, peaks = clear_peaks(total, _CLEAR_PEAK)
     off = np.linalg.norm(peaks - motion_of_points(centres, final)[found], axis=1)
     agreeing = int((off <= _AGREEING * size[0]).sum())

@@ -10,13 +10,16 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-__all__ = ["MOTION_MODELS", "clear_peaks", "fit_motion", "motion_of_points"]
+__all__ = ["MOTION_MODELS", "clear_peaks", "fit_motion", "from_half_widths", "motion_of_points"]
 
 MOTION_MODELS = {"translation": 2, "similarity": 4, "affine": 6, "homography": 8}
 """Models of a motion and their degrees of freedom."""
 
 _FIRST_BLUR = 3.0  # pixels, of surfaces; wide peaks guide the first steps
-_PERSPECTIVE_PRIOR = 3.0  # per tile, on squares of the two perspective parameters
+# Usual deviations of a rig's map from a similarity: aspect and shear (square pixels have neither)
+# and two perspectives (axes that are 1.5 degrees apart, at a field of view of 60 degrees).
+_USUAL = np.array([0.01, 0.01, 0.015, 0.015])
+_DEPENDENT_TILES = 16.0  # that err alike: tiles overlap, and outlines reach over several
 _OUTSIDE_PENALTY = 0.01  # for each pixel by which a displacement leaves a surface
 _STEPS = 25
 _PEAK_BLUR = 0.8
@@ -30,11 +33,14 @@ def fit_motion(
     size: tuple[int, int],
     blur: float,
     seed: int = 0,
+    base: np.ndarray | None = None,
 ) -> tuple[np.ndarray, float]:
     """Find the motion of the tiles that maximises the sum of their surfaces.
 
     It starts from the shift that all surfaces share, and from MAGSAC over the peaks of single
-    tiles, and adds parameters from model to model.
+    tiles, and adds parameters from model to model. Then the map as a whole, the motion after
+    its base, is drawn towards a similarity by the usual spread of rigs, as strongly as the
+    tiles disagree: where there are no outlines, corners of the image are extrapolated.
 
     Args:
         centres: N x 2, middle of each tile as (x, y) in pixels.
@@ -43,6 +49,8 @@ def fit_motion(
         size: width and height of the image.
         blur: standard deviation in pixels by which surfaces are smoothed.
         seed: seed of MAGSAC.
+        base: 3 x 3 map of the thermal image, in half widths (`from_half_widths`), to pixels before
+            the motion; None leaves the map as the surfaces have it.
 
     Returns:
         3 x 3 matrix, pixel -> pixel after the motion, and the mean of the surfaces there; the
@@ -66,8 +74,19 @@ def fit_motion(
             best = value, theta
     assert best is not None
     theta = best[1]
+    if base is not None and len(theta) > MOTION_MODELS["similarity"]:
+        noise = _DEPENDENT_TILES * fine.noise(theta)
+        for surface in (landscape, fine):
+            surface.prior = noise, base
+            theta = surface.ascend(theta)
     displacement = motion_of_points(centres, _matrix(theta, size))
     return _matrix(theta, size), float(fine.sample(displacement).mean())
+
+
+def from_half_widths(size: tuple[int, int]) -> np.ndarray:
+    """Return the 3 x 3 map to pixels from the middle of an image in units of half its width."""
+    half = size[0] / 2
+    return np.array([[half, 0, (size[0] - 1) / 2], [0, half, (size[1] - 1) / 2], [0, 0, 1.0]])
 
 
 def motion_of_points(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
@@ -113,6 +132,7 @@ class _Landscape:
 
     def __init__(self, centres: np.ndarray, values: np.ndarray, size: tuple[int, int]) -> None:
         self.values = values
+        self.prior: tuple[float, np.ndarray] | None = None  # noise, and map before the motion
         self._centres = centres
         self._size = size
         self._half = size[0] / 2
@@ -126,11 +146,38 @@ class _Landscape:
         return np.array([x - self._reach, y - self._reach], np.float64) / self._half
 
     def value(self, theta: np.ndarray) -> float:
-        """Return the sum of the surfaces, less the priors."""
+        """Return the sum of the surfaces, less the prior."""
         moved = motion_of_points(self._centres, _matrix(theta, self._size))
         outside = np.maximum(np.abs(moved) - self._reach, 0).sum()
-        prior = _PERSPECTIVE_PRIOR * len(self.values) * float((theta[6:] ** 2).sum())
-        return float(self.sample(moved).sum()) - _OUTSIDE_PENALTY * outside - prior
+        value = float(self.sample(moved).sum()) - _OUTSIDE_PENALTY * outside
+        if self.prior is not None:
+            noise, base = self.prior
+            value -= 0.5 * noise * float((self._distortion(theta, base) ** 2).sum())
+        return value
+
+    def noise(self, theta: np.ndarray) -> float:
+        """Return the variance of the gradient over that of a likelihood, at a maximum.
+
+        The tiles' gradients cancel there; their spread shows how far the maximum is from where
+        other tiles would have it (Godambe's information).
+        """
+        moved = motion_of_points(self._centres, _matrix(theta, self._size))
+        slope = np.stack((self.sample(moved, dx=1), self.sample(moved, dy=1)), -1)
+        basis = _basis(self._centres, self._size, len(theta)) * self._half
+        gradients = np.einsum("nip,ni->np", basis, slope)
+        _, curvature = self._derivatives(theta)
+        curvature += 1e-6 * np.trace(curvature) * np.eye(len(theta)) + 1e-12 * np.eye(len(theta))
+        return float(np.trace(np.linalg.solve(curvature, gradients.T @ gradients)) / len(theta))
+
+    def _distortion(self, theta: np.ndarray, base: np.ndarray) -> np.ndarray:
+        """Return aspect, shear and perspectives of the map as a whole, over their usual values."""
+        whole = np.linalg.inv(from_half_widths(self._size)) @ _matrix(theta, self._size) @ base
+        whole = whole / whole[2, 2]
+        # Its derivative in the middle of the thermal image.
+        linear = whole[:2, :2] - whole[:2, 2:] * whole[2, :2]
+        scaled = linear.T @ linear / max(abs(float(np.linalg.det(linear))), 1e-12)
+        aspect, shear = (scaled[0, 0] - scaled[1, 1]) / 4, scaled[0, 1] / 2
+        return np.array([aspect, shear, *whole[2, :2]]) / _USUAL
 
     def ascend(self, theta: np.ndarray) -> np.ndarray:
         """Climb to a maximum by Levenberg and Marquardt's steps."""
@@ -173,10 +220,18 @@ class _Landscape:
         bend = -np.stack((xx, xy, xy, yy), -1).reshape(-1, 2, 2)
         lengths, directions = np.linalg.eigh(bend)
         bend = np.einsum("nij,nj,nkj->nik", directions, np.maximum(lengths, 0), directions)
-        prior = np.zeros(len(theta))
-        prior[6:] = 2 * _PERSPECTIVE_PRIOR * len(self.values)
-        gradient = np.einsum("nip,ni->p", basis, slope) - prior * theta
-        return gradient, np.einsum("nip,nij,njq->pq", basis, bend, basis) + np.diag(prior)
+        gradient = np.einsum("nip,ni->p", basis, slope)
+        curvature = np.einsum("nip,nij,njq->pq", basis, bend, basis)
+        if self.prior is not None:
+            noise, base = self.prior
+            steps = 1e-5 * np.eye(len(theta))
+            change = np.stack(
+                [self._distortion(theta + one, base) - self._distortion(theta - one, base)
+                 for one in steps], -1
+            ) / 2e-5  # fmt: skip
+            gradient -= noise * change.T @ self._distortion(theta, base)
+            curvature += noise * change.T @ change
+        return gradient, curvature
 
 
 def _spline(f: np.ndarray, derivative: int) -> np.ndarray:
@@ -203,18 +258,13 @@ def _basis(points: np.ndarray, size: tuple[int, int], count: int) -> np.ndarray:
 
 def _matrix(theta: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Return the homography in pixels whose motion is that of the basis, to first order."""
-    t, half = np.pad(theta, (0, 8 - len(theta))), size[0] / 2
+    t, pixels = np.pad(theta, (0, 8 - len(theta))), from_half_widths(size)
     motion = np.array([
         [1 + t[2] + t[4], t[5] - t[3], t[0]],
         [t[5] + t[3], 1 + t[2] - t[4], t[1]],
         [-t[6], -t[7], 1.0],
     ])  # fmt: skip
-    to_units = np.array([
-        [1 / half, 0, (1 - size[0]) / 2 / half],
-        [0, 1 / half, (1 - size[1]) / 2 / half],
-        [0, 0, 1.0],
-    ])  # fmt: skip
-    return np.linalg.inv(to_units) @ motion @ to_units
+    return pixels @ motion @ np.linalg.inv(pixels)
 
 
 def _magsac(

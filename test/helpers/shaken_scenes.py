@@ -72,14 +72,18 @@ class ShakenScene:
 
     Args:
         seed: seed of the scene and of the motion.
+        vibration_pixels: amplitude of a vibration at 7.3 Hz and 11.3 Hz.
     """
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(self, seed: int = 0, vibration_pixels: float = 0.0) -> None:
         self._scene = pattern(seed, (400, 320))
         rng = np.random.default_rng(seed)
         self._waves = [
             (rng.uniform(0.6, 4.0), rng.uniform(0, 6.3), rng.uniform(-3, 3, 2)) for _ in range(6)
         ]
+        if vibration_pixels:
+            for frequency, phase in ((7.3, 0.4), (11.3, 2.0)):
+                self._waves.append((frequency, phase, np.full(2, vibration_pixels)))
 
     def rgb(self, seconds: float) -> np.ndarray:
         """Return the RGB image of a moment, 240 x 320 x 3 uint8."""

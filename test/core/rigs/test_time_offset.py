@@ -24,6 +24,17 @@ def test_offset_is_found(offset: float, rates: tuple[float, float]) -> None:
     assert found.confidence > 0.5
 
 
+def test_vibration_faster_than_the_slower_camera_is_no_error() -> None:
+    """Images of a camera of 9 Hz do not show what happened between them, but its ends."""
+    scene, offset = ShakenScene(8, vibration_pixels=3.0), 0.033
+    found = estimate_time_offset(
+        ((t, scene.rgb(t)) for t in np.arange(0, 12, 1 / 30)),
+        ((t, scene.thermal(t + offset)) for t in np.arange(0.2, 11.7, 1 / 9)),
+    )
+    assert abs(found.offset_seconds - offset) < 0.005
+    assert found.confidence > 0.5
+
+
 def test_pauses_are_left_out() -> None:
     scene = ShakenScene(4)
     times = np.arange(0, 14, 1 / 20)
