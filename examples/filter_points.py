@@ -9,18 +9,16 @@ The cloud must be in the camera's optical frame (tf2's do_transform_cloud); dist
 from __future__ import annotations
 
 import json
-import signal
-import threading
+import sys
 from typing import Any
 
 import numpy as np
-import rclpy
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import String
+
+from ivf_ros.running import run_node
 
 
 def select(cloud: PointCloud2, mask: Image, info: CameraInfo, ids: list[int]) -> np.ndarray:
@@ -70,22 +68,5 @@ class PointFilter(Node):
         self.publisher.publish(cloud)
 
 
-def main() -> None:
-    """Run the node until Ctrl-C."""
-    # A flag, since an exception inside rclpy's compiled calls can be lost there; and without
-    # rclpy's own handlers, which end the context in a thread of their own, beside this one.
-    stopping = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopping.set())
-    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-    node, executor = PointFilter(), SingleThreadedExecutor()
-    executor.add_node(node)
-    while not stopping.is_set():
-        executor.spin_once(timeout_sec=0.2)
-    executor.shutdown()
-    node.destroy_node()
-    rclpy.shutdown()
-
-
 if __name__ == "__main__":
-    main()
+    sys.exit(run_node("filter_points", PointFilter))

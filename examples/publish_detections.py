@@ -8,15 +8,11 @@ only those of at least `minimum_pixels`, low in the image, as vision_msgs where 
 
 from __future__ import annotations
 
-import signal
-import threading
+import sys
 
 import numpy as np
-import rclpy
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
@@ -25,6 +21,7 @@ from ivf_core.images.object_boxes import find_objects
 from ivf_ros.compat import Detection2DArray
 from ivf_ros.conversions import to_infrared
 from ivf_ros.object_messages import to_detections, to_json
+from ivf_ros.running import run_node
 
 
 class NearObjects(Node):
@@ -64,22 +61,5 @@ class NearObjects(Node):
             self.publisher.publish(String(data=to_json(near, message.header, size)))
 
 
-def main() -> None:
-    """Run the node until Ctrl-C."""
-    # A flag, since an exception inside rclpy's compiled calls can be lost there; and without
-    # rclpy's own handlers, which end the context in a thread of their own, beside this one.
-    stopping = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopping.set())
-    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-    node, executor = NearObjects(), SingleThreadedExecutor()
-    executor.add_node(node)
-    while not stopping.is_set():
-        executor.spin_once(timeout_sec=0.2)
-    executor.shutdown()
-    node.destroy_node()
-    rclpy.shutdown()
-
-
 if __name__ == "__main__":
-    main()
+    sys.exit(run_node("publish_detections", NearObjects))

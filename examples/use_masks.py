@@ -6,17 +6,15 @@ python examples/use_masks.py --ros-args -r mask:=/fusion/mask/image -r labels:=/
 from __future__ import annotations
 
 import json
-import signal
-import threading
+import sys
 
 import numpy as np
-import rclpy
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 from std_msgs.msg import Float64, String
+
+from ivf_ros.running import run_node
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
@@ -49,22 +47,5 @@ class PeopleAhead(Node):
             self.get_logger().warning(f"people fill {share:.0%} of the way ahead")
 
 
-def main() -> None:
-    """Run the node until Ctrl-C."""
-    # A flag, since an exception inside rclpy's compiled calls can be lost there; and without
-    # rclpy's own handlers, which end the context in a thread of their own, beside this one.
-    stopping = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopping.set())
-    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-    node, executor = PeopleAhead(), SingleThreadedExecutor()
-    executor.add_node(node)
-    while not stopping.is_set():
-        executor.spin_once(timeout_sec=0.2)
-    executor.shutdown()
-    node.destroy_node()
-    rclpy.shutdown()
-
-
 if __name__ == "__main__":
-    main()
+    sys.exit(run_node("use_masks", PeopleAhead))

@@ -11,10 +11,10 @@ import copy
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-import torch
 
 from ivf_core.data.boxes import STREET_OBJECTS
 from ivf_core.data.pairs import PairFiles
@@ -22,10 +22,9 @@ from ivf_core.evaluation.box_scores import BoxFiles, box_array
 from ivf_core.evaluation.grid import Share
 from ivf_core.evaluation.operating_points import MarginCounts, logit_function
 from ivf_core.evaluation.stress import CameraBoxes
-from ivf_core.models.absent_cameras import ABSENCES, absent_cameras
-from ivf_core.models.checkpoints import FusionModel
-from ivf_core.models.color import luma_chroma
-from ivf_core.models.street import StreetHead
+
+if TYPE_CHECKING:
+    from ivf_core.models.checkpoints import FusionModel
 
 __all__ = ["AbsentOffset", "choose_absent_offsets"]
 
@@ -108,6 +107,11 @@ def choose_absent_offsets(
         ValueError: another architecture, a class that the model or the boxes do not have, or no
             pair with boxes.
     """
+    import torch
+
+    from ivf_core.models.absent_cameras import ABSENCES
+    from ivf_core.models.street import StreetHead
+
     if not isinstance(model.head, StreetHead) or model.class_set is None:
         raise ValueError(
             f"weights '{model.name}': architecture '{model.architecture}'"
@@ -134,6 +138,8 @@ def _measure(
     model: FusionModel, pairs: Iterable[PairFiles], boxes: CameraBoxes, classes: Sequence[str]
 ) -> list[AbsentOffset]:
     """Count the margins of the classes in each of `ABSENCES`."""
+    from ivf_core.models.absent_cameras import ABSENCES
+
     assert boxes.fusion is not None
     assert model.class_set is not None
     every = {(row, name): AbsentOffset(row, name) for row in ABSENCES for name in classes}
@@ -170,6 +176,11 @@ def _boxes(files: BoxFiles, pair: PairFiles, kind: str, size: tuple[int, ...]) -
 
 def _absence(visible: np.ndarray, infrared: np.ndarray) -> str | None:
     """Return the one of `ABSENCES` that applies most to a pair, or None."""
+    import torch
+
+    from ivf_core.models.absent_cameras import ABSENCES, absent_cameras
+    from ivf_core.models.color import luma_chroma
+
     rgb = torch.from_numpy(visible).permute(2, 0, 1)[None].float()
     thermal = torch.from_numpy(infrared)[None, None].float()
     weights = absent_cameras(luma_chroma(rgb)[0] / 255, thermal / 255)[0]
