@@ -117,11 +117,21 @@ class Graph:
         end = time.monotonic() + seconds
         self.until(lambda: time.monotonic() >= end, seconds + SECONDS)
 
-    def call(self, kind: type, service: str, request: Any) -> Any:
-        """Call a service and return its response."""
+    def call(self, kind: type, service: str, request: Any, *, again: bool = False) -> Any:
+        """Call a service and return its response.
+
+        With `again`, for requests that change nothing, it is called again after 5 s without one:
+        rmw_fastrtps drops a response if the server finds the client's reader late.
+        """
         client = self.node.create_client(kind, service)
         assert client.wait_for_service(SECONDS), service
+        deadline = time.monotonic() + SECONDS
         future = client.call_async(request)
+        while again and not future.done() and time.monotonic() < deadline:
+            end = time.monotonic() + 5
+            self.until(lambda: future.done() or time.monotonic() > end)  # noqa: B023
+            if not future.done():
+                future = client.call_async(request)
         self.until(future.done)
         self.node.destroy_client(client)
         return future.result()
@@ -138,8 +148,9 @@ class Graph:
 
     def state(self) -> str:
         """Return the lifecycle state of the fusion node."""
+        request = GetState.Request()
         return self.call(
-            GetState, f"/{self.name}/get_state", GetState.Request()
+            GetState, f"/{self.name}/get_state", request, again=True
         ).current_state.label
 
     def set(self, **values: Any) -> list[Any]:
