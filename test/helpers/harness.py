@@ -112,6 +112,12 @@ class Graph:
             )
             self.executor.spin_once(timeout_sec=0.05)
 
+    def comes_true(self, condition: Callable[[], bool], seconds: float) -> bool:
+        """Spin until a condition holds, or for a time; return whether it holds."""
+        end = time.monotonic() + seconds
+        self.until(lambda: condition() or time.monotonic() > end, seconds + SECONDS)
+        return condition()
+
     def spin(self, seconds: float) -> None:
         """Spin for a time."""
         end = time.monotonic() + seconds
@@ -125,13 +131,9 @@ class Graph:
         """
         client = self.node.create_client(kind, service)
         assert client.wait_for_service(SECONDS), service
-        deadline = time.monotonic() + SECONDS
         future = client.call_async(request)
-        while again and not future.done() and time.monotonic() < deadline:
-            end = time.monotonic() + 5
-            self.until(lambda: future.done() or time.monotonic() > end)  # noqa: B023
-            if not future.done():
-                future = client.call_async(request)
+        if again and not self.comes_true(future.done, 5):
+            future = client.call_async(request)
         self.until(future.done)
         self.node.destroy_client(client)
         return future.result()
