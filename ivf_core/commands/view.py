@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from ivf_core.commands.command import Command
 from ivf_core.commands.replay import add_pairing, add_pipeline
+from ivf_core.system.interrupts import interrupt_flag
 
 if TYPE_CHECKING:
     from ivf_core.replay.settings import ReplaySettings
@@ -101,13 +102,9 @@ def _open_browser(url: str) -> None:
 @contextmanager
 def _stop_signals() -> Iterator[threading.Event]:
     """Give an event that Ctrl-C and SIGTERM set, in place of ending the process."""
-    stopping = threading.Event()
-    before = {
-        number: signal.signal(number, lambda *_: stopping.set())
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield stopping
+        yield interrupt_flag()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
