@@ -16,6 +16,7 @@ from ivf_core.data.datasets import open_dataset
 from ivf_core.data.pairs import PairFiles
 from ivf_core.images.files import write_image
 from ivf_core.models.pair_segmenter import PairSegmenter
+from ivf_core.system.atomic import remove_leftovers_of
 from ivf_core.system.results import check_folder
 from ivf_core.training.fusionsam.weights import load_fusionsam
 from ivf_core.training.runs.recipe import Recipe, data_directory, option
@@ -144,6 +145,10 @@ def make_logits(recipe: LogitRecipe) -> LogitReport:
     report = LogitReport(teacher.cache.directory)
     for folder in recipe.folders:
         dataset = open_dataset(data_directory() / folder, split=recipe.split or None)
+        if recipe.labels:
+            names = [f"{Path(folder).name}/{files.name}.png" for files in dataset.files]
+            for kind in ("labels", "confidence"):
+                remove_leftovers_of(report.directory / kind / name for name in names)
         for files in tqdm(dataset.files, desc=folder, mininterval=5):
             try:
                 visible, infrared = _read(files)

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset
 
+from ivf_core.system.atomic import remove_leftovers_of
 from ivf_core.training.losses import Total
 from ivf_core.training.runs.batches import Sample, open_batches
 from ivf_core.training.runs.checkpoint import RunState
@@ -310,6 +311,7 @@ def _open_state(task: Task[Any]) -> tuple[RunState, int]:
     names = hashlib.sha256("\n".join(task.names).encode()).hexdigest()
     options = {**dataclasses.asdict(task.recipe), "names of pairs (SHA-256)": names}
     path = run_directory(task.recipe.output) / "checkpoint.pt"
+    remove_leftovers_of([path, task.recipe.output])
     state = RunState(path, options, task.parts, task.recipe.changeable())
     if task.recipe.resume:
         return state, state.restore()

@@ -124,11 +124,23 @@ def test_a_run_continues(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert np.abs(sure - 255 * first).max() <= 255 / 16 + 0.5
 
     cache.path(visible, infrared).write_bytes(b"PK")
+    leftovers = [
+        report.directory / name
+        for name in (
+            ".settings.abcdefgh.json", f".{'0' * 64}.abcdefgh.npz", "labels/pairs/.0.abcdefgh.png",
+            "confidence/pairs/.2.abcdefgh.png",
+        )
+    ]  # fmt: skip
+    others = [report.directory / name for name in (".a.npz", "labels/pairs/.0.original.xcf")]
+    for path in (*leftovers, *others):
+        path.touch()
     write_image(root / "pairs/infrared/1.png", np.zeros((8, 8), np.uint8))
     report = make_logits(recipe)
     assert (report.made, report.kept) == (1, 1)
     assert len(report.failed) == 1
     assert "1.png" in report.failed[0]
+    assert not any(path.exists() for path in leftovers)
+    assert all(path.exists() for path in others)
 
 
 def test_labels_are_a_teacher_of_train_labels(root: Path) -> None:
