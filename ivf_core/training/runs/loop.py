@@ -270,7 +270,12 @@ class SingleTask(Task[R]):
         return self.trained.step(total, guard)
 
 
-def run_task(part: str, recipe: R, build: Callable[[R, Any], Task[R]]) -> Scores:
+def run_task(
+    part: str,
+    recipe: R,
+    build: Callable[[R, Any], Task[R]],
+    prepare: Callable[[R, Any], R] | None = None,
+) -> Scores:
     """Run a recipe from setup to scores.
 
     The first process writes the record and the checkpoints. The record is in `run_directory`.
@@ -279,6 +284,8 @@ def run_task(part: str, recipe: R, build: Callable[[R, Any], Task[R]]) -> Scores
         part: name of the command, such as "student".
         recipe: options of the run.
         build: class of the task.
+        prepare: function of the recipe and the fabric that runs in each process first, and
+            returns the recipe of the run.
 
     Returns:
         Scores in the first process; nothing in others.
@@ -288,6 +295,8 @@ def run_task(part: str, recipe: R, build: Callable[[R, Any], Task[R]]) -> Scores
         ValueError: data, weights, devices or a checkpoint do not fit the recipe.
     """
     fabric = start_fabric(recipe)
+    if prepare is not None:
+        recipe = prepare(recipe, fabric)
     origin = provenance(part, recipe)
     torch.manual_seed(recipe.seed)
     task = build(recipe, fabric)

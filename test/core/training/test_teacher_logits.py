@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +30,7 @@ from ivf_core.training.segmentation.fused_labels.sources import list_sources
 from ivf_core.training.segmentation.logit_cache import LogitCache, LogitCacheError
 from ivf_core.training.teacher_logits import LogitRecipe, make_logits, open_pair_teacher
 
+ROOT = Path(__file__).parents[3]
 TEACHER = {"kind": "sartm", "sha256": "0"}
 
 
@@ -181,6 +185,30 @@ def test_a_head_asks_its_teacher_first(root: Path) -> None:
     assert asked.keys() == read.keys()
     for name, tensor in asked.items():
         assert torch.equal(tensor, read[name]), name
+
+
+def test_processes_share_the_pairs(root: Path) -> None:
+    """Under torchrun: each asks about its own first, and at most one pair is asked about twice."""
+    write_networks(root)
+    write_pairs(root, count=7)
+    recipe = recipe_of(
+        "head", root, teacher_logits=f"sartm:{root}/sartm.safetensors", steps=1, devices=2,
+        accelerator="cpu",
+    )  # fmt: skip
+    script = ROOT / "test/helpers/counted_teacher.py"
+    environment = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "IVF_DATA": str(root)}
+    subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+         str(script), "train", "head", "--config", str(write_recipe(root, recipe))],
+        check=True, timeout=400, env={**os.environ, **environment, "ASKED": str(root)},
+    )  # fmt: skip
+    asked = [(root / f"{rank}.txt").read_text().split() for rank in range(2)]
+    assert asked[0][0] != asked[1][0]
+    assert len({*asked[0], *asked[1]}) == 7
+    assert len(asked[0]) + len(asked[1]) <= 8
+    (folder,) = (run_directory(recipe.output) / "logits").iterdir()
+    assert len(list(folder.glob("[!.]*.npz"))) == 7
+    assert Path(recipe.output).is_file()
 
 
 def test_command(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
