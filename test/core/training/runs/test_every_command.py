@@ -35,7 +35,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
 @pytest.fixture
-def root(root: Path) -> Path:
+def root(root: Path, quick_calibration: None) -> Path:
     write_networks(root)
     return root
 
