@@ -40,6 +40,7 @@ _WARM_UP_SECONDS = {"full": 2.0, "adaptive": 15.0}  # the latter has to find its
 _READY_SECONDS = 120.0
 _SETTLE_SECONDS = 120.0
 _LARGEST_RATE_HZ = 1000.0
+_SILENT_SECONDS = 60.0  # which the node reports; the cameras rest between warm-up and measurement
 
 
 @dataclass(frozen=True)
@@ -268,7 +269,11 @@ def measure(case: Case) -> Row:
     namespace = f"/benchmark_{os.getpid()}"
     with ExitStack() as stack:
         node = stack.enter_context(
-            node_process("fusion_node", case.parameters, {"__ns": namespace})
+            node_process(
+                "fusion_node",
+                {**case.parameters, "timeout_seconds": _SILENT_SECONDS},
+                {"__ns": namespace},
+            )
         )
         cameras, subscriber = (
             stack.enter_context(

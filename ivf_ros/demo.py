@@ -41,7 +41,12 @@ from ivf_ros.processes import NodeWatcher, guarded, node_process, use_image_tran
 __all__ = ["main"]
 
 _DRIVE_RATE_HZ = 30.0
-_QUIET_SECONDS = 1.2  # two reports of the node, and before it reports that the cameras are silent
+_QUIET_SECONDS = 1.2  # two reports of the node
+_SILENT_SECONDS = 30.0
+"""Silence of the cameras that the node reports.
+
+It is active before the player starts and after the player has ended, which this module watches.
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -184,6 +189,7 @@ def _run_processes(
                     "rgb_transport": "compressed" if compressed[0] else "raw",
                     "thermal_transport": "compressed" if compressed[1] else "raw",
                     "diagnostics_period_seconds": 0.5,
+                    "timeout_seconds": _SILENT_SECONDS,
                 },
                 {
                     f"{name}/image_raw{'/compressed' * packed}": topic

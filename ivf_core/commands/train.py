@@ -82,7 +82,7 @@ def _train_head(args: argparse.Namespace) -> int:
     from ivf_core.training.segmentation.head import HeadRecipe, train_head
     from ivf_core.training.teacher_logits import ask_for_head
 
-    return _train(args, HeadRecipe, lambda recipe: train_head(ask_for_head(recipe)))
+    return _train(args, HeadRecipe, lambda recipe: train_head(recipe, ask_for_head))
 
 
 def _train_joint(args: argparse.Namespace) -> int:

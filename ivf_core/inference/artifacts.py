@@ -6,18 +6,20 @@ import hashlib
 import json
 import logging
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from ivf_core.system.atomic import atomic_path
+from ivf_core.system.atomic import atomic_path, remove_leftovers
 
 __all__ = ["ArtifactCache", "cache_directory"]
 
 _MAGIC = b"ivf-artifact-1\n"
 _DIGEST_BYTES = 32
 _KEPT_BYTES = 500_000_000
+_FILE = re.compile(r"[0-9a-f]{32}\.bin")
 
 
 def cache_directory() -> Path:
@@ -130,7 +132,8 @@ class ArtifactCache:
             self._log.info("%s: cannot be written, is not stored: %s", path, error)
 
     def _remove_oldest(self) -> None:
-        files = [(path, path.stat()) for path in self.directory.glob("*.bin")]
+        remove_leftovers(self.directory, _FILE.fullmatch)
+        files = [(path, path.stat()) for path in self.directory.glob("[!.]*.bin")]
         left = sum(facts.st_size for _, facts in files)
         for path, facts in sorted(files, key=lambda file: file[1].st_mtime):
             if left <= _KEPT_BYTES:

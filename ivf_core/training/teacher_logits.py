@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from ivf_core.data.datasets import open_dataset
 from ivf_core.data.pairs import PairFiles
 from ivf_core.images.files import write_image
 from ivf_core.models.pair_segmenter import PairSegmenter
+from ivf_core.system.atomic import remove_leftovers_of
 from ivf_core.system.results import check_folder
 from ivf_core.training.fusionsam.weights import load_fusionsam
 from ivf_core.training.runs.recipe import Recipe, data_directory, option
@@ -102,20 +104,19 @@ def open_pair_teacher(spec: str) -> tuple[PairSegmenter, dict[str, str], Path]:
 
 
 def open_asked_teacher(
-    spec: str, root: str | os.PathLike[str], accelerator: str = "auto"
+    spec: str, root: str | os.PathLike[str], device: torch.device | None = None
 ) -> AskedTeacher:
     """Open a network that segments pairs, whose answers are kept below `root`.
 
     Args:
         spec: see `open_pair_teacher`.
         root: folder of caches.
-        accelerator: auto, cpu or cuda.
+        device: device of the network; a GPU by default, if there is one.
 
     Raises:
-        ValueError: the teacher cannot be opened, or the device is missing.
+        ValueError: the teacher cannot be opened.
     """
     network, metadata, path = open_pair_teacher(spec)
-    device = _device(accelerator)
     # The order of a file's metadata differs each time.
     known = sorted(metadata.items())
     random = {part: text for part, text in known if text.startswith(_RANDOM)}
@@ -126,13 +127,19 @@ def open_asked_teacher(
         "sha256": file_digest(path),
     }
     cache = LogitCache.create(root, about, network.class_set, random)
-    return AskedTeacher(network.to(device), cache)
+    return AskedTeacher(network.to(device or _device("auto")), cache)
 
 
-def make_logits(recipe: LogitRecipe) -> LogitReport:
+def make_logits(recipe: LogitRecipe, fabric: Any = None) -> LogitReport:
     """Ask a teacher about each pair, once; a killed run continues where it was.
 
-    Broken pairs are left out. Damaged files are made again.
+    Broken pairs are left out. Damaged files are made again. Of several processes each asks about
+    its share first, and then about what the others have not written yet, so that none waits.
+
+    Args:
+        recipe: teacher, folders and options.
+        fabric: processes that call this with the same recipe, and the device of each, in place of
+            the recipe's accelerator; by default there is this process only.
 
     Raises:
         OutputError: the output is a file, or is or contains one of the folders.
@@ -140,11 +147,18 @@ def make_logits(recipe: LogitRecipe) -> LogitReport:
             teacher's folder in the output holds something else.
     """
     check_folder(Path(recipe.output), [data_directory() / folder for folder in recipe.folders])
-    teacher = open_asked_teacher(recipe.teacher, recipe.output, recipe.accelerator)
+    rank, processes = (fabric.global_rank, fabric.world_size) if fabric else (0, 1)
+    device = fabric.device if fabric else _device(recipe.accelerator)
+    teacher = open_asked_teacher(recipe.teacher, recipe.output, device)
     report = LogitReport(teacher.cache.directory)
     for folder in recipe.folders:
         dataset = open_dataset(data_directory() / folder, split=recipe.split or None)
-        for files in tqdm(dataset.files, desc=folder, mininterval=5):
+        if recipe.labels:
+            names = [f"{Path(folder).name}/{files.name}.png" for files in dataset.files]
+            for kind in ("labels", "confidence"):
+                remove_leftovers_of(report.directory / kind / name for name in names)
+        order = _order_of_process(dataset.files, rank, processes)
+        for files in tqdm(order, desc=folder, mininterval=5, disable=rank > 0):
             try:
                 visible, infrared = _read(files)
             except ValueError as error:
@@ -158,13 +172,14 @@ def make_logits(recipe: LogitRecipe) -> LogitReport:
     return report
 
 
-def ask_for_head(recipe: HeadRecipe) -> HeadRecipe:
+def ask_for_head(recipe: HeadRecipe, fabric: Any) -> HeadRecipe:
     """Ask the teacher of a head about all of its pairs, if it is given as KIND:FILE.
 
     The answers are in the folder logits of the run's record.
 
     Args:
         recipe: recipe of the head; `teacher_logits` is KIND:FILE, or a folder, or empty.
+        fabric: processes of the run, which share the work.
 
     Returns:
         The recipe, with the folder of the answers.
@@ -181,12 +196,22 @@ def ask_for_head(recipe: HeadRecipe) -> HeadRecipe:
             folders=(*([labelled] if labelled else []), *recipe.unlabelled),
             output=str(run_directory(recipe.output) / "logits"),
             labels=False,
-            accelerator=recipe.accelerator,
-        )
+        ),
+        fabric,
     )
-    for line in report.failed:
+    for line in report.failed if fabric.is_global_zero else ():
         _log.warning("teacher '%s': left out: %s", recipe.teacher_logits, line)
     return replace(recipe, teacher_logits=str(report.directory))
+
+
+def _order_of_process(pairs: Sequence[PairFiles], rank: int, processes: int) -> list[PairFiles]:
+    """Return all pairs, those of the process first, then those of the next ones from their ends.
+
+    A process that takes over what another has not done meets it in the middle of its share.
+    """
+    own = list(pairs[rank::processes])
+    others = [pairs[(rank + k) % processes :: processes] for k in range(1, processes)]
+    return own + [pair for share in others for pair in reversed(share)]
 
 
 def _read(files: PairFiles) -> tuple[np.ndarray, np.ndarray]:

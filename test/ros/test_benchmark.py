@@ -77,6 +77,7 @@ def test_counts_agree(tmp_path: Path, tiny_weights: Path) -> None:
               "--json", path)
     )  # fmt: skip
     assert status == 0, errors
+    assert "[ERROR]" not in errors, "the cameras rest before and after the warm-up"
     (row,) = json.loads(path.read_text())
     check(row, published=15)
     assert row["outputs"] == ["fused", "mask", "overlay"]

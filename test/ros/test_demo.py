@@ -31,6 +31,7 @@ def test_demo(tmp_path: Path, tiny_model: FusionModel) -> None:
     weights = tiny_with(STREET, tiny_model, tmp_path / "street.safetensors")
     done = run_demo("--output", output, "--seconds", 2, "--weights", weights)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "[ERROR]" not in done.stderr, "the player comes after the node, and ends before it"
     summary = json.loads((output / "summary.json").read_text())
     live = summary["live"]
     assert live["mode"] == "live"
@@ -83,7 +84,7 @@ def test_demo_names_a_missing_bag(tmp_path: Path) -> None:
 def test_ctrl_c_ends_the_demo_and_its_processes(tmp_path: Path, tiny_weights: Path) -> None:
     command = [sys.executable, "-m", "ivf_ros.demo", "--output", str(tmp_path / "out")]
     demo = subprocess.Popen(
-        [*command, "--seconds", "20", "--rate", "0.1", "--weights", str(tiny_weights)],
+        [*command, "--seconds", "2", "--rate", "0.01", "--weights", str(tiny_weights)],
         stderr=subprocess.PIPE,
         text=True,
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import time
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,14 +19,17 @@ from typing import Any
 
 import numpy as np
 
-from ivf_core.system.atomic import atomic_path, holds_files, write_json
+from ivf_core.system.atomic import atomic_path, holds_files, remove_leftovers, write_json
 
-__all__ = ["MaskCache", "MaskCacheError", "content_digest", "settings_digest"]
+__all__ = [
+    "CACHE_FILE", "MaskCache", "MaskCacheError", "content_digest", "settings_digest",
+]  # fmt: skip
+
+CACHE_FILE = re.compile(r"[0-9a-f]{64}\.npz|settings\.json")
+"""Names of the files of a cache whose files are named by content."""
 
 _FORMAT = "ivf-masks-1"
 _ABOUT = "settings.json"
-# A temporary file this old was left by a run that was killed; no running process writes it.
-_STALE_SECONDS = 3600
 _HEADERS = 4096  # upper limit in bytes for the headers of the three arrays
 
 
@@ -76,7 +79,7 @@ class MaskCache:
     ) -> MaskCache:
         """Create the cache of `settings` below `root`, or open it and replace its notes.
 
-        Temporary files that killed runs have left there are deleted.
+        Temporary files that killed runs have left there are removed.
 
         Args:
             root: folder of caches.
@@ -93,9 +96,7 @@ class MaskCache:
             cls(directory)
         about = {"format": _FORMAT, "settings": dict(settings), "notes": dict(notes or {})}
         write_json(directory / _ABOUT, about)
-        for path in directory.glob(".*.npz"):
-            if time.time() - path.stat().st_mtime > _STALE_SECONDS:
-                path.unlink(missing_ok=True)
+        remove_leftovers(directory, CACHE_FILE.fullmatch)
         return cls(directory)
 
     def path(self, content: np.ndarray) -> Path:

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset
 
+from ivf_core.system.atomic import remove_leftovers_of
 from ivf_core.training.losses import Total
 from ivf_core.training.runs.batches import Sample, open_batches
 from ivf_core.training.runs.checkpoint import RunState
@@ -269,7 +270,12 @@ class SingleTask(Task[R]):
         return self.trained.step(total, guard)
 
 
-def run_task(part: str, recipe: R, build: Callable[[R, Any], Task[R]]) -> Scores:
+def run_task(
+    part: str,
+    recipe: R,
+    build: Callable[[R, Any], Task[R]],
+    prepare: Callable[[R, Any], R] | None = None,
+) -> Scores:
     """Run a recipe from setup to scores.
 
     The first process writes the record and the checkpoints. The record is in `run_directory`.
@@ -278,6 +284,8 @@ def run_task(part: str, recipe: R, build: Callable[[R, Any], Task[R]]) -> Scores
         part: name of the command, such as "student".
         recipe: options of the run.
         build: class of the task.
+        prepare: function of the recipe and the fabric that runs in each process first, and
+            returns the recipe of the run.
 
     Returns:
         Scores in the first process; nothing in others.
@@ -287,6 +295,8 @@ def run_task(part: str, recipe: R, build: Callable[[R, Any], Task[R]]) -> Scores
         ValueError: data, weights, devices or a checkpoint do not fit the recipe.
     """
     fabric = start_fabric(recipe)
+    if prepare is not None:
+        recipe = prepare(recipe, fabric)
     origin = provenance(part, recipe)
     torch.manual_seed(recipe.seed)
     task = build(recipe, fabric)
@@ -310,6 +320,7 @@ def _open_state(task: Task[Any]) -> tuple[RunState, int]:
     names = hashlib.sha256("\n".join(task.names).encode()).hexdigest()
     options = {**dataclasses.asdict(task.recipe), "names of pairs (SHA-256)": names}
     path = run_directory(task.recipe.output) / "checkpoint.pt"
+    remove_leftovers_of([path, task.recipe.output])
     state = RunState(path, options, task.parts, task.recipe.changeable())
     if task.recipe.resume:
         return state, state.restore()

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import platform
+import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping
@@ -25,7 +26,7 @@ from tqdm import tqdm
 from ivf_core import __version__
 from ivf_core.images.files import write_image
 from ivf_core.images.overlay import side_by_side
-from ivf_core.system.atomic import atomic_path, write_json
+from ivf_core.system.atomic import atomic_path, remove_leftovers, remove_leftovers_of, write_json
 from ivf_core.system.results import OutputError
 from ivf_core.system.revision import git_revision
 from ivf_core.training.runs.page import (
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 __all__ = ["RunRecord", "run_directory"]
 
 _HEADER = ["step", "loss", "value"]
+_IMAGE = re.compile(r"\d{8,}\.png")
 _log = logging.getLogger(__name__)
 
 
@@ -118,6 +120,9 @@ class RunRecord:
         self._metadata = self._open_metadata()
         self._session: dict[str, Any] = self._metadata["sessions"][-1]
         self._drop_later_steps()
+        names = (RECIPE, METADATA, LOSSES, SCORES, PAGE)
+        remove_leftovers_of(self.directory / name for name in names)
+        remove_leftovers(self.directory / IMAGES, _IMAGE.fullmatch)
         with atomic_path(self.directory / RECIPE) as temporary:
             options = dataclasses.asdict(self._recipe)  # type: ignore[call-overload]
             temporary.write_text(yaml.safe_dump(options, sort_keys=False), encoding="utf-8")

@@ -10,7 +10,7 @@ cached answers of a network that sees both cameras; then pairs without labels he
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -187,16 +187,23 @@ class HeadRecipe(RunOptions):
         return real + unlabelled + (self.synthetic_per_batch if self.scenes else 0)
 
 
-def train_head(recipe: HeadRecipe) -> Scores:
+def train_head(
+    recipe: HeadRecipe, prepare: Callable[[HeadRecipe, Any], HeadRecipe] | None = None
+) -> Scores:
     """Train a head, write it with its student, and score it on held-out pairs; see `run_task`.
 
     Metadata of the student's file are kept.
+
+    Args:
+        recipe: options.
+        prepare: see `run_task`; `ivf_core.training.teacher_logits.ask_for_head` asks a teacher
+            that is given as KIND:FILE.
 
     Returns:
         IoU of each class that occurs, by name, and "mean", by the title of their table. Agreement
         with a teacher has a table of its own.
     """
-    return run_task("head", recipe, HeadTask)
+    return run_task("head", recipe, HeadTask, prepare)
 
 
 class HeadTask(SingleTask[HeadRecipe]):

@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ivf_core.class_sets import ClassSet
-from ivf_core.system.atomic import atomic_path, holds_files, write_json
-from ivf_core.training.masks.cache import content_digest
+from ivf_core.system.atomic import atomic_path, holds_files, remove_leftovers, write_json
+from ivf_core.training.masks.cache import CACHE_FILE, content_digest
 
 __all__ = ["LOGIT_STRIDE", "LogitCache", "LogitCacheError", "resize_shares"]
 
@@ -82,6 +82,8 @@ class LogitCache:
     ) -> LogitCache:
         """Create the cache of a teacher below `root`, or open it and replace its notes.
 
+        Temporary files that killed runs have left there are removed.
+
         Args:
             root: folder of caches.
             teacher: its `kind`, such as "sartm", and the `sha256` of its weights.
@@ -100,6 +102,7 @@ class LogitCache:
         if holds_files(directory):
             cls(directory)
         write_json(directory / _ABOUT, {**about, "notes": dict(notes or {})})
+        remove_leftovers(directory, CACHE_FILE.fullmatch)
         return cls(directory)
 
     @classmethod

@@ -30,6 +30,7 @@ from ivf_core.inference.options import EngineOptions
 from ivf_core.models.architectures import STUDENTS
 from ivf_core.models.checkpoints import FusionModel, load_model, save_model
 from ivf_core.models.color import luma_chroma, small_chroma
+from ivf_core.system.atomic import atomic_path
 
 Make = Callable[..., Engine]
 
@@ -398,6 +399,16 @@ def test_oldest_artifacts_go(cache: ArtifactCache, monkeypatch: pytest.MonkeyPat
         os.utime(newest, (number, number))
     kept = sorted(int(p.stat().st_mtime) for p in cache.directory.iterdir())
     assert kept == [2, 3]
+
+
+def test_artifacts_of_killed_writers_go(cache: ArtifactCache) -> None:
+    cache.get({"n": 0}, lambda: b"first")
+    leftover = cache.directory / f".{'0' * 32}.abcdefgh.bin"
+    leftover.touch()
+    with atomic_path(cache.directory / f"{'1' * 32}.bin") as temporary:
+        cache.get({"n": 1}, lambda: b"second")
+        assert temporary.exists()
+    assert not leftover.exists()
 
 
 def test_exports_in_two_threads(tiny_model: FusionModel) -> None:

@@ -3,11 +3,30 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from ivf_core.system.atomic import atomic_path, holds_files, write_json
+from ivf_core.system.atomic import (
+    atomic_path,
+    holds_files,
+    remove_leftovers,
+    remove_leftovers_of,
+    write_json,
+)
+
+WRITE = """
+import sys
+from ivf_core.system.atomic import atomic_path
+with atomic_path(sys.argv[1]) as temporary:
+    temporary.write_text("half")
+    print(temporary, flush=True)
+    sys.stdin.read()
+"""
 
 
 def test_atomic_path_keeps_the_old_file_after_an_error(tmp_path: Path) -> None:
@@ -49,3 +68,49 @@ def test_a_folder_holds_more_than_temporary_files(tmp_path: Path) -> None:
         assert list(folder.iterdir())
         assert not holds_files(folder)
     assert holds_files(folder)
+
+
+def test_leftovers_of_killed_writers_are_removed(tmp_path: Path) -> None:
+    """A file of a running process stays, and is removed when that process is killed."""
+    path = tmp_path / "record.json"
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITE, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        text=True,
+    ) as writer:  # fmt: skip
+        assert writer.stdout is not None
+        temporary = Path(writer.stdout.readline().strip())
+        remove_leftovers_of([path])
+        assert temporary.read_text() == "half"
+        writer.kill()
+    assert temporary.exists()
+    remove_leftovers_of([tmp_path / "other.json"])
+    assert temporary.exists()
+    remove_leftovers_of([path])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_leftovers_are_files_of_our_names(tmp_path: Path) -> None:
+    """Final names, other hidden files, folders and links stay; so does what a writer writes."""
+    names = (
+        "7.png", ".7.png", "7.abcdefgh.png", ".7.abcdefg.png", ".7.ABCDEFGH.png",
+        ".notes.original.png", ".7.abcdefgh.npz",
+    )  # fmt: skip
+    for name in (*names, ".7.abc_e0gh.png"):
+        (tmp_path / name).touch()
+    (tmp_path / ".8.abcdefgh.png").mkdir()
+    (tmp_path / ".9.abcdefgh.png").symlink_to(tmp_path / "7.png")
+    os.mkfifo(tmp_path / ".6.abcdefgh.png")
+    before = {path.name for path in tmp_path.iterdir()}
+    with atomic_path(tmp_path / "5.png") as temporary:
+        temporary.write_bytes(b"new")
+        remove_leftovers(tmp_path, re.compile(r"\d\.png").fullmatch)
+    after = {path.name for path in tmp_path.iterdir()}
+    assert after == before - {".7.abc_e0gh.png"} | {"5.png"}
+    assert (tmp_path / "5.png").read_bytes() == b"new"
+    remove_leftovers(tmp_path / "missing", str.isprintable)
+
+
+def test_a_name_without_suffix_has_leftovers(tmp_path: Path) -> None:
+    (tmp_path / ".README.abcdefgh").touch()
+    remove_leftovers_of([tmp_path / "README"])
+    assert list(tmp_path.iterdir()) == []

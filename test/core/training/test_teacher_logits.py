@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +30,7 @@ from ivf_core.training.segmentation.fused_labels.sources import list_sources
 from ivf_core.training.segmentation.logit_cache import LogitCache, LogitCacheError
 from ivf_core.training.teacher_logits import LogitRecipe, make_logits, open_pair_teacher
 
+ROOT = Path(__file__).parents[3]
 TEACHER = {"kind": "sartm", "sha256": "0"}
 
 
@@ -124,11 +128,23 @@ def test_a_run_continues(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert np.abs(sure - 255 * first).max() <= 255 / 16 + 0.5
 
     cache.path(visible, infrared).write_bytes(b"PK")
+    leftovers = [
+        report.directory / name
+        for name in (
+            ".settings.abcdefgh.json", f".{'0' * 64}.abcdefgh.npz", "labels/pairs/.0.abcdefgh.png",
+            "confidence/pairs/.2.abcdefgh.png",
+        )
+    ]  # fmt: skip
+    others = [report.directory / name for name in (".a.npz", "labels/pairs/.0.original.xcf")]
+    for path in (*leftovers, *others):
+        path.touch()
     write_image(root / "pairs/infrared/1.png", np.zeros((8, 8), np.uint8))
     report = make_logits(recipe)
     assert (report.made, report.kept) == (1, 1)
     assert len(report.failed) == 1
     assert "1.png" in report.failed[0]
+    assert not any(path.exists() for path in leftovers)
+    assert all(path.exists() for path in others)
 
 
 def test_labels_are_a_teacher_of_train_labels(root: Path) -> None:
@@ -169,6 +185,30 @@ def test_a_head_asks_its_teacher_first(root: Path) -> None:
     assert asked.keys() == read.keys()
     for name, tensor in asked.items():
         assert torch.equal(tensor, read[name]), name
+
+
+def test_processes_share_the_pairs(root: Path) -> None:
+    """Under torchrun: each asks about its own first, and at most one pair is asked about twice."""
+    write_networks(root)
+    write_pairs(root, count=7)
+    recipe = recipe_of(
+        "head", root, teacher_logits=f"sartm:{root}/sartm.safetensors", steps=1, devices=2,
+        accelerator="cpu",
+    )  # fmt: skip
+    script = ROOT / "test/helpers/counted_teacher.py"
+    environment = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "IVF_DATA": str(root)}
+    subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+         str(script), "train", "head", "--config", str(write_recipe(root, recipe))],
+        check=True, timeout=400, env={**os.environ, **environment, "ASKED": str(root)},
+    )  # fmt: skip
+    asked = [(root / f"{rank}.txt").read_text().split() for rank in range(2)]
+    assert asked[0][0] != asked[1][0]
+    assert len({*asked[0], *asked[1]}) == 7
+    assert len(asked[0]) + len(asked[1]) <= 8
+    (folder,) = (run_directory(recipe.output) / "logits").iterdir()
+    assert len(list(folder.glob("[!.]*.npz"))) == 7
+    assert Path(recipe.output).is_file()
 
 
 def test_command(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

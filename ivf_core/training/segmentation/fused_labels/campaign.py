@@ -110,6 +110,8 @@ class _Campaign:
         self.own: dict[tuple[str, str], Counts] = {}
         if not (self.output / _LISTING).exists():
             write_json(self.output / _LISTING, self._about({}))  # marks the folder as ours
+        for name, group in groupby(self.sources, key=lambda source: source.set_name):
+            LabelStore(self.output / name).remove_leftovers(source.stem for source in group)
 
     def _open_pair_voters(self, open_teacher: OpenTeacher | None) -> list[PairVoter]:
         """Open the teachers that segment pairs, and note which of their parts are random."""

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from ivf_core.class_sets import STREET
-from ivf_core.system.atomic import atomic_path, write_json
-from ivf_core.training.masks.cache import content_digest, settings_digest
+from ivf_core.system.atomic import atomic_path, remove_leftovers, write_json
+from ivf_core.training.masks.cache import CACHE_FILE, content_digest, settings_digest
 from ivf_core.training.runs.weights_origin import file_digest
 from ivf_core.training.segmentation.fused_labels.networks import (
     NETWORKS,
@@ -53,6 +53,7 @@ class CachedNetwork:
         self.digest = settings_digest(settings).hex()
         self._directory = root / f"{name}-{self.digest[:16]}"
         write_json(self._directory / "settings.json", settings)
+        remove_leftovers(self._directory, CACHE_FILE.fullmatch)
 
     @cached_property
     def detects(self) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ivf_core.images.files import ImageFileError, read_labels, write_image
-from ivf_core.system.atomic import write_json
+from ivf_core.system.atomic import remove_leftovers_of, write_json
 from ivf_core.training.segmentation.fused_labels.sources import LabelSource
 
 __all__ = ["LabelStore", "digest_files"]
@@ -72,6 +72,14 @@ class LabelStore:
         write_image(self._path("confidence", stem), confidence)
         about = {"key": key, "content": _content(labels, confidence), **facts}
         write_json(self._path("sources", stem, ".json"), about)
+
+    def remove_leftovers(self, stems: Iterable[str]) -> None:
+        """Remove temporary files that killed runs left for images of these stems."""
+        remove_leftovers_of(
+            self._path(kind, stem, suffix)
+            for stem in stems
+            for kind, suffix in (("labels", ".png"), ("confidence", ".png"), ("sources", ".json"))
+        )
 
     def _path(self, kind: str, stem: str, suffix: str = ".png") -> Path:
         return self.directory / kind / f"{stem}{suffix}"

@@ -206,7 +206,7 @@ def test_another_file_is_no_backbone(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> JointRecipe:
+def trained(tmp_path_factory: pytest.TempPathFactory, quick_calibration: None) -> JointRecipe:
     """Recipe of a run of two steps, from which other runs start."""
     folder = tmp_path_factory.mktemp("first")
     with pytest.MonkeyPatch.context() as patch:

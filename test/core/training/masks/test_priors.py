@@ -20,6 +20,7 @@ from sam_models import random_image
 from ivf_core.cli import main
 from ivf_core.images.files import read_infrared, read_visible, write_image
 from ivf_core.models.checkpoints import FusionModel, load_model, save_model
+from ivf_core.system.atomic import atomic_path
 from ivf_core.system.revision import git_revision
 from ivf_core.training.masks.cache import MaskCache, MaskCacheError
 from ivf_core.training.masks.priors import (
@@ -229,13 +230,15 @@ def test_folders_that_are_no_cache(tmp_path: Path) -> None:
 
 def test_temporary_files_of_killed_runs_are_removed(tmp_path: Path) -> None:
     directory = MaskCache.create(tmp_path, SETTINGS).directory
-    old, new = directory / ".a.x.npz", directory / ".b.x.npz"
-    for path in (old, new):
+    ours = directory / f".{'0' * 64}.abcdefgh.npz"
+    others = [directory / name for name in (".notes.original.npz", f"{'0' * 64}.old.npz")]
+    for path in (ours, *others):
         path.touch()
-    os.utime(old, (time.time() - 7200,) * 2)
-    MaskCache.create(tmp_path, SETTINGS)
-    assert not old.exists()
-    assert new.exists()  # may belong to a running process
+    with atomic_path(directory / f"{'1' * 64}.npz") as temporary:
+        MaskCache.create(tmp_path, SETTINGS)
+        assert temporary.exists()
+    assert not ours.exists()
+    assert all(path.exists() for path in others)
 
 
 # Recipes and runs

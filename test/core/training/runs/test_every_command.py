@@ -35,7 +35,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
 @pytest.fixture
-def root(root: Path) -> Path:
+def root(root: Path, quick_calibration: None) -> Path:
     write_networks(root)
     return root
 
@@ -90,8 +90,15 @@ def test_a_killed_run_is_resumed_to_the_bit(command: str, root: Path, one_thread
     )
     assert killed.returncode == -signal.SIGKILL
     assert (run_directory(recipe.output) / "checkpoint.pt").is_file()
+    record = run_directory(recipe.output)
+    names = (".checkpoint.abcdefgh.pt", ".metadata.abcdefgh.json", "images/.00000000.abcdefgh.png")
+    leftovers = [record / name for name in names]
+    for path in leftovers:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
     torch.rand(3)
     run(command, dataclasses.replace(recipe, resume=True, workers=1, checkpoint_every=3))
+    assert not any(path.exists() for path in leftovers)
     resumed = weights_of(recipe)
     assert resumed.keys() == whole.keys()
     for name, value in whole.items():

@@ -344,7 +344,7 @@ def test_impossible_options(options: dict[str, Any], message: str) -> None:
 
 
 @pytest.fixture
-def joint(recipe: HeadRecipe, tmp_path: Path) -> JointRecipe:
+def joint(recipe: HeadRecipe, tmp_path: Path, quick_calibration: None) -> JointRecipe:
     write_folder(tmp_path / "more", 10)
     for folder in ("pairs", "more"):
         for path in (tmp_path / folder).rglob("*.png"):

@@ -587,10 +587,19 @@ def test_a_killed_run_continues(data: Path) -> None:
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert list(first.glob("[!.]*"))
+    (name, *_) = first.glob("[!.]*")
+    (network, *_) = (data / "out/predictions").iterdir()
+    leftovers = [
+        first / f".{name.stem}.abcdefgh.json",
+        data / f"out/pairs/labels/.{name.stem}.abcdefgh.png",
+        network / f".{'0' * 64}.abcdefgh.npz",
+    ]
+    for path in leftovers:
+        path.touch()
     report = make_labels(recipe)
     assert report.made + report.kept == 5
     assert report.kept >= 1
+    assert not any(path.exists() for path in leftovers)
     assert written(data) == whole
 
 
