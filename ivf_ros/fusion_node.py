@@ -328,8 +328,12 @@ class FusionNode(LifecycleNode):
             return
         if not self._load.arrived(now):
             self._statistics.drop("skipped_by_load_policy")
-        elif self._mailbox.put(PairMessages(rgb, thermal, now, alone)):
-            self._statistics.drop("replaced_by_newer")
+            return
+        # A machine that stood still for a moment catches up; one that is too slow never would.
+        waiting = self._settings["max_waiting_pairs"] if self._load.keeps_up(now) else 1
+        lost = self._mailbox.put(PairMessages(rgb, thermal, now, alone), waiting)
+        self._statistics.drop("replaced_by_newer", lost)
+        for _ in range(lost):
             self._load.replaced(now)
 
     async def _on_reload_weights(

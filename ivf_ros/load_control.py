@@ -20,10 +20,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-__all__ = ["Level", "LoadControl", "levels_below"]
+__all__ = ["TOO_HIGH", "Level", "LoadControl", "levels_below"]
 
-_TOO_HIGH, _LOW_ENOUGH = 0.9, 0.7
-_SECONDS_TOO_HIGH = 1.0
+TOO_HIGH = 0.9
+"""Utilization above which the machine does not keep up."""
+
+_LOW_ENOUGH = 0.7
+_SECONDSTOO_HIGH = 1.0
 _PATIENCE_SECONDS, _LONGEST_PATIENCE_SECONDS = 3.0, 60.0
 _TRIAL_SECONDS = 10.0
 _LEARNING_SECONDS = 2.0
@@ -264,10 +267,10 @@ class LoadControl:
             self._learn(now, measured)
             utilization = self.utilization(now)
             assert utilization is not None
-            if self.index + 1 < len(self.levels) and utilization > _TOO_HIGH:
+            if self.index + 1 < len(self.levels) and utilization > TOO_HIGH:
                 self._low_since = None
                 self._high_since = now if self._high_since is None else self._high_since
-                held = now - self._high_since >= _SECONDS_TOO_HIGH
+                held = now - self._high_since >= _SECONDSTOO_HIGH
                 return self._lower(now) if held else self.index
         self._high_since = None
         if self._trial_since is not None and now - self._trial_since > _TRIAL_SECONDS:
@@ -372,7 +375,7 @@ class LoadControl:
         """Return the index of the first lower level that is predicted to fit."""
         for index in range(self.index + 1, len(self.levels)):
             utilization = self.utilization(now, index)
-            if utilization is not None and utilization <= _TOO_HIGH:
+            if utilization is not None and utilization <= TOO_HIGH:
                 return index
         return len(self.levels) - 1
 

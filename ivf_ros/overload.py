@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 from ivf_core.inference import FusionPipeline
 from ivf_ros.diagnostics import OK, WARN, Finding
-from ivf_ros.load_control import Level, LoadControl, levels_below
+from ivf_ros.load_control import TOO_HIGH, Level, LoadControl, levels_below
 from ivf_ros.outputs import Wanted
 
 __all__ = ["EngineUse", "LoadPolicy", "Plan"]
@@ -108,6 +108,16 @@ class LoadPolicy:
         """
         with self._lock:
             self._control.replaced(now)
+
+    def keeps_up(self, now: float) -> bool:
+        """Return whether pairs are known to be fused faster than they come.
+
+        Args:
+            now: time in seconds.
+        """
+        with self._lock:
+            utilization = self._control.utilization(now)
+        return utilization is not None and utilization <= TOO_HIGH
 
     def check(self, now: float) -> None:
         """Change the level if load or parameters ask for it; call it regularly.

@@ -104,7 +104,8 @@ PARAMETERS = (
     Parameter("threads", 0, "Number of processor threads of the model; 0 leaves the choice to the engine.", 0, 256),
     # The node
     Parameter("autostart", True, "Configure and activate the node at start, without a lifecycle manager."),
-    Parameter("mode", "live", "live processes the newest pair and counts the pairs that it replaces; replay processes every pair.", choices=("live", "replay")),
+    Parameter("mode", "live", "live follows the cameras, and drops and counts the oldest pairs where it cannot (max_waiting_pairs); replay processes every pair.", choices=("live", "replay")),
+    Parameter("max_waiting_pairs", 3, "In live mode, the number of pairs that may wait for their turn while pairs are fused faster than they come: a computer that stands still for a moment then loses none. One more drops the oldest. While the computer does not keep up, only the newest pair waits, so that results are not late.", 1, 60, changeable=True),
     Parameter("rgb_transport", "raw", "raw subscribes to rgb/image_raw; compressed subscribes to rgb/image_raw/compressed.", choices=("raw", "compressed")),
     Parameter("thermal_transport", "raw", "raw subscribes to thermal/image_raw; compressed subscribes to thermal/image_raw/compressed.", choices=("raw", "compressed")),
     # Pairing

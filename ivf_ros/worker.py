@@ -16,8 +16,8 @@ class Mailbox(Generic[T]):
     """Queue of items between the callbacks and the worker. Any thread may use it.
 
     Args:
-        keep_all: True queues every item up to `LIMIT` (replay); False holds only the newest
-            one (live), so that the worker never falls behind the cameras.
+        keep_all: True queues every item up to `LIMIT` (replay); False holds the newest ones
+            (live), as many as `put` allows, so that the worker never falls behind the cameras.
 
     Attributes:
         waits: number of items for which `put` had to wait, because the mailbox was full.
@@ -27,7 +27,8 @@ class Mailbox(Generic[T]):
     """Number of items that wait in a replay: pairs of raw images take megabytes each."""
 
     def __init__(self, *, keep_all: bool) -> None:
-        self._items: deque[T] = deque(maxlen=None if keep_all else 1)
+        self._items: deque[T] = deque()
+        self._keep_all = keep_all
         self.waits = 0
         self._ready = threading.Condition()
         self._closed = False
@@ -35,7 +36,7 @@ class Mailbox(Generic[T]):
     def __len__(self) -> int:
         return len(self._items)
 
-    def put(self, item: T) -> bool:
+    def put(self, item: T, waiting: int = 1) -> int:
         """Add an item; wait while a mailbox that keeps all is full.
 
         The caller then takes no further messages from its subscriptions, whose reliable
@@ -43,18 +44,21 @@ class Mailbox(Generic[T]):
 
         Args:
             item: item for the worker.
+            waiting: live, the number of items that may wait, with this one.
 
         Returns:
-            Whether an item was lost: an earlier one that this one replaces, or this one
-            because the mailbox is closed.
+            The number of items that were lost: earlier ones that this one replaces, or this
+            one because the mailbox is closed.
         """
         with self._ready:
-            if self._items.maxlen is None and len(self._items) >= self.LIMIT:
+            if self._keep_all and len(self._items) >= self.LIMIT:
                 self.waits += 1
                 self._ready.wait_for(lambda: len(self._items) < self.LIMIT or self._closed)
             if self._closed:
-                return True
-            lost = len(self._items) == self._items.maxlen
+                return 1
+            lost = 0 if self._keep_all else max(0, len(self._items) + 1 - waiting)
+            for _ in range(lost):
+                self._items.popleft()
             self._items.append(item)
             self._ready.notify_all()
             return lost

@@ -121,8 +121,8 @@ def _fuse_tensors(
         and pipeline.registration == Registration()
         and pipeline.normalizer.mode != "percentile"
     )
-    if plain:  # nothing is to be prepared: the images stay where they are
-        prepared = infrared
+    if plain:  # nothing else is to be prepared: the images stay on their device
+        visible, prepared = _leave_out_blank(visible, infrared)
     else:
         arrays = pipeline.prepare_batch(visible.cpu().numpy(), infrared.cpu().numpy(), seconds)
         visible, prepared = (torch.from_numpy(array).to(visible.device) for array in arrays)
@@ -130,6 +130,15 @@ def _fuse_tensors(
     parts = engine.run_tensors(visible, prepared, **wanted)
     done = time.perf_counter()
     return _result(parts, prepared, ready - start, done - ready)
+
+
+def _leave_out_blank(visible: Any, infrared: Any) -> tuple[Any, Any]:
+    """Do what `leave_out_blank` does, for the tensors of a batch and without asking the device."""
+    dark, cold = ((x == x[:, :1, :1]).flatten(1).all(1) for x in (visible, infrared))
+    return (
+        visible * ~(dark & ~cold)[:, None, None, None],
+        infrared * ~(cold & ~dark)[:, None, None],
+    )
 
 
 def _run_arrays_on_torch(

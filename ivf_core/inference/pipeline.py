@@ -6,7 +6,7 @@ import copy
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
@@ -33,6 +33,7 @@ __all__ = [
     "ImagePair",
     "PreparedPair",
     "absent_visible",
+    "leave_out_blank",
     "prepare",
     "resize_image",
     "resize_labels",
@@ -304,9 +305,9 @@ class FusionPipeline:
             Visible images, N x H x W x 3 uint8, and thermal images, N x H x W uint8.
         """
         stamps = [None] * len(visible) if seconds is None else seconds
+        pairs = map(ImagePair, visible, infrared, stamps)
         aligned = [
-            prepare(ImagePair(rgb, thermal, stamp), self.normalizer, self.registration)
-            for rgb, thermal, stamp in zip(visible, infrared, stamps, strict=True)
+            prepare(leave_out_blank(pair), self.normalizer, self.registration) for pair in pairs
         ]
         return np.stack([pair.visible for pair in aligned]), np.stack([p.infrared for p in aligned])
 
@@ -321,6 +322,7 @@ class FusionPipeline:
             ValueError: see `__call__`.
         """
         start = time.perf_counter()
+        pair = leave_out_blank(pair)
         aligned = prepare(pair, self.normalizer, self.registration)
         infrared = aligned.infrared
         absent = pair.infrared is None
@@ -404,6 +406,40 @@ def prepare(
     infrared = fill_uncovered(registration(infrared, size), visible, coverage)
     spent = time.perf_counter() - normalized + undistorted - start
     return AlignedPair(visible, infrared, spent * 1e3, coverage)
+
+
+def leave_out_blank(pair: ImagePair) -> ImagePair:
+    """Replace an image of one value everywhere by that of an absent camera.
+
+    A camera that is white all over, or grey, tells as little as one that is black, which the
+    networks know.
+
+    Args:
+        pair: the images, with the stamp of the pair.
+
+    Returns:
+        The pair; `pair` itself if both images show something, or neither does.
+
+    Raises:
+        ValueError: see `FusionPipeline.__call__`.
+    """
+    _check(pair)
+    if pair.infrared is None:
+        return pair
+    blank = _is_blank(pair.visible), _is_blank(pair.infrared)
+    if blank == (False, True):
+        return replace(pair, infrared=None)
+    if blank == (True, False):
+        return replace(pair, visible=np.zeros_like(pair.visible))
+    return pair
+
+
+def _is_blank(image: np.ndarray) -> bool:
+    """Return whether all pixels are equal, and finite."""
+    first = image[0, 0]
+    # Most images differ in their corners already, and are not read.
+    corners = bool((image[-1, -1] == first).all() and np.isfinite(first).all())
+    return corners and bool((image == first).all())
 
 
 def absent_visible(

@@ -286,8 +286,12 @@ def test_shutter_pause_is_no_loss() -> None:
 
 def test_live_mailbox_keeps_the_newest() -> None:
     mailbox: Mailbox[int] = Mailbox(keep_all=False)
-    assert [mailbox.put(n) for n in range(3)] == [False, True, True]
+    assert [mailbox.put(n) for n in range(3)] == [0, 1, 1]
     assert mailbox.get() == 2
+    assert [mailbox.put(n, waiting=2) for n in range(3)] == [0, 0, 1]
+    assert len(mailbox) == 2
+    assert mailbox.put(3) == 2, "the number that may wait has become smaller"
+    assert mailbox.get() == 3
     assert mailbox.close(discard=True) == 0
     assert mailbox.get() is None
     assert mailbox.put(4), "rejected after closing"
@@ -296,7 +300,7 @@ def test_live_mailbox_keeps_the_newest() -> None:
 def test_full_replay_mailbox_holds_the_caller_back_until_there_is_room() -> None:
     mailbox: Mailbox[int] = Mailbox(keep_all=True)
     many = 3 * Mailbox.LIMIT
-    lost: list[bool] = []
+    lost: list[int] = []
 
     def fill() -> None:
         lost.extend(mailbox.put(number) for number in range(many))
@@ -322,14 +326,14 @@ def test_closing_a_full_mailbox_ends_the_wait() -> None:
     mailbox: Mailbox[int] = Mailbox(keep_all=True)
     for number in range(Mailbox.LIMIT):
         mailbox.put(number)
-    lost: list[bool] = []
+    lost: list[int] = []
     thread = threading.Thread(target=lambda: lost.append(mailbox.put(-1)))
     thread.start()
     while not mailbox.waits:
         time.sleep(0.001)
     assert mailbox.close(discard=True) == Mailbox.LIMIT
     thread.join()
-    assert lost == [True]
+    assert lost == [1]
 
 
 def test_replay_mailbox_keeps_all() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +44,31 @@ def one_core() -> Iterator[None]:
 
 def stamps(messages: list[Image]) -> list[int]:
     return [m.header.stamp.sec * 10**9 + m.header.stamp.nanosec for m in messages]
+
+
+@pytest.mark.dds
+def test_a_node_that_stood_still_loses_no_pair(
+    graph: Graph, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stop the process for almost three periods of the cameras, as a busy computer does."""
+    for name, value in environment().items():
+        monkeypatch.setenv(name, value)
+    graph.listen(FUSED, Image)
+    graph.listen(MASK, Image)
+    process = graph.start_fusion(tiny_weights, threads=1)
+    with Child("ivf_ros.benchmark_cameras", {"size": (320, 240), "namespace": ""}) as cameras:
+        graph.until(cameras.answered)
+        cameras.answer()
+        cameras.send("publish 60 8")
+        for seen in range(10, 52, 7):
+            graph.until(lambda least=seen: len(graph.messages[FUSED]) >= least)
+            process.send_signal(signal.SIGSTOP)
+            time.sleep(0.35)
+            process.send_signal(signal.SIGCONT)
+        graph.until(cameras.answered)
+        graph.until(lambda: graph.values()["pairs_pending"] == "0")
+    graph.until(lambda: graph.counts() == (60, 60, {}))
+    assert stamps(graph.messages[FUSED]) == sorted(stamps(graph.messages[FUSED]))
 
 
 @pytest.mark.dds

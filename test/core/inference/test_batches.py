@@ -68,6 +68,17 @@ class TestTensors:
         np.testing.assert_array_equal(batch.labels.numpy(), expected.labels)
         assert batch.infrared.dtype == torch.uint8
 
+    def test_cameras_of_one_level_are_absent_in_both(self, pipeline: FusionPipeline) -> None:
+        visible, infrared = VISIBLE.copy(), INFRARED.copy()
+        visible[0], infrared[1] = 255, 255
+        visible[2], infrared[2] = 90, 200
+        expected = pipeline.run_batch(visible, infrared)
+        batch = pipeline.run_batch(torch.from_numpy(visible), torch.from_numpy(infrared))
+        np.testing.assert_array_equal(batch.infrared.numpy(), expected.infrared)
+        np.testing.assert_array_equal(batch.fused.numpy(), expected.fused)
+        np.testing.assert_array_equal(batch.labels.numpy(), expected.labels)
+        assert [int(thermal.max()) for thermal in expected.infrared] == [INFRARED[0].max(), 0, 200]
+
     def test_tensors_to_prepare(self, tiny_model: FusionModel) -> None:
         """Deep counts and a registration need the CPU; the results are tensors all the same."""
         registration = Registration((1.0, 0, 2.0, 0, 1, 1, 0, 0, 1), (192, 168), (192, 168))

@@ -27,6 +27,9 @@ def pair(height: int, width: int, seed: int = 0, thermal: type = np.uint8) -> Im
     return ImagePair(visible, infrared)
 
 
+SLOPE = np.indices((32, 32, 3)).sum(0).astype(np.uint8)
+
+
 @pytest.fixture
 def pipeline(tiny_model: FusionModel) -> FusionPipeline:
     return FusionPipeline(tiny_model, engine="torch", device="cpu", precision="fp32")
@@ -133,6 +136,37 @@ def test_absent_thermal_camera_is_an_image_of_zeros(pipeline: FusionPipeline, mo
     np.testing.assert_array_equal(result.labels, labels)
 
 
+@pytest.mark.parametrize("level", [1, 128, 255])
+def test_a_camera_of_one_level_is_an_absent_one(pipeline: FusionPipeline, level: int) -> None:
+    given = pair(48, 64)
+    absent = pipeline(ImagePair(given.visible, None))
+    for blank in (np.uint8(level), np.uint16(40 * level), np.float32(level)):
+        result = pipeline(ImagePair(given.visible, np.full((24, 32), blank)))
+        np.testing.assert_array_equal(result.fused, absent.fused)
+        np.testing.assert_array_equal(result.labels, absent.labels)
+        assert not result.infrared.any()
+    white = pipeline(ImagePair(np.full_like(given.visible, level), given.infrared))
+    black = pipeline(ImagePair(np.zeros_like(given.visible), given.infrared))
+    np.testing.assert_array_equal(white.fused, black.fused)
+    np.testing.assert_array_equal(white.labels, black.labels)
+
+
+def test_one_pixel_makes_a_camera_present(pipeline: FusionPipeline) -> None:
+    given = pair(48, 64)
+    thermal = np.full((48, 64), 200, np.uint8)
+    thermal[20, 30] = 201
+    np.testing.assert_array_equal(pipeline(ImagePair(given.visible, thermal)).infrared, thermal)
+
+
+def test_two_cameras_of_one_level_are_fused(pipeline: FusionPipeline) -> None:
+    """Hand images that show nothing to the networks as they are, as in a first experiment."""
+    grey = ImagePair(np.full((48, 64, 3), 90, np.uint8), np.full((48, 64), 200, np.uint8))
+    assert (pipeline(grey).infrared == 200).all()
+    np.testing.assert_array_equal(
+        pipeline(grey).fused, pipeline.engine(grey.visible, grey.infrared)[0]
+    )
+
+
 def test_arrays_that_torch_cannot_share(pipeline: FusionPipeline) -> None:
     given = pair(32, 48)
     expected = pipeline(given).fused
@@ -149,6 +183,7 @@ def test_arrays_that_torch_cannot_share(pipeline: FusionPipeline) -> None:
         (np.zeros((32, 32, 3), np.uint8), np.zeros((32, 32), np.int64), "infrared image is int64"),
         (np.zeros((8, 32, 3), np.uint8), np.zeros((32, 32), np.uint8), "visible image is 32x8"),
         (np.zeros((32, 32, 3), np.uint8), np.full((32, 32), np.nan, np.float32), "finite"),
+        (SLOPE, np.full((32, 32), np.inf, np.float32), "finite"),
     ],
 )  # fmt: skip
 def test_bad_pairs(
