@@ -17,8 +17,9 @@ __all__ = ["coarse_candidates"]
 _WIDTH = 160  # pixels, to which RGB images are resized
 # Of the RGB width, which the thermal image takes.
 _SHARES = tuple(np.geomspace(0.36, 2.3, 27).tolist())
-_ANGLES = (-4.0, 4.0)  # degrees
-_BEST_SHARES = 8  # that are searched at these angles too
+_ANGLES = (-8.0, -4.0, 4.0, 8.0)  # degrees
+# Which scales look best upright tells nothing of a camera that is turned by 8 degrees.
+_TURNED_SHARES = _SHARES[::2]
 _LEAST_OVERLAP = 0.3  # of the smaller image
 _PAIRS = 8
 _APART = 0.06  # of the RGB width, between the corners of two candidates
@@ -40,17 +41,12 @@ def coarse_candidates(stack: PairStack, count: int) -> list[tuple[float, np.ndar
     """
     chosen = np.unique(np.linspace(0, len(stack) - 1, _PAIRS).round().astype(int)).tolist()
     found: list[tuple[float, np.ndarray]] = []
-    by_share = []
     for index in chosen:
         stack.rgb_fields(index, _WIDTH)
     with ThreadPoolExecutor(2) as pool:
-        upright = pool.map(lambda share: _correlate(stack, chosen, share, 0.0), _SHARES)
-        for share, peaks in zip(_SHARES, upright, strict=True):
-            found += peaks
-            by_share.append((max((peak[0] for peak in peaks), default=-np.inf), share))
-        best = [share for _, share in sorted(by_share, reverse=True)[:_BEST_SHARES]]
-        turned = [(share, angle) for share in best for angle in _ANGLES]
-        for peaks in pool.map(lambda one: _correlate(stack, chosen, *one), turned):
+        tried = [(share, 0.0) for share in _SHARES]
+        tried += [(share, angle) for share in _TURNED_SHARES for angle in _ANGLES]
+        for peaks in pool.map(lambda one: _correlate(stack, chosen, *one), tried):
             found += peaks
     found.sort(key=lambda one: -one[0])
     width, height = stack.thermal_size

@@ -109,7 +109,7 @@ def estimate_homography(
     """Estimate the homography that maps thermal pixels to RGB pixels.
 
     Without an initial one, whole images are correlated over scales at which the thermal image takes
-    0.36 to 2.3 of the RGB width, over all shifts, and over rotations of up to about 8
+    0.36 to 2.3 of the RGB width, over all shifts, and over rotations of up to about 10
     degrees. Candidates are then refined from coarse to fine.
 
     Args:
