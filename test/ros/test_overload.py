@@ -56,7 +56,7 @@ def test_a_node_that_stood_still_loses_no_pair(
     graph.listen(FUSED, Image)
     graph.listen(MASK, Image)
     process = graph.start_fusion(tiny_weights, threads=1)
-    with Child("ivf_ros.benchmark_cameras", {"size": (320, 240), "namespace": ""}) as cameras:
+    with Child("ivf_ros.benchmark_cameras", {"size": (160, 120), "namespace": ""}) as cameras:
         graph.until(cameras.answered)
         cameras.answer()
         cameras.send("publish 60 8")
