@@ -305,7 +305,7 @@ class FusionPipeline:
             Visible images, N x H x W x 3 uint8, and thermal images, N x H x W uint8.
         """
         stamps = [None] * len(visible) if seconds is None else seconds
-        pairs = map(ImagePair, visible, infrared, stamps)
+        pairs = [ImagePair(*images) for images in zip(visible, infrared, stamps, strict=True)]
         aligned = [
             prepare(leave_out_blank(pair), self.normalizer, self.registration) for pair in pairs
         ]
