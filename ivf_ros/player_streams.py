@@ -180,15 +180,17 @@ class Streams:
 
     def wait_for_delivery(self) -> None:
         """Wait until the subscribers have acknowledged the last messages, or warn."""
+        publishers = [stream.publisher for stream in self._streams.values()]
+        if self._restamped is not None:
+            publishers.append(self._restamped)
         deadline = time.monotonic() + _DELIVERY_SECONDS
-        for stream in self._streams.values():
+        for publisher in publishers:
             if not self._node.context.ok():
                 return
             left = max(deadline - time.monotonic(), 0.0)
-            if not stream.publisher.wait_for_all_acked(Duration(seconds=left)):
+            if not publisher.wait_for_all_acked(Duration(seconds=left)):
                 self._node.get_logger().warning(
-                    f"{stream.publisher.topic_name}: a subscriber has not acknowledged "
-                    "the last messages"
+                    f"{publisher.topic_name}: a subscriber has not acknowledged the last messages"
                 )
 
     def summary(self) -> str:

@@ -50,7 +50,10 @@ def stamps(messages: list[Image]) -> list[int]:
 def test_a_node_that_stood_still_loses_no_pair(
     graph: Graph, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stop the process for almost three periods of the cameras, as a busy computer does."""
+    """Stop the process for over two periods of the cameras, as a busy computer does.
+
+    The cameras are slow, so that the computer's own pauses are short beside a period.
+    """
     for name, value in environment().items():
         monkeypatch.setenv(name, value)
     graph.listen(FUSED, Image)
@@ -59,15 +62,15 @@ def test_a_node_that_stood_still_loses_no_pair(
     with Child("ivf_ros.benchmark_cameras", {"size": (160, 120), "namespace": ""}) as cameras:
         graph.until(cameras.answered)
         cameras.answer()
-        cameras.send("publish 60 8")
-        for seen in range(10, 52, 7):
+        cameras.send("publish 40 4")
+        for seen in range(6, 36, 6):
             graph.until(lambda least=seen: len(graph.messages[FUSED]) >= least)
             process.send_signal(signal.SIGSTOP)
-            time.sleep(0.35)
+            time.sleep(0.55)
             process.send_signal(signal.SIGCONT)
         graph.until(cameras.answered)
         graph.until(lambda: graph.values()["pairs_pending"] == "0")
-    graph.until(lambda: graph.counts() == (60, 60, {}))
+    graph.until(lambda: graph.counts() == (40, 40, {}))
     assert stamps(graph.messages[FUSED]) == sorted(stamps(graph.messages[FUSED]))
 
 
